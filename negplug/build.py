@@ -1,0 +1,80 @@
+"""From an expression to a sampler or an objective."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from negplug.expression import Argument, Call, parse
+from negplug.objective import Objective
+from negplug.plugins import Kind, Provided, UnknownNameError, plugins
+from negplug.sampler import NegativeSampler
+
+
+def make_sampler(expression: str) -> NegativeSampler:
+    """Build the sampler that an expression describes.
+
+    Args:
+        expression: For example ``"uniform(num_negatives=64, source=in_batch())"``.
+
+    Raises:
+        ExpressionError: If the expression is malformed, names an unknown sampler or gives an
+            argument that the sampler does not take. A subclass of ``ValueError``.
+        ValueError, TypeError: If a sampler refuses a value.
+    """
+    sampler = _build("sampler", parse(expression))
+    if not isinstance(sampler, NegativeSampler):
+        raise TypeError(f"{expression} gave {type(sampler).__name__}, not a NegativeSampler")
+    return sampler
+
+
+def make_objective(expression: str) -> Objective:
+    """Build the objective that an expression such as ``"infonce()"`` describes.
+
+    Raises:
+        ExpressionError, ValueError, TypeError: As :func:`make_sampler`.
+    """
+    objective = _build("objective", parse(expression))
+    if not isinstance(objective, Objective):
+        raise TypeError(f"{expression} gave {type(objective).__name__}, not an Objective")
+    return objective
+
+
+def _build(kind: Kind, call: Call) -> Any:
+    try:
+        provided = plugins().lookup(kind, call.name)
+    except UnknownNameError as error:
+        raise call.error(str(error)) from None
+    _check_arguments(provided, call)
+    positional, named = [], {}
+    for argument in call.arguments:
+        value = argument.value
+        # Sources are samplers, whatever they are arguments of.
+        value = _build("sampler", value) if isinstance(value, Call) else value
+        if argument.name is None:
+            positional.append(value)
+        else:
+            named[argument.name] = value
+    built = provided.spec.factory(*positional, **named)
+    built.expression = call.canonical
+    built.provider = provided.plugin
+    return built
+
+
+def _check_arguments(provided: Provided, call: Call) -> None:
+    signature = inspect.signature(provided.spec.factory)
+    parameters = list(signature.parameters.values())
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes = f"it takes {', '.join(names)}" if names else "it takes no arguments"
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for argument in call.arguments:
+            if argument.name is not None and argument.name not in names:
+                raise call.error(
+                    f"unknown argument {argument.name!r} of {call.name}(); {takes}", argument.span
+                )
+    by_position = [a for a in call.arguments if a.name is None]
+    by_name: dict[str, Argument] = {a.name: a for a in call.arguments if a.name is not None}
+    try:
+        signature.bind(*by_position, **by_name)
+    except TypeError as error:
+        raise call.error(f"{call.name}(): {error}; {takes}") from None

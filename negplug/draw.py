@@ -1,0 +1,86 @@
+"""Uniform draws without replacement, O(N·M), from a generator of our own.
+
+``distinct_ranks`` draws, for each row, M distinct integers below that row's bound:
+
+- few of many (4·M ≤ bound): draw with replacement, sort, redraw the repeats until none is left.
+  The rule treats all values alike, so every M-subset is equally likely.
+- otherwise: the M largest of ``bound`` random keys; O(N·bound) is then O(N·M).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def distinct_ranks(
+    bounds: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Draw ``count`` distinct integers in [0, bound) for each row.
+
+    Args:
+        bounds: ``[N]`` int64.
+        count: M ≥ 1.
+        generator: On the device of ``bounds``.
+
+    Returns:
+        ``ranks [N, M]`` int64, and a mask ``[N, M]`` that is False where a row's bound is below
+        M and it has no more to give (None if no row is so short). Short rows give all they have.
+    """
+    most, least = int(bounds.max()), int(bounds.min())
+    count = min(count, max(most, 1))
+    ample = bounds.clamp(min=count)
+    if 4 * count <= int(ample.min()):
+        ranks = _by_rejection(ample, count, generator)
+    else:
+        ranks = _by_random_keys(ample, count, generator)
+    if least >= count:
+        return ranks, None
+    slot = torch.arange(count, device=bounds.device)
+    short = (bounds < count)[:, None]
+    mask = ~short | (slot < bounds[:, None])
+    return torch.where(short, torch.where(mask, slot, 0), ranks), mask
+
+
+def ranks_to_columns(ranks: Tensor, excluded: Tensor) -> Tensor:
+    """Map rank r to the r-th column that is not excluded.
+
+    With the excluded columns x_0 < x_1 < … of a row, column = r + #{j: x_j − j ≤ r}.
+
+    Args:
+        ranks: ``[N, M]`` int64.
+        excluded: ``[N, E]`` int64, ascending in each row, padded with ``exclusion.BEYOND``.
+    """
+    shifted = excluded - torch.arange(excluded.shape[1], device=excluded.device)
+    return ranks + torch.searchsorted(shifted, ranks, right=True)
+
+
+def _by_rejection(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    ranks = _integers(bounds[:, None].expand(-1, count), generator).sort(1).values
+    todo = torch.arange(len(bounds), device=bounds.device)
+    while True:
+        rows = ranks[todo]
+        repeated = torch.zeros_like(rows, dtype=torch.bool)
+        repeated[:, 1:] = rows[:, 1:] == rows[:, :-1]
+        unfinished = repeated.any(1)
+        todo, rows, repeated = todo[unfinished], rows[unfinished], repeated[unfinished]
+        if not len(todo):
+            return ranks
+        fresh = bounds[todo, None].expand(-1, count)[repeated]
+        rows[repeated] = _integers(fresh, generator)
+        ranks[todo] = rows.sort(1).values
+
+
+def _integers(bounds: Tensor, generator: torch.Generator) -> Tensor:
+    # 53 random bits scaled: the bias is below bound · 2⁻⁵³.
+    uniform = torch.rand(
+        bounds.shape, dtype=torch.float64, device=bounds.device, generator=generator
+    )
+    return (uniform * bounds).long()
+
+
+def _by_random_keys(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    width = int(bounds.max())
+    keys = torch.rand((len(bounds), width), device=bounds.device, generator=generator)
+    beyond = torch.arange(width, device=bounds.device) >= bounds[:, None]
+    return keys.masked_fill_(beyond, -1.0).topk(count, dim=1).indices

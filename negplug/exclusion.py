@@ -1,0 +1,45 @@
+"""Who may not be a negative: the one rule, and its index form.
+
+A pool row is no negative of an anchor iff it carries the anchor's id. -1 stands for "unknown"
+and equals nothing, itself included.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNKNOWN = -1
+
+BEYOND = 1 << 62
+"""Padding that is larger than any column, also after a column count is subtracted."""
+
+
+def comparable_ids(anchor_ids: Tensor) -> Tensor:
+    """Return ``anchor_ids`` ``[N]`` such that ``==`` with pool ids is the exclusion rule."""
+    # An unknown anchor must differ from an unknown pool row, which is -1.
+    return anchor_ids.masked_fill(anchor_ids == UNKNOWN, UNKNOWN - 1)
+
+
+def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """List, for each anchor, the pool columns that it must not take as negatives.
+
+    A sort of the pool and two binary searches, so O((N + K) log K) and no ``[N, K]`` mask.
+
+    Args:
+        anchor_ids: ``[N]`` int64.
+        pool_ids: ``[K]`` int64.
+
+    Returns:
+        ``columns [N, E]`` int64, ascending in each row and padded with :data:`BEYOND`, E
+        being the largest number of such columns; and their number per anchor, ``[N]`` int64.
+    """
+    ordered, order = torch.sort(pool_ids, stable=True)
+    wanted = comparable_ids(anchor_ids).contiguous()
+    first = torch.searchsorted(ordered, wanted)
+    count = torch.searchsorted(ordered, wanted, right=True) - first
+    width = int(count.max()) if count.numel() else 0
+    slot = torch.arange(width, device=pool_ids.device)
+    present = slot < count[:, None]
+    position = (first[:, None] + slot).clamp_(max=max(len(pool_ids) - 1, 0))
+    return order[position].masked_fill_(~present, BEYOND), count

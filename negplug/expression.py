@@ -1,0 +1,138 @@
+"""Parse ``uniform(num_negatives=64, source=in_batch())`` without evaluating anything.
+
+The grammar is Python's own call syntax restricted to literals::
+
+    call    ::= name "(" [argument ("," argument)*] ")"
+    argument::= [name "="] (call | literal)
+    literal ::= number | string | True | False | None | list or tuple of literals
+
+Python's parser (``ast``) does the reading; names are looked up by :mod:`negplug.build`, never
+in a namespace. Every error points at the offending token.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+
+class ExpressionError(ValueError):
+    """A malformed expression, with a caret under the token that is wrong."""
+
+    def __init__(self, reason: str, text: str, start: int = 0, stop: int | None = None) -> None:
+        stop = max(start + 1, len(text) if stop is None else stop)
+        super().__init__(f"{reason}\n    {text}\n    {' ' * start}{'^' * (stop - start)}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a token stands in the text, in characters."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a call; ``name`` is None if positional."""
+
+    name: str | None
+    value: Call | Any
+    span: Span
+
+
+@dataclass(frozen=True)
+class Call:
+    """A parsed call expression.
+
+    Attributes:
+        text: The whole text that was parsed, for error messages.
+        name: What is called.
+        arguments: In the order written.
+        span: The name's place in ``text``.
+        canonical: The call as Python would print it.
+    """
+
+    text: str
+    name: str
+    arguments: tuple[Argument, ...]
+    span: Span
+    canonical: str
+
+    def error(self, reason: str, span: Span | None = None) -> ExpressionError:
+        """Return an error that points at ``span``, by default the call's name."""
+        span = span or self.span
+        return ExpressionError(reason, self.text, span.start, span.stop)
+
+
+def parse(text: str) -> Call:
+    """Parse a call expression.
+
+    Args:
+        text: For example ``"uniform(num_negatives=64)"``.
+
+    Raises:
+        TypeError: If ``text`` is no string.
+        ExpressionError: If it is not a call of literals and calls.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"an expression must be a string, got {type(text).__name__}")
+    text = " ".join(text.split())
+    if not text:
+        raise ExpressionError("the expression is empty; write a call such as in_batch()", text)
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        at = min(max((error.offset or 1) - 1, 0), len(text))
+        raise ExpressionError(f"malformed expression: {error.msg}", text, at, at + 1) from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ExpressionError(f"unreadable expression: {error}", text) from None
+    return _call(tree.body, text)
+
+
+def _call(node: ast.expr, text: str) -> Call:
+    if isinstance(node, ast.Name):
+        raise _error(f"expected a call; write {node.id}()", node, text)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise _error("expected a call of a plain name, such as in_batch()", node, text)
+    arguments = []
+    for value in node.args:
+        arguments.append(Argument(None, _value(value, text), _span(value, text)))
+    seen: set[str] = set()
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg in seen:
+            what = "** is not allowed" if keyword.arg is None else f"{keyword.arg} is given twice"
+            raise _error(what, keyword.value, text)
+        seen.add(keyword.arg)
+        span = _span(keyword, text)
+        name = Span(span.start, span.start + len(keyword.arg))
+        arguments.append(Argument(keyword.arg, _value(keyword.value, text), name))
+    return Call(text, node.func.id, tuple(arguments), _span(node.func, text), ast.unparse(node))
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Call):
+        return _call(node, text)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        what = (
+            f"quote it ('{node.id}') or call it ({node.id}())"
+            if isinstance(node, ast.Name)
+            else "only numbers, strings, True, False, None, lists of them and calls are allowed"
+        )
+        raise _error(f"not a literal; {what}", node, text) from None
+
+
+def _span(node: ast.expr | ast.keyword, text: str) -> Span:
+    # ast counts UTF-8 bytes; carets are set by character.
+    raw = text.encode()
+    end = node.end_col_offset if node.end_col_offset is not None else len(raw)
+    return Span(len(raw[: node.col_offset].decode()), len(raw[:end].decode()))
+
+
+def _error(reason: str, node: ast.expr, text: str) -> ExpressionError:
+    span = _span(node, text)
+    return ExpressionError(reason, text, span.start, span.stop)

@@ -1,0 +1,115 @@
+"""What a plugin can contribute: the hook specification and its records.
+
+A distribution announces its plugin module in the entry-point group ``negplug``::
+
+    [project.entry-points.negplug]
+    my-samplers = "my_package.negplug_plugin"
+
+and the module implements any of the hooks below. Hooks return records, so that negplug always
+knows which distribution a name came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from negplug.adapter import LossSite, MethodReport
+    from negplug.objective import Objective
+    from negplug.sampler import NegativeSampler
+
+PROJECT = "negplug"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """A sampler on offer.
+
+    Attributes:
+        name: The name used in expressions, a Python identifier.
+        factory: Builds the sampler; its keyword arguments are those of the expression.
+        summary: One line for listings.
+        paper: Where the method comes from.
+    """
+
+    name: str
+    factory: Callable[..., NegativeSampler]
+    summary: str
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective on offer; attributes as in :class:`SamplerSpec`."""
+
+    name: str
+    factory: Callable[..., Objective]
+    summary: str
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """A host that negplug can treat.
+
+    Attributes:
+        name: The host's name, such as ``"lightly"``.
+        sites: Finds the contrastive losses of a model; returns none for a model of another
+            host. Must not import the host: a model of a host that is not loaded cannot exist.
+        methods: Reports every method of the installed host and what can be done to it. May
+            import the host.
+        summary: One line for listings.
+    """
+
+    name: str
+    sites: Callable[[nn.Module], Iterable[LossSite]]
+    methods: Callable[[], Iterable[MethodReport]]
+    summary: str
+
+
+@hookspec
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer samplers.
+
+    Example::
+
+        @hookimpl
+        def negplug_samplers():
+            yield SamplerSpec("nearest", Nearest, "the nearest keys", "Doe et al. 2025")
+    """
+    return ()
+
+
+@hookspec
+def negplug_objectives() -> Iterable[ObjectiveSpec]:
+    """Offer objectives.
+
+    Example::
+
+        @hookimpl
+        def negplug_objectives():
+            yield ObjectiveSpec("margin", Margin, "InfoNCE with a margin", "Doe et al. 2025")
+    """
+    return ()
+
+
+@hookspec
+def negplug_adapters() -> Iterable[AdapterSpec]:
+    """Offer adapters to further hosts.
+
+    Example::
+
+        @hookimpl
+        def negplug_adapters():
+            yield AdapterSpec("myhost", find_losses, report_methods, "MyHost's criteria")
+    """
+    return ()

@@ -1,0 +1,169 @@
+"""``ContrastiveLoss``: a sampler and an objective at work, and the state they need.
+
+One call samples negatives, computes the loss of every anchor and returns the mean over the
+anchors that have a positive. What the sampler wants to remember is held back until the next
+call, ``end_step()`` or ``state_dict()``, so that nothing is written between forward and backward.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from negplug.batch import ContrastiveBatch, Draws
+from negplug.blame import blaming
+from negplug.build import make_objective, make_sampler
+from negplug.distributed import rank
+from negplug.objective import Objective
+from negplug.sampler import NegativeSampler
+
+
+class ContrastiveLoss(nn.Module):
+    """A contrastive loss whose negatives are a choice.
+
+    Args:
+        sampler: A sampler or an expression.
+        objective: An objective or an expression.
+        temperature: τ > 0, the scale of the logits.
+        seed: Seed of the random draws; by default torch's initial seed, so that
+            ``seed_everything`` governs them. Reading it leaves the generator untouched.
+
+    Attributes:
+        observe: Whether calls measure what they sample, for logging.
+        num_negatives: Mean number of negatives per anchor in the last observed call.
+
+    Raises:
+        ValueError, TypeError: If an expression or the temperature cannot be used.
+
+    Example:
+        >>> loss_fn = ContrastiveLoss("uniform(num_negatives=10)", temperature=0.2)
+        >>> z0, z1 = torch.randn(64, 128), torch.randn(64, 128)
+        >>> loss = loss_fn(z0, z1)
+    """
+
+    def __init__(
+        self,
+        sampler: NegativeSampler | str = "in_batch()",
+        objective: Objective | str = "infonce()",
+        temperature: float = 0.1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.sampler = as_sampler(sampler)
+        self.objective = as_objective(objective)
+        self.temperature = check_temperature(temperature)
+        for number, module in enumerate(self.sampler.modules()):
+            if isinstance(module, NegativeSampler):
+                module.stream = number
+        self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
+        self._step = 0
+        self._call = 0
+        self.observe = False
+        self.num_negatives: float | None = None
+
+    def forward(
+        self,
+        z0: Tensor,
+        z1: Tensor,
+        *more_views: Tensor,
+        indexes: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean loss over all V·B anchors, each view against every other.
+
+        Args:
+            z0: ``[B, d]`` embeddings of the first view, of any length and floating type.
+            z1: ``[B, d]`` embeddings of the second view.
+            *more_views: Further views ``[B, d]``.
+            indexes: ``[B]`` data set indexes, for samplers with per-sample state.
+            labels: ``[B]`` integer metadata, for samplers that stratify.
+
+        Returns:
+            A scalar in float32 or better, also under autocast.
+        """
+        loss = self.contrast(ContrastiveBatch.from_views((z0, z1, *more_views), indexes, labels))
+        if loss.requires_grad:
+            self._advance()
+        return loss
+
+    def contrast(
+        self,
+        batch: ContrastiveBatch,
+        objective: Objective | None = None,
+        temperature: float | None = None,
+    ) -> Tensor:
+        """Return the mean loss of a batch that an adapter has built.
+
+        Args:
+            batch: Anchors, keys and ids.
+            objective: Instead of the loss's own.
+            temperature: Instead of the loss's own.
+        """
+        objective = self.objective if objective is None else objective
+        tau = self.temperature if temperature is None else check_temperature(temperature)
+        training = torch.is_grad_enabled() and batch.anchors.requires_grad
+        if training:
+            self.sampler.flush()
+        batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
+        # Similarities in half precision carry three digits; the rows are float32 already.
+        with torch.autocast(batch.anchors.device.type, enabled=False):
+            negatives = self.sampler(batch)
+            with blaming(objective.provider, "the objective"):
+                losses: Tensor = objective(batch, negatives, tau)
+        if training:
+            self._call += 1
+        if self.observe:
+            counts = negatives.counts(batch.anchor_ids)
+            self.num_negatives = float(counts.float().mean())
+        paying = (batch.positives >= 0).any(1).sum().clamp(min=1)
+        return losses.sum() / paying
+
+    def end_step(self) -> None:
+        """Close the training step, if a loss was called in it: apply what samplers held back."""
+        if self._call:
+            self._advance()
+            self.sampler.flush()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return all sampler state, what samplers held back included."""
+        self.sampler.flush()
+        return super().state_dict(*args, **kwargs)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return the counters that key the random draws."""
+        return {"seed": self._seed, "step": self._step, "call": self._call}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Restore the counters that key the random draws."""
+        self._seed, self._step, self._call = state["seed"], state["step"], state["call"]
+
+    def extra_repr(self) -> str:
+        """Show the expressions."""
+        return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
+
+    def _advance(self) -> None:
+        self._step += 1
+        self._call = 0
+
+
+def as_sampler(sampler: NegativeSampler | str) -> NegativeSampler:
+    """Return the sampler itself, or the one that an expression describes."""
+    return sampler if isinstance(sampler, NegativeSampler) else make_sampler(sampler)
+
+
+def as_objective(objective: Objective | str) -> Objective:
+    """Return the objective itself, or the one that an expression describes."""
+    return objective if isinstance(objective, Objective) else make_objective(objective)
+
+
+def check_temperature(temperature: float) -> float:
+    """Return ``temperature`` as a float; raise unless it is a finite number above 0."""
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a number, got {temperature!r}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+    return float(temperature)

@@ -1,0 +1,36 @@
+"""The base class of objectives: how positives and negatives become a loss."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from negplug.batch import ContrastiveBatch
+from negplug.negatives import Negatives
+
+if TYPE_CHECKING:
+    from negplug.plugins import PluginInfo
+
+
+class Objective(nn.Module, abc.ABC):
+    """Turns positives and negatives into a loss per anchor.
+
+    Attributes:
+        expression: The expression it was built from.
+        provider: The plugin it came from, blamed for its errors.
+    """
+
+    expression: str = ""
+    provider: PluginInfo | None = None
+
+    @abc.abstractmethod
+    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+        """Return the loss of each anchor, ``[N]``.
+
+        An anchor without a positive or without a negative has loss 0, with its graph kept.
+        """
+
+    def __str__(self) -> str:
+        return self.expression or type(self).__name__

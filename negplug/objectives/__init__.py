@@ -1,0 +1,5 @@
+"""The built-in objectives: one file each, registered through the hooks like anyone else's."""
+
+from negplug.objectives import infonce
+
+plugins = [infonce]

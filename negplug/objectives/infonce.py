@@ -1,0 +1,92 @@
+"""``infonce()``: the softmax contrastive loss (van den Oord et al. 2018, SimCLR, SupCon).
+
+With s⁺_p the logits of anchor i's positives p and ℓ⁻ = log Σ_j w_ij e^{s_ij/τ} over its negatives:
+
+- one positive: −log e^{s⁺}/(e^{s⁺} + e^{ℓ⁻}) = softplus(ℓ⁻ − s⁺)   (SimCLR, equation 1)
+- several, ``positives="sum"``: −log Σ_p e^{s_p}/(Σ_p e^{s_p} + e^{ℓ⁻})   (solo-learn)
+- ``"each"``: mean over p of softplus(ℓ⁻ − s_p): each positive against the negatives alone
+- ``"mean"``: mean over p of −log e^{s_p}/(Σ_q e^{s_q} + e^{ℓ⁻})   (SupCon, Khosla et al. 2020,
+  equation 2)
+
+All three agree for one positive. The loss is log1p of the ratio of negatives to positives, so
+nothing cancels where the positive dominates. Estimator: ``"partition"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from negplug.batch import ContrastiveBatch
+from negplug.hookspecs import ObjectiveSpec, hookimpl
+from negplug.logits import negative_logsumexp, positive_logits
+from negplug.negatives import Negatives
+from negplug.objective import Objective
+
+_FORMS = ("sum", "each", "mean")
+
+
+class InfoNCE(Objective):
+    """The softmax contrastive loss.
+
+    Args:
+        positives: How several positives of an anchor combine, see the module.
+
+    Raises:
+        ValueError: If ``positives`` is none of the three forms.
+    """
+
+    expression = "infonce()"
+
+    def __init__(self, positives: Literal["sum", "each", "mean"] = "sum") -> None:
+        super().__init__()
+        if positives not in _FORMS:
+            raise ValueError(f"infonce: positives must be one of {_FORMS}, got {positives!r}")
+        self.positives = positives
+        self.expression = f"infonce(positives={positives!r})"
+
+    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+        """Return the loss per anchor, ``[N]``."""
+        if negatives.estimator != "partition":
+            raise ValueError(
+                f"infonce: needs negatives that estimate the denominator, got the "
+                f"{negatives.estimator!r} estimator"
+            )
+        negative = negative_logsumexp(batch, negatives, temperature)
+        logits = positive_logits(batch, temperature)
+        present = batch.positives >= 0
+        number = present.sum(1)
+        loss = self._loss(logits, negative, present, number.clamp(min=1))
+        # Without a positive there is nothing to pull, and without a negative softplus is 0.
+        nothing = (number == 0) | (negative == -torch.inf)
+        return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
+
+    def _loss(self, logits: Tensor, negative: Tensor, present: Tensor, number: Tensor) -> Tensor:
+        logits = torch.where(present, logits, 0.0)
+        if self.positives == "each" or logits.shape[1] == 1:
+            each = _softplus(negative[:, None] - logits)
+            return torch.where(present, each, 0.0).sum(1) / number
+        hidden = torch.where(present, logits, -torch.finfo(logits.dtype).max)
+        together = torch.logsumexp(hidden, dim=1)
+        loss = _softplus(negative - together)
+        if self.positives == "sum":
+            return loss
+        mean = torch.where(present, logits, 0.0).sum(1) / number
+        return loss + together - mean
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # The default threshold of 20 rounds to the identity too early for float64.
+    return softplus(x, threshold=50.0)
+
+
+@hookimpl
+def negplug_objectives() -> Iterable[ObjectiveSpec]:
+    """Offer ``infonce``."""
+    yield ObjectiveSpec(
+        "infonce", InfoNCE, "softmax contrastive loss", "van den Oord et al. 2018, arXiv:1807.03748"
+    )

@@ -1,0 +1,81 @@
+"""The base class of samplers: which rows serve as negatives, how many, with what weight."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from negplug.batch import ContrastiveBatch
+from negplug.blame import blaming
+from negplug.negatives import Negatives
+
+if TYPE_CHECKING:
+    from negplug.plugins import PluginInfo
+
+
+class NegativeSampler(nn.Module, abc.ABC):
+    """Chooses the negatives of a batch.
+
+    A subclass implements :meth:`sample`; one that remembers something across steps also
+    implements :meth:`update` and keeps its memory where ``state_dict`` finds it. Samplers
+    compose: one that reads another takes it as its argument ``source`` and calls it,
+    ``self.source(batch)``.
+
+    Attributes:
+        expression: The expression it was built from.
+        provider: The plugin it came from, blamed for its errors.
+        stream: Its number inside the expression, which keys its random draws.
+    """
+
+    expression: str = ""
+    provider: PluginInfo | None = None
+    stream: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: tuple[ContrastiveBatch, Negatives] | None = None
+
+    @abc.abstractmethod
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Return the negatives of ``batch``. Must not change what :meth:`update` changes."""
+
+    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+        """Take in a training step that was sampled; by default nothing is remembered.
+
+        Args:
+            batch: The step's batch, detached.
+            negatives: What :meth:`sample` returned for it, detached.
+        """
+
+    def forward(self, batch: ContrastiveBatch) -> Negatives:
+        """Sample, check the result, and keep it for :meth:`flush` if this is training."""
+        with blaming(self.provider, "sample()"):
+            negatives = self.sample(batch)
+            if not isinstance(negatives, Negatives):
+                raise TypeError(f"sample() must return Negatives, got {type(negatives).__name__}")
+            negatives.check(len(batch.anchors))
+        if torch.is_grad_enabled() and batch.anchors.requires_grad:
+            self._pending = (batch.detach(), negatives.detach())
+        return negatives
+
+    def flush(self) -> None:
+        """Apply the pending update of this sampler and of its sources.
+
+        Called after the backward pass of the step that is pending: writing into a pool before
+        would change what autograd saved.
+        """
+        for module in self.modules():
+            if isinstance(module, NegativeSampler) and module._pending is not None:
+                pending, module._pending = module._pending, None
+                with blaming(module.provider, "update()"), torch.no_grad():
+                    module.update(*pending)
+
+    def generator(self, batch: ContrastiveBatch) -> torch.Generator:
+        """Return this sampler's own generator for this call, on the batch's device."""
+        return batch.draws.generator(self.stream, batch.anchors.device)
+
+    def __str__(self) -> str:
+        return self.expression or type(self).__name__

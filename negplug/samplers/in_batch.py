@@ -1,0 +1,34 @@
+"""``in_batch()``: the batch as the host forms it.
+
+Every key that is neither the anchor nor one of its positives is a negative (SimCLR, Chen et al.
+2020, https://arxiv.org/abs/2002.05709, equation 1). Which keys there are is the host's choice,
+kept by its adapter: gathered over ranks if the host gathers, momentum keys if it contrasts with
+momentum keys. Stand-alone it is this rank's other samples, all views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from negplug.batch import ContrastiveBatch
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+
+
+class InBatch(NegativeSampler):
+    """All keys of the batch but the anchor's own."""
+
+    expression = "in_batch()"
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Return the batch's keys as a pool, exclusion by id."""
+        return Negatives(pool=batch.keys, pool_ids=batch.key_ids)
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``in_batch``."""
+    yield SamplerSpec(
+        "in_batch", InBatch, "the batch as the host forms it", "Chen et al. 2020, arXiv:2002.05709"
+    )

@@ -1,0 +1,174 @@
+"""``uniform(num_negatives=M)``: M negatives per anchor, drawn uniformly without replacement.
+
+Source: Mitrovic, McWilliams, Rey, "Less can be more in contrastive learning" (2020): the number
+of negatives is decoupled from the batch size, and few are often better. For anchor i with
+negatives N_i (everything in the source but itself and its positives), S_i is a uniform
+M-subset of N_i, drawn for each anchor on its own, and the loss of the anchor is
+
+    −log  e^{s⁺/τ} / ( e^{s⁺/τ} + c_i Σ_{j ∈ S_i} e^{s_ij/τ} ),     c_i = 1,
+
+or with ``correction=True`` c_i = |N_i|/M (the logQ correction of sampled softmax, Bengio &
+Senécal 2008), for which the denominator is an unbiased estimate of the full one:
+E[c_i Σ_{S_i} e^{s_ij}] = Σ_{N_i} e^{s_ij}.
+
+``shared=True`` draws one set of M keys for all anchors, so that their logits are one matrix
+product. An anchor's own keys are excluded from the set by id: it sees up to as many fewer
+negatives as it has keys in the set. Every key is in the set with probability M/K, so there
+c = K/M makes the estimate unbiased.
+
+If M is at least the number of negatives, the source is handed on whole, so that M = |N_i|
+reproduces it exactly.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.draw import distinct_ranks, ranks_to_columns
+from negplug.exclusion import columns_with_same_id
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+from negplug.samplers.in_batch import InBatch
+
+
+class Uniform(NegativeSampler):
+    """M negatives per anchor, uniformly without replacement.
+
+    Args:
+        num_negatives: M ≥ 1.
+        shared: Draw one set for all anchors instead of one for each.
+        correction: Weigh the draws so that they estimate the source's whole denominator.
+        source: Where to draw from; the batch by default.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``num_negatives`` < 1.
+    """
+
+    def __init__(
+        self,
+        num_negatives: int,
+        shared: bool = False,
+        correction: bool = False,
+        source: NegativeSampler | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(num_negatives, int) or isinstance(num_negatives, bool):
+            raise TypeError(f"uniform: num_negatives must be an integer, got {num_negatives!r}")
+        if num_negatives < 1:
+            raise ValueError(f"uniform: num_negatives must be at least 1, got {num_negatives}")
+        for name, value in (("shared", shared), ("correction", correction)):
+            if not isinstance(value, bool):
+                raise TypeError(f"uniform: {name} must be True or False, got {value!r}")
+        if source is not None and not isinstance(source, NegativeSampler):
+            raise TypeError(f"uniform: source must be a sampler, got {source!r}")
+        self.num_negatives = num_negatives
+        self.shared = shared
+        self.correction = correction
+        self.source = InBatch() if source is None else source
+        self._supplied = False
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Draw from the source's negatives of ``batch``.
+
+        Raises:
+            ValueError: If the first batch, taken for a full one, has fewer than M negatives for
+                every anchor. Later, ragged batches use what there is, with a warning.
+        """
+        offered = self.source(batch)
+        if offered.estimator != "partition":
+            raise ValueError(f"uniform: {self.source} already draws; it cannot be sub-sampled")
+        if self.shared:
+            return self._shared_set(batch, offered)
+        return self._own_sets(batch, offered)
+
+    def _own_sets(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
+        ids = batch.anchor_ids
+        if offered.columns is None:
+            excluded, own = columns_with_same_id(ids, offered.pool_ids)
+            available = len(offered.pool) - own
+        else:
+            available = offered.counts(ids)
+        if not self._has_more_than_asked(available):
+            return offered
+        ranks, mask = distinct_ranks(available, self.num_negatives, self.generator(batch))
+        if offered.columns is None:
+            slots = columns = ranks_to_columns(ranks, excluded)
+        else:
+            slots = ranks
+            if offered.mask is not None:
+                # Valid entries first, in their order, so that rank r is the r-th of them.
+                slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, ranks)
+            columns = offered.columns.gather(1, slots)
+        weight = offered.log_weight
+        if weight is not None and weight.shape[1] > 1:
+            weight = weight.expand(len(ids), -1).gather(1, slots)
+        if self.correction:
+            weight = _plus(weight, _log_ratio(available, self.num_negatives, batch.anchors.dtype))
+        return replace(offered, columns=columns, mask=mask, log_weight=weight)
+
+    def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
+        if offered.columns is not None:
+            raise ValueError(
+                f"uniform: shared=True needs a source with one pool for all anchors; "
+                f"{self.source} chooses for each anchor"
+            )
+        if not self._has_more_than_asked(offered.counts(batch.anchor_ids)):
+            return offered
+        pool_size = torch.tensor([len(offered.pool)], device=offered.pool.device)
+        chosen, _ = distinct_ranks(pool_size, self.num_negatives, self.generator(batch))
+        rows = chosen[0].sort().values
+        weight = offered.log_weight
+        if weight is not None and weight.shape[1] > 1:
+            weight = weight[:, rows]
+        if self.correction:
+            # Every row is in the set with probability M/K (Horvitz–Thompson).
+            weight = _plus(weight, _log_ratio(pool_size, self.num_negatives, batch.anchors.dtype))
+        return replace(
+            offered, pool=offered.pool[rows], pool_ids=offered.pool_ids[rows], log_weight=weight
+        )
+
+    def _has_more_than_asked(self, available: Tensor) -> bool:
+        """Whether any anchor has more than M negatives; an error if a full batch has fewer."""
+        most = int(available.max())
+        if most >= self.num_negatives:
+            self._supplied = True
+        elif not self._supplied:
+            raise ValueError(
+                f"uniform: num_negatives={self.num_negatives} is more than the {most} negatives "
+                f"that an anchor has in a full batch; lower it or enlarge the batch"
+            )
+        else:
+            warnings.warn(
+                f"uniform: a ragged batch offers {most} negatives instead of "
+                f"num_negatives={self.num_negatives}; all of them are used",
+                stacklevel=2,
+            )
+        return most > self.num_negatives
+
+
+def _log_ratio(available: Tensor, asked: int, dtype: torch.dtype) -> Tensor:
+    """Return log(available/drawn), ``[N, 1]``; 0 where no more than M were available."""
+    return (available.clamp(min=asked).to(dtype) / asked).log()[:, None]
+
+
+def _plus(weight: Tensor | None, more: Tensor) -> Tensor:
+    return more if weight is None else weight + more
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``uniform``."""
+    yield SamplerSpec(
+        "uniform",
+        Uniform,
+        "M per anchor, uniformly without replacement",
+        "Mitrovic et al. 2020, Less can be more in contrastive learning",
+    )

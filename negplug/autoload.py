@@ -1,0 +1,53 @@
+"""The door to unmodified recipes: Lightning's ``callbacks_factory`` entry points.
+
+Every Lightning Trainer, in every process, calls these factories. Without negplug's variables
+they return an empty list at once: no torch, no core, nothing that could raise. DDP's child
+processes inherit the environment and so the treatment.
+
+Environment:
+    NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
+    NEGPLUG_METRICS: A file; what the recipe logs is appended to it (see :mod:`negplug.metrics`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def lightning() -> list[Any]:
+    """Return the callbacks for a Trainer of ``lightning.pytorch``."""
+    return _callbacks("lightning.pytorch")
+
+
+def pytorch_lightning() -> list[Any]:
+    """Return the callbacks for a Trainer of ``pytorch_lightning``."""
+    return _callbacks("pytorch_lightning")
+
+
+def _callbacks(framework: str) -> list[Any]:
+    sampler = os.environ.get("NEGPLUG_SAMPLER")
+    metrics = os.environ.get("NEGPLUG_METRICS")
+    callbacks: list[Any] = []
+    if sampler:
+        callbacks.append(_control(framework, sampler))
+    if metrics:
+        import importlib
+
+        from negplug.metrics import recorder
+
+        callbacks.append(recorder(importlib.import_module(framework).Callback))
+    return callbacks
+
+
+def _control(framework: str, sampler: str) -> Any:
+    from negplug.callback import callback_class
+
+    temperature = os.environ.get("NEGPLUG_TEMPERATURE")
+    try:
+        number = float(temperature) if temperature else None
+    except ValueError:
+        raise ValueError(f"NEGPLUG_TEMPERATURE must be a number, got {temperature!r}") from None
+    return callback_class(framework)(
+        sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number, from_environment=True
+    )

@@ -1,0 +1,172 @@
+"""``inject``: give the contrastive losses of a host's model a sampler of our choice."""
+
+from __future__ import annotations
+
+import copy
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from negplug import ledger
+from negplug.adapter import LossSite
+from negplug.batch import ContrastiveBatch
+from negplug.loss import ContrastiveLoss, as_objective, as_sampler, check_temperature
+from negplug.objective import Objective
+from negplug.plugins import plugins
+from negplug.sampler import NegativeSampler
+
+
+class NoLossFoundError(ValueError):
+    """A model holds no contrastive loss that an adapter knows."""
+
+
+class TreatedLoss:
+    """What a host's loss calls once it is treated.
+
+    Attributes:
+        loss: Sampler and counters of this site.
+        calls: How often it was called.
+    """
+
+    def __init__(
+        self, sampler: NegativeSampler, objective: Objective | None, temperature: float | None
+    ) -> None:
+        self.loss = ContrastiveLoss(sampler)
+        self.calls = 0
+        self._objective = objective
+        self._temperature = temperature
+
+    def __call__(
+        self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
+    ) -> Tensor:
+        """Return the mean loss; what was asked for explicitly replaces what the host has."""
+        self.calls += 1
+        ledger.record_call()
+        self.loss.to(batch.anchors.device)
+        return self.loss.contrast(
+            batch,
+            objective if self._objective is None else self._objective,
+            temperature if self._temperature is None else self._temperature,
+        )
+
+
+class Injection:
+    """The handle of a treated model.
+
+    Attributes:
+        losses: The treated losses by the name of their site. They are no part of the model, so
+            that its ``state_dict`` keeps the host's keys.
+    """
+
+    def __init__(self, sites: list[LossSite], losses: list[TreatedLoss]) -> None:
+        self.losses = {site.name: loss for site, loss in zip(sites, losses, strict=True)}
+        self._sites: list[LossSite] = []
+        try:
+            for site, loss in zip(sites, losses, strict=True):
+                site.treat(loss)
+                self._sites.append(site)
+        except Exception:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Restore the host's own losses. The samplers' state stays readable."""
+        while self._sites:
+            self._sites.pop().restore()
+
+    def end_step(self) -> None:
+        """Close a training step, so that samplers take it in."""
+        for treated in self.losses.values():
+            treated.loss.end_step()
+
+    def uncalled(self) -> list[str]:
+        """Return the names of the sites whose treated loss was never called."""
+        return [name for name, treated in self.losses.items() if treated.calls == 0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all samplers, by site."""
+        return {name: treated.loss.state_dict() for name, treated in self.losses.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If the sites differ; nothing is loaded then.
+        """
+        if set(state) != set(self.losses):
+            raise ValueError(
+                f"the saved negative state is of {sorted(state)}, but this model has the treated "
+                f"losses {sorted(self.losses)}"
+            )
+        for name, treated in self.losses.items():
+            treated.loss.load_state_dict(state[name])
+
+    def __enter__(self) -> Injection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def inject(
+    model: nn.Module,
+    sampler: NegativeSampler | str,
+    objective: Objective | str | None = None,
+    temperature: float | None = None,
+    target: str | None = None,
+) -> Injection:
+    """Give every contrastive loss of ``model`` the negatives of ``sampler``.
+
+    What is not given is inherited from the host: its form of the loss, its temperature, read at
+    every call, and the batch as it forms it.
+
+    Args:
+        model: A module of a host that an adapter knows, or one that contains such losses.
+        sampler: A sampler or an expression. Each loss gets a copy with state of its own.
+        objective: Replaces the host's form of the loss.
+        temperature: Replaces the host's temperature.
+        target: Name of the one loss to treat.
+
+    Returns:
+        The handle; ``remove()`` restores the model, and so does leaving it as a context.
+
+    Raises:
+        NoLossFoundError: If no known loss is found.
+        ValueError, TypeError: If an argument cannot be used, or a loss cannot be treated.
+
+    Example:
+        >>> handle = negplug.inject(model, "uniform(num_negatives=10)")
+        >>> handle.remove()
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"inject: model must be a torch.nn.Module, got {type(model).__name__}")
+    sampler = as_sampler(sampler)
+    objective = None if objective is None else as_objective(objective)
+    temperature = None if temperature is None else check_temperature(temperature)
+    sites = _find(model, target)
+    losses = [TreatedLoss(copy.deepcopy(sampler), objective, temperature) for _ in sites]
+    return Injection(sites, losses)
+
+
+def _find(model: nn.Module, target: str | None) -> list[LossSite]:
+    adapters = [entry.spec for entry in plugins().provided("adapter")]
+    sites = [site for adapter in adapters for site in adapter.sites(model)]
+    if not sites:
+        known = ", ".join(adapter.name for adapter in adapters) or "none installed"
+        raise NoLossFoundError(
+            f"no known contrastive loss found in {type(model).__name__}; adapters: {known} "
+            f"(`negplug doctor` lists what each can treat)"
+        )
+    if target is None:
+        return sites
+    chosen = [site for site in sites if site.name == target]
+    if not chosen:
+        names = ", ".join(repr(site.name) for site in sites)
+        raise ValueError(f"target={target!r} names no loss of this model; there are {names}")
+    return chosen

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.precision import widest
+
 
 def distinct_ranks(
     bounds: Tensor, count: int, generator: torch.Generator
@@ -72,9 +74,9 @@ def _by_rejection(bounds: Tensor, count: int, generator: torch.Generator) -> Ten
 
 
 def _integers(bounds: Tensor, generator: torch.Generator) -> Tensor:
-    # 53 random bits scaled: the bias is below bound · 2⁻⁵³.
+    # 53 random bits, scaled: the bias is below bound · 2⁻⁵³.
     uniform = torch.rand(
-        bounds.shape, dtype=torch.float64, device=bounds.device, generator=generator
+        bounds.shape, dtype=widest(bounds.device), device=bounds.device, generator=generator
     )
     return (uniform * bounds).long()
 

@@ -1,0 +1,65 @@
+"""Command line options that all recipes share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from datasets import DatasetError, dataset_info
+
+
+def recipe_parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """Returns a parser with the options that all recipes share.
+
+    Args:
+        description: First lines of the help text.
+        **defaults: Defaults of this recipe, by option name with underscores.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="digits",
+        help="digits (embedded), cifar10, cifar100, stl10, or a folder with one sub-folder per "
+        "class in train/ and in val/ or test/",
+    )
+    data.add_argument("--data-root", default="data", help="folder of downloaded data sets")
+    data.add_argument("--download", action="store_true", help="let torchvision download the data")
+    data.add_argument("--train-size", type=int, help="use only so many training images")
+    data.add_argument("--workers", type=int, default=2, help="loader processes")
+
+    train = parser.add_argument_group("training")
+    train.add_argument("--backbone", choices=["small", "resnet18"], default="small")
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--batch-size", type=int)
+    train.add_argument("--lr", type=float, help="learning rate")
+    train.add_argument("--temperature", type=float)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument(
+        "--eval-every", type=int, default=0, help="evaluate every so many epochs; 0: at the end"
+    )
+
+    hardware = parser.add_argument_group("hardware and output")
+    hardware.add_argument("--accelerator", default="auto", help="cpu, gpu, ... as for the Trainer")
+    hardware.add_argument("--devices", type=int, default=1, help="number of processes")
+    hardware.add_argument(
+        "--default-root-dir", help="write logs and checkpoints to this folder; default: nothing"
+    )
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parses the command line and checks that there is a known data set and a step to train."""
+    args = parser.parse_args()
+    if args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    if args.train_size is not None and args.train_size < args.batch_size:
+        parser.error(f"--train-size {args.train_size} is less than --batch-size {args.batch_size}")
+    try:
+        dataset_info(args.data)
+    except DatasetError as error:
+        parser.error(str(error))
+    return args

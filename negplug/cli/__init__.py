@@ -1,0 +1,31 @@
+"""The ``negplug`` command.
+
+Nothing heavy is imported here: torch, Lightning, Optuna and matplotlib load inside the commands
+that need them, so ``negplug --help`` answers at once.
+"""
+
+import typer
+
+from negplug.cli import listing, run, sweep
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="negplug",
+    help="Control the negatives of contrastive recipes without editing the recipe.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A script's own traceback has to look as `python script.py` would show it.
+    pretty_exceptions_enable=False,
+)
+app.command("samplers")(listing.samplers)
+app.command("plugins")(listing.plugins)
+app.command("doctor")(listing.doctor)
+# Everything behind SCRIPT belongs to the script, its options included.
+app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
+app.command("sweep")(sweep.sweep)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="negplug")

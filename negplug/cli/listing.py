@@ -1,0 +1,170 @@
+"""``negplug samplers``, ``plugins`` and ``doctor``: what is there, and what works here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import platform
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from negplug.plugins import Plugins
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+_KINDS: tuple[Literal["sampler", "objective"], ...] = ("sampler", "objective")
+
+_PACKAGES = ("torch", "lightning", "pytorch-lightning", "lightly", "solo-learn", "optuna")
+
+
+def samplers(as_json: _JSON = False) -> None:
+    """List the samplers and objectives that expressions can name, and who provides them."""
+    found = _plugins()
+    rows = [
+        {
+            "kind": kind,
+            "name": entry.spec.name,
+            "arguments": _arguments(entry.spec.factory),
+            "summary": entry.spec.summary,
+            "paper": entry.spec.paper,
+            "provider": f"{entry.plugin.distribution} {entry.plugin.version}",
+        }
+        for kind in _KINDS
+        for entry in found.provided(kind)
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("kind", "expression", "negatives or loss", "source", "provider")
+    for row in rows:
+        expression = f"{row['name']}({row['arguments']})"
+        cells = (row["kind"], expression, row["summary"], row["paper"], row["provider"])
+        table.add_row(*map(escape, cells))
+    Console().print(table)
+
+
+def plugins(as_json: _JSON = False) -> None:
+    """List every plugin with its distribution, version, status and hooks."""
+    from negplug.plugins import described
+
+    found = _plugins()
+    rows = [
+        {
+            "name": info.name,
+            "distribution": info.distribution,
+            "version": info.version,
+            "status": info.status,
+            "hooks": list(info.hooks),
+        }
+        for info in found.plugins
+    ]
+    if as_json:
+        _print_json({"plugins": rows, "failures": described(found.failures)})
+        return
+    table = Table("plugin", "distribution", "version", "status", "hooks")
+    for info in found.plugins:
+        table.add_row(
+            info.name, info.distribution, info.version, info.status, ", ".join(info.hooks)
+        )
+    Console().print(table)
+    _print_failures(found)
+
+
+def doctor(as_json: _JSON = False) -> None:
+    """Report versions, device, hosts, the methods that can be treated, and plugin failures."""
+    from negplug.plugins import described
+
+    found = _plugins()
+    report: dict[str, Any] = {
+        "negplug": version("negplug"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": _device(),
+        "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
+        "failures": described(found.failures),
+    }
+    if as_json:
+        _print_json(report)
+        return
+    console = Console()
+    table = Table("what", "version", title="environment", title_justify="left")
+    table.add_row("negplug", report["negplug"])
+    table.add_row("python", report["python"])
+    for name, found_version in report["packages"].items():
+        table.add_row(name, found_version or "not installed")
+    table.add_row("device", report["device"])
+    console.print(table)
+    for host, methods in report["hosts"].items():
+        if "error" in methods:
+            console.print(f"{host}: cannot be imported: {escape(methods['error'])}")
+        elif not methods["methods"]:
+            console.print(f"{host}: not installed")
+        else:
+            table = Table("method", "treatable", "note", title=host, title_justify="left")
+            for method in methods["methods"]:
+                yes = "[green]yes[/]" if method["treatable"] else "no"
+                table.add_row(method["method"], yes, escape(method["note"]))
+            console.print(table)
+    _print_failures(found)
+
+
+def _plugins() -> Plugins:
+    with warnings.catch_warnings():
+        # Failures are part of what is listed; no need to warn as well.
+        warnings.simplefilter("ignore")
+        from negplug.plugins import plugins as load
+
+        return load()
+
+
+def _arguments(factory: Any) -> str:
+    parts = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.default is parameter.empty:
+            parts.append(f"{name}=…")
+        elif parameter.default is None:
+            parts.append(f"{name}=in_batch()" if name == "source" else name)
+        else:
+            parts.append(f"{name}={parameter.default!r}")
+    return ", ".join(parts)
+
+
+def _methods(adapter: Any) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            methods = [vars(report) for report in adapter.methods()]
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"methods": methods}
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _print_failures(found: Plugins) -> None:
+    for failure in found.failures:
+        Console(stderr=True).print(f"[red]faulty[/] {escape(str(failure))}", soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,147 @@
+"""Recorder of a run's metrics: what Lightning logged, as JSON lines in one file.
+
+With ``NEGPLUG_METRICS=FILE`` in the environment every Trainer of the process gets the callback
+made by :func:`recorder`. ``negplug sweep`` reads the file for its progress bar and results. A
+script that trains without Lightning may append lines of the same form itself; only ``metrics``
+is required in them::
+
+    {"trainer": 0, "event": "fit_end", "epoch": 1, "max_epochs": 1, "step": 8,
+     "metrics": {"linear_acc": 0.71}}
+
+This module imports neither torch nor Lightning, because it is loaded in every Trainer's start-up.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypedDict, cast
+
+__all__ = ["METRICS_VARIABLE", "Record", "final_metrics", "read_records", "recorder"]
+
+METRICS_VARIABLE = "NEGPLUG_METRICS"
+
+
+class Record(TypedDict, total=False):
+    """One line of the file; counts are Lightning's, epochs are completed ones at ``fit_end``."""
+
+    trainer: int
+    event: str
+    epoch: int
+    max_epochs: int | None
+    step: int
+    metrics: dict[str, float]
+
+
+class _Trainer(Protocol):
+    """What is read from a Lightning Trainer, of either Lightning package."""
+
+    callback_metrics: Mapping[str, object]
+    current_epoch: int
+    global_step: int
+    is_global_zero: bool
+    max_epochs: int | None
+    sanity_checking: bool
+
+
+class _RecorderHooks:
+    """The hooks; :func:`recorder` joins them with the Lightning in use.
+
+    Nothing here is state of the training, so nothing enters checkpoints.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._trainer_number: int | None = None
+
+    def on_train_epoch_end(self, trainer: _Trainer, pl_module: object) -> None:
+        self._record(trainer, "train_epoch_end")
+
+    def on_validation_end(self, trainer: _Trainer, pl_module: object) -> None:
+        if not trainer.sanity_checking:
+            self._record(trainer, "validation_end")
+
+    def on_test_end(self, trainer: _Trainer, pl_module: object) -> None:
+        self._record(trainer, "test_end")
+
+    def on_fit_end(self, trainer: _Trainer, pl_module: object) -> None:
+        # A module's `on_train_epoch_end` runs after the callbacks': what it logged in the last
+        # epoch is seen only here.
+        self._record(trainer, "fit_end")
+
+    def _record(self, trainer: _Trainer, event: str) -> None:
+        # Reading the metrics may reduce them over the ranks, so every rank has to read them,
+        # though only one writes.
+        metrics = _scalars(trainer.callback_metrics)
+        if not trainer.is_global_zero:
+            return
+        if self._trainer_number is None:
+            # Counted through the file: Trainers of one script may live in several processes.
+            numbers = [record.get("trainer", -1) for record in read_records(self._path)]
+            self._trainer_number = 1 + max(numbers, default=-1)
+        record: Record = {
+            "trainer": self._trainer_number,
+            "event": event,
+            "epoch": trainer.current_epoch,
+            "max_epochs": trainer.max_epochs,
+            "step": trainer.global_step,
+            "metrics": metrics,
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def recorder(callback_base: type) -> object:
+    """Make the callback that records one Trainer's metrics to the file ``NEGPLUG_METRICS``.
+
+    Args:
+        callback_base: The ``Callback`` class of the Lightning package whose Trainer asks.
+
+    Returns:
+        An instance of a subclass of ``callback_base``.
+    """
+
+    def reduce(self: object) -> tuple[Callable[[type], object], tuple[type]]:
+        # The class is made on the fly, so pickle (spawned ranks, a copied Trainer) makes it anew.
+        return recorder, (callback_base,)
+
+    members = {"__reduce__": reduce, "__module__": __name__}
+    made = type("MetricsRecorder", (_RecorderHooks, callback_base), members)
+    return cast(object, made(Path(os.environ[METRICS_VARIABLE]).absolute()))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the lines written so far; a line still being written is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    records: list[Record] = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(cast(Record, record))
+    return records
+
+
+def final_metrics(path: Path) -> dict[str, float]:
+    """Final metrics of a run: the union over its lines, where a later line wins."""
+    metrics: dict[str, float] = {}
+    for record in read_records(path):
+        metrics.update(record.get("metrics", {}))
+    return metrics
+
+
+def _scalars(logged: Mapping[str, object]) -> dict[str, float]:
+    """Keep what is one number: 0-d tensors and plain numbers, in the order of logging."""
+    scalars: dict[str, float] = {}
+    for name, value in logged.items():
+        try:
+            scalars[name] = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            # Not one number: a tensor of several elements, or a metric never updated.
+            continue
+    return scalars

@@ -1,0 +1,261 @@
+"""`negplug sweep`: every sweep and every run in it is a real process.
+
+The script is no training: it writes the metrics that a recorder would write, so that these tests
+are about the sweep alone. `tests/test_run.py` has the recorder and a Lightning recipe.
+"""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("matplotlib")
+
+# Every start of the script leaves a file in `starts`; files named in `control` steer it.
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+from negplug import ledger
+
+ledger.record_call()
+seed = int(sys.argv[1])
+sampler = os.environ.get("NEGPLUG_SAMPLER", "baseline")
+starts, control = Path("starts"), Path("control")
+name = f"{sampler.split('(')[0]}-{seed}"
+(starts / f"{name}-{os.getpid()}").touch()
+print("training", sampler)
+if (control / f"fail-{name}").exists():
+    raise RuntimeError("out of luck")
+while (control / f"hang-{name}").exists():
+    time.sleep(0.05)
+line = {"epoch": 0, "max_epochs": 1, "metrics": {"loss": 2.0, "linear_acc": 0.5 + seed / 10}}
+with open(os.environ["NEGPLUG_METRICS"], "a") as file:
+    print(json.dumps(line), file=file)
+"""
+
+UNIFORM = "uniform(num_negatives=4)"
+
+
+class Workplace:
+    """A folder with the script, in which sweeps run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for folder in ("starts", "control"):
+            (path / folder).mkdir(parents=True)
+        (path / "script.py").write_text(SCRIPT)
+
+    def start(
+        self, *arguments: str, args: tuple[str, ...] = ("{seed}",)
+    ) -> "subprocess.Popen[str]":
+        """Start a sweep to the folder `out`."""
+        command = [sys.executable, "-m", "negplug", "sweep", "script.py", "--out", "out"]
+        return subprocess.Popen(
+            [*command, *arguments, "--", *args],
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def sweep(
+        self, *arguments: str, args: tuple[str, ...] = ("{seed}",)
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a sweep to its end."""
+        process = self.start(*arguments, args=args)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def starts(self) -> list[str]:
+        """Sampler and seed of every start of the script, sorted."""
+        names = (path.name for path in (self.path / "starts").iterdir())
+        return sorted(name.rpartition("-")[0] for name in names)
+
+    def control(self, name: str) -> Path:
+        """The file that makes a run fail or hang while it is there."""
+        return self.path / "control" / name
+
+    def rows(self) -> list[dict[str, str]]:
+        """Rows of results.csv."""
+        with (self.path / "out" / "results.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A finished sweep, to be read and not extended."""
+    place = Workplace(tmp_path_factory.mktemp("finished") / "place")
+    done = place.sweep("--sampler", UNIFORM, "--sampler", "baseline", "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "0.550 ± 0.071" in done.stdout
+    return place
+
+
+def test_results_have_a_row_per_run_with_the_baseline_first(finished: Workplace) -> None:
+    rows = finished.rows()
+    assert list(rows[0]) == ["sampler", "seed", "seconds", "loss", "linear_acc"]
+    cells = [(row["sampler"], row["seed"], row["linear_acc"]) for row in rows]
+    # The accuracy comes from the seed in ARGS, so `{seed}` was replaced.
+    assert cells == [
+        ("baseline", "0", "0.5"),
+        ("baseline", "1", "0.6"),
+        (UNIFORM, "0", "0.5"),
+        (UNIFORM, "1", "0.6"),
+    ]
+    assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+def test_the_report_names_command_metric_and_error_bars(finished: Workplace) -> None:
+    report = (finished.path / "out" / "report.md").read_text()
+    assert f"negplug sweep script.py --sampler baseline --sampler '{UNIFORM}' --seeds 2" in report
+    assert "| sampler | linear_acc | loss | seconds | runs |" in report
+    assert f"| `{UNIFORM}` | 0.550 ± 0.071 | 2 ± 0 |" in report
+    assert "![linear_acc per sampler](plot.png)" in report
+    assert "error bars: ± 1 standard deviation" in report
+    assert "Failed runs" not in report
+    assert (finished.path / "out" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_run_has_its_log(finished: Workplace) -> None:
+    log = finished.path / "out" / "runs" / "uniform_num_negatives=4-seed1" / "log.txt"
+    command, output = log.read_text().splitlines()
+    assert "negplug run --sampler" in command
+    assert output == f"training {UNIFORM}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "args", "named"),
+    [
+        (["--temperature", "0.5"], ("{seed}",), "temperature=None"),
+        (["--objective", "infonce()"], ("{seed}",), "objective=None"),
+        ([], ("{seed}", "--epochs=3"), "args=['{seed}']"),
+    ],
+)
+def test_settings_are_never_mixed(
+    finished: Workplace, extra: list[str], args: tuple[str, ...], named: str
+) -> None:
+    before = finished.starts()
+    done = finished.sweep("--sampler", UNIFORM, "--seeds", "2", *extra, args=args)
+    assert done.returncode == 2
+    assert f"was created with {named}" in done.stderr
+    assert finished.starts() == before
+
+
+def test_finished_runs_are_skipped_and_an_unknown_metric_is_named(finished: Workplace) -> None:
+    before = finished.starts()
+    # Another spelling is the same sampler.
+    spelling = "uniform( num_negatives = 4 )"
+    done = finished.sweep("--sampler", spelling, "--seeds", "2", "--metric", "knn_acc")
+    assert done.returncode == 2
+    assert "--metric 'knn_acc' was logged by no run" in done.stderr
+    assert finished.starts() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--sampler", "baseline", "--sampler", "unifrom()", "--seeds", "1"],
+        ["--sampler", "in_batch()", "--temperature", "0", "--seeds", "1"],
+    ],
+)
+def test_all_is_checked_before_anything_starts(place: Workplace, arguments: list[str]) -> None:
+    done = place.sweep(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("negplug: --")
+    assert not place.starts()
+    assert not (place.path / "out").exists()
+
+
+def test_a_failing_run_is_reported_and_retried_and_the_grid_can_grow(place: Workplace) -> None:
+    place.control("fail-baseline-0").touch()
+    done = place.sweep("--sampler", "baseline", "--seeds", "2")
+    assert done.returncode == 1
+    assert "out of luck" in done.stderr
+    assert "1 run failed" in done.stderr
+    assert [row["seed"] for row in place.rows()] == ["1"]
+    assert "out of luck" in (place.path / "out" / "report.md").read_text()
+
+    place.control("fail-baseline-0").unlink()
+    done = place.sweep("--sampler", "baseline", "--sampler", UNIFORM, "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    cells = [(row["sampler"], row["seed"]) for row in place.rows()]
+    assert cells == [(sampler, seed) for sampler in ("baseline", UNIFORM) for seed in "01"]
+    # The failed run twice, everything else once.
+    baseline = ["baseline-0", "baseline-0", "baseline-1"]
+    assert place.starts() == [*baseline, "uniform-0", "uniform-1"]
+    assert "Failed runs" not in (place.path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_takes_its_run_along_and_goes_on(
+    place: Workplace, number: signal.Signals
+) -> None:
+    place.control("hang-baseline-1").touch()
+    arguments = ["--sampler", "baseline", "--seeds", "2"]
+    process = place.start(*arguments)
+    wait_for(lambda: "baseline-1" in place.starts())
+    (hanging,) = (place.path / "starts").glob("baseline-1-*")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    # Not even a killed sweep leaves its run behind.
+    wait_for(lambda: not Path(f"/proc/{hanging.name.rpartition('-')[2]}").exists())
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "goes on from here" in errors
+
+    place.control("hang-baseline-1").unlink()
+    done = place.sweep(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert [row["seed"] for row in place.rows()] == ["0", "1"]
+    assert place.starts() == ["baseline-0", "baseline-1", "baseline-1"]
+
+
+def test_a_call_does_only_what_it_asks_for(place: Workplace) -> None:
+    place.control("hang-baseline-0").touch()
+    process = place.start("--sampler", "baseline", "--sampler", UNIFORM, "--seeds", "1")
+    wait_for(place.starts)
+    process.kill()
+    process.communicate()
+    # The killed sweep left `uniform` in the queue and `baseline` as if it were running.
+    done = place.sweep("--sampler", "in_batch()", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    assert place.starts() == ["baseline-0", "in_batch-0"]
+
+
+def test_two_sweeps_at_once_share_the_runs(place: Workplace) -> None:
+    arguments = ["--sampler", "baseline", "--seeds", "3"]
+    both = [place.start(*arguments) for _ in range(2)]
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert place.starts() == [f"baseline-{seed}" for seed in range(3)]
+    assert len(place.rows()) == 3
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from negplug.cli import app
+
+    monkeypatch.setattr("negplug.cli.sweep.find_spec", lambda name: None)
+    arguments = ["sweep", "x.py", "--sampler", "baseline", "--seeds", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert 'pip install "negplug[sweep]"' in done.stderr

@@ -1,0 +1,291 @@
+"""The Lightning callback on a real recipe of the installed host, and the environment's way in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import hosts
+import pytest
+import torch
+from negplug import ContrastiveLoss, inject
+
+SUPPORT = Path(hosts.__file__).parent
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def fit(sampler=None, seed=0, size=24, module=None, **kwargs):
+    hosts.lightning().seed_everything(seed)
+    module = hosts.recipe() if module is None else module
+    callbacks = [] if sampler is None else [hosts.negative_control()(sampler)]
+    trainer = hosts.trainer(callbacks=callbacks, **kwargs)
+    trainer.fit(module, hosts.loader(size))
+    return module, callbacks[0] if callbacks else None, trainer
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(32, 1e-4), (64, 1e-11)])
+def test_in_batch_trains_as_the_untouched_recipe_does(precision, tolerance):
+    # 20 steps; equal within rounding, far from where they started.
+    untouched, _, _ = fit(size=160, max_steps=20, precision=precision)
+    treated, callback, _ = fit("in_batch()", size=160, max_steps=20, precision=precision)
+    hosts.lightning().seed_everything(0)
+    start = hosts.parameters(hosts.recipe())
+    moved = (hosts.parameters(untouched) - start).norm()
+    assert callback.injection.losses[hosts.site_name()].calls == 20
+    apart = (hosts.parameters(treated) - hosts.parameters(untouched)).norm()
+    assert apart < tolerance * moved
+
+
+def test_few_negatives_train_differently_from_the_same_start_on_the_same_batches():
+    seen = {}
+
+    def record(name, sampler):
+        hosts.lightning().seed_everything(0)
+        module = hosts.recipe()
+        seen[name] = [hosts.parameters(module)]
+        inner = module.training_step
+
+        def training_step(batch, batch_idx):
+            views = batch[0] if isinstance(batch[0], list) else batch[1]
+            seen[name].append(torch.stack(list(views)).sum() + torch.rand(()))
+            return inner(batch, batch_idx)
+
+        module.training_step = training_step
+        callbacks = [hosts.negative_control()(sampler)] if sampler else []
+        hosts.trainer(callbacks=callbacks).fit(module, hosts.loader())
+        return hosts.parameters(module)
+
+    untouched, treated = record("untouched", None), record("treated", "uniform(num_negatives=1)")
+    assert len(seen["treated"]) == 4
+    for a, b in zip(seen["untouched"], seen["treated"], strict=True):
+        assert torch.equal(a, b)  # weights, batches and the global generator
+    assert not torch.equal(untouched, treated)
+
+
+def test_the_model_is_given_back_and_its_checkpoint_is_the_hosts(tmp_path):
+    module, _, trainer = fit("uniform(num_negatives=3)")
+    assert "training_step" not in vars(module)
+    assert all("forward" not in vars(child) for child in module.modules())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert set(checkpoint["state_dict"]) == set(hosts.recipe().state_dict())
+    hosts.recipe().load_state_dict(checkpoint["state_dict"], strict=True)
+    state = checkpoint["callbacks"]["negplug"]
+    assert state["sampler"] == "uniform(num_negatives=3)"
+    torch.save(state, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == state
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    sampler = "uniform(num_negatives=2)"
+    straight, _, _ = fit(sampler, max_epochs=4)
+    _, _, half = fit(sampler, max_epochs=2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    hosts.lightning().seed_everything(123)  # a new process would not have the old seed
+    resumed = hosts.recipe()
+    callback = hosts.negative_control()(sampler)
+    trainer = hosts.trainer(callbacks=[callback], max_epochs=4)
+    with _full_load():
+        trainer.fit(resumed, hosts.loader(), ckpt_path=str(tmp_path / "half.ckpt"))
+    assert torch.equal(hosts.parameters(straight), hosts.parameters(resumed))
+    state = callback.state_dict()["losses"][hosts.site_name()]["_extra_state"]
+    assert (state["step"], state["call"]) == (12, 0)
+
+
+def test_resuming_with_another_sampler_is_refused(tmp_path):
+    _, _, trainer = fit("uniform(num_negatives=2)")
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    callback = hosts.negative_control()("uniform(num_negatives=3)")
+    other = hosts.trainer(callbacks=[callback], max_epochs=2)
+    with _full_load(), pytest.raises(ValueError, match="written with the sampler"):
+        other.fit(hosts.recipe(), hosts.loader(), ckpt_path=str(tmp_path / "last.ckpt"))
+
+
+def test_accumulated_batches_are_steps_of_their_own():
+    _, callback, _ = fit("uniform(num_negatives=2)", accumulate_grad_batches=3)
+    state = callback.state_dict()["losses"][hosts.site_name()]["_extra_state"]
+    assert state["step"] == 3
+
+
+def test_expression_and_negatives_reach_the_logger(tmp_path):
+    loggers = hosts.lightning().loggers
+    logger = loggers.CSVLogger(str(tmp_path))
+    _, _, trainer = fit("uniform(num_negatives=5)", logger=logger, log_every_n_steps=1)
+    name = f"negplug/{hosts.site_name()}/num_negatives"
+    assert trainer.callback_metrics[name] == 5
+    logger.save()
+    written = (Path(logger.log_dir) / "hparams.yaml").read_text()
+    assert "negplug/sampler: uniform(num_negatives=5)" in written
+
+
+def test_both_lightnings_get_a_callback_of_their_own_class():
+    control = hosts.negative_control()("in_batch()")
+    assert isinstance(control, hosts.lightning().Callback)
+    assert control.state_key == "negplug"
+
+
+def test_a_model_without_known_loss_is_an_error():
+    trainer = hosts.trainer(callbacks=[hosts.negative_control()("in_batch()")])
+    with pytest.raises(ValueError, match="no known contrastive loss found in Plain"):
+        trainer.fit(_without_loss(), hosts.loader())
+
+
+def test_a_treated_loss_that_is_never_called_is_an_error():
+    module = hosts.recipe()
+    head = next(p for p in module.parameters() if p.requires_grad)
+    module.training_step = lambda batch, batch_idx: head.sum() * 0
+    trainer = hosts.trainer(callbacks=[hosts.negative_control()("in_batch()")])
+    with pytest.raises(RuntimeError, match=f"treated {hosts.site_name()} of .* never called it"):
+        trainer.fit(module, hosts.loader())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampler": "unifrom(num_negatives=3)"}, "did you mean uniform"),
+        ({"sampler": "in_batch()", "temperature": 0}, "temperature must be above 0"),
+        ({"sampler": "in_batch()", "objective": "infonce(x=1)"}, "unknown argument 'x'"),
+    ],
+)
+def test_bad_arguments_fail_where_they_are_written(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        hosts.negative_control()(**arguments)
+
+
+def test_a_target_that_names_none():
+    with pytest.raises(ValueError, match="target='nope' names no loss of this model; there are"):
+        inject(hosts.recipe(), "in_batch()", target="nope")
+
+
+def test_explicit_objective_and_temperature_replace_the_hosts():
+    views = [torch.randn(6, 16) for _ in range(2)]
+    loss_fn = ContrastiveLoss(objective="infonce()", temperature=0.7)
+    module = hosts.recipe(temperature=0.2)
+    control = inject(module, "in_batch()", "infonce(positives='each')", 0.7)
+    treated = control.losses[hosts.site_name()]
+    from negplug import ContrastiveBatch, make_objective
+
+    batch = ContrastiveBatch.from_views(tuple(views))
+    value = treated(batch, objective=make_objective("infonce()"), temperature=0.2)
+    assert torch.equal(value, loss_fn(*views))
+
+
+def run_script(tmp_path, text, **environ):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(text))
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), **environ}
+    return subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+TREATED = """
+    import hosts
+    from negplug import ledger
+    trainer = hosts.trainer()
+    trainer.fit(hosts.recipe(), hosts.loader())
+    names = [type(c).__name__ for c in trainer.callbacks]
+    print("calls", ledger.calls(), "controls", names.count("NegativeControl"))
+"""
+
+
+def test_the_environment_treats_an_unmodified_recipe(tmp_path):
+    done = run_script(tmp_path, TREATED, NEGPLUG_SAMPLER="uniform(num_negatives=2)")
+    assert done.returncode == 0, done.stderr
+    assert "calls 3 controls 1" in done.stdout
+
+
+def test_without_the_variable_nothing_happens(tmp_path):
+    done = run_script(tmp_path, TREATED, NEGPLUG_OBJECTIVE="nonsense(", NEGPLUG_TEMPERATURE="x")
+    assert done.returncode == 0, done.stderr
+    assert "calls 0 controls 0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"NEGPLUG_SAMPLER": "uniform(num_negatives=99)"}, "more than the 14 negatives"),
+        ({"NEGPLUG_SAMPLER": "uniform("}, "malformed expression"),
+        (
+            {"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_TEMPERATURE": "hot"},
+            "NEGPLUG_TEMPERATURE must be a number, got 'hot'",
+        ),
+    ],
+)
+def test_a_bad_environment_fails_clearly(tmp_path, variables, message):
+    done = run_script(tmp_path, TREATED, **variables)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_environment_and_explicit_callback_together(tmp_path):
+    text = """
+        import hosts
+        hosts.trainer(callbacks=[hosts.negative_control()("in_batch()")])
+    """
+    done = run_script(tmp_path, text, NEGPLUG_SAMPLER="in_batch()")
+    assert done.returncode != 0
+    assert "NEGPLUG_SAMPLER is set and the recipe passes a NegativeControl" in done.stderr
+
+
+PROBE = """
+    import hosts, torch
+    from negplug import ledger
+    module = hosts.recipe()
+    hosts.trainer().fit(module, hosts.loader())
+    before = ledger.calls()
+
+    class LinearProbe(hosts.lightning().LightningModule):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model  # with its criterion or method class
+            self.head = torch.nn.Linear(768, 4)
+
+        def training_step(self, batch, batch_idx):
+            views, labels = (batch[0], batch[1]) if isinstance(batch[0], list) else batch[1:]
+            return torch.nn.functional.cross_entropy(self.head(views[0].flatten(1)), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.head.parameters(), lr=0.1)
+
+    hosts.trainer().fit(LinearProbe(module), hosts.loader())
+    print("pretraining", before, "probe", ledger.calls() - before)
+"""
+
+
+def test_a_linear_probe_in_the_same_script_is_left_alone(tmp_path):
+    done = run_script(tmp_path, PROBE, NEGPLUG_SAMPLER="uniform(num_negatives=2)")
+    assert done.returncode == 0, done.stderr
+    assert "pretraining 3 probe 0" in done.stdout
+    notices = [line for line in done.stderr.splitlines() if "leaves LinearProbe alone" in line]
+    assert len(notices) == 1
+
+
+def _without_loss():
+    class Plain(hosts.lightning().LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(torch.ones(1, 2)).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Plain()
+
+
+class _full_load:
+    """Lets pytorch-lightning 1.9 read its own checkpoints under today's torch."""
+
+    def __enter__(self):
+        self._before = torch.load
+        torch.load = lambda *a, **k: self._before(*a, **(k | {"weights_only": False}))
+
+    def __exit__(self, *_):
+        torch.load = self._before

@@ -11,6 +11,7 @@ from pathlib import Path
 import hosts
 import pytest
 import torch
+
 from negplug import ContrastiveLoss, inject
 
 SUPPORT = Path(hosts.__file__).parent

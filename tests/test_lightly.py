@@ -1,0 +1,194 @@
+"""Lightly's NTXentLoss: treated, it is the same loss to the last digit, and comes back whole."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import naive
+import pytest
+import ranks
+import torch
+from torch import nn
+
+from negplug import inject
+
+lightly_loss = pytest.importorskip("lightly.loss")
+NTXentLoss = lightly_loss.NTXentLoss
+
+
+@pytest.mark.parametrize("size", [2, 33, 300])
+@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.02, 0.01])
+@pytest.mark.parametrize("gather_distributed", [False, True])
+def test_in_batch_equals_the_host(size, temperature, gather_distributed):
+    z = naive.embeddings(2, size)
+    criterion = NTXentLoss(temperature=temperature, gather_distributed=gather_distributed)
+    theirs = criterion(*z)
+    with inject(criterion, "in_batch()"):
+        ours = criterion(*z)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    mine, reference = naive.gradients(ours, z), naive.gradients(theirs, z)
+    # The host's softmax minus one-hot rounds at 1e-16/τ where the loss is nearly 0.
+    assert (mine - reference).norm() < 1e-9 * reference.norm() + 1e-13
+
+
+def test_uniform_equals_the_loop():
+    z = naive.embeddings(2, 12)
+    criterion = NTXentLoss(temperature=0.3)
+    with inject(criterion, "uniform(num_negatives=22)"):
+        torch.testing.assert_close(criterion(*z), naive.simclr(z, 0.3), rtol=1e-12, atol=0)
+    with inject(criterion, "uniform(num_negatives=3)") as handle:
+        ours = criterion(*z)
+    assert handle.losses["NTXentLoss"].calls == 1
+    assert ours < naive.simclr(z, 0.3)  # fewer terms in the denominator
+
+
+def test_temperature_is_read_at_every_call():
+    z = naive.embeddings(2, 12)
+    criterion = NTXentLoss(temperature=0.5)
+    with inject(criterion, "in_batch()"):
+        warm = criterion(*z)
+        criterion.temperature = 0.1
+        cold = criterion(*z)
+    torch.testing.assert_close(cold, NTXentLoss(temperature=0.1)(*z))
+    assert not torch.equal(warm, cold)
+    criterion.temperature = -0.5
+    with inject(criterion, "in_batch()"), pytest.raises(ValueError, match="temperature must be"):
+        criterion(*z)
+    with inject(criterion, "in_batch()", temperature=0.1):
+        torch.testing.assert_close(criterion(*z), cold)
+
+
+class Recipe(nn.Module):
+    """Two criteria, one of them registered twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.first = NTXentLoss(temperature=0.1)
+        self.losses = nn.ModuleList([NTXentLoss(temperature=0.2), self.first])
+
+
+def test_every_criterion_is_treated_once_with_state_of_its_own():
+    model, z = Recipe(), naive.embeddings(2, 8)
+    with inject(model, "uniform(num_negatives=2)") as handle:
+        assert set(handle.losses) == {"first", "losses.0"}
+        model.first(*z), model.first(*z), model.losses[0](*z)
+        assert [handle.losses[name].calls for name in ("first", "losses.0")] == [2, 1]
+        state = handle.state_dict()
+    assert state["first"]["_extra_state"]["call"] == 2
+    assert state["losses.0"]["_extra_state"]["call"] == 1
+    again = inject(model, "uniform(num_negatives=2)")
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    with pytest.raises(ValueError, match=r"saved negative state is of \['x'\]"):
+        again.load_state_dict({"x": {}})
+    again.remove()
+
+
+def test_target_restricts():
+    model = Recipe()
+    with inject(model, "in_batch()", target="losses.0") as handle:
+        assert set(handle.losses) == {"losses.0"}
+        assert "forward" not in vars(model.first)
+
+
+def test_remove_restores_the_objects():
+    model = Recipe()
+    modules, keys = dict(model.named_modules()), list(model.state_dict())
+    before = {name: dict(vars(module)) for name, module in modules.items()}
+    handle = inject(model, "uniform(num_negatives=2)")
+    assert list(model.state_dict()) == keys
+    assert all(a is b for a, b in zip(model.modules(), modules.values(), strict=True))
+    handle.remove()
+    handle.remove()  # a second time changes nothing
+    for name, module in model.named_modules():
+        assert module is modules[name]
+        assert vars(module).keys() == before[name].keys()
+        assert all(vars(module)[key] is value for key, value in before[name].items())
+
+
+def test_a_treated_model_can_be_copied_and_pickled():
+    model, z = Recipe(), naive.embeddings(2, 8)
+    with inject(model, "uniform(num_negatives=14)"):
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            twin.first.temperature = 0.3
+            torch.testing.assert_close(twin.first(*z), NTXentLoss(temperature=0.3)(*z))
+
+
+def test_treating_twice_is_an_error_and_leaves_the_first_treatment():
+    model = Recipe()
+    with inject(model, "in_batch()", target="losses.0") as handle:
+        with pytest.raises(ValueError, match=r"'losses.0' is treated already"):
+            inject(model, "in_batch()")
+        assert "forward" not in vars(model.first)  # the failed call undid its own part
+        model.losses[0](*naive.embeddings(2, 4))
+        assert handle.losses["losses.0"].calls == 1
+
+
+def test_a_bank_is_refused_for_now():
+    with pytest.raises(ValueError, match="memory bank, which cannot be treated yet"):
+        inject(NTXentLoss(memory_bank_size=(64, 16)), "in_batch()")
+
+
+def test_a_changed_host_is_named(monkeypatch):
+    criterion = NTXentLoss()
+    monkeypatch.setattr(NTXentLoss, "forward", lambda self, out0, out1, weights: None)
+    message = r"lightly [\d.]+ NTXentLoss: forward takes .*'weights'.* expects .*'out1'\]"
+    with pytest.raises(ValueError, match=message):
+        inject(criterion, "in_batch()")
+
+
+def test_another_forward_is_another_loss():
+    class Mine(NTXentLoss):
+        def forward(self, out0, out1):
+            return out0.sum() * 0
+
+    with pytest.raises(ValueError, match="no known contrastive loss found in Mine"):
+        inject(Mine(), "in_batch()")
+
+
+def test_evaluation_in_no_grad_keeps_the_counters():
+    criterion, z = NTXentLoss(), naive.embeddings(2, 8)
+    with inject(criterion, "uniform(num_negatives=2)") as handle, torch.no_grad():
+        criterion(*z)
+    assert handle.state_dict()["NTXentLoss"]["_extra_state"]["call"] == 0
+
+
+def _gathered(rank: int, world: int, sampler: str) -> dict[str, torch.Tensor]:
+    everything = naive.embeddings(2, 4 * world, seed=3)
+    z = [v.detach()[4 * rank : 4 * rank + 4].requires_grad_() for v in everything]
+    criterion = NTXentLoss(temperature=0.2, gather_distributed=True)
+    found = {}
+    theirs = criterion(*z)
+    found["theirs"], found["their_grad"] = theirs.detach(), naive.gradients(theirs, z)
+    with inject(criterion, sampler):
+        ours = criterion(*z)
+        found["ours"], found["our_grad"] = ours.detach(), naive.gradients(ours, z)
+    return found
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_gathered_on_ranks_equals_the_host_and_one_process(world):
+    found = ranks.run(_gathered, world, "in_batch()")
+    z = naive.embeddings(2, 4 * world, seed=3)
+    alone = naive.simclr(z, 0.2)
+    whole = naive.gradients(alone, z).view(2, world, 4, -1)
+    for rank, one in enumerate(found):
+        torch.testing.assert_close(one["ours"], one["theirs"], rtol=1e-12, atol=0)
+        assert naive.relative(one["our_grad"], one["their_grad"]) < 1e-10
+        # DDP averages gradients: the mean over ranks is the gradient of the global mean.
+        mine = one["our_grad"].view(2, 4, -1) / world
+        torch.testing.assert_close(mine, whole[:, rank], rtol=1e-9, atol=1e-14)
+    mean = sum(one["ours"] for one in found) / world
+    torch.testing.assert_close(mean, alone.detach(), rtol=1e-12, atol=0)
+
+
+def test_uniform_on_ranks_draws_from_the_global_batch():
+    found = ranks.run(_gathered, 2, "uniform(num_negatives=14)")
+    for one in found:  # all 14 of 2·8 − 2: as the whole batch
+        torch.testing.assert_close(one["ours"], one["theirs"], rtol=1e-12, atol=0)
+    found = ranks.run(_gathered, 2, "uniform(num_negatives=10)")
+    for one in found:  # more than the 6 that this rank has alone
+        assert one["ours"].isfinite()
+        assert one["our_grad"].isfinite().all()

@@ -1,0 +1,58 @@
+"""Everything that is run on this repository, each in an environment of its own.
+
+nox                 lint and all tests, in both host environments
+nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
+nox -s speed        the loss side by side with both hosts' (an idle machine, please)
+"""
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "tests_lightly", "tests_solo"]
+
+SOLO = ("solo-learn==1.0.2", "setuptools<81", "--override", "requirements/solo-1.0.2.txt")
+
+# Tests and sweeps start many processes, and each imports torch: let them find bytecode.
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, lint and types."""
+    session.install(".[dev,lightly,sweep]", "nox")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy", env={"MYPYPATH": "integrations"})
+
+
+@nox.session
+def tests_lightly(session: nox.Session) -> None:
+    """All tests with Lightly and today's Lightning."""
+    session.install(".[dev,lightly,sweep]", "lightning", "scikit-learn")
+    session.run("pytest", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python="3.11")
+def tests_solo(session: nox.Session) -> None:
+    """All tests but the command line's with the published solo-learn 1.0.2."""
+    session.install(".[dev]", "scikit-learn", *SOLO)
+    command_line = ("--ignore=tests/test_sweep.py", "--ignore=tests/test_run.py")
+    session.run("pytest", *command_line, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Sweep the Lightly recipe on the embedded data; table, plot and report in sweep/."""
+    session.install(".[lightly,sweep]", "scikit-learn")
+    samplers = ("baseline", "uniform(num_negatives=1)", "uniform(num_negatives=16)", "in_batch()")
+    chosen = [part for sampler in samplers for part in ("--sampler", sampler)]
+    script = "benchmarks/recipes/lightly_simclr.py"
+    command = ("negplug", "sweep", script, *chosen, "--seeds", "2", "--out", "sweep")
+    session.run(*command, "--", "--seed", "{seed}", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python="3.11")
+def speed(session: nox.Session) -> None:
+    """Time and memory of the loss beside both hosts' own, and its accuracy."""
+    session.install(".[sweep]", "scikit-learn", "lightly>=1.6", *SOLO)
+    session.run("python", "benchmarks/speed/in_batch_loss.py", *session.posargs, env=ENVIRONMENT)

@@ -159,6 +159,11 @@ class ContrastiveBatch:
             indexes=indexes,
         )
 
+    @property
+    def training(self) -> bool:
+        """Whether a backward pass can follow, so that this call counts as training."""
+        return torch.is_grad_enabled() and self.anchors.requires_grad
+
     def gathered(self) -> ContrastiveBatch:
         """Return this symmetric batch with every rank's keys, in rank order.
 

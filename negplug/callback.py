@@ -26,7 +26,8 @@ from negplug.sampler import NegativeSampler
 
 logger = logging.getLogger("negplug")
 
-_UNTESTED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAFSDPStrategy")
+_UNTESTED = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
+"""Parts of the names of strategies that shard or rewrite the model."""
 
 
 class NegativeControlMixin:
@@ -82,7 +83,7 @@ class NegativeControlMixin:
         if stage != "fit":
             return
         strategy = type(trainer.strategy).__name__
-        if strategy in _UNTESTED:
+        if any(part in strategy for part in _UNTESTED):
             raise ValueError(
                 f"negplug is untested with {strategy}, which shards or rewrites the model; "
                 f"use a single device or DDP"

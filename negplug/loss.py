@@ -105,8 +105,7 @@ class ContrastiveLoss(nn.Module):
         """
         objective = self.objective if objective is None else objective
         tau = self.temperature if temperature is None else check_temperature(temperature)
-        training = torch.is_grad_enabled() and batch.anchors.requires_grad
-        if training:
+        if batch.training:
             self.sampler.flush()
         batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
         # Similarities in half precision carry three digits; the rows are float32 already.
@@ -114,7 +113,7 @@ class ContrastiveLoss(nn.Module):
             negatives = self.sampler(batch)
             with blaming(objective.provider, "the objective"):
                 losses: Tensor = objective(batch, negatives, tau)
-        if training:
+        if batch.training:
             self._call += 1
         if self.observe:
             counts = negatives.counts(batch.anchor_ids)

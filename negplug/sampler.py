@@ -57,7 +57,7 @@ class NegativeSampler(nn.Module, abc.ABC):
             if not isinstance(negatives, Negatives):
                 raise TypeError(f"sample() must return Negatives, got {type(negatives).__name__}")
             negatives.check(len(batch.anchors))
-        if torch.is_grad_enabled() and batch.anchors.requires_grad:
+        if batch.training:
             self._pending = (batch.detach(), negatives.detach())
         return negatives
 

@@ -192,3 +192,40 @@ def test_uniform_on_ranks_draws_from_the_global_batch():
     for one in found:  # more than the 6 that this rank has alone
         assert one["ours"].isfinite()
         assert one["our_grad"].isfinite().all()
+
+
+def test_either_lightning_is_treated_and_so_are_both_at_once():
+    import hosts
+
+    lightning = pytest.importorskip("lightning.pytorch")
+    hosts.lightning()  # both are imported, so the class belongs to both
+    from negplug_lightly import NegativeControl
+
+    control = NegativeControl("uniform(num_negatives=2)")
+    assert isinstance(control, lightning.Callback)
+    assert isinstance(control, hosts.lightning().Callback)
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 8)
+            self.criterion = NTXentLoss()
+
+        def training_step(self, batch, batch_idx):
+            first = batch[0][0].mean((1, 2))
+            return self.criterion(self.layer(first), self.layer(first + 0.1))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = lightning.Trainer(
+        callbacks=[control],
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Module(), hosts.loader())
+    assert control.injection.losses["criterion"].calls == 3

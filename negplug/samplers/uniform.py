@@ -1,9 +1,10 @@
 """``uniform(num_negatives=M)``: M negatives per anchor, drawn uniformly without replacement.
 
-Source: Mitrovic, McWilliams, Rey, "Less can be more in contrastive learning" (2020): the number
-of negatives is decoupled from the batch size, and few are often better. For anchor i with
-negatives N_i (everything in the source but itself and its positives), S_i is a uniform
-M-subset of N_i, drawn for each anchor on its own, and the loss of the anchor is
+Source: Mitrovic, McWilliams, Rey, "Less can be more in contrastive learning" (2020, PMLR
+137:70-75, https://proceedings.mlr.press/v137/mitrovic20a.html): the number of negatives is
+decoupled from the batch size, and few are often better. For anchor i with negatives N_i
+(everything in the source but itself and its positives), S_i is a uniform M-subset of N_i, drawn
+for each anchor on its own, and the loss of the anchor is
 
     −log  e^{s⁺/τ} / ( e^{s⁺/τ} + c_i Σ_{j ∈ S_i} e^{s_ij/τ} ),     c_i = 1,
 
@@ -79,8 +80,9 @@ class Uniform(NegativeSampler):
         """Draw from the source's negatives of ``batch``.
 
         Raises:
-            ValueError: If the first batch, taken for a full one, has fewer than M negatives for
-                every anchor. Later, ragged batches use what there is, with a warning.
+            ValueError: If the first training batch, taken for a full one, has fewer than M
+                negatives for every anchor. Ragged batches, and those of an evaluation, use what
+                there is, with a warning.
         """
         offered = self.source(batch)
         if offered.estimator != "partition":
@@ -96,7 +98,7 @@ class Uniform(NegativeSampler):
             available = len(offered.pool) - own
         else:
             available = offered.counts(ids)
-        if not self._has_more_than_asked(available):
+        if not self._has_more_than_asked(available, batch.training):
             return offered
         ranks, mask = distinct_ranks(available, self.num_negatives, self.generator(batch))
         if offered.columns is None:
@@ -120,7 +122,7 @@ class Uniform(NegativeSampler):
                 f"uniform: shared=True needs a source with one pool for all anchors; "
                 f"{self.source} chooses for each anchor"
             )
-        if not self._has_more_than_asked(offered.counts(batch.anchor_ids)):
+        if not self._has_more_than_asked(offered.counts(batch.anchor_ids), batch.training):
             return offered
         pool_size = torch.tensor([len(offered.pool)], device=offered.pool.device)
         chosen, _ = distinct_ranks(pool_size, self.num_negatives, self.generator(batch))
@@ -135,12 +137,12 @@ class Uniform(NegativeSampler):
             offered, pool=offered.pool[rows], pool_ids=offered.pool_ids[rows], log_weight=weight
         )
 
-    def _has_more_than_asked(self, available: Tensor) -> bool:
+    def _has_more_than_asked(self, available: Tensor, training: bool) -> bool:
         """Whether any anchor has more than M negatives; an error if a full batch has fewer."""
         most = int(available.max())
         if most >= self.num_negatives:
             self._supplied = True
-        elif not self._supplied:
+        elif training and not self._supplied:
             raise ValueError(
                 f"uniform: num_negatives={self.num_negatives} is more than the {most} negatives "
                 f"that an anchor has in a full batch; lower it or enlarge the batch"
@@ -170,5 +172,5 @@ def negplug_samplers() -> Iterable[SamplerSpec]:
         "uniform",
         Uniform,
         "M per anchor, uniformly without replacement",
-        "Mitrovic et al. 2020, Less can be more in contrastive learning",
+        "Mitrovic et al. 2020, PMLR 137:70-75",
     )

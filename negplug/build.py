@@ -10,6 +10,11 @@ from negplug.objective import Objective
 from negplug.plugins import Kind, Provided, UnknownNameError, plugins
 from negplug.sampler import NegativeSampler
 
+_BUILDS: dict[str, type[NegativeSampler] | type[Objective]] = {
+    "sampler": NegativeSampler,
+    "objective": Objective,
+}
+
 
 def make_sampler(expression: str) -> NegativeSampler:
     """Build the sampler that an expression describes.
@@ -22,9 +27,7 @@ def make_sampler(expression: str) -> NegativeSampler:
             argument that the sampler does not take. A subclass of ``ValueError``.
         ValueError, TypeError: If a sampler refuses a value.
     """
-    sampler = _build("sampler", parse(expression))
-    if not isinstance(sampler, NegativeSampler):
-        raise TypeError(f"{expression} gave {type(sampler).__name__}, not a NegativeSampler")
+    sampler: NegativeSampler = _build("sampler", parse(expression))
     return sampler
 
 
@@ -34,9 +37,7 @@ def make_objective(expression: str) -> Objective:
     Raises:
         ExpressionError, ValueError, TypeError: As :func:`make_sampler`.
     """
-    objective = _build("objective", parse(expression))
-    if not isinstance(objective, Objective):
-        raise TypeError(f"{expression} gave {type(objective).__name__}, not an Objective")
+    objective: Objective = _build("objective", parse(expression))
     return objective
 
 
@@ -56,6 +57,11 @@ def _build(kind: Kind, call: Call) -> Any:
         else:
             named[argument.name] = value
     built = provided.spec.factory(*positional, **named)
+    if not isinstance(built, _BUILDS[kind]):
+        raise TypeError(
+            f"{call.canonical}: plugin {provided.plugin} gave {type(built).__name__}, not "
+            f"{_BUILDS[kind].__name__}"
+        )
     built.expression = call.canonical
     built.provider = provided.plugin
     return built

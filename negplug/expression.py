@@ -13,6 +13,8 @@ in a namespace. Every error points at the offending token.
 from __future__ import annotations
 
 import ast
+import contextlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +81,24 @@ def parse(text: str) -> Call:
     """
     if not isinstance(text, str):
         raise TypeError(f"an expression must be a string, got {type(text).__name__}")
-    text = " ".join(text.split())
+    # One line, so that a caret can stand under it; what strings hold stays as it is.
+    text = re.sub(r"[\r\n]+", " ", text.strip())
     if not text:
         raise ExpressionError("the expression is empty; write a call such as in_batch()", text)
+    if "\0" in text:
+        at = text.index("\0")
+        raise ExpressionError("malformed expression: it holds a null byte", text, at, at + 1)
     try:
-        tree = ast.parse(text, mode="eval")
+        return _call(ast.parse(text, mode="eval").body, text)
+    except ExpressionError:
+        raise
     except SyntaxError as error:
         at = min(max((error.offset or 1) - 1, 0), len(text))
         raise ExpressionError(f"malformed expression: {error.msg}", text, at, at + 1) from None
-    except (ValueError, RecursionError, MemoryError) as error:
+    except RecursionError:
+        raise ExpressionError("the expression is nested too deeply", text) from None
+    except (ValueError, MemoryError) as error:
         raise ExpressionError(f"unreadable expression: {error}", text) from None
-    return _call(tree.body, text)
 
 
 def _call(node: ast.expr, text: str) -> Call:
@@ -102,28 +111,36 @@ def _call(node: ast.expr, text: str) -> Call:
         arguments.append(Argument(None, _value(value, text), _span(value, text)))
     seen: set[str] = set()
     for keyword in node.keywords:
-        if keyword.arg is None or keyword.arg in seen:
-            what = "** is not allowed" if keyword.arg is None else f"{keyword.arg} is given twice"
-            raise _error(what, keyword.value, text)
+        if keyword.arg is None:
+            raise _error("** is not allowed; write the arguments out", keyword, text)
+        start = _span(keyword, text).start
+        name = Span(start, start + len(keyword.arg))
+        if keyword.arg in seen:
+            raise ExpressionError(f"{keyword.arg} is given twice", text, name.start, name.stop)
         seen.add(keyword.arg)
-        span = _span(keyword, text)
-        name = Span(span.start, span.start + len(keyword.arg))
         arguments.append(Argument(keyword.arg, _value(keyword.value, text), name))
     return Call(text, node.func.id, tuple(arguments), _span(node.func, text), ast.unparse(node))
 
 
 def _value(node: ast.expr, text: str) -> Any:
-    if isinstance(node, ast.Call):
-        return _call(node, text)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, RecursionError, MemoryError):
-        what = (
-            f"quote it ('{node.id}') or call it ({node.id}())"
-            if isinstance(node, ast.Name)
-            else "only numbers, strings, True, False, None, lists of them and calls are allowed"
-        )
-        raise _error(f"not a literal; {what}", node, text) from None
+    return _call(node, text) if isinstance(node, ast.Call) else _literal(node, text)
+
+
+def _literal(node: ast.expr, text: str) -> Any:
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_literal(item, text) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    with contextlib.suppress(ValueError, TypeError):
+        value = ast.literal_eval(node)
+        # Python's literals are more: bytes, complex numbers, dictionaries, sets and `...`.
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+    what = (
+        f"quote it ('{node.id}') or call it ({node.id}())"
+        if isinstance(node, ast.Name)
+        else "only numbers, strings, True, False, None, lists of them and calls are allowed"
+    )
+    raise _error(f"not a literal; {what}", node, text)
 
 
 def _span(node: ast.expr | ast.keyword, text: str) -> Span:
@@ -133,6 +150,6 @@ def _span(node: ast.expr | ast.keyword, text: str) -> Span:
     return Span(len(raw[: node.col_offset].decode()), len(raw[:end].decode()))
 
 
-def _error(reason: str, node: ast.expr, text: str) -> ExpressionError:
+def _error(reason: str, node: ast.expr | ast.keyword, text: str) -> ExpressionError:
     span = _span(node, text)
     return ExpressionError(reason, text, span.start, span.stop)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from negplug import ledger
 from negplug.adapter import LossSite
 from negplug.batch import ContrastiveBatch
+from negplug.blame import blaming
 from negplug.loss import ContrastiveLoss, as_objective, as_sampler, check_temperature
 from negplug.objective import Objective
 from negplug.plugins import plugins
@@ -155,10 +156,13 @@ def inject(
 
 
 def _find(model: nn.Module, target: str | None) -> list[LossSite]:
-    adapters = [entry.spec for entry in plugins().provided("adapter")]
-    sites = [site for adapter in adapters for site in adapter.sites(model)]
+    adapters = plugins().provided("adapter")
+    sites: list[LossSite] = []
+    for adapter in adapters:
+        with blaming(adapter.plugin, "sites()"):
+            sites += adapter.spec.sites(model)
     if not sites:
-        known = ", ".join(adapter.name for adapter in adapters) or "none installed"
+        known = ", ".join(adapter.spec.name for adapter in adapters) or "none installed"
         raise NoLossFoundError(
             f"no known contrastive loss found in {type(model).__name__}; adapters: {known} "
             f"(`negplug doctor` lists what each can treat)"

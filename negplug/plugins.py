@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 import traceback
 import warnings
@@ -32,7 +33,6 @@ from negplug.objectives import plugins as builtin_objectives
 from negplug.samplers import plugins as builtin_samplers
 
 Kind = Literal["sampler", "objective", "adapter"]
-Spec = SamplerSpec | ObjectiveSpec | AdapterSpec
 
 _HOOKS: dict[str, tuple[Kind, type]] = {
     "negplug_samplers": ("sampler", SamplerSpec),
@@ -162,9 +162,9 @@ class Plugins:
             for hook in hooks:
                 # One plugin at a time: a raising hook would take all others' records with it.
                 caller = self._manager.subset_hook_caller(hook, others)
-                for result in caller():
-                    records += [(_HOOKS[hook][0], _checked(hook, record)) for record in result]
-        except Exception as error:
+                for result in caller() or [None]:
+                    records += [(_HOOKS[hook][0], record) for record in _checked(hook, result)]
+        except (Exception, SystemExit) as error:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self._fail(info, "registration", error)
@@ -200,14 +200,17 @@ def plugins() -> Plugins:
 
 
 def _entry_points() -> list[tuple[EntryPoint, str, str]]:
-    found: dict[tuple[str, str], tuple[EntryPoint, str, str]] = {}
+    found: dict[str, list[tuple[EntryPoint, str, str]]] = {}
     for distribution in distributions():
-        for entry in distribution.entry_points:
-            if entry.group == PROJECT:
-                # The first distribution on the path shadows a later one of the same name.
-                key = (distribution.metadata["Name"], entry.name)
-                found.setdefault(key, (entry, key[0], distribution.version))
-    return sorted(found.values(), key=lambda item: (item[1] != PROJECT, item[1], item[0].name))
+        entries = [entry for entry in distribution.entry_points if entry.group == PROJECT]
+        if entries:
+            # A damaged installation may lack its metadata.
+            name = distribution.metadata["Name"] or "unknown"
+            version = distribution.version or "unknown"
+            # The first distribution on the path shadows a later one of the same name.
+            found.setdefault(name, [(entry, name, version) for entry in entries])
+    listed = [item for items in found.values() for item in items]
+    return sorted(listed, key=lambda item: (item[1] != PROJECT, item[1], item[0].name))
 
 
 def _hook_names(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...]:
@@ -220,13 +223,20 @@ def _hook_names(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...
     return tuple(names)
 
 
-def _checked(hook: str, record: Spec) -> Spec:
+def _checked(hook: str, result: object) -> list[Any]:
     wanted = _HOOKS[hook][1]
-    if not isinstance(record, wanted):
-        raise TypeError(f"{hook} must return {wanted.__name__} records, got {record!r}")
-    if hook != "negplug_adapters" and not record.name.isidentifier():
-        raise ValueError(f"{hook}: the name {record.name!r} is no identifier")
-    return record
+    if not isinstance(result, Iterable):
+        raise TypeError(f"{hook} must return an iterable of {wanted.__name__}, got {result!r}")
+    records = list(result)
+    for record in records:
+        if not isinstance(record, wanted):
+            raise TypeError(f"{hook} must return {wanted.__name__} records, got {record!r}")
+        if isinstance(record, (SamplerSpec, ObjectiveSpec)):
+            if not record.name.isidentifier():
+                raise ValueError(f"{hook}: the name {record.name!r} is no identifier")
+            # Expressions are checked against the signature, and listings show it.
+            inspect.signature(record.factory)
+    return records
 
 
 def described(failures: Iterable[PluginFailure]) -> list[dict[str, str]]:

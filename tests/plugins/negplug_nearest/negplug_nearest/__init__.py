@@ -1,0 +1,59 @@
+"""``nearest(num_negatives=M, similarity=s)``: the M negatives nearest to a similarity.
+
+An example of a third-party sampler. It is all that a distribution needs: a class, a hook that
+offers it, and the entry point in ``pyproject.toml``.
+
+For an anchor a and its negatives k (every key of the batch but the anchor itself and its
+positives), the M keys with the smallest |⟨a, k⟩ − s| are taken: the easy ones at s = −1, the
+hardest at s = 1, and those between, neither trivial nor likely false, in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from negplug import ContrastiveBatch, Negatives, NegativeSampler, SamplerSpec, hookimpl
+
+
+class Nearest(NegativeSampler):
+    """The negatives whose cosine similarity to the anchor is nearest to a chosen one.
+
+    Args:
+        num_negatives: M ≥ 1; a batch with fewer negatives gives what it has.
+        similarity: s in [−1, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> loss_fn = negplug.ContrastiveLoss("nearest(num_negatives=16, similarity=0.2)")
+    """
+
+    def __init__(self, num_negatives: int, similarity: float = 0.5) -> None:
+        super().__init__()
+        if num_negatives < 1:
+            raise ValueError(f"nearest: num_negatives must be at least 1, got {num_negatives}")
+        if not -1 <= similarity <= 1:
+            raise ValueError(f"nearest: similarity must be from -1 to 1, got {similarity}")
+        self.num_negatives = num_negatives
+        self.similarity = similarity
+
+    @torch.no_grad()
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Choose from the keys of ``batch``."""
+        distance = (batch.anchors @ batch.keys.T - self.similarity).abs()  # [N, K]
+        # A key with the anchor's id is the anchor itself or its positive; -1 equals nothing.
+        own = batch.anchor_ids[:, None] == batch.key_ids
+        own &= batch.key_ids != -1
+        distance = distance.masked_fill(own, torch.inf)
+        width = min(self.num_negatives, len(batch.keys))
+        nearest, columns = distance.topk(width, dim=1, largest=False)  # [N, M]
+        return Negatives(batch.keys, batch.key_ids, columns, mask=nearest.isfinite())
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``nearest``."""
+    yield SamplerSpec("nearest", Nearest, "the nearest to a chosen similarity")

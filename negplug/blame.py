@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from negplug.plugins import PluginInfo
+    from negplug.provenance import PluginInfo
 
 
 class PluginError(RuntimeError):

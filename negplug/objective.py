@@ -11,7 +11,7 @@ from negplug.batch import ContrastiveBatch
 from negplug.negatives import Negatives
 
 if TYPE_CHECKING:
-    from negplug.plugins import PluginInfo
+    from negplug.provenance import PluginInfo
 
 
 class Objective(nn.Module, abc.ABC):

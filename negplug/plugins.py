@@ -30,6 +30,7 @@ from negplug import hookspecs
 from negplug.blame import PluginError
 from negplug.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
 from negplug.objectives import plugins as builtin_objectives
+from negplug.provenance import PluginFailure, PluginInfo
 from negplug.samplers import plugins as builtin_samplers
 
 Kind = Literal["sampler", "objective", "adapter"]
@@ -47,33 +48,6 @@ class PluginWarning(UserWarning):
 
 class UnknownNameError(ValueError):
     """No plugin, or more than one, provides a name."""
-
-
-@dataclass(frozen=True)
-class PluginInfo:
-    """A plugin and where it comes from."""
-
-    name: str
-    distribution: str
-    version: str
-    status: Literal["active", "disabled", "failed"] = "active"
-    hooks: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name} (distribution {self.distribution} {self.version})"
-
-
-@dataclass(frozen=True)
-class PluginFailure:
-    """Why a plugin was left out."""
-
-    plugin: PluginInfo
-    stage: Literal["import", "registration"]
-    error: str
-    traceback: str
-
-    def __str__(self) -> str:
-        return f"plugin {self.plugin} failed at {self.stage}: {self.error}"
 
 
 @dataclass(frozen=True)
@@ -237,18 +211,3 @@ def _checked(hook: str, result: object) -> list[Any]:
             # Expressions are checked against the signature, and listings show it.
             inspect.signature(record.factory)
     return records
-
-
-def described(failures: Iterable[PluginFailure]) -> list[dict[str, str]]:
-    """Return failures as plain dictionaries, for ``--json``."""
-    return [
-        {
-            "plugin": failure.plugin.name,
-            "distribution": failure.plugin.distribution,
-            "version": failure.plugin.version,
-            "stage": failure.stage,
-            "error": failure.error,
-            "traceback": failure.traceback,
-        }
-        for failure in failures
-    ]

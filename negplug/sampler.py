@@ -13,7 +13,7 @@ from negplug.blame import blaming
 from negplug.negatives import Negatives
 
 if TYPE_CHECKING:
-    from negplug.plugins import PluginInfo
+    from negplug.provenance import PluginInfo
 
 
 class NegativeSampler(nn.Module, abc.ABC):

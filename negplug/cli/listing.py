@@ -52,8 +52,6 @@ def samplers(as_json: _JSON = False) -> None:
 
 def plugins(as_json: _JSON = False) -> None:
     """List every plugin with its distribution, version, status and hooks."""
-    from negplug.plugins import described
-
     found = _plugins()
     rows = [
         {
@@ -66,7 +64,9 @@ def plugins(as_json: _JSON = False) -> None:
         for info in found.plugins
     ]
     if as_json:
-        _print_json({"plugins": rows, "failures": described(found.failures)})
+        _print_json(
+            {"plugins": rows, "failures": [failure.as_dict() for failure in found.failures]}
+        )
         return
     table = Table("plugin", "distribution", "version", "status", "hooks")
     for info in found.plugins:
@@ -79,8 +79,6 @@ def plugins(as_json: _JSON = False) -> None:
 
 def doctor(as_json: _JSON = False) -> None:
     """Report versions, device, hosts, the methods that can be treated, and plugin failures."""
-    from negplug.plugins import described
-
     found = _plugins()
     report: dict[str, Any] = {
         "negplug": version("negplug"),
@@ -88,7 +86,7 @@ def doctor(as_json: _JSON = False) -> None:
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": _device(),
         "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
-        "failures": described(found.failures),
+        "failures": [failure.as_dict() for failure in found.failures],
     }
     if as_json:
         _print_json(report)

@@ -210,8 +210,17 @@ def callback_class(*preferred: str) -> type[NegativeControlMixin]:
 
 @functools.cache
 def _derive(bases: tuple[type, ...]) -> type[NegativeControlMixin]:
-    body = {"__module__": __name__, "__doc__": NegativeControlMixin.__doc__}
+    def reduce(control: NegativeControlMixin) -> tuple[Any, ...]:
+        # The class is made on the fly, so pickle (ddp_spawn's ranks) makes it anew.
+        return _blank, bases, vars(control)
+
+    body = {"__module__": __name__, "__doc__": NegativeControlMixin.__doc__, "__reduce__": reduce}
     return type("NegativeControl", (NegativeControlMixin, *bases), body)
+
+
+def _blank(*bases: type) -> NegativeControlMixin:
+    cls = _derive(bases)
+    return cls.__new__(cls)
 
 
 def _installed(name: str) -> bool:

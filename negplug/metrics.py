@@ -11,13 +11,13 @@ is required in them::
 This module imports neither torch nor Lightning, because it is loaded in every Trainer's start-up.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
-
-__all__ = ["METRICS_VARIABLE", "Record", "final_metrics", "read_records", "recorder"]
 
 METRICS_VARIABLE = "NEGPLUG_METRICS"
 

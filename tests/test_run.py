@@ -1,7 +1,10 @@
 """`negplug run`: real scripts in real processes, and the metrics that a run records."""
 
+from __future__ import annotations
+
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -58,14 +61,24 @@ if __name__ == "__main__":
 """
 
 
-def negplug_run(
-    cwd: Path, *arguments: str, **environment: str
-) -> "subprocess.CompletedProcess[str]":
+# The loss is called in a process that the script spawns, as Lightning's ddp_spawn does.
+SPAWNING = """
+import multiprocessing
+from negplug import ledger
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=ledger.record_call)
+    process.start()
+    process.join()
+"""
+
+
+def negplug_run(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `negplug run …` in its own process, in the folder `cwd`."""
     return subprocess.run(
         [sys.executable, "-m", "negplug", "run", *arguments],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=240,
@@ -145,7 +158,7 @@ def test_a_failing_script_fails_as_under_python(tmp_path: Path, source: str) -> 
     assert done.stderr == plain.stderr
 
 
-@pytest.mark.parametrize("ending", ["", "import sys; sys.exit()", "import sys; sys.exit(0)"])
+@pytest.mark.parametrize("ending", ["", "import sys; sys.exit(0)"])
 def test_no_treated_loss_is_an_error(tmp_path: Path, ending: str) -> None:
     write(tmp_path / "plain.py", f"print('done')\n{ending}")
     done = negplug_run(tmp_path, "--sampler", "in_batch()", "plain.py")
@@ -153,6 +166,29 @@ def test_no_treated_loss_is_an_error(tmp_path: Path, ending: str) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "without calling any contrastive loss" in done.stderr
+
+
+def test_a_treated_loss_called_in_a_child_counts(tmp_path: Path) -> None:
+    write(tmp_path / "spawning.py", SPAWNING)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    arguments = ["--sampler", "in_batch()", "spawning.py"]
+    done = negplug_run(tmp_path, *arguments, TMPDIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    # The ledger is gone.
+    assert not list(folder.iterdir())
+
+
+def test_a_process_enters_the_ledger_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from negplug import ledger
+
+    monkeypatch.setattr(ledger, "_recorded", False)
+    with ledger.opened() as any_call:
+        assert not any_call()
+        ledger.record_call()
+        ledger.record_call()
+        assert any_call()
+        assert Path(os.environ[ledger.LEDGER_VARIABLE]).read_bytes() == b"."
 
 
 @pytest.mark.parametrize(
@@ -178,18 +214,23 @@ def test_a_wrong_argument_stops_before_the_script(
 
 
 def test_the_seed_reaches_every_generator(tmp_path: Path) -> None:
+    import numpy
+    import torch
+
     source = (
         "import os, random, numpy, torch\n"
-        "print(random.random(), numpy.random.rand(), torch.rand(1), os.environ['PL_GLOBAL_SEED'])"
+        "seed = os.environ['PL_GLOBAL_SEED']\n"
+        "print(random.random(), numpy.random.rand(), torch.rand(1).item(), seed)"
     )
     write(tmp_path / "draw.py", source)
-    printed = [
-        negplug_run(tmp_path, "--sampler", "baseline", "--seed", seed, "draw.py").stdout.split()
-        for seed in ("3", "3", "4")
+    done = negplug_run(tmp_path, "--sampler", "baseline", "--seed", "3", "draw.py")
+    drawn = [
+        random.Random(3).random(),
+        numpy.random.RandomState(3).rand(),
+        torch.rand(1, generator=torch.Generator().manual_seed(3)).item(),
+        3.0,
     ]
-    assert len(printed[0]) == 4
-    assert printed[0] == printed[1]
-    assert all(a != b for a, b in zip(printed[0], printed[2], strict=True))
+    assert [float(word) for word in done.stdout.split()] == drawn
 
 
 @pytest.mark.parametrize("sampler", ["baseline", "uniform(num_negatives=4)"])
@@ -218,11 +259,12 @@ def test_a_lightning_recipe_is_recorded(tmp_path: Path, sampler: str) -> None:
     assert not [key for key in callbacks if "Recorder" in key]
 
 
-def test_relaunched_ranks_are_treated_and_recorded_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_other_ranks_are_treated_and_recorded_once(tmp_path: Path, strategy: str) -> None:
     pytest.importorskip("lightly")
     write(tmp_path / "recipe.py", RECIPE)
     file = tmp_path / "metrics.jsonl"
-    arguments = ["--sampler", "in_batch()", "--seed", "1", "recipe.py", "2", "ddp", "."]
+    arguments = ["--sampler", "in_batch()", "--seed", "1", "recipe.py", "2", strategy, "."]
     done = negplug_run(tmp_path, *arguments, NEGPLUG_METRICS=str(file))
     assert done.returncode == 0, done.stderr
     assert [record["event"] for record in read_records(file)].count("fit_end") == 1

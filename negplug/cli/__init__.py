@@ -4,11 +4,11 @@ Nothing heavy is imported here: torch, Lightning, Optuna and matplotlib load ins
 that need them, so ``negplug --help`` answers at once.
 """
 
+from __future__ import annotations
+
 import typer
 
 from negplug.cli import listing, run, sweep
-
-__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="negplug",

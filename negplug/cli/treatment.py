@@ -1,0 +1,45 @@
+"""What ``run`` and ``sweep`` share: the treatment on the command line, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+import typer
+
+#: The "sampler" that leaves the host as it is.
+BASELINE = "baseline"
+
+
+def check_treatment(
+    samplers: Iterable[str], objective: str | None, temperature: float | None
+) -> None:
+    """End the command with one sentence unless all of a treatment can be built.
+
+    Args:
+        samplers: Sampler expressions; ``baseline`` is left out.
+        objective: Objective expression, or ``None`` for the host's.
+        temperature: Temperature, or ``None`` for the host's.
+    """
+    import negplug
+
+    if temperature is not None and not 0 < temperature < float("inf"):
+        fail(f"--temperature {temperature} is not a positive number; give one, such as 0.1.")
+    for sampler in samplers:
+        if sampler == BASELINE:
+            continue
+        try:
+            negplug.make_sampler(sampler)
+        except (TypeError, ValueError, OSError) as error:
+            fail(f"--sampler {sampler!r}: {error}")
+    if objective is not None:
+        try:
+            negplug.make_objective(objective)
+        except (TypeError, ValueError, OSError) as error:
+            fail(f"--objective {objective!r}: {error}")
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the command with one sentence on standard error."""
+    typer.echo(f"negplug: {message}", err=True)
+    raise typer.Exit(code)

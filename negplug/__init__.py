@@ -14,8 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from negplug.batch import ContrastiveBatch, Draws
+    from negplug.batch import ContrastiveBatch
     from negplug.build import make_objective, make_sampler
+    from negplug.draws import Draws
     from negplug.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec, hookimpl
     from negplug.injection import Injection, inject
     from negplug.loss import ContrastiveLoss
@@ -44,7 +45,7 @@ _HOME = {
     "AdapterSpec": "negplug.hookspecs",
     "ContrastiveBatch": "negplug.batch",
     "ContrastiveLoss": "negplug.loss",
-    "Draws": "negplug.batch",
+    "Draws": "negplug.draws",
     "Injection": "negplug.injection",
     "NegativeSampler": "negplug.sampler",
     "Negatives": "negplug.negatives",

@@ -1,5 +1,6 @@
-"""Uniform draws without replacement, O(N·M), from a generator of our own.
+"""Random draws: keyed by counters, uniform, without replacement, O(N·M).
 
+``Draws`` turns the place of a call in the run into a generator of its own.
 ``distinct_ranks`` draws, for each row, M distinct integers below that row's bound:
 
 - few of many (4·M ≤ bound): draw with replacement, sort, redraw the repeats until none is left.
@@ -9,10 +10,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from negplug.precision import widest
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Counters that key every random draw.
+
+    A draw is a function of ``(seed, step, call, rank)`` and of the sampler's place in its
+    expression: there is no generator state to save or to gather, and the global random number
+    generators of torch are never touched.
+
+    Attributes:
+        seed: The run's seed.
+        step: Training steps done so far.
+        call: Number of the loss call inside its step.
+        rank: This process in the process group.
+    """
+
+    seed: int = 0
+    step: int = 0
+    call: int = 0
+    rank: int = 0
+
+    def generator(self, stream: int, device: torch.device) -> torch.Generator:
+        """Return the generator of one sampler (numbered ``stream``) for this call."""
+        key = struct.pack("<5q", self.seed, self.step, self.call, self.rank, stream)
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        # torch takes seeds below 2**63 on every device.
+        seed = int.from_bytes(digest, "little") >> 1
+        return torch.Generator(device=device).manual_seed(seed)
 
 
 def distinct_ranks(

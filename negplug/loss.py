@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negplug.batch import ContrastiveBatch, Draws
+from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.build import make_objective, make_sampler
 from negplug.distributed import rank
+from negplug.draws import Draws
 from negplug.objective import Objective
 from negplug.sampler import NegativeSampler
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
-from negplug.draw import distinct_ranks, ranks_to_columns
+from negplug.draws import distinct_ranks, ranks_to_columns
 from negplug.exclusion import columns_with_same_id
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.draw import distinct_ranks, ranks_to_columns
+from negplug.draws import distinct_ranks, ranks_to_columns
 from negplug.exclusion import columns_with_same_id
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.negatives import Negatives

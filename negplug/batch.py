@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from negplug.distributed import gather_rows
 from negplug.draws import Draws
-from negplug.exclusion import BEYOND, columns_with_same_id
+from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
 from negplug.precision import widest
 
 
@@ -113,8 +113,11 @@ class ContrastiveBatch:
             indexes: ``[N]`` data set indexes.
         """
         if keys is None or key_ids is None:
-            keys, key_ids = anchors, anchor_ids
             self_columns = torch.arange(len(anchors), device=anchors.device)
+            # An unknown anchor has no positives, but it is still itself: give it an id of its own.
+            own = UNKNOWN - 2 - self_columns
+            anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, own)
+            keys, key_ids = anchors, anchor_ids
         same, _ = columns_with_same_id(anchor_ids, key_ids)
         padded = same == BEYOND
         if self_columns is not None:

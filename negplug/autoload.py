@@ -41,7 +41,7 @@ def _callbacks(framework: str) -> list[Any]:
 
 
 def _control(framework: str, sampler: str) -> Any:
-    from negplug.callback import callback_class
+    from negplug.lightnings import callback_class
 
     temperature = os.environ.get("NEGPLUG_TEMPERATURE")
     try:

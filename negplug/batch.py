@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from negplug.distributed import gather_rows
 from negplug.draws import Draws
 from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
-from negplug.precision import widest
+from negplug.unit import unit_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,8 @@ class ContrastiveBatch:
         anchors: ``[N, d]`` float32 or float64, rows of unit length.
         keys: ``[K, d]``, likewise. The same tensor object as ``anchors`` where the loss is
             symmetric, which the arithmetic exploits.
-        anchor_ids: ``[N]`` int64; -1 is unknown and equals nothing.
+        anchor_ids: ``[N]`` int64; -1 is unknown and equals nothing, so an anchor that is itself
+            among the keys needs an id.
         key_ids: ``[K]`` int64.
         positives: ``[N, P]`` int64, key columns of each anchor's positives, padded with -1.
         self_columns: ``[N]`` int64, the key column that is the anchor itself; None where the
@@ -164,16 +164,6 @@ class ContrastiveBatch:
         return replace(self, anchors=anchors, keys=keys)
 
 
-def unit_rows(z: Tensor) -> Tensor:
-    """Return ``z`` ``[N, d]`` with rows of unit length, in float32 or better.
-
-    The division is done in float64: a norm rounded to float32 scales a whole row of logits, which
-    at τ = 0.02 is the largest error of the gradient.
-    """
-    unit = normalize(z.to(widest(z.device)), dim=1)
-    return unit if z.dtype == torch.float64 else unit.float()
-
-
 def check_views(views: tuple[Tensor, ...]) -> None:
     """Raise unless ``views`` are two or more finite floating tensors of one shape ``[B, d]``."""
     if len(views) < 2:
@@ -195,7 +185,8 @@ def check_embeddings(name: str, z: Tensor) -> None:
         raise TypeError(f"{name} must be a floating-point tensor, got {z.dtype}; cast it first")
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] == 0:
         raise ValueError(f"{name} must have shape [B, d] with B, d ≥ 1, got {tuple(z.shape)}")
-    if not torch.isfinite(z.detach()).all():
+    # The sum is finite in all but bad cases, and much quicker than looking at every entry.
+    if not (z.detach().sum().isfinite() or z.detach().isfinite().all()):
         raise ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
 
 

@@ -1,24 +1,21 @@
 """``NegativeControl``: negative control as a Lightning callback.
 
-There are two Lightnings with two ``Callback`` classes. The behaviour is one mixin; the class for
-the Lightning in use is put together by :func:`callback_class`. Nothing here imports Lightning.
+This is its behaviour, on either Lightning and without importing one; :mod:`negplug.lightnings`
+joins it with the ``Callback`` class in use.
 
 Order of hooks that matters: ``setup`` (inject, if the loss exists) → ``load_state_dict`` (stash)
-→ ``on_fit_start`` (inject at the latest, restore) → training → ``teardown`` (give the model back).
+→ ``on_fit_start`` (inject, restore) → training → ``teardown`` (give the model back).
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import logging
 import os
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from negplug import ledger
 from negplug.injection import Injection, NoLossFoundError, inject
 from negplug.loss import as_objective, as_sampler, check_temperature
 from negplug.objective import Objective
@@ -72,6 +69,7 @@ class NegativeControlMixin:
         self._from_environment = from_environment
         self._saved: dict[str, Any] | None = None
         self._checked = False
+        self._called: dict[str, int] = {}
 
     @property
     def state_key(self) -> str:
@@ -79,37 +77,32 @@ class NegativeControlMixin:
         return "negplug"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Treat the model, if its loss exists already."""
+        """Treat the losses that exist already, so that a tuner sees the treated recipe."""
         if stage != "fit":
             return
-        strategy = type(trainer.strategy).__name__
-        if any(part in strategy for part in _UNTESTED):
-            raise ValueError(
-                f"negplug is untested with {strategy}, which shards or rewrites the model; "
-                f"use a single device or DDP"
-            )
         if self.injection is not None:
             # The same callback in a second fit continues where it stopped.
             self._saved = self.injection.state_dict()
         self.injection = None
         self._checked = False
         try:
-            self._inject(pl_module)
+            self._inject(trainer, pl_module)
         except NoLossFoundError:
             logger.debug("no loss at setup; trying again at on_fit_start")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Treat the model at the latest, and restore the samplers' state."""
-        if self.injection is None:
-            try:
-                self._inject(pl_module)
-            except NoLossFoundError as error:
-                if not self._from_environment:
-                    raise
-                if trainer.is_global_zero:
-                    logger.warning("negplug leaves %s alone: %s", type(pl_module).__name__, error)
-                return
-        assert self.injection is not None
+        """Treat every loss, those made since setup too, and restore the samplers' state."""
+        if self.injection is not None:
+            # Anew: what a tuner did in between is no part of the run.
+            self.injection.remove()
+            self.injection = None
+        try:
+            self.injection = self._inject(trainer, pl_module)
+        except NoLossFoundError as error:
+            if not self._from_environment:
+                raise
+            self._leave_alone(trainer, pl_module, str(error))
+            return
         if self._saved is not None:
             self.injection.load_state_dict(self._saved)
             self._saved = None
@@ -119,7 +112,8 @@ class NegativeControlMixin:
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         """Measure the steps that will be logged."""
         if self.injection is not None:
-            due = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+            every = trainer.log_every_n_steps
+            due = every > 0 and (trainer.global_step + 1) % every == 0
             for treated in self.injection.losses.values():
                 treated.loss.observe = due
 
@@ -130,16 +124,25 @@ class NegativeControlMixin:
         self.injection.end_step()
         if not self._checked:
             self._checked = True
-            missed = self.injection.uncalled()
-            if missed:
-                raise RuntimeError(
-                    f"negplug treated {', '.join(missed)} of {type(pl_module).__name__}, but the "
-                    f"first training batch never called it: the host took another path, and the "
-                    f"run would go on untreated"
-                )
+            self._called = {name: 0 for name in self.injection.losses}
+            uncalled = self._uncalled()
+            probe = len(uncalled) == len(self.injection.losses) and ledger.recorded_here()
+            if probe and self._from_environment:
+                # An evaluation of a model that was pretrained, treated, in this process.
+                self.injection.remove()
+                self.injection = None
+                reason = f"its training does not call {', '.join(uncalled)}"
+                self._leave_alone(trainer, pl_module, reason)
+                return
+            self._insist(uncalled, pl_module, "the first training batch")
         for name, treated in self.injection.losses.items():
             if treated.loss.observe and treated.loss.num_negatives is not None:
                 pl_module.log(f"negplug/{name}/num_negatives", treated.loss.num_negatives)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Insist that every treated loss was called in the epoch: a host may have replaced it."""
+        if self.injection is not None and self._checked:
+            self._insist(self._uncalled(), pl_module, f"epoch {trainer.current_epoch}")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the model back as it was; the samplers' state stays for checkpoints."""
@@ -153,7 +156,11 @@ class NegativeControlMixin:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the expression and all sampler state: tensors and built-in types only."""
-        losses = self._saved if self.injection is None else self.injection.state_dict()
+        losses = self._saved
+        if self.injection is not None:
+            # Another callback may save at the end of a batch before this one has closed it.
+            self.injection.end_step()
+            losses = self.injection.state_dict()
         return {"sampler": str(self.sampler), "losses": losses or {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,8 +178,35 @@ class NegativeControlMixin:
             )
         self._saved = state["losses"]
 
-    def _inject(self, model: nn.Module) -> None:
-        self.injection = inject(model, self.sampler, self.objective, self.temperature, self.target)
+    def _inject(self, trainer: Any, model: nn.Module) -> Injection:
+        injection = inject(model, self.sampler, self.objective, self.temperature, self.target)
+        strategy = type(trainer.strategy).__name__
+        if any(part in strategy for part in _UNTESTED):
+            injection.remove()
+            raise ValueError(
+                f"negplug is untested with {strategy}, which shards or rewrites the model; "
+                f"use a single device or DDP"
+            )
+        self.injection = injection
+        return injection
+
+    def _leave_alone(self, trainer: Any, model: nn.Module, reason: str) -> None:
+        if trainer.is_global_zero:
+            logger.warning("negplug leaves %s alone: %s", type(model).__name__, reason)
+
+    def _uncalled(self) -> list[str]:
+        """Return the losses that were not called since this was last asked."""
+        assert self.injection is not None
+        calls = {name: treated.calls for name, treated in self.injection.losses.items()}
+        before, self._called = self._called, calls
+        return [name for name in calls if calls[name] == before[name]]
+
+    def _insist(self, uncalled: list[str], model: nn.Module, when: str) -> None:
+        if uncalled:
+            raise RuntimeError(
+                f"negplug treated {', '.join(uncalled)} of {type(model).__name__}, but {when} "
+                f"never called it: the host took another path, and the run would go on untreated"
+            )
 
     def _hyperparameters(self) -> dict[str, Any]:
         given = {
@@ -182,46 +216,3 @@ class NegativeControlMixin:
             "target": self.target,
         }
         return {f"negplug/{key}": str(value) for key, value in given.items() if value is not None}
-
-
-if TYPE_CHECKING:
-
-    class NegativeControl(NegativeControlMixin):
-        """What ``negplug_lightly.NegativeControl`` and ``negplug_solo.NegativeControl`` are."""
-
-
-def callback_class(*preferred: str) -> type[NegativeControlMixin]:
-    """Return the callback class for the Lightning in use.
-
-    Args:
-        *preferred: Module names that hold a ``Callback``, the usual one first. Those that are
-            imported already are in use; if none is, the first that is installed.
-
-    Raises:
-        ImportError: If no Lightning is installed.
-    """
-    used = [name for name in preferred if name in sys.modules]
-    if not used:
-        used = [name for name in preferred if _installed(name)][:1]
-    if not used:
-        raise ImportError(f"NegativeControl needs one of {', '.join(preferred)}; install it")
-    return _derive(tuple(importlib.import_module(name).Callback for name in used))
-
-
-@functools.cache
-def _derive(bases: tuple[type, ...]) -> type[NegativeControlMixin]:
-    def reduce(control: NegativeControlMixin) -> tuple[Any, ...]:
-        # The class is made on the fly, so pickle (ddp_spawn's ranks) makes it anew.
-        return _blank, bases, vars(control)
-
-    body = {"__module__": __name__, "__doc__": NegativeControlMixin.__doc__, "__reduce__": reduce}
-    return type("NegativeControl", (NegativeControlMixin, *bases), body)
-
-
-def _blank(*bases: type) -> NegativeControlMixin:
-    cls = _derive(bases)
-    return cls.__new__(cls)
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name.partition(".")[0]) is not None

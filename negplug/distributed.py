@@ -28,10 +28,13 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """Concatenate every rank's rows in rank order.
 
     Args:
-        rows: ``[n, …]``; n may differ between ranks. Gradient flows back to every rank.
+        rows: ``[n, …]``. Gradient flows back to every rank.
 
     Returns:
-        The global rows, and the number of the first one that is this rank's.
+        The global rows ``[world · n, …]``, and the number of the first one that is this rank's.
+
+    Raises:
+        ValueError: If n differs between ranks; on every rank, so that none is left waiting.
     """
     if world_size() == 1:
         return rows, 0
@@ -39,24 +42,25 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     sizes = [torch.empty_like(size) for _ in range(world_size())]
     dist.all_gather(sizes, size)
     counts = [int(count) for count in sizes]
-    gathered: Tensor = _GatherRows.apply(rows, counts)
-    return gathered, sum(counts[: rank()])
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"the ranks have batches of different sizes, {counts} rows; gathering needs equal "
+            f"ones: set drop_last=True"
+        )
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered, rank() * len(rows)
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
-        ctx.counts = counts
-        # Collectives want one shape: short ranks are padded and cut again.
-        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        rows = rows.contiguous()
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.contiguous().clone()
         dist.all_reduce(total)
-        first = sum(ctx.counts[: rank()])
-        return total[first : first + ctx.counts[rank()]], None
+        return total.chunk(world_size())[rank()]

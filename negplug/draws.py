@@ -5,7 +5,7 @@
 
 - few of many (4·M ≤ bound): draw with replacement, sort, redraw the repeats until none is left.
   The rule treats all values alike, so every M-subset is equally likely.
-- otherwise: the M largest of ``bound`` random keys; O(N·bound) is then O(N·M).
+- otherwise: the M largest of ``bound`` < 4·M random keys.
 """
 
 from __future__ import annotations
@@ -66,10 +66,12 @@ def distinct_ranks(
     most, least = int(bounds.max()), int(bounds.min())
     count = min(count, max(most, 1))
     ample = bounds.clamp(min=count)
-    if 4 * count <= int(ample.min()):
-        ranks = _by_rejection(ample, count, generator)
-    else:
-        ranks = _by_random_keys(ample, count, generator)
+    few = ample >= 4 * count
+    ranks = ample.new_empty(len(bounds), count)
+    if few.any():
+        ranks[few] = _by_rejection(ample[few], count, generator)
+    if not few.all():
+        ranks[~few] = _by_random_keys(ample[~few], count, generator)
     if least >= count:
         return ranks, None
     slot = torch.arange(count, device=bounds.device)

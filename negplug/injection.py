@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from negplug import ledger
@@ -14,12 +16,13 @@ from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.loss import ContrastiveLoss, as_objective, as_sampler, check_temperature
 from negplug.objective import Objective
+from negplug.objectives.infonce import InfoNCE
 from negplug.plugins import plugins
 from negplug.sampler import NegativeSampler
 
 
 class NoLossFoundError(ValueError):
-    """A model holds no contrastive loss that an adapter knows."""
+    """A model holds no contrastive loss that an adapter knows, or none that ``target`` names."""
 
 
 class TreatedLoss:
@@ -27,27 +30,34 @@ class TreatedLoss:
 
     Attributes:
         loss: Sampler and counters of this site.
-        calls: How often it was called.
+        calls: How often it was called in training.
     """
 
     def __init__(
-        self, sampler: NegativeSampler, objective: Objective | None, temperature: float | None
+        self,
+        site: str,
+        sampler: NegativeSampler,
+        objective: Objective | None,
+        temperature: float | None,
     ) -> None:
-        self.loss = ContrastiveLoss(sampler)
+        # Of the site's name too, so that two losses of a model draw different negatives.
+        seed = torch.initial_seed() + zlib.crc32(site.encode())
+        self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed)
         self.calls = 0
-        self._objective = objective
+        self._inherits_objective = objective is None
         self._temperature = temperature
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
     ) -> Tensor:
         """Return the mean loss; what was asked for explicitly replaces what the host has."""
-        self.calls += 1
-        ledger.record_call()
+        if batch.training:
+            self.calls += 1
+            ledger.record_call()
         self.loss.to(batch.anchors.device)
         return self.loss.contrast(
             batch,
-            objective if self._objective is None else self._objective,
+            objective if self._inherits_objective else None,
             temperature if self._temperature is None else self._temperature,
         )
 
@@ -80,10 +90,6 @@ class Injection:
         """Close a training step, so that samplers take it in."""
         for treated in self.losses.values():
             treated.loss.end_step()
-
-    def uncalled(self) -> list[str]:
-        """Return the names of the sites whose treated loss was never called."""
-        return [name for name, treated in self.losses.items() if treated.calls == 0]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all samplers, by site."""
@@ -151,7 +157,10 @@ def inject(
     objective = None if objective is None else as_objective(objective)
     temperature = None if temperature is None else check_temperature(temperature)
     sites = _find(model, target)
-    losses = [TreatedLoss(copy.deepcopy(sampler), objective, temperature) for _ in sites]
+    losses = [
+        TreatedLoss(site.name, copy.deepcopy(sampler), copy.deepcopy(objective), temperature)
+        for site in sites
+    ]
     return Injection(sites, losses)
 
 
@@ -172,5 +181,5 @@ def _find(model: nn.Module, target: str | None) -> list[LossSite]:
     chosen = [site for site in sites if site.name == target]
     if not chosen:
         names = ", ".join(repr(site.name) for site in sites)
-        raise ValueError(f"target={target!r} names no loss of this model; there are {names}")
+        raise NoLossFoundError(f"target={target!r} names no loss of this model; there are {names}")
     return chosen

@@ -32,6 +32,11 @@ def record_call() -> None:
             file.write(b".")
 
 
+def recorded_here() -> bool:
+    """Return whether this process has called a treated loss."""
+    return _recorded
+
+
 @contextmanager
 def opened() -> Iterator[Callable[[], bool]]:
     """Keep a ledger for this process and those that it starts.

@@ -2,7 +2,8 @@
 
 One call samples negatives, computes the loss of every anchor and returns the mean over the
 anchors that have a positive. What the sampler wants to remember is held back until the next
-call, ``end_step()`` or ``state_dict()``, so that nothing is written between forward and backward.
+call after a backward pass, ``end_step()`` or ``state_dict()``, so that nothing is written between
+forward and backward.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
@@ -60,7 +62,10 @@ class ContrastiveLoss(nn.Module):
         for number, module in enumerate(self.sampler.modules()):
             if isinstance(module, NegativeSampler):
                 module.stream = number
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise TypeError(f"seed must be an integer, got {seed!r}")
         self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
+        self._backward_seen = False
         self._step = 0
         self._call = 0
         self.observe = False
@@ -91,6 +96,7 @@ class ContrastiveLoss(nn.Module):
             self._advance()
         return loss
 
+    @_disable_dynamo  # a compiled model breaks its graph here; imports nothing until then
     def contrast(
         self,
         batch: ContrastiveBatch,
@@ -106,7 +112,9 @@ class ContrastiveLoss(nn.Module):
         """
         objective = self.objective if objective is None else objective
         tau = self.temperature if temperature is None else check_temperature(temperature)
-        if batch.training:
+        if batch.training and self._backward_seen:
+            # Not before: an earlier call of this step may still need what autograd saved.
+            self._backward_seen = False
             self.sampler.flush()
         batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
         # Similarities in half precision carry three digits; the rows are float32 already.
@@ -120,7 +128,10 @@ class ContrastiveLoss(nn.Module):
             counts = negatives.counts(batch.anchor_ids)
             self.num_negatives = float(counts.float().mean())
         paying = (batch.positives >= 0).any(1).sum().clamp(min=1)
-        return losses.sum() / paying
+        loss = losses.sum() / paying
+        if batch.training:
+            loss.register_hook(self._see_backward)  # type: ignore[no-untyped-call]
+        return loss
 
     def end_step(self) -> None:
         """Close the training step, if a loss was called in it: apply what samplers held back."""
@@ -145,6 +156,9 @@ class ContrastiveLoss(nn.Module):
         """Show the expressions."""
         return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
 
+    def _see_backward(self, _: Tensor) -> None:
+        self._backward_seen = True
+
     def _advance(self) -> None:
         self._step += 1
         self._call = 0
@@ -162,8 +176,14 @@ def as_objective(objective: Objective | str) -> Objective:
 
 def check_temperature(temperature: float) -> float:
     """Return ``temperature`` as a float; raise unless it is a finite number above 0."""
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature must be a number, got {temperature!r}")
+    if isinstance(temperature, Tensor) and temperature.requires_grad:
+        raise TypeError("temperature requires a gradient, but negplug has none for it; detach it")
+    try:
+        if isinstance(temperature, (bool, str)):
+            raise TypeError
+        temperature = float(temperature)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"temperature must be a number, got {temperature!r}") from None
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    return float(temperature)
+    return temperature

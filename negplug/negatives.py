@@ -48,8 +48,8 @@ class Negatives:
         """Return the negatives without their graph, for updates after the backward pass."""
         return replace(self, pool=self.pool.detach())
 
-    def check(self, anchors: int) -> None:
-        """Raise ``ValueError`` if the shapes and types do not fit together.
+    def check(self, anchors: Tensor) -> None:
+        """Raise ``ValueError`` if the shapes and types do not fit together and to the anchors.
 
         Only what costs no device synchronisation is checked in a training step; the
         conformance kit looks at the values.
@@ -59,6 +59,11 @@ class Negatives:
                 f"Negatives: pool must be [K, d] and pool_ids [K], got {tuple(self.pool.shape)} "
                 f"and {tuple(self.pool_ids.shape)}"
             )
+        if self.pool.shape[1] != anchors.shape[1] or self.pool.dtype != anchors.dtype:
+            raise ValueError(
+                f"Negatives: pool has rows of {self.pool.shape[1]} {self.pool.dtype}, the anchors "
+                f"of {anchors.shape[1]} {anchors.dtype}"
+            )
         width = len(self.pool)
         if self.columns is not None:
             if self.columns.dtype != torch.int64 or self.columns.ndim != 2:
@@ -66,11 +71,12 @@ class Negatives:
                     f"Negatives: columns must be int64 [N, M], got {self.columns.dtype} "
                     f"{tuple(self.columns.shape)}"
                 )
-            if len(self.columns) != anchors:
-                raise ValueError(
-                    f"Negatives: columns has {len(self.columns)} rows for {anchors} anchors"
-                )
             width = self.columns.shape[1]
+            if len(self.columns) != len(anchors) or width == 0:
+                raise ValueError(
+                    f"Negatives: columns must be [N, M] with N = {len(anchors)} anchors and M ≥ 1, "
+                    f"got {tuple(self.columns.shape)}"
+                )
         if self.mask is not None and (
             self.columns is None or self.mask.shape != self.columns.shape
         ):
@@ -81,9 +87,9 @@ class Negatives:
             if self.log_weight.ndim != 2:
                 raise ValueError("Negatives: log_weight must have two dimensions")
             rows, columns = self.log_weight.shape
-            if rows not in (1, anchors) or columns not in (1, width):
+            if rows not in (1, len(anchors)) or columns not in (1, width):
                 raise ValueError(
-                    f"Negatives: log_weight must broadcast to [{anchors}, {width}], got "
+                    f"Negatives: log_weight must broadcast to [{len(anchors)}, {width}], got "
                     f"{tuple(self.log_weight.shape)}"
                 )
         if self.estimator not in ("partition", "posterior"):

@@ -36,7 +36,7 @@ class NegativeSampler(nn.Module, abc.ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pending: tuple[ContrastiveBatch, Negatives] | None = None
+        self._pending: list[tuple[ContrastiveBatch, Negatives]] = []
 
     @abc.abstractmethod
     def sample(self, batch: ContrastiveBatch) -> Negatives:
@@ -56,22 +56,23 @@ class NegativeSampler(nn.Module, abc.ABC):
             negatives = self.sample(batch)
             if not isinstance(negatives, Negatives):
                 raise TypeError(f"sample() must return Negatives, got {type(negatives).__name__}")
-            negatives.check(len(batch.anchors))
-        if batch.training:
-            self._pending = (batch.detach(), negatives.detach())
+            negatives.check(batch.anchors)
+        if batch.training and type(self).update is not NegativeSampler.update:
+            self._pending.append((batch.detach(), negatives.detach()))
         return negatives
 
     def flush(self) -> None:
-        """Apply the pending update of this sampler and of its sources.
+        """Apply the pending updates of this sampler and of its sources.
 
-        Called after the backward pass of the step that is pending: writing into a pool before
+        Called after the backward pass of the calls that are pending: writing into a pool before
         would change what autograd saved.
         """
         for module in self.modules():
-            if isinstance(module, NegativeSampler) and module._pending is not None:
-                pending, module._pending = module._pending, None
-                with blaming(module.provider, "update()"), torch.no_grad():
-                    module.update(*pending)
+            if isinstance(module, NegativeSampler):
+                pending, module._pending = module._pending, []
+                for batch, negatives in pending:
+                    with blaming(module.provider, "update()"), torch.no_grad():
+                        module.update(batch, negatives)
 
     def generator(self, batch: ContrastiveBatch) -> torch.Generator:
         """Return this sampler's own generator for this call, on the batch's device."""

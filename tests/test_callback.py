@@ -80,9 +80,12 @@ def test_sharding_strategies_are_refused_with_the_reason():
 
     class Trainer:
         strategy = FSDPStrategy()
+        is_global_zero = True
 
     with pytest.raises(ValueError, match="untested with FSDPStrategy"):
         hosts.negative_control()("in_batch()").setup(Trainer(), hosts.recipe(), "fit")
+    # A model that is not ours to treat trains with whatever it likes.
+    hosts.negative_control()("in_batch()").setup(Trainer(), _without_loss(), "fit")
 
 
 def test_the_model_is_given_back_and_its_checkpoint_is_the_hosts(tmp_path):
@@ -160,6 +163,59 @@ def test_a_treated_loss_that_is_never_called_is_an_error():
     trainer = hosts.trainer(callbacks=[hosts.negative_control()("in_batch()")])
     with pytest.raises(RuntimeError, match=f"treated {hosts.site_name()} of .* never called it"):
         trainer.fit(module, hosts.loader())
+
+
+def test_calls_in_validation_do_not_count_as_training():
+    module = hosts.recipe()
+    step = module.training_step
+    module.validation_step = lambda batch, batch_idx: step(batch, batch_idx) and None
+    # solo-learn's own evaluation of what its validation_step returns.
+    for name in ("validation_epoch_end", "on_validation_epoch_end"):
+        if getattr(module, name, None) is not None:
+            setattr(module, name, lambda *outputs: None)
+    head = next(p for p in module.parameters() if p.requires_grad)
+    module.training_step = lambda batch, batch_idx: head.sum() * 0
+    trainer = hosts.trainer(callbacks=[hosts.negative_control()("in_batch()")])
+    with pytest.raises(RuntimeError, match="the first training batch never called it"):
+        trainer.fit(module, hosts.loader(), hosts.loader())
+
+
+def test_a_loss_that_stops_being_called_is_an_error():
+    module = hosts.recipe()
+    step = module.training_step
+    head = next(p for p in module.parameters() if p.requires_grad)
+
+    def training_step(batch, batch_idx):
+        return step(batch, batch_idx) if module.current_epoch == 0 else head.sum() * 0
+
+    module.training_step = training_step
+    control = hosts.negative_control()("in_batch()")
+    with pytest.raises(RuntimeError, match="but epoch 1 never called it"):
+        hosts.trainer(callbacks=[control], max_epochs=3).fit(module, hosts.loader())
+
+
+def test_a_loss_made_after_setup_is_treated():
+    if hosts.site_name() != "criterion":
+        pytest.skip("a criterion can be made late; solo-learn's loss belongs to the class")
+    module = hosts.recipe()
+    criterion = module.criterion
+    del module.criterion
+    module.configure_model = lambda: setattr(module, "criterion", criterion)
+    control = hosts.negative_control()("in_batch()", target="criterion")
+    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
+    assert control.injection.losses["criterion"].calls == 3
+
+
+def test_a_checkpoint_of_another_callback_is_complete():
+    class Saves(hosts.lightning().Callback):
+        def on_train_batch_end(self, trainer, *_):
+            (control,) = [c for c in trainer.callbacks if getattr(c, "state_key", "") == "negplug"]
+            self.state = control.state_dict()["losses"][hosts.site_name()]["_extra_state"]
+
+    saves = Saves()
+    control = hosts.negative_control()("uniform(num_negatives=2)")
+    hosts.trainer(callbacks=[saves, control]).fit(hosts.recipe(), hosts.loader())
+    assert (saves.state["step"], saves.state["call"]) == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +335,11 @@ PROBE = """
 """
 
 
-def test_a_linear_probe_in_the_same_script_is_left_alone(tmp_path):
-    done = run_script(tmp_path, PROBE, NEGPLUG_SAMPLER="uniform(num_negatives=2)")
+@pytest.mark.parametrize("wrapped", ["module", "torch.nn.ModuleList(module.children())"])
+def test_a_linear_probe_in_the_same_script_is_left_alone(tmp_path, wrapped):
+    # Of the LightningModule, or of a plain module that still holds the criterion.
+    text = PROBE.replace("LinearProbe(module)", f"LinearProbe({wrapped})")
+    done = run_script(tmp_path, text, NEGPLUG_SAMPLER="uniform(num_negatives=2)")
     assert done.returncode == 0, done.stderr
     assert "pretraining 3\nprobe 0\n" in done.stdout
     notices = [line for line in done.stderr.splitlines() if "leaves LinearProbe alone" in line]

@@ -11,6 +11,7 @@ import ranks
 import torch
 from torch import nn
 
+import negplug
 from negplug import inject
 
 lightly_loss = pytest.importorskip("lightly.loss")
@@ -139,13 +140,80 @@ def test_a_changed_host_is_named(monkeypatch):
         inject(criterion, "in_batch()")
 
 
-def test_another_forward_is_another_loss():
+def test_a_subclass_with_a_forward_of_its_own_is_named_rather_than_left_out():
     class Mine(NTXentLoss):
         def forward(self, out0, out1):
-            return out0.sum() * 0
+            return 2 * super().forward(out0, out1)
 
-    with pytest.raises(ValueError, match="no known contrastive loss found in Mine"):
-        inject(Mine(), "in_batch()")
+    model = Recipe()
+    model.mine = Mine()
+    with pytest.raises(ValueError, match="'mine' overrides the forward of NTXentLoss"):
+        inject(model, "in_batch()")
+    with inject(model, "in_batch()", target="first") as handle:
+        assert set(handle.losses) == {"first"}
+
+
+def test_two_criteria_draw_different_negatives():
+    model, z = Recipe(), naive.embeddings(2, 32)
+    model.first.temperature = model.losses[0].temperature = 0.2
+    with inject(model, "uniform(num_negatives=2)"):
+        assert model.first(*z) != model.losses[0](*z)
+
+
+def test_an_explicit_objective_has_state_for_each_site():
+    class Counting(negplug.Objective):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, batch, negatives, temperature):
+            self.calls += 1
+            return batch.anchors.sum(1)
+
+    model, z = Recipe(), naive.embeddings(2, 8)
+    with inject(model, "in_batch()", Counting()) as handle:
+        model.first(*z), model.first(*z), model.losses[0](*z)
+    state = handle.state_dict()
+    assert state["first"]["objective.calls"] == 2
+    assert state["losses.0"]["objective.calls"] == 1
+
+
+def test_temperatures_of_other_types():
+    z = naive.embeddings(2, 8)
+    criterion = NTXentLoss(temperature=0.2)
+    wanted = criterion(*z)
+    with inject(criterion, "in_batch()"):
+        criterion.temperature = torch.tensor(0.2, dtype=torch.float64)
+        torch.testing.assert_close(criterion(*z), wanted)
+        criterion.temperature = nn.Parameter(torch.tensor(0.2))
+        with pytest.raises(TypeError, match="temperature requires a gradient"):
+            criterion(*z)
+
+
+@pytest.mark.parametrize("sampler", ["in_batch()", "uniform(num_negatives=4)"])
+def test_a_compiled_model_is_treated(sampler):
+    criterion, z = NTXentLoss(temperature=0.2), naive.embeddings(2, 8)
+    with inject(criterion, sampler) as handle:
+        compiled = torch.compile(lambda a, b: criterion(a * 2, b * 2), backend="eager")
+        for _ in range(3):
+            naive.gradients(compiled(*z), z)
+        assert handle.losses["NTXentLoss"].calls == 3
+
+
+def _unequal(rank: int, world: int) -> str:
+    z = naive.embeddings(2, 3 + rank)
+    criterion = NTXentLoss(gather_distributed=True)
+    with inject(criterion, "in_batch()"):
+        try:
+            criterion(*z)
+        except ValueError as error:
+            return str(error)
+    return "no error"
+
+
+def test_batches_of_different_sizes_on_ranks_are_refused_everywhere():
+    for message in ranks.run(_unequal, 2):
+        assert "batches of different sizes, [6, 8] rows" in message
 
 
 def test_evaluation_in_no_grad_keeps_the_counters():

@@ -6,7 +6,13 @@ import naive
 import pytest
 import torch
 
-from negplug import ContrastiveBatch, ContrastiveLoss, Negatives, make_objective
+from negplug import (
+    ContrastiveBatch,
+    ContrastiveLoss,
+    Negatives,
+    NegativeSampler,
+    make_objective,
+)
 from negplug.exclusion import comparable_ids
 from negplug.logits import negative_logsumexp
 from negplug.logits.symmetric import symmetric_logsumexp
@@ -156,6 +162,48 @@ def test_autocast_neither_overflows_nor_rounds_the_similarities(sampler, dtype):
     assert layer.weight.grad.isfinite().all()
     outside = ContrastiveLoss(sampler, temperature=0.01)(z[0].float(), z[1].float())
     assert torch.equal(loss, outside)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_a_backward_pass_inside_autocast_is_the_same(sampler, temperature):
+    z = [v.detach().float().requires_grad_() for v in naive.embeddings(2, 12)]
+    outside = naive.gradients(ContrastiveLoss(sampler, temperature=temperature)(*z), z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = naive.gradients(ContrastiveLoss(sampler, temperature=temperature)(*z), z)
+    assert torch.equal(inside, outside)
+
+
+class Ring(NegativeSampler):
+    """Writes into its pool in place, as a queue does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("pool", torch.nn.functional.normalize(torch.ones(4, 16).double()))
+
+    def sample(self, batch):
+        return Negatives(self.pool, torch.full((4,), -1))
+
+    def update(self, batch, negatives):
+        self.pool.copy_(batch.keys[:4])
+
+
+def test_updates_wait_for_the_backward_pass_of_every_call():
+    z = naive.embeddings(2, 8)
+    loss_fn = ContrastiveLoss(Ring())
+    before = loss_fn.sampler.pool.clone()
+    batch = ContrastiveBatch.from_views(tuple(z))
+    first, second = loss_fn.contrast(batch), loss_fn.contrast(batch)
+    assert torch.equal(loss_fn.sampler.pool, before)
+    (first + second).backward()
+    assert torch.equal(loss_fn.sampler.pool, before)
+    loss_fn(*z)
+    assert torch.equal(loss_fn.sampler.pool, batch.keys[:4])
+
+
+def test_a_bad_seed_is_named():
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
+        ContrastiveLoss(seed=1.5)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -46,14 +46,20 @@ class TreatedForward:
 class CriterionSite(LossSite):
     """A criterion inside a module."""
 
-    def __init__(self, name: str, criterion: nn.Module, treatment: Treatment) -> None:
+    def __init__(self, name: str, criterion: nn.Module, base: str) -> None:
         self.name = name
+        self._base = base
         self.host = f"lightly {_version()} {type(criterion).__name__}"
         self._criterion = criterion
-        self._treatment = treatment
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
+        known = getattr(sys.modules["lightly.loss"], self._base)
+        if type(self._criterion).forward is not known.forward:
+            raise ValueError(
+                f"{self.host}: {self.name!r} overrides the forward of {self._base}, so its loss is "
+                f"not known; name another loss as target, or treat it in the subclass"
+            )
         arguments = list(inspect.signature(type(self._criterion).forward).parameters)
         if arguments != _ARGUMENTS:
             raise ValueError(
@@ -68,7 +74,7 @@ class CriterionSite(LossSite):
                 f"be treated yet; set memory_bank_size=0"
             )
         vars(self._criterion)["forward"] = TreatedForward(
-            self._criterion, self._treatment, contrast
+            self._criterion, _CRITERIA[self._base], contrast
         )
 
     def restore(self) -> None:
@@ -82,12 +88,10 @@ def find_criteria(model: nn.Module) -> Iterator[LossSite]:
         return
     from lightly import loss
 
-    known = {getattr(loss, name): treatment for name, treatment in _CRITERIA.items()}
     for path, module in _own_modules("", model):
-        for criterion, treatment in known.items():
-            # A subclass with a forward of its own is another loss.
-            if isinstance(module, criterion) and type(module).forward is criterion.forward:
-                yield CriterionSite(path or type(module).__name__, module, treatment)
+        for name in _CRITERIA:
+            if isinstance(module, getattr(loss, name)):
+                yield CriterionSite(path or type(module).__name__, module, name)
 
 
 def report_methods() -> Iterator[MethodReport]:

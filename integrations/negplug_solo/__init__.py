@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from negplug.callback import NegativeControl
+    from negplug.callback import NegativeControlMixin as NegativeControl
 
 __all__ = ["NegativeControl"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "NegativeControl":
-        from negplug.callback import callback_class
+        from negplug.lightnings import callback_class
 
         # solo-learn main imports lightning.pytorch, 1.0.2 pytorch_lightning.
         return callback_class("lightning.pytorch", "pytorch_lightning")

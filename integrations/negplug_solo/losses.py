@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from negplug.adapter import Contrast
-from negplug.batch import ContrastiveBatch, check_embeddings, unit_rows
+from negplug.batch import ContrastiveBatch, check_embeddings
 from negplug.distributed import gather_rows
 from negplug.objectives.infonce import InfoNCE
+from negplug.unit import unit_rows
 
 
 def simclr_by_index(

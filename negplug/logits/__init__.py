@@ -57,7 +57,8 @@ def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperatur
         return total + weight[:, 0] if weight is not None and not per_column else total
     ids = comparable_ids(batch.anchor_ids)
     if weight is None or weight.shape[1] == 1:
-        if negatives.pool is batch.anchors and 1.0 / temperature <= STEEPEST:
+        own = negatives.pool is batch.anchors and negatives.pool_ids is batch.anchor_ids
+        if own and 1.0 / temperature <= STEEPEST:
             total = symmetric_logsumexp(batch.anchors, ids, temperature)
         else:
             total = pool_logsumexp(

@@ -5,10 +5,10 @@ symmetric, so only tiles on and above the diagonal are computed:
 
     ℓ_i = log Σ_j E_ij,        ∂L/∂z_i = (1/τ) Σ_j E_ij (r_i + r_j) z_j,   r_i = (∂L/∂ℓ_i)/e^{ℓ_i}
 
-Each tile serves its rows and its columns, and the gradient is one product per side. Tiles are
-recomputed in the backward pass, so memory is O(N·d) beside two tiles. Leaving the positives out
-of E (the objective adds them as log1p) keeps the gradient accurate at small temperatures, where
-"probability minus one-hot" cancels.
+Each tile serves its rows and its columns, and the gradient is one product per side. Tiles of a
+small batch are kept for the backward pass; those of a larger one are recomputed, so that memory
+is O(N·d). Leaving the positives out of E (the objective adds them as log1p) keeps the gradient
+accurate at small temperatures, where "probability minus one-hot" cancels.
 
 No maximum is subtracted: unit rows bound the exponent by 1/τ, and up to :data:`STEEPEST` the
 sums and their reciprocals fit float32. Steeper softmaxes take the shifted, row-wise path of
@@ -17,7 +17,6 @@ sums and their reciprocals fit float32. Steeper softmaxes take the shifted, row-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,7 +26,12 @@ from torch.autograd.function import once_differentiable
 STEEPEST = 50.0
 """Largest 1/τ for which e^{±1/τ} and a row's sum stay inside float32."""
 
-_TILE = 512
+# Tiles that fit a core's cache, and on other devices are worth a kernel launch.
+_TILE = {"cpu": 512}
+_TILE_ELSEWHERE = 4096
+
+# Up to so many rows (10 MiB in float32) it is quicker to keep the tiles than to recompute them.
+_KEPT = 2048
 
 
 def symmetric_logsumexp(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -45,43 +49,78 @@ def symmetric_logsumexp(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
 class _SymmetricLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        grid = _Grid(z, ids, temperature)
         sums = z.new_zeros(len(z))
-        for rows, columns, tile in _tiles(z, ids, temperature):
+        kept = []
+        for rows, columns in grid.spans:
+            tile = grid.tile(rows, columns)
+            if len(z) <= _KEPT:
+                kept.append(tile)
+                grid.renew()
             sums[rows] += tile.sum(1)
             if rows != columns:
                 sums[columns] += tile.sum(0)
-        ctx.save_for_backward(z, ids, sums)
+        ctx.save_for_backward(z, ids, sums, *kept)
         ctx.temperature = temperature
         return sums.log()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        z, ids, sums = ctx.saved_tensors
+        z, ids, sums, *kept = ctx.saved_tensors
         ratio = torch.where(sums > 0, grad / sums, 0.0)
         grad_z = torch.zeros_like(z)
-        for rows, columns, tile in _tiles(z, ids, ctx.temperature):
-            tile *= ratio[rows, None] + ratio[columns]
-            grad_z[rows].addmm_(tile, z[columns])
+        grid = _Grid(z, ids, ctx.temperature)
+        for number, (rows, columns) in enumerate(grid.spans):
+            tile = kept[number] if kept else grid.tile(rows, columns)
+            # Into the scratch tile: a kept one may serve a second backward pass.
+            weights = torch.add(ratio[rows, None], ratio[columns], out=grid.scratch_like(tile))
+            weights *= tile
+            grad_z[rows].addmm_(weights, z[columns])
             if rows != columns:
-                grad_z[columns].addmm_(tile.T, z[rows])
+                grad_z[columns].addmm_(weights.T, z[rows])
         return grad_z.div_(ctx.temperature), None, None
 
 
-def _tiles(z: Tensor, ids: Tensor, temperature: float) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, E tile) for every tile on and above the diagonal.
+class _Grid:
+    """E, tile by tile.
 
-    The tile is a view of one reused buffer: consume it before asking for the next.
+    Attributes:
+        spans: (rows, columns) of every tile on and above the diagonal.
     """
-    total, width = len(z), min(_TILE, len(z))
-    scaled = z / temperature
-    buffer = z.new_empty(width * width)
-    spans = [slice(start, min(start + width, total)) for start in range(0, total, width)]
-    for number, rows in enumerate(spans):
-        for columns in spans[number:]:
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            tile = buffer[: shape[0] * shape[1]].view(shape)
-            torch.mm(scaled[rows], z[columns].T, out=tile)
-            tile.exp_()
-            tile.masked_fill_(ids[rows, None] == ids[columns], 0.0)
-            yield rows, columns, tile
+
+    def __init__(self, z: Tensor, ids: Tensor, temperature: float) -> None:
+        width = min(_TILE.get(z.device.type, _TILE_ELSEWHERE), len(z))
+        cuts = [slice(i, min(i + width, len(z))) for i in range(0, len(z), width)]
+        self.spans = [(rows, columns) for n, rows in enumerate(cuts) for columns in cuts[n:]]
+        self._z = z
+        self._scaled = z / temperature
+        # Comparing floats into floats is vectorised; a mask of equal integers takes almost as
+        # long as the product. Ranks of ids are small enough for a float to hold them.
+        self._names = torch.searchsorted(ids.sort().values, ids).to(z.dtype)
+        self._buffer = z.new_empty(width * width)
+        self._scratch = z.new_empty(width * width)
+
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        """Return E[rows, columns], in a buffer that the next call reuses."""
+        tile = self._buffer[: _area(rows, columns)].view(_length(rows), _length(columns))
+        torch.mm(self._scaled[rows], self._z[columns].T, out=tile)
+        negative = self.scratch_like(tile)
+        torch.ne(self._names[rows, None], self._names[columns], out=negative)
+        return tile.exp_().mul_(negative)
+
+    def renew(self) -> None:
+        """Give the last tile away: the next one goes to a buffer of its own."""
+        self._buffer = torch.empty_like(self._buffer)
+
+    def scratch_like(self, tile: Tensor) -> Tensor:
+        """Return a tile of the same shape to write to."""
+        return self._scratch[: tile.numel()].view_as(tile)
+
+
+def _length(span: slice) -> int:
+    return int(span.stop - span.start)
+
+
+def _area(rows: slice, columns: slice) -> int:
+    return _length(rows) * _length(columns)

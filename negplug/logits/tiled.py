@@ -91,13 +91,20 @@ def _tiles(
     log_weight: Tensor | None,
     temperature: float,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, weighted logits tile, -inf where excluded)."""
+    """Yield (rows, columns, weighted logits tile, -inf where excluded).
+
+    The tile is a view of one reused buffer: consume it before asking for the next.
+    """
     scaled = anchors / temperature
+    buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
     for first in range(0, len(anchors), _ROWS):
         rows = slice(first, min(first + _ROWS, len(anchors)))
         for start in range(0, len(pool), _COLUMNS):
             columns = slice(start, min(start + _COLUMNS, len(pool)))
-            tile = scaled[rows] @ pool[columns].T
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            tile = buffer[: shape[0] * shape[1]].view(shape)
+            # With `out` the product keeps its precision when the backward pass runs in autocast.
+            torch.mm(scaled[rows], pool[columns].T, out=tile)
             if log_weight is not None:
                 tile += log_weight[rows if len(log_weight) > 1 else slice(None), columns]
             tile.masked_fill_(anchor_ids[rows, None] == pool_ids[columns], -torch.inf)

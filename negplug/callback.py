@@ -69,7 +69,7 @@ class NegativeControlMixin:
         self._from_environment = from_environment
         self._saved: dict[str, Any] | None = None
         self._checked = False
-        self._called: dict[str, int] = {}
+        self._calls_before: dict[str, int] = {}
 
     @property
     def state_key(self) -> str:
@@ -109,6 +109,11 @@ class NegativeControlMixin:
         for experiment in trainer.loggers:
             experiment.log_hyperparams(self._hyperparameters())
 
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count the epoch's calls."""
+        if self.injection is not None:
+            self._calls_before = self._calls()
+
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         """Measure the steps that will be logged."""
         if self.injection is not None:
@@ -124,7 +129,6 @@ class NegativeControlMixin:
         self.injection.end_step()
         if not self._checked:
             self._checked = True
-            self._called = {name: 0 for name in self.injection.losses}
             uncalled = self._uncalled()
             probe = len(uncalled) == len(self.injection.losses) and ledger.recorded_here()
             if probe and self._from_environment:
@@ -195,11 +199,13 @@ class NegativeControlMixin:
             logger.warning("negplug leaves %s alone: %s", type(model).__name__, reason)
 
     def _uncalled(self) -> list[str]:
-        """Return the losses that were not called since this was last asked."""
+        """Return the losses that were not called in this epoch so far."""
+        calls = self._calls()
+        return [name for name in calls if calls[name] == self._calls_before[name]]
+
+    def _calls(self) -> dict[str, int]:
         assert self.injection is not None
-        calls = {name: treated.calls for name, treated in self.injection.losses.items()}
-        before, self._called = self._called, calls
-        return [name for name in calls if calls[name] == before[name]]
+        return {name: treated.calls for name, treated in self.injection.losses.items()}
 
     def _insist(self, uncalled: list[str], model: nn.Module, when: str) -> None:
         if uncalled:

@@ -180,6 +180,11 @@ def test_calls_in_validation_do_not_count_as_training():
         trainer.fit(module, hosts.loader(), hosts.loader())
 
 
+def test_epochs_of_a_single_batch():
+    _, callback, _ = fit("in_batch()", max_epochs=3, limit_train_batches=1)
+    assert callback.injection.losses[hosts.site_name()].calls == 3
+
+
 def test_a_loss_that_stops_being_called_is_an_error():
     module = hosts.recipe()
     step = module.training_step

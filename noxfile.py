@@ -48,7 +48,8 @@ def quickstart(session: nox.Session) -> None:
     chosen = [part for sampler in samplers for part in ("--sampler", sampler)]
     script = "benchmarks/recipes/lightly_simclr.py"
     command = ("negplug", "sweep", script, *chosen, "--seeds", "2", "--out", "sweep")
-    session.run(*command, "--", "--seed", "{seed}", *session.posargs, env=ENVIRONMENT)
+    recipe = ("--epochs", "4", "--seed", "{seed}", *session.posargs)
+    session.run(*command, "--", *recipe, env=ENVIRONMENT)
 
 
 @nox.session(python="3.11")

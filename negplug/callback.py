@@ -86,7 +86,7 @@ class NegativeControlMixin:
         self.injection = None
         self._checked = False
         try:
-            self._inject(trainer, pl_module)
+            self.injection = self._inject(trainer, pl_module)
         except NoLossFoundError:
             logger.debug("no loss at setup; trying again at on_fit_start")
 
@@ -191,7 +191,6 @@ class NegativeControlMixin:
                 f"negplug is untested with {strategy}, which shards or rewrites the model; "
                 f"use a single device or DDP"
             )
-        self.injection = injection
         return injection
 
     def _leave_alone(self, trainer: Any, model: nn.Module, reason: str) -> None:

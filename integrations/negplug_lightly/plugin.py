@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import Tensor, nn
 
 from negplug.adapter import Contrast, LossSite, MethodReport
 from negplug.hookspecs import AdapterSpec, hookimpl
+from negplug.provenance import installed_version
 from negplug_lightly.criteria import ntxent
 
 Treatment = Callable[[Any, Contrast, Tensor, Tensor], Tensor]
@@ -49,7 +49,8 @@ class CriterionSite(LossSite):
     def __init__(self, name: str, criterion: nn.Module, base: str) -> None:
         self.name = name
         self._base = base
-        self.host = f"lightly {_version()} {type(criterion).__name__}"
+        found = installed_version("lightly") or "(unknown version)"
+        self.host = f"lightly {found} {type(criterion).__name__}"
         self._criterion = criterion
 
     def treat(self, contrast: Contrast) -> None:
@@ -129,13 +130,6 @@ def _own_modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]
 def _bank_size(criterion: nn.Module) -> int:
     bank: Any = getattr(criterion, "memory_bank", None)
     return int(bank.size[0]) if bank is not None else 0
-
-
-def _version() -> str:
-    try:
-        return version("lightly")
-    except PackageNotFoundError:
-        return "(unknown version)"
 
 
 @hookimpl

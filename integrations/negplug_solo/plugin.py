@@ -15,7 +15,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from negplug.adapter import Contrast, LossSite, MethodReport
 from negplug.hookspecs import AdapterSpec, hookimpl
+from negplug.provenance import installed_version
 from negplug_solo import losses
 
 Treatment = Callable[..., Tensor]
@@ -81,7 +81,7 @@ class MethodSite(LossSite):
 
     def __init__(self, model: nn.Module, method: Method, module: ModuleType) -> None:
         self.name = method.functions[0]
-        self.host = f"solo-learn {_version()} {method.name}"
+        self.host = f"solo-learn {installed_version('solo-learn') or '(from source)'} {method.name}"
         self._model = model
         self._module = module
         self._functions = [name for name in method.functions if hasattr(module, name)]
@@ -142,13 +142,6 @@ def report_methods() -> Iterator[MethodReport]:
         elif not name.startswith(("Base", "Linear")):
             note = "contrastive, no adapter yet" if name in _NOT_YET else "no negatives to choose"
             yield MethodReport(name, False, note)
-
-
-def _version() -> str:
-    try:
-        return version("solo-learn")
-    except PackageNotFoundError:
-        return "(from source)"
 
 
 @hookimpl

@@ -6,13 +6,15 @@ import inspect
 import json
 import platform
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from negplug.provenance import installed_version
 
 if TYPE_CHECKING:
     from negplug.plugins import Plugins
@@ -83,7 +85,7 @@ def doctor(as_json: _JSON = False) -> None:
     report: dict[str, Any] = {
         "negplug": version("negplug"),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "device": _device(),
         "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
         "failures": [failure.as_dict() for failure in found.failures],
@@ -150,13 +152,6 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"cuda ({torch.cuda.get_device_name()})"
     return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _print_failures(found: Plugins) -> None:

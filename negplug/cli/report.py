@@ -7,7 +7,6 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich import box
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from negplug.cli.study import Run
 from negplug.cli.summary import Summary
+from negplug.provenance import installed_version
 
 _PACKAGES = (
     "negplug torch torchvision lightning pytorch-lightning lightly solo-learn numpy optuna"
@@ -88,13 +88,9 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def _versions() -> str:
-    found = [f"python {platform.python_version()}"]
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    found = {name: installed_version(name) for name in _PACKAGES}
+    listed = [f"{name} {number}" for name, number in found.items() if number]
+    return ", ".join([f"python {platform.python_version()}", *listed])
 
 
 def _device() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -17,8 +17,40 @@ from negplug.batch import ContrastiveBatch
 from negplug.objective import Objective
 
 
+@dataclass(frozen=True)
+class Metadata:
+    """What is known of a step's samples beside their embeddings.
+
+    Attributes:
+        indexes: ``[B]`` int64, data set indexes.
+        labels: ``[B]`` int64.
+        unindexed: Why there are no indexes.
+    """
+
+    indexes: Tensor | None = None
+    labels: Tensor | None = None
+    unindexed: str = ""
+
+    def of(self, rows: int) -> dict[str, Any]:
+        """Return the arguments of a batch whose views have ``rows`` rows, one per sample.
+
+        Rows that are no samples (parts of images, say) have no indexes and no labels.
+        """
+        known = vars(self)
+        given = next((v for v in (self.indexes, self.labels) if v is not None), None)
+        if given is None or len(given) == rows:
+            return dict(known)
+        return {"unindexed": f"its {rows} rows are not the {len(given)} samples of the batch"}
+
+
 class Contrast(Protocol):
-    """What a treated site calls in place of the host's arithmetic."""
+    """What a treated site calls in place of the host's arithmetic.
+
+    Attributes:
+        metadata: What is known of this step's samples beside their embeddings.
+    """
+
+    metadata: Metadata
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
@@ -38,10 +70,15 @@ class LossSite(abc.ABC):
     Attributes:
         name: What ``target=`` calls it.
         host: Host, version and loss, for messages.
+        queue_size: Size of the host's own queue of negatives, if it has one.
+        reads_metadata: Whether the treatment itself finds the indexes and labels of a step, as it
+            can where the host hands them to its ``training_step``.
     """
 
     name: str
     host: str
+    queue_size: int | None = None
+    reads_metadata: bool = False
 
     @abc.abstractmethod
     def treat(self, contrast: Contrast) -> None:
@@ -50,6 +87,10 @@ class LossSite(abc.ABC):
         Raises:
             ValueError: If this loss, as configured, cannot be treated; says why.
         """
+
+    def labels(self, batch: Any) -> Tensor | None:
+        """Return the labels ``[B]`` in what the host's loader gives, by default none."""
+        return None
 
     @abc.abstractmethod
     def restore(self) -> None:

@@ -4,18 +4,24 @@ An *anchor* is a row that pays a loss, a *key* a row that it may be compared wit
 carried by ids: a key with the anchor's id is the anchor itself, another view of it, or another
 positive, and so never its negative. Ids make the exclusion cheap everywhere (a comparison per
 tile, a binary search per draw) without a dense mask.
+
+Where the data set indexes of the samples are known they are the ids, so that a key of an earlier
+step is recognised. Otherwise ids number the samples of this batch, unique over the ranks, from -3
+downwards: ids from 0 upwards mean the same in every step, others last no longer than their batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from negplug.distributed import gather_rows
+from negplug.distributed import gather_rows, rank, world_size
 from negplug.draws import Draws
 from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
+from negplug.inputs import check_views, per_sample
 from negplug.unit import unit_rows
 
 
@@ -35,7 +41,11 @@ class ContrastiveBatch:
             keys hold no anchor (momentum keys).
         indexes: ``[N]`` int64, data set index of each anchor, if the recipe knows it.
         labels: ``[N]`` int64, metadata of each anchor, -1 = none.
+        key_indexes: ``[K]`` int64, data set index of each key, if known.
+        key_labels: ``[K]`` int64, metadata of each key, -1 = none.
         key_views: ``[K]`` int64, the view that each key comes from, where known.
+        unindexed: Why ``indexes`` is None, for messages.
+        token: Zero that ties the loss to the keys' gathering; None if the keys are this rank's.
         draws: Counters for random draws.
     """
 
@@ -47,8 +57,14 @@ class ContrastiveBatch:
     self_columns: Tensor | None = None
     indexes: Tensor | None = None
     labels: Tensor | None = None
+    key_indexes: Tensor | None = None
+    key_labels: Tensor | None = None
     key_views: Tensor | None = None
+    unindexed: str = ""
+    token: Tensor | None = None
     draws: Draws = field(default_factory=Draws)
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    """What was computed for this very batch: the gathered one, and each sampler's negatives."""
 
     @classmethod
     def from_views(
@@ -56,13 +72,16 @@ class ContrastiveBatch:
         views: tuple[Tensor, ...],
         indexes: Tensor | None = None,
         labels: Tensor | None = None,
+        unindexed: str = "",
     ) -> ContrastiveBatch:
         """Build the batch of a symmetric loss: every view of every sample is anchor and key.
 
         Args:
             views: V tensors ``[B, d]``; row b of each view comes from sample b.
-            indexes: ``[B]`` data set indexes.
+            indexes: ``[B]`` data set indexes. A sample that is in the batch twice is then not
+                its own negative.
             labels: ``[B]`` integer metadata.
+            unindexed: Why ``indexes`` is None.
 
         Returns:
             A batch of N = V·B anchors, the keys being the anchors, view after view.
@@ -76,8 +95,10 @@ class ContrastiveBatch:
         device = views[0].device
         z = unit_rows(torch.cat(views))
         row = torch.arange(count * size, device=device)
-        ids = row % size
         shifts = size * torch.arange(1, count, device=device)
+        indexes = per_sample("indexes", indexes, size, count, device, least=0)
+        labels = per_sample("labels", labels, size, count, device)
+        ids = _of_this_batch(row % size) if indexes is None else indexes
         return cls(
             anchors=z,
             keys=z,
@@ -85,9 +106,52 @@ class ContrastiveBatch:
             key_ids=ids,
             positives=(row[:, None] + shifts) % (count * size),
             self_columns=row,
-            indexes=_per_sample("indexes", indexes, size, count, device),
-            labels=_per_sample("labels", labels, size, count, device),
+            indexes=indexes,
+            labels=labels,
+            key_indexes=indexes,
+            key_labels=labels,
             key_views=row // size,
+            unindexed=unindexed,
+        )
+
+    @classmethod
+    def from_pairs(
+        cls,
+        queries: Tensor,
+        keys: Tensor,
+        indexes: Tensor | None = None,
+        labels: Tensor | None = None,
+        unindexed: str = "",
+    ) -> ContrastiveBatch:
+        """Build the batch of a one-directional loss: query b against key b and other keys (MoCo).
+
+        Args:
+            queries: ``[B, d]``, the anchors.
+            keys: ``[B, d]``; row b is the positive of query b.
+            indexes: ``[B]`` data set indexes.
+            labels: ``[B]`` integer metadata.
+            unindexed: Why ``indexes`` is None.
+
+        Raises:
+            ValueError, TypeError: As :meth:`from_views`.
+        """
+        check_views((queries, keys))
+        size, device = len(queries), queries.device
+        row = torch.arange(size, device=device)
+        indexes = per_sample("indexes", indexes, size, 1, device, least=0)
+        labels = per_sample("labels", labels, size, 1, device)
+        ids = _of_this_batch(row) if indexes is None else indexes
+        return cls(
+            anchors=unit_rows(queries),
+            keys=unit_rows(keys),
+            anchor_ids=ids,
+            key_ids=ids,
+            positives=row[:, None],
+            indexes=indexes,
+            labels=labels,
+            key_indexes=indexes,
+            key_labels=labels,
+            unindexed=unindexed,
         )
 
     @classmethod
@@ -99,6 +163,11 @@ class ContrastiveBatch:
         key_ids: Tensor | None = None,
         self_columns: Tensor | None = None,
         indexes: Tensor | None = None,
+        labels: Tensor | None = None,
+        unindexed: str = "",
+        *,
+        lasting: bool = False,
+        gather: bool = False,
     ) -> ContrastiveBatch:
         """Build a batch whose positives are the other keys with the anchor's id.
 
@@ -111,93 +180,94 @@ class ContrastiveBatch:
             key_ids: ``[K]``; needed with ``keys``.
             self_columns: ``[N]``; needed if ``keys`` hold the anchors.
             indexes: ``[N]`` data set indexes.
+            labels: ``[N]`` integer metadata.
+            unindexed: Why ``indexes`` is None.
+            lasting: Whether ids, from 0 upwards, mean the same on every rank and in every step;
+                otherwise they number the samples of this batch.
+            gather: Whether the keys are those of all ranks; positives are found there too.
         """
+        row = torch.arange(len(anchors), device=anchors.device)
+        anchor_ids = anchor_ids if lasting else _of_this_batch(anchor_ids)
+        own_keys = keys is None or key_ids is None
         if keys is None or key_ids is None:
-            self_columns = torch.arange(len(anchors), device=anchors.device)
-            # An unknown anchor has no positives, but it is still itself: give it an id of its own.
-            own = UNKNOWN - 2 - self_columns
-            anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, own)
+            self_columns = row
+            # An unknown anchor has no positives, but it is still itself: give it its own id.
+            anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, _of_this_batch(row) - 1)
             keys, key_ids = anchors, anchor_ids
-        same, _ = columns_with_same_id(anchor_ids, key_ids)
-        padded = same == BEYOND
-        if self_columns is not None:
-            padded |= same == self_columns[:, None]
-        return cls(
+        elif not lasting:
+            key_ids = _of_this_batch(key_ids)
+        batch = cls(
             anchors=anchors,
             keys=keys,
             anchor_ids=anchor_ids,
             key_ids=key_ids,
-            positives=same.masked_fill(padded, -1),
+            positives=anchor_ids.new_full((len(anchors), 1), -1),
             self_columns=self_columns,
             indexes=indexes,
+            labels=labels,
+            key_indexes=indexes if own_keys else None,
+            key_labels=labels if own_keys else None,
+            unindexed=unindexed,
         )
+        if gather:
+            batch = batch.gathered()
+        same, _ = columns_with_same_id(anchor_ids, batch.key_ids)
+        padded = same == BEYOND
+        if batch.self_columns is not None:
+            padded |= same == batch.self_columns[:, None]
+        return replace(batch, positives=same.masked_fill(padded, -1))
 
     @property
     def training(self) -> bool:
         """Whether a backward pass can follow, so that this call counts as training."""
         return torch.is_grad_enabled() and self.anchors.requires_grad
 
-    def gathered(self) -> ContrastiveBatch:
-        """Return this symmetric batch with every rank's keys, in rank order.
+    @property
+    def tie(self) -> Tensor | None:
+        """The token of the keys' gathering, whoever asked for it; None if there was none."""
+        gathered: ContrastiveBatch = self.memo.get("gathered", self)
+        return gathered.token
 
-        Ids of single samples of a batch are positions; they are made unique over the ranks.
+    def gathered(self) -> ContrastiveBatch:
+        """Return this batch with every rank's keys, in rank order.
+
+        The anchors stay this rank's. Gathered once per batch, however many samplers ask; the
+        batch itself in one process, and if its keys are gathered already.
         """
-        keys, first = gather_rows(self.anchors)
-        if keys is self.anchors:
+        if world_size() == 1 or self.token is not None:
             return self
-        ids = self.anchor_ids + first
-        columns = None if self.self_columns is None else self.self_columns + first
+        if "gathered" not in self.memo:
+            self.memo["gathered"] = self._gather()
+        gathered: ContrastiveBatch = self.memo["gathered"]
+        return gathered
+
+    def _gather(self) -> ContrastiveBatch:
+        beside = (self.key_ids, self.key_indexes, self.key_labels, self.key_views)
+        unknown = torch.full_like(self.key_ids, UNKNOWN)
+        names = torch.stack([unknown if name is None else name for name in beside])
+        keys, names, first, token = gather_rows(self.keys, names)
+        known = [None if name is None else names[n] for n, name in enumerate(beside)]
         return replace(
             self,
             keys=keys,
-            anchor_ids=ids,
-            key_ids=gather_rows(ids)[0],
+            key_ids=names[0],
             positives=self.positives.where(self.positives < 0, self.positives + first),
-            self_columns=columns,
-            key_views=None,
+            self_columns=None if self.self_columns is None else self.self_columns + first,
+            key_indexes=known[1],
+            key_labels=known[2],
+            key_views=known[3],
+            token=token,
         )
 
     def detach(self) -> ContrastiveBatch:
         """Return the batch without its graph, for updates after the backward pass."""
         anchors = self.anchors.detach()
         keys = anchors if self.keys is self.anchors else self.keys.detach()
-        return replace(self, anchors=anchors, keys=keys)
+        token = None if self.token is None else self.token.detach()
+        return replace(self, anchors=anchors, keys=keys, token=token)
 
 
-def check_views(views: tuple[Tensor, ...]) -> None:
-    """Raise unless ``views`` are two or more finite floating tensors of one shape ``[B, d]``."""
-    if len(views) < 2:
-        raise ValueError(f"a contrastive loss needs at least two views, got {len(views)}")
-    for number, view in enumerate(views):
-        check_embeddings(f"z{number}", view)
-        if view.shape != views[0].shape:
-            raise ValueError(
-                f"all views must have one shape [B, d], got z0 {tuple(views[0].shape)} and "
-                f"z{number} {tuple(view.shape)}"
-            )
-
-
-def check_embeddings(name: str, z: Tensor) -> None:
-    """Raise unless ``z`` is a finite floating tensor ``[B, d]`` with at least one row."""
-    if not isinstance(z, Tensor):
-        raise TypeError(f"{name} must be a tensor [B, d], got {type(z).__name__}")
-    if not z.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {z.dtype}; cast it first")
-    if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] == 0:
-        raise ValueError(f"{name} must have shape [B, d] with B, d ≥ 1, got {tuple(z.shape)}")
-    # The sum is finite in all but bad cases, and much quicker than looking at every entry.
-    if not (z.detach().sum().isfinite() or z.detach().isfinite().all()):
-        raise ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
-
-
-def _per_sample(
-    name: str, values: Tensor | None, size: int, views: int, device: torch.device
-) -> Tensor | None:
-    if values is None:
-        return None
-    if not isinstance(values, Tensor) or values.shape != (size,):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{name} must be a tensor [{size}], one entry per sample, got {shape}")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {values.dtype}")
-    return values.to(device=device, dtype=torch.int64).repeat(views)
+def _of_this_batch(numbers: Tensor) -> Tensor:
+    """Turn numbers of samples into ids: odd, unique over ranks with batches of any size."""
+    ids = -3 - 2 * (numbers * world_size() + rank())
+    return torch.where(numbers == UNKNOWN, UNKNOWN, ids)

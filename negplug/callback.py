@@ -16,6 +16,9 @@ from typing import Any
 from torch import nn
 
 from negplug import ledger
+from negplug.adapter import Metadata
+from negplug.distributed import everyones, rank, world_size
+from negplug.indexes import IndexRecorder
 from negplug.injection import Injection, NoLossFoundError, inject
 from negplug.loss import as_objective, as_sampler, check_temperature
 from negplug.objective import Objective
@@ -70,6 +73,7 @@ class NegativeControlMixin:
         self._saved: dict[str, Any] | None = None
         self._checked = False
         self._calls_before: dict[str, int] = {}
+        self._recorder: IndexRecorder | None = None
 
     @property
     def state_key(self) -> str:
@@ -80,6 +84,9 @@ class NegativeControlMixin:
         """Treat the losses that exist already, so that a tuner sees the treated recipe."""
         if stage != "fit":
             return
+        if any(part.wants_indexes for part in self.sampler.all_samplers()):
+            # Now, before any loader is iterated.
+            self._recorder = IndexRecorder(trainer)
         if self.injection is not None:
             # The same callback in a second fit continues where it stopped.
             self._saved = self.injection.state_dict()
@@ -103,6 +110,8 @@ class NegativeControlMixin:
                 raise
             self._leave_alone(trainer, pl_module, str(error))
             return
+        if all(site.reads_metadata for site in self.injection.sites):
+            self._stop_recording()
         if self._saved is not None:
             self.injection.load_state_dict(self._saved)
             self._saved = None
@@ -114,9 +123,10 @@ class NegativeControlMixin:
         if self.injection is not None:
             self._calls_before = self._calls()
 
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        """Measure the steps that will be logged."""
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        """Say whose samples the batch holds; measure the steps that will be logged."""
         if self.injection is not None:
+            self._provide(batch)
             every = trainer.log_every_n_steps
             due = every > 0 and (trainer.global_step + 1) % every == 0
             for treated in self.injection.losses.values():
@@ -150,13 +160,11 @@ class NegativeControlMixin:
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the model back as it was; the samplers' state stays for checkpoints."""
-        if self.injection is not None:
-            self.injection.remove()
+        self._give_back()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give the model back as it was."""
-        if self.injection is not None:
-            self.injection.remove()
+        self._give_back()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the expression and all sampler state: tensors and built-in types only."""
@@ -165,22 +173,32 @@ class NegativeControlMixin:
             # Another callback may save at the end of a batch before this one has closed it.
             self.injection.end_step()
             losses = self.injection.state_dict()
+            if any(part.per_rank for part in self.injection.samplers()):
+                # Lightning asks every rank and writes what rank 0 answers.
+                return {"sampler": str(self.sampler), "losses": {}, "ranks": everyones(losses)}
         return {"sampler": str(self.sampler), "losses": losses or {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep the state until the model is treated.
 
         Raises:
-            ValueError: If the checkpoint was written with another sampler.
+            ValueError: If the checkpoint was written with another sampler or, where ranks have
+                state of their own, by another number of ranks.
         """
-        if not state["losses"]:
+        ranks = state.get("ranks")
+        if not (state["losses"] or ranks):
             return
         if state["sampler"] != str(self.sampler):
             raise ValueError(
                 f"the checkpoint was written with the sampler {state['sampler']}, this run has "
                 f"{self.sampler}; resume with the same expression"
             )
-        self._saved = state["losses"]
+        if ranks is not None and len(ranks) != world_size():
+            raise ValueError(
+                f"the checkpoint holds the sampler state of {len(ranks)} ranks, this run has "
+                f"{world_size()}; resume with as many, or use gather=True"
+            )
+        self._saved = state["losses"] if ranks is None else ranks[rank()]
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         injection = inject(model, self.sampler, self.objective, self.temperature, self.target)
@@ -193,7 +211,29 @@ class NegativeControlMixin:
             )
         return injection
 
+    def _provide(self, batch: Any) -> None:
+        assert self.injection is not None
+        indexes, reason = None, ""
+        if self._recorder is not None:
+            indexes = self._recorder.advance()
+            reason = self._recorder.reason
+        for site in self.injection.sites:
+            if not site.reads_metadata:
+                labels = site.labels(batch)
+                self.injection.losses[site.name].metadata = Metadata(indexes, labels, reason)
+
+    def _give_back(self) -> None:
+        if self.injection is not None:
+            self.injection.remove()
+        self._stop_recording()
+
+    def _stop_recording(self) -> None:
+        if self._recorder is not None:
+            self._recorder.remove()
+            self._recorder = None
+
     def _leave_alone(self, trainer: Any, model: nn.Module, reason: str) -> None:
+        self._stop_recording()
         if trainer.is_global_zero:
             logger.warning("negplug leaves %s alone: %s", type(model).__name__, reason)
 

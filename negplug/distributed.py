@@ -1,13 +1,17 @@
 """Gathering rows over ranks, with gradient.
 
-Under DDP each rank computes the loss of its own rows against everybody's keys. The gradient of
-a gathered row is the sum over the ranks that used it: GatherRows' backward all-reduces, and DDP's
-averaging makes it the gradient of the global mean. No further factor belongs there.
+Under DDP each rank computes the loss of its own rows against everybody's keys (the *local loss*:
+no rank computes another's rows). The gradient of a gathered row is the sum over the ranks that
+used it: the backward pass all-reduces, and DDP's averaging makes it the gradient of the global
+mean. No further factor belongs there.
+
+The backward pass is a collective too, so no rank may leave it out. Each gathering returns a
+``token``, a zero that depends on it: a loss with the token added takes part whatever it uses.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,43 +28,84 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """Concatenate every rank's rows in rank order.
+def total(count: Tensor) -> Tensor:
+    """Return the sum over ranks of an integer tensor."""
+    count = count.clone()
+    dist.all_reduce(count)
+    return count
+
+
+def everyones(state: Any) -> list[Any]:
+    """Return every rank's ``state``, an object of tensors and built-in types, in rank order."""
+    states: list[Any] = [None] * world_size()
+    if world_size() == 1:
+        return [state]
+    dist.all_gather_object(states, state)
+    return states
+
+
+class Gathered(NamedTuple):
+    """Every rank's rows, in rank order.
+
+    Attributes:
+        rows: ``[Σ n, d]``. Gradient flows back to every rank.
+        names: ``[c, Σ n]`` int64, what was gathered beside the rows.
+        first: Number of the first row that is this rank's.
+        token: Scalar zero; add it to the loss.
+    """
+
+    rows: Tensor
+    names: Tensor
+    first: int
+    token: Tensor
+
+
+def gather_rows(rows: Tensor, names: Tensor) -> Gathered:
+    """Gather rows and what goes with them from every rank, in one exchange after the sizes'.
 
     Args:
-        rows: ``[n, …]``. Gradient flows back to every rank.
-
-    Returns:
-        The global rows ``[world · n, …]``, and the number of the first one that is this rank's.
+        rows: ``[n, d]`` float32 or float64; n may differ between ranks.
+        names: ``[c, n]`` int64.
 
     Raises:
-        ValueError: If n differs between ranks; on every rank, so that none is left waiting.
+        ValueError: If the width or type of the rows differs between ranks; on every rank, so that
+            none is left waiting.
     """
-    if world_size() == 1:
-        return rows, 0
-    size = torch.tensor([len(rows)], device=rows.device)
-    sizes = [torch.empty_like(size) for _ in range(world_size())]
-    dist.all_gather(sizes, size)
-    counts = [int(count) for count in sizes]
-    if len(set(counts)) > 1:
+    shape = torch.tensor([*rows.shape, rows.element_size()], device=rows.device)
+    shapes = [torch.empty_like(shape) for _ in range(world_size())]
+    dist.all_gather(shapes, shape)
+    sizes, widths, bytes_each = zip(*(map(int, other) for other in shapes), strict=True)
+    if len(set(widths)) > 1 or len(set(bytes_each)) > 1:
         raise ValueError(
-            f"the ranks have batches of different sizes, {counts} rows; gathering needs equal "
-            f"ones: set drop_last=True"
+            f"the ranks have embeddings of widths {list(widths)} with {list(bytes_each)} bytes per "
+            f"number; gathering needs the same on all"
         )
-    gathered: Tensor = _GatherRows.apply(rows)
-    return gathered, rank() * len(rows)
+    gathered, packed_names, token = _GatherRows.apply(rows, names, sizes)
+    return Gathered(gathered, packed_names, sum(sizes[: rank()]), token)
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        rows = rows.contiguous()
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows)
-        return torch.cat(parts)
+    def forward(
+        ctx: Any, rows: Tensor, names: Tensor, sizes: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.sizes = sizes
+        # One message: the integers travel as bits beside the floats, rows are padded to the most.
+        bits = names.T.contiguous().view(rows.dtype)
+        packed = torch.cat([rows, bits], dim=1)
+        if len(rows) < max(sizes):
+            padding = packed.new_zeros(max(sizes) - len(rows), packed.shape[1])
+            packed = torch.cat([packed, padding])
+        parts = [torch.empty_like(packed) for _ in sizes]
+        dist.all_gather(parts, packed)
+        together = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        gathered, bits = torch.split(together, [rows.shape[1], bits.shape[1]], dim=1)
+        everyones = bits.contiguous().view(torch.int64).T.contiguous()
+        ctx.mark_non_differentiable(everyones)
+        return gathered.contiguous(), everyones, rows.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total.chunk(world_size())[rank()]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        summed = grad.contiguous().clone()
+        dist.all_reduce(summed)
+        return torch.split(summed, ctx.sizes)[rank()], None, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from negplug import ledger
-from negplug.adapter import LossSite
+from negplug.adapter import LossSite, Metadata
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.loss import ContrastiveLoss, as_objective, as_sampler, check_temperature
@@ -31,19 +32,21 @@ class TreatedLoss:
     Attributes:
         loss: Sampler and counters of this site.
         calls: How often it was called in training.
+        metadata: What is known of the step's samples.
     """
 
     def __init__(
         self,
-        site: str,
+        site: LossSite,
         sampler: NegativeSampler,
         objective: Objective | None,
         temperature: float | None,
     ) -> None:
         # Of the site's name too, so that two losses of a model draw different negatives.
-        seed = torch.initial_seed() + zlib.crc32(site.encode())
-        self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed)
+        seed = torch.initial_seed() + zlib.crc32(site.name.encode())
+        self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
         self.calls = 0
+        self.metadata = Metadata()
         self._inherits_objective = objective is None
         self._temperature = temperature
 
@@ -68,46 +71,73 @@ class Injection:
     Attributes:
         losses: The treated losses by the name of their site. They are no part of the model, so
             that its ``state_dict`` keeps the host's keys.
+        sites: Where in the host they sit.
     """
 
     def __init__(self, sites: list[LossSite], losses: list[TreatedLoss]) -> None:
         self.losses = {site.name: loss for site, loss in zip(sites, losses, strict=True)}
-        self._sites: list[LossSite] = []
+        self.sites = sites
+        self._treated: list[LossSite] = []
         try:
             for site, loss in zip(sites, losses, strict=True):
                 site.treat(loss)
-                self._sites.append(site)
+                self._treated.append(site)
         except Exception:
             self.remove()
             raise
 
     def remove(self) -> None:
         """Restore the host's own losses. The samplers' state stays readable."""
-        while self._sites:
-            self._sites.pop().restore()
+        while self._treated:
+            self._treated.pop().restore()
+
+    def provide(
+        self, indexes: Tensor | None = None, labels: Tensor | None = None, unindexed: str = ""
+    ) -> None:
+        """Say what is known of the samples of the step to come; forgotten when it ends.
+
+        Args:
+            indexes: ``[B]`` data set indexes, in the order of the batch.
+            labels: ``[B]`` integers.
+            unindexed: Why there are no indexes, for messages.
+        """
+        for treated in self.losses.values():
+            treated.metadata = Metadata(indexes, labels, unindexed)
 
     def end_step(self) -> None:
         """Close a training step, so that samplers take it in."""
         for treated in self.losses.values():
             treated.loss.end_step()
+            treated.metadata = Metadata()
+
+    def samplers(self) -> Iterator[NegativeSampler]:
+        """Yield every sampler of every loss."""
+        for treated in self.losses.values():
+            yield from treated.loss.sampler.all_samplers()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all samplers, by site."""
+        """Return the state of all samplers, by site; of this rank, if ranks differ."""
         return {name: treated.loss.state_dict() for name, treated in self.losses.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: If the sites differ; nothing is loaded then.
+            ValueError: If the sites or the samplers' settings differ; nothing is loaded then.
         """
         if set(state) != set(self.losses):
             raise ValueError(
                 f"the saved negative state is of {sorted(state)}, but this model has the treated "
                 f"losses {sorted(self.losses)}"
             )
-        for name, treated in self.losses.items():
-            treated.loss.load_state_dict(state[name])
+        before = self.state_dict()
+        try:
+            for name, treated in self.losses.items():
+                treated.loss.load_state_dict(state[name])
+        except Exception:
+            for name, treated in self.losses.items():
+                treated.loss.load_state_dict(before[name])
+            raise
 
     def __enter__(self) -> Injection:
         return self
@@ -158,7 +188,7 @@ def inject(
     temperature = None if temperature is None else check_temperature(temperature)
     sites = _find(model, target)
     losses = [
-        TreatedLoss(site.name, copy.deepcopy(sampler), copy.deepcopy(objective), temperature)
+        TreatedLoss(site, copy.deepcopy(sampler), copy.deepcopy(objective), temperature)
         for site in sites
     ]
     return Injection(sites, losses)

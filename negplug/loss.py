@@ -8,18 +8,20 @@ forward and backward.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
+from negplug.adapter import LossSite
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.build import make_objective, make_sampler
-from negplug.distributed import rank
+from negplug.distributed import rank, total, world_size
 from negplug.draws import Draws
 from negplug.objective import Objective
 from negplug.sampler import NegativeSampler
@@ -34,6 +36,8 @@ class ContrastiveLoss(nn.Module):
         temperature: τ > 0, the scale of the logits.
         seed: Seed of the random draws; by default torch's initial seed, so that
             ``seed_everything`` governs them. Reading it leaves the generator untouched.
+        site: The host's loss that this one replaces, if any: samplers take from it what was not
+            given.
 
     Attributes:
         observe: Whether calls measure what they sample, for logging.
@@ -54,14 +58,19 @@ class ContrastiveLoss(nn.Module):
         objective: Objective | str = "infonce()",
         temperature: float = 0.1,
         seed: int | None = None,
+        site: LossSite | None = None,
     ) -> None:
         super().__init__()
         self.sampler = as_sampler(sampler)
         self.objective = as_objective(objective)
         self.temperature = check_temperature(temperature)
-        for number, module in enumerate(self.sampler.modules()):
-            if isinstance(module, NegativeSampler):
-                module.stream = number
+        for number, part in enumerate(self.sampler.all_samplers()):
+            part.stream = number
+            part.fit_host(site)
+        # The second and further calls of a step remember for themselves.
+        self.further = nn.ModuleList()
+        remembers = any(part.updates for part in self.sampler.all_samplers())
+        self._fresh = [copy.deepcopy(self.sampler)] if remembers else []
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise TypeError(f"seed must be an integer, got {seed!r}")
         self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
@@ -115,11 +124,11 @@ class ContrastiveLoss(nn.Module):
         if batch.training and self._backward_seen:
             # Not before: an earlier call of this step may still need what autograd saved.
             self._backward_seen = False
-            self.sampler.flush()
+            self._flush()
         batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
         # Similarities in half precision carry three digits; the rows are float32 already.
         with torch.autocast(batch.anchors.device.type, enabled=False):
-            negatives = self.sampler(batch)
+            negatives = self._sampler_of_call(batch.training)(batch)
             with blaming(objective.provider, "the objective"):
                 losses: Tensor = objective(batch, negatives, tau)
         if batch.training:
@@ -127,8 +136,10 @@ class ContrastiveLoss(nn.Module):
         if self.observe:
             counts = negatives.counts(batch.anchor_ids)
             self.num_negatives = float(counts.float().mean())
-        paying = (batch.positives >= 0).any(1).sum().clamp(min=1)
-        loss = losses.sum() / paying
+        loss = losses.sum() / _paying(batch)
+        if batch.tie is not None:
+            # Every rank takes part in the backward pass of the gathering, whatever it used.
+            loss = loss + batch.tie
         if batch.training:
             loss.register_hook(self._see_backward)  # type: ignore[no-untyped-call]
         return loss
@@ -137,24 +148,55 @@ class ContrastiveLoss(nn.Module):
         """Close the training step, if a loss was called in it: apply what samplers held back."""
         if self._call:
             self._advance()
-            self.sampler.flush()
+            self._flush()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what samplers held back included."""
-        self.sampler.flush()
+        self._flush()
         return super().state_dict(*args, **kwargs)
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Restore what :meth:`state_dict` returned; everything or, if that fails, nothing."""
+        before = self.state_dict()
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except Exception:
+            super().load_state_dict(before)
+            raise
+
     def get_extra_state(self) -> dict[str, int]:
-        """Return the counters that key the random draws."""
-        return {"seed": self._seed, "step": self._step, "call": self._call}
+        """Return the counters that key the random draws, and the calls with state of their own."""
+        counters = {"seed": self._seed, "step": self._step, "call": self._call}
+        return counters | {"further": len(self.further)}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restore the counters that key the random draws."""
+        """Restore the counters, and make room for the state of further calls."""
         self._seed, self._step, self._call = state["seed"], state["step"], state["call"]
+        del self.further[state["further"] :]
+        while len(self.further) < state["further"]:
+            self._add_sampler()
 
     def extra_repr(self) -> str:
         """Show the expressions."""
         return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
+
+    def _sampler_of_call(self, training: bool) -> NegativeSampler:
+        """Return the sampler with the state of this call of the step.
+
+        An evaluation, which is no step, reads the first call's.
+        """
+        if not (training and self._fresh and self._call):
+            return self.sampler
+        while len(self.further) < self._call:
+            self._add_sampler()
+        return cast(NegativeSampler, self.further[self._call - 1])
+
+    def _add_sampler(self) -> None:
+        self.further.append(copy.deepcopy(self._fresh[0]))
+
+    def _flush(self) -> None:
+        for sampler in (self.sampler, *self.further):
+            cast(NegativeSampler, sampler).flush()
 
     def _see_backward(self, _: Tensor) -> None:
         self._backward_seen = True
@@ -162,6 +204,18 @@ class ContrastiveLoss(nn.Module):
     def _advance(self) -> None:
         self._step += 1
         self._call = 0
+
+
+def _paying(batch: ContrastiveBatch) -> Tensor:
+    """Return the number of anchors with a positive; over several ranks, their mean per rank.
+
+    The latter makes DDP's average over ranks the mean over all anchors, also when one rank has a
+    smaller batch.
+    """
+    paying = (batch.positives >= 0).any(1).sum()
+    if batch.tie is None:
+        return paying.clamp(min=1)
+    return total(paying).clamp(min=1) / world_size()
 
 
 def as_sampler(sampler: NegativeSampler | str) -> NegativeSampler:

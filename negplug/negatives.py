@@ -1,14 +1,16 @@
-"""What a sampler hands to an objective: a pool, the chosen columns, and their weights."""
+"""What a sampler hands to an objective: pools, the chosen columns, and their weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from negplug.exclusion import columns_with_same_id
+from negplug.exclusion import columns_with_same_id, comparable_ids
+from negplug.wellformed import check_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +22,16 @@ class Negatives:
         pool_ids: ``[K]`` int64; a row with an anchor's id is never its negative.
         columns: ``[N, M]`` int64 columns of ``pool`` for each anchor, or None for the whole
             pool, from which the rows with the anchor's id are left out tile by tile.
-        mask: ``[N, M]`` bool, True where ``columns`` holds a negative; None if all do.
+        mask: ``[N, M]`` bool, True where ``columns`` holds a negative; None if all do. Without
+            ``columns`` it is ``[N, K]``, True where a row of the pool may serve the anchor.
         log_weight: Detached log importance weights, broadcastable to ``[N, M]`` (or ``[N, K]``
             without ``columns``); None is all zero.
+        partners: ``[N, M]`` int64 columns. Negative m of an anchor is then not the row
+            ``pool[columns]`` but the mixture of it and ``pool[partners]``.
+        coefficients: ``[N, M, 2]``, detached: what the mixture takes of each of the two rows.
+        pool_indexes: ``[K]`` int64, data set index of each row, -1 = unknown; None if all are.
+        pool_labels: ``[K]`` int64, metadata of each row, likewise.
+        others: Further negatives with pools of their own, in the same denominator.
         aux: What the sampler's own ``update`` needs.
         estimator: ``"partition"``: the weighted negatives estimate the softmax denominator.
             ``"posterior"``: they are draws from the softmax itself, weights summing to one.
@@ -33,20 +42,92 @@ class Negatives:
     columns: Tensor | None = None
     mask: Tensor | None = None
     log_weight: Tensor | None = None
+    partners: Tensor | None = None
+    coefficients: Tensor | None = None
+    pool_indexes: Tensor | None = None
+    pool_labels: Tensor | None = None
+    others: tuple[Negatives, ...] = ()
     aux: dict[str, Any] = field(default_factory=dict)
     estimator: Literal["partition", "posterior"] = "partition"
 
+    def parts(self) -> Iterator[Negatives]:
+        """Yield these negatives and all others, each with one pool."""
+        yield replace(self, others=()) if self.others else self
+        for other in self.others:
+            yield from other.parts()
+
     def counts(self, anchor_ids: Tensor) -> Tensor:
         """Return the number of negatives of each anchor, ``[N]`` int64."""
+        others = sum(other.counts(anchor_ids) for other in self.others)
         if self.columns is None:
-            return len(self.pool) - columns_with_same_id(anchor_ids, self.pool_ids)[1]
-        if self.mask is None:
-            return torch.full_like(anchor_ids, self.columns.shape[1])
-        return self.mask.sum(1)
+            if self.mask is not None:
+                own = self._allowed(anchor_ids).sum(1)
+            else:
+                own = len(self.pool) - columns_with_same_id(anchor_ids, self.pool_ids)[1]
+        elif self.mask is None:
+            own = torch.full_like(anchor_ids, self.columns.shape[1])
+        else:
+            own = self.mask.sum(1)
+        return own + others
+
+    def enumerated(self, anchor_ids: Tensor) -> Negatives:
+        """Return the same negatives with explicit ``columns``, of all parts in one pool.
+
+        For samplers that choose for each anchor among what another chose. It costs ``[N, K]``
+        integers where a part is a whole pool.
+
+        Raises:
+            ValueError: If a part is a mixture of rows, which no column of a pool can name.
+        """
+        if self.columns is not None and self.partners is None and not self.others:
+            return self
+        parts = list(self.parts())
+        if any(part.partners is not None for part in parts):
+            raise ValueError(
+                "synthetic negatives are no rows of a pool, so no sampler can choose among them; "
+                "make synthetic(…) the outermost sampler"
+            )
+        columns, masks, first = [], [], 0
+        for part in parts:
+            own = part.columns
+            if own is None:
+                own = torch.arange(len(part.pool), device=anchor_ids.device)
+                own = own.expand(len(anchor_ids), -1)
+                mask = part._allowed(anchor_ids)
+            else:
+                mask = torch.ones_like(own, dtype=torch.bool) if part.mask is None else part.mask
+            columns.append(own + first)
+            masks.append(mask)
+            first += len(part.pool)
+        weight = None
+        if any(part.log_weight is not None for part in parts):
+            each = [
+                part.pool.new_zeros(1, 1) if part.log_weight is None else part.log_weight
+                for part in parts
+            ]
+            wide = [w.expand(c.shape) for w, c in zip(each, columns, strict=True)]
+            weight = torch.cat(wide, dim=1)
+        return replace(
+            self,
+            pool=torch.cat([part.pool for part in parts]),
+            pool_ids=torch.cat([part.pool_ids for part in parts]),
+            columns=torch.cat(columns, dim=1),
+            mask=torch.cat(masks, dim=1),
+            log_weight=weight,
+            pool_indexes=_joined([part.pool_indexes for part in parts], parts),
+            pool_labels=_joined([part.pool_labels for part in parts], parts),
+            others=(),
+        )
 
     def detach(self) -> Negatives:
         """Return the negatives without their graph, for updates after the backward pass."""
-        return replace(self, pool=self.pool.detach())
+        others = tuple(other.detach() for other in self.others)
+        return replace(self, pool=self.pool.detach(), others=others)
+
+    def _allowed(self, anchor_ids: Tensor) -> Tensor:
+        """Return ``[N, K]``, True where a row of the whole pool is a negative of the anchor."""
+        allowed = comparable_ids(anchor_ids)[:, None] != self.pool_ids
+        return allowed if self.mask is None else allowed & self.mask
 
     def check(self, anchors: Tensor) -> None:
         """Raise ``ValueError`` if the shapes and types do not fit together and to the anchors.
@@ -54,43 +135,17 @@ class Negatives:
         Only what costs no device synchronisation is checked in a training step; the
         conformance kit looks at the values.
         """
-        if self.pool.ndim != 2 or self.pool_ids.shape != self.pool.shape[:1]:
-            raise ValueError(
-                f"Negatives: pool must be [K, d] and pool_ids [K], got {tuple(self.pool.shape)} "
-                f"and {tuple(self.pool_ids.shape)}"
-            )
-        if self.pool.shape[1] != anchors.shape[1] or self.pool.dtype != anchors.dtype:
-            raise ValueError(
-                f"Negatives: pool has rows of {self.pool.shape[1]} {self.pool.dtype}, the anchors "
-                f"of {anchors.shape[1]} {anchors.dtype}"
-            )
-        width = len(self.pool)
-        if self.columns is not None:
-            if self.columns.dtype != torch.int64 or self.columns.ndim != 2:
-                raise ValueError(
-                    f"Negatives: columns must be int64 [N, M], got {self.columns.dtype} "
-                    f"{tuple(self.columns.shape)}"
-                )
-            width = self.columns.shape[1]
-            if len(self.columns) != len(anchors) or width == 0:
-                raise ValueError(
-                    f"Negatives: columns must be [N, M] with N = {len(anchors)} anchors and M ≥ 1, "
-                    f"got {tuple(self.columns.shape)}"
-                )
-        if self.mask is not None and (
-            self.columns is None or self.mask.shape != self.columns.shape
-        ):
-            raise ValueError("Negatives: mask must have the shape of columns")
-        if self.log_weight is not None:
-            if self.log_weight.requires_grad:
-                raise ValueError("Negatives: log_weight must be detached")
-            if self.log_weight.ndim != 2:
-                raise ValueError("Negatives: log_weight must have two dimensions")
-            rows, columns = self.log_weight.shape
-            if rows not in (1, len(anchors)) or columns not in (1, width):
-                raise ValueError(
-                    f"Negatives: log_weight must broadcast to [{len(anchors)}, {width}], got "
-                    f"{tuple(self.log_weight.shape)}"
-                )
-        if self.estimator not in ("partition", "posterior"):
-            raise ValueError(f"Negatives: unknown estimator {self.estimator!r}")
+        for part in self.parts():
+            check_part(part, anchors)
+
+
+def _joined(values: list[Tensor | None], parts: list[Negatives]) -> Tensor | None:
+    """Concatenate what is known of each part's rows; -1 where it is not."""
+    if all(value is None for value in values):
+        return None
+    return torch.cat(
+        [
+            torch.full_like(part.pool_ids, -1) if value is None else value
+            for value, part in zip(values, parts, strict=True)
+        ]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from negplug.blame import blaming
 from negplug.negatives import Negatives
 
 if TYPE_CHECKING:
+    from negplug.adapter import LossSite
     from negplug.provenance import PluginInfo
 
 
@@ -28,11 +30,20 @@ class NegativeSampler(nn.Module, abc.ABC):
         expression: The expression it was built from.
         provider: The plugin it came from, blamed for its errors.
         stream: Its number inside the expression, which keys its random draws.
+        wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
+            does not hand them over is watched for them.
+        remembers: Whether it offers rows of past steps, and so starts with none.
+        per_rank: Whether its state differs between ranks, so that each rank's is saved.
+        most: The most rows that it can ever offer an anchor; None if the batch decides.
     """
 
     expression: str = ""
     provider: PluginInfo | None = None
     stream: int = 0
+    wants_indexes: bool = False
+    remembers: bool = False
+    per_rank: bool = False
+    most: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,16 +61,45 @@ class NegativeSampler(nn.Module, abc.ABC):
             negatives: What :meth:`sample` returned for it, detached.
         """
 
+    def fit_host(self, site: LossSite | None) -> None:
+        """Take from the host what was not given, such as its queue size; by default nothing.
+
+        Args:
+            site: The loss to treat; None if there is no host.
+
+        Raises:
+            ValueError: If something is needed that neither the user nor the host gives.
+        """
+
     def forward(self, batch: ContrastiveBatch) -> Negatives:
-        """Sample, check the result, and keep it for :meth:`flush` if this is training."""
+        """Sample, check the result, and keep it for :meth:`flush` if this is training.
+
+        Asked again for the same batch, by a second sampler that reads this one, it gives the same
+        negatives and remembers them once.
+        """
+        if self in batch.memo:
+            known: Negatives = batch.memo[self]
+            return known
         with blaming(self.provider, "sample()"):
             negatives = self.sample(batch)
             if not isinstance(negatives, Negatives):
                 raise TypeError(f"sample() must return Negatives, got {type(negatives).__name__}")
             negatives.check(batch.anchors)
-        if batch.training and type(self).update is not NegativeSampler.update:
+        if batch.training and self.updates:
             self._pending.append((batch.detach(), negatives.detach()))
+        batch.memo[self] = negatives
         return negatives
+
+    @property
+    def updates(self) -> bool:
+        """Whether this sampler itself, not its sources, changes with training."""
+        return type(self).update is not NegativeSampler.update
+
+    def all_samplers(self) -> Iterator[NegativeSampler]:
+        """Yield this sampler and every sampler inside it, each once."""
+        for module in self.modules():
+            if isinstance(module, NegativeSampler):
+                yield module
 
     def flush(self) -> None:
         """Apply the pending updates of this sampler and of its sources.
@@ -67,12 +107,11 @@ class NegativeSampler(nn.Module, abc.ABC):
         Called after the backward pass of the calls that are pending: writing into a pool before
         would change what autograd saved.
         """
-        for module in self.modules():
-            if isinstance(module, NegativeSampler):
-                pending, module._pending = module._pending, []
-                for batch, negatives in pending:
-                    with blaming(module.provider, "update()"), torch.no_grad():
-                        module.update(batch, negatives)
+        for sampler in self.all_samplers():
+            pending, sampler._pending = sampler._pending, []
+            for batch, negatives in pending:
+                with blaming(sampler.provider, "update()"), torch.no_grad():
+                    sampler.update(batch, negatives)
 
     def generator(self, batch: ContrastiveBatch) -> torch.Generator:
         """Return this sampler's own generator for this call, on the batch's device."""

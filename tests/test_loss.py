@@ -75,7 +75,7 @@ def test_log_weights_reach_every_path(rows_of_weight):
     anchors, pool = naive.embeddings(2, 40)
     a, k = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, pool))
     ids = torch.arange(40)
-    batch = ContrastiveBatch.from_ids(a, ids, k, ids)
+    batch = ContrastiveBatch.from_ids(a, ids, k, ids, lasting=True)
     columns = torch.stack([torch.randperm(40, generator=generator)[:6] for _ in range(40)])
     for chosen, width in ((None, 40), (columns, 6)):
         for columns_of_weight in (1, width):
@@ -258,7 +258,12 @@ def test_evaluation_samples_but_moves_no_counter():
 def test_a_module_that_holds_the_loss_saves_its_state():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     model.criterion = ContrastiveLoss("uniform(num_negatives=2)", seed=4)
-    assert model.state_dict()["criterion._extra_state"] == {"seed": 4, "step": 0, "call": 0}
+    assert model.state_dict()["criterion._extra_state"] == {
+        "seed": 4,
+        "step": 0,
+        "call": 0,
+        "further": 0,
+    }
 
 
 Z = torch.ones(4, 3)

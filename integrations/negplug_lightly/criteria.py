@@ -24,7 +24,7 @@ def ntxent(criterion: Any, contrast: Contrast, out0: Tensor, out1: Tensor) -> Te
         out0: ``[B, d]`` projections of the first view.
         out1: ``[B, d]`` projections of the second view.
     """
-    batch = ContrastiveBatch.from_views((out0, out1))
+    batch = ContrastiveBatch.from_views((out0, out1), **contrast.metadata.of(len(out0)))
     if criterion.gather_distributed:
         batch = batch.gathered()
     return contrast(batch, objective=InfoNCE(), temperature=criterion.temperature)

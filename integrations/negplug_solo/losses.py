@@ -6,12 +6,14 @@ objective and the temperature in the function's own terms.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from negplug.adapter import Contrast
-from negplug.batch import ContrastiveBatch, check_embeddings
-from negplug.distributed import gather_rows
+from negplug.adapter import Contrast, Metadata
+from negplug.batch import ContrastiveBatch
+from negplug.inputs import check_embeddings
 from negplug.objectives.infonce import InfoNCE
 from negplug.unit import unit_rows
 
@@ -28,14 +30,13 @@ def simclr_by_index(
         temperature: The host's.
     """
     check_embeddings("z", z)
-    anchors = unit_rows(z)
-    keys, first = gather_rows(anchors)
-    key_ids, _ = gather_rows(indexes)
-    if keys is anchors:
-        batch = ContrastiveBatch.from_ids(anchors, indexes)
-    else:
-        own = first + torch.arange(len(z), device=z.device)
-        batch = ContrastiveBatch.from_ids(anchors, indexes, keys, key_ids, own)
+    batch = ContrastiveBatch.from_ids(
+        unit_rows(z),
+        indexes,
+        **_of_crops(contrast.metadata, len(z)),
+        lasting=contrast.metadata.indexes is not None,
+        gather=True,
+    )
     return contrast(batch, objective=InfoNCE("sum"), temperature=temperature)
 
 
@@ -55,10 +56,10 @@ def simclr_pairs(
         temperature: The host's.
         extra_pos_mask: ``[2B, 2B]``, further positives (supervised contrast).
     """
-    batch = ContrastiveBatch.from_views((z1, z2))
+    batch = ContrastiveBatch.from_views((z1, z2), **contrast.metadata.of(len(z1)))
     if extra_pos_mask is not None:
-        same = batch.anchor_ids[:, None] == batch.anchor_ids
-        batch = ContrastiveBatch.from_ids(batch.anchors, _classes(extra_pos_mask | same))
+        row = torch.arange(len(z1), device=z1.device).repeat(2)
+        batch = _by_classes(contrast, batch.anchors, extra_pos_mask | (row[:, None] == row))
     return contrast(batch, objective=InfoNCE("mean"), temperature=temperature)
 
 
@@ -76,16 +77,34 @@ def simclr_masks(
     """
     check_embeddings("z", z)
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    ids = _classes(pos_mask | own)
     if not torch.equal(neg_mask, ~(pos_mask | own)):
         raise ValueError("neg_mask must hold everything but the anchor and its positives")
-    batch = ContrastiveBatch.from_ids(unit_rows(z), ids)
+    batch = _by_classes(contrast, unit_rows(z), pos_mask | own)
     return contrast(batch, objective=InfoNCE("each"), temperature=temperature)
 
 
-def _classes(same: Tensor) -> Tensor:
-    """Return ids ``[N]`` such that ``same`` ``[N, N]`` is equality of ids."""
+def _by_classes(contrast: Contrast, anchors: Tensor, same: Tensor) -> ContrastiveBatch:
+    """Build the batch in which rows are of one class where ``same`` ``[N, N]`` says so.
+
+    The class is named by the sample or its label where these are known and divide the batch
+    likewise, so that it is recognised in later steps.
+    """
+    known = _of_crops(contrast.metadata, len(anchors))
     ids = same.int().argmax(1)
     if not torch.equal(ids[:, None] == ids, same):
         raise ValueError("the mask of positives must divide the batch into classes")
-    return ids
+    for name in (known.get("indexes"), known.get("labels")):
+        if name is not None and torch.equal(name[:, None] == name, same):
+            return ContrastiveBatch.from_ids(anchors, name, **known, lasting=True)
+    return ContrastiveBatch.from_ids(anchors, ids, **known)
+
+
+def _of_crops(metadata: Metadata, rows: int) -> dict[str, Any]:
+    """Repeat what is known of the samples for every crop, crop after crop."""
+    given = next((v for v in (metadata.indexes, metadata.labels) if v is not None), None)
+    if given is None or rows % len(given):
+        return metadata.of(rows)
+    crops = rows // len(given)
+    names = (metadata.indexes, metadata.labels)
+    indexes, labels = (None if name is None else name.repeat(crops) for name in names)
+    return {"indexes": indexes, "labels": labels, "unindexed": metadata.unindexed}

@@ -24,6 +24,7 @@ from negplug.adapter import Contrast, LossSite, MethodReport
 from negplug.hookspecs import AdapterSpec, hookimpl
 from negplug.provenance import installed_version
 from negplug_solo import losses
+from negplug_solo.metadata import read_metadata
 
 Treatment = Callable[..., Tensor]
 
@@ -59,14 +60,23 @@ class TreatedStep:
     """
 
     def __init__(
-        self, step: Callable[..., Any], module: ModuleType, swaps: dict[str, Treatment]
+        self,
+        step: Callable[..., Any],
+        module: ModuleType,
+        swaps: dict[str, Treatment],
+        model: nn.Module,
+        contrast: Contrast,
     ) -> None:
         self.__wrapped__ = step
         self._module = module.__name__
         self._swaps = swaps
+        self._model = model
+        self._contrast = contrast
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the host's step."""
+        batch = kwargs.get("batch", args[0] if args else None)
+        self._contrast.metadata = read_metadata(self._model, batch)
         names = vars(sys.modules[self._module])
         before = {name: names[name] for name in self._swaps}
         names.update(self._swaps)
@@ -79,7 +89,10 @@ class TreatedStep:
 class MethodSite(LossSite):
     """The contrastive loss of a solo-learn method."""
 
+    reads_metadata = True
+
     def __init__(self, model: nn.Module, method: Method, module: ModuleType) -> None:
+        self.queue_size = getattr(model, "queue_size", None)
         self.name = method.functions[0]
         self.host = f"solo-learn {installed_version('solo-learn') or '(from source)'} {method.name}"
         self._model = model
@@ -102,7 +115,7 @@ class MethodSite(LossSite):
         }
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
         step: Any = self._model.training_step
-        own["training_step"] = TreatedStep(step, self._module, swaps)
+        own["training_step"] = TreatedStep(step, self._module, swaps, self._model, contrast)
 
     def restore(self) -> None:
         """Uncover the class's own ``training_step``."""

@@ -5,6 +5,7 @@ answers is decided here, by the shape of the question:
 
 - chosen columns → :mod:`negplug.logits.chosen`;
 - every key of a symmetric batch → :mod:`negplug.logits.symmetric`;
+- every row of a pool without gradient → :mod:`negplug.logits.frozen`;
 - every row of any other pool → :mod:`negplug.logits.tiled`.
 
 Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materialises ``[N, K]``.
@@ -12,12 +13,15 @@ Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materiali
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
 from negplug.logits.chosen import chosen_similarities
+from negplug.logits.frozen import frozen_logsumexp
 from negplug.logits.symmetric import STEEPEST, symmetric_logsumexp
 from negplug.logits.tiled import pool_logsumexp
 from negplug.negatives import Negatives
@@ -43,28 +47,40 @@ def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperatur
         negatives: Pool, columns and log weights.
         temperature: τ > 0.
     """
-    weight = negatives.log_weight
-    if negatives.columns is not None:
-        mask = negatives.mask
-        similarities = chosen_similarities(batch.anchors, negatives.pool, negatives.columns, mask)
-        logits = similarities / temperature
-        if weight is not None:
-            per_column = weight.shape[1] != 1
-            logits = logits + weight if per_column else logits
-        if mask is not None:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        total = torch.logsumexp(logits, dim=1)
-        return total + weight[:, 0] if weight is not None and not per_column else total
+    totals = [_logsumexp(batch, part, temperature) for part in negatives.parts()]
+    return totals[0] if len(totals) == 1 else torch.logsumexp(torch.stack(totals), dim=0)
+
+
+def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
+    """Return the log-sum-exp of the negatives of one pool."""
+    if part.columns is not None:
+        return _chosen_logsumexp(batch, part, temperature)
     ids = comparable_ids(batch.anchor_ids)
-    if weight is None or weight.shape[1] == 1:
-        own = negatives.pool is batch.anchors and negatives.pool_ids is batch.anchor_ids
-        if own and 1.0 / temperature <= STEEPEST:
-            total = symmetric_logsumexp(batch.anchors, ids, temperature)
-        else:
-            total = pool_logsumexp(
-                batch.anchors, negatives.pool, ids, negatives.pool_ids, temperature
-            )
-        return total if weight is None else total + weight[:, 0]
-    return pool_logsumexp(
-        batch.anchors, negatives.pool, ids, negatives.pool_ids, temperature, weight
-    )
+    weight = part.log_weight
+    if weight is not None and weight.shape[1] == 1:
+        return _logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
+    own = part.pool is batch.anchors and part.pool_ids is batch.anchor_ids
+    if own and weight is None and part.mask is None and 1.0 / temperature <= STEEPEST:
+        return symmetric_logsumexp(batch.anchors, ids, temperature)
+    whole_pool = pool_logsumexp if part.pool.requires_grad else frozen_logsumexp
+    return whole_pool(batch.anchors, part.pool, ids, part.pool_ids, temperature, weight, part.mask)
+
+
+def _chosen_logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
+    assert part.columns is not None
+    weight, mask = part.log_weight, part.mask
+    similarities = chosen_similarities(batch.anchors, part.pool, part.columns, mask)
+    if part.partners is not None:
+        assert part.coefficients is not None
+        # ⟨a, c₀ p + c₁ q⟩ = c₀ ⟨a, p⟩ + c₁ ⟨a, q⟩: a mixture never exists as a row.
+        second = chosen_similarities(batch.anchors, part.pool, part.partners, mask)
+        first_share, second_share = part.coefficients.unbind(-1)
+        similarities = similarities * first_share + second * second_share
+    logits = similarities / temperature
+    per_column = weight is not None and weight.shape[1] != 1
+    if weight is not None and per_column:
+        logits = logits + weight
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    total = torch.logsumexp(logits, dim=1)
+    return total if weight is None or per_column else total + weight[:, 0]

@@ -28,6 +28,7 @@ def pool_logsumexp(
     pool_ids: Tensor,
     temperature: float,
     log_weight: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return ℓ ``[N]``; -inf (and no gradient) for an anchor without negatives.
 
@@ -38,9 +39,10 @@ def pool_logsumexp(
         pool_ids: ``[K]`` int64.
         temperature: τ > 0.
         log_weight: Detached, ``[N|1, K]``.
+        mask: ``[N, K]`` bool, True where a row of the pool may serve.
     """
     value: Tensor = _PoolLogSumExp.apply(
-        anchors, pool, anchor_ids, pool_ids, temperature, log_weight
+        anchors, pool, anchor_ids, pool_ids, temperature, log_weight, mask
     )
     return value
 
@@ -55,24 +57,27 @@ class _PoolLogSumExp(torch.autograd.Function):
         pool_ids: Tensor,
         temperature: float,
         log_weight: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
         total = anchors.new_full((len(anchors),), -torch.inf)
-        for rows, _, tile in _tiles(anchors, pool, anchor_ids, pool_ids, log_weight, temperature):
+        for rows, _, tile in tiles(
+            anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
+        ):
             total[rows] = torch.logaddexp(total[rows], tile.logsumexp(1))
-        ctx.save_for_backward(anchors, pool, anchor_ids, pool_ids, log_weight, total)
+        ctx.save_for_backward(anchors, pool, anchor_ids, pool_ids, log_weight, mask, total)
         ctx.temperature = temperature
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
-        anchors, pool, anchor_ids, pool_ids, log_weight, total = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, pool, anchor_ids, pool_ids, log_weight, mask, total = ctx.saved_tensors
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
         shift = total.masked_fill(total == -torch.inf, 0.0)
         grad_anchors = torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None
-        for rows, columns, tile in _tiles(
-            anchors, pool, anchor_ids, pool_ids, log_weight, ctx.temperature
+        for rows, columns, tile in tiles(
+            anchors, pool, anchor_ids, pool_ids, log_weight, mask, ctx.temperature
         ):
             tile = tile.sub_(shift[rows, None]).exp_().mul_(grad[rows, None])
             grad_anchors[rows].addmm_(tile, pool[columns])
@@ -80,18 +85,19 @@ class _PoolLogSumExp(torch.autograd.Function):
                 grad_pool[columns].addmm_(tile.T, anchors[rows])
         if grad_pool is not None:
             grad_pool.div_(ctx.temperature)
-        return grad_anchors.div_(ctx.temperature), grad_pool, None, None, None, None
+        return grad_anchors.div_(ctx.temperature), grad_pool, None, None, None, None, None
 
 
-def _tiles(
+def tiles(
     anchors: Tensor,
     pool: Tensor,
     anchor_ids: Tensor,
     pool_ids: Tensor,
     log_weight: Tensor | None,
+    mask: Tensor | None,
     temperature: float,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, weighted logits tile, -inf where excluded).
+    """Yield (rows, columns, tile of weighted logits), -inf where excluded.
 
     The tile is a view of one reused buffer: consume it before asking for the next.
     """
@@ -108,4 +114,6 @@ def _tiles(
             if log_weight is not None:
                 tile += log_weight[rows if len(log_weight) > 1 else slice(None), columns]
             tile.masked_fill_(anchor_ids[rows, None] == pool_ids[columns], -torch.inf)
+            if mask is not None:
+                tile.masked_fill_(~mask[rows, columns], -torch.inf)
             yield rows, columns, tile

@@ -1,5 +1,5 @@
 """The built-in samplers: one file each, registered through the hooks like anyone else's."""
 
-from negplug.samplers import in_batch, uniform
+from negplug.samplers import gather, in_batch, memory_bank, queue, uniform
 
-plugins = [in_batch, uniform]
+plugins = [in_batch, gather, uniform, queue, memory_bank]

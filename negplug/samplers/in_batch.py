@@ -23,7 +23,12 @@ class InBatch(NegativeSampler):
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Return the batch's keys as a pool, exclusion by id."""
-        return Negatives(pool=batch.keys, pool_ids=batch.key_ids)
+        return Negatives(
+            pool=batch.keys,
+            pool_ids=batch.key_ids,
+            pool_indexes=batch.key_indexes,
+            pool_labels=batch.key_labels,
+        )
 
 
 @hookimpl

@@ -23,9 +23,9 @@ reproduces it exactly.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -34,9 +34,14 @@ from negplug.batch import ContrastiveBatch
 from negplug.draws import distinct_ranks, ranks_to_columns
 from negplug.exclusion import columns_with_same_id
 from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.inputs import check_flag
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
 from negplug.samplers.in_batch import InBatch
+from negplug.supply import Supply
+
+if TYPE_CHECKING:
+    from negplug.adapter import LossSite
 
 
 class Uniform(NegativeSampler):
@@ -61,20 +66,21 @@ class Uniform(NegativeSampler):
         source: NegativeSampler | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(num_negatives, int) or isinstance(num_negatives, bool):
-            raise TypeError(f"uniform: num_negatives must be an integer, got {num_negatives!r}")
-        if num_negatives < 1:
-            raise ValueError(f"uniform: num_negatives must be at least 1, got {num_negatives}")
-        for name, value in (("shared", shared), ("correction", correction)):
-            if not isinstance(value, bool):
-                raise TypeError(f"uniform: {name} must be True or False, got {value!r}")
-        if source is not None and not isinstance(source, NegativeSampler):
-            raise TypeError(f"uniform: source must be a sampler, got {source!r}")
-        self.num_negatives = num_negatives
-        self.shared = shared
-        self.correction = correction
         self.source = InBatch() if source is None else source
-        self._supplied = False
+        self.supply = Supply("uniform", num_negatives, self.source)
+        self.num_negatives = num_negatives
+        self.shared = check_flag("uniform", "shared", shared)
+        self.correction = check_flag("uniform", "correction", correction)
+
+    @property
+    def most(self) -> int:  # type: ignore[override]
+        """M."""
+        return self.num_negatives
+
+    def fit_host(self, site: LossSite | None) -> None:
+        """Check M against what the source took from the host."""
+        self.source.fit_host(site)
+        self.supply.check_limit(self.source)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Draw from the source's negatives of ``batch``.
@@ -89,6 +95,8 @@ class Uniform(NegativeSampler):
             raise ValueError(f"uniform: {self.source} already draws; it cannot be sub-sampled")
         if self.shared:
             return self._shared_set(batch, offered)
+        if offered.mask is not None or offered.others:
+            offered = offered.enumerated(batch.anchor_ids)
         return self._own_sets(batch, offered)
 
     def _own_sets(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
@@ -98,7 +106,7 @@ class Uniform(NegativeSampler):
             available = len(offered.pool) - own
         else:
             available = offered.counts(ids)
-        if not self._has_more_than_asked(available, batch.training):
+        if self.supply.is_short(available, batch.training):
             return offered
         ranks, mask = distinct_ranks(available, self.num_negatives, self.generator(batch))
         if offered.columns is None:
@@ -117,12 +125,12 @@ class Uniform(NegativeSampler):
         return replace(offered, columns=columns, mask=mask, log_weight=weight)
 
     def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
-        if offered.columns is not None:
+        if offered.columns is not None or offered.mask is not None or offered.others:
             raise ValueError(
-                f"uniform: shared=True needs a source with one pool for all anchors; "
-                f"{self.source} chooses for each anchor"
+                f"uniform: shared=True needs a source that is one whole pool for all anchors; "
+                f"{self.source} is not"
             )
-        if not self._has_more_than_asked(offered.counts(batch.anchor_ids), batch.training):
+        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.training):
             return offered
         pool_size = torch.tensor([len(offered.pool)], device=offered.pool.device)
         chosen, _ = distinct_ranks(pool_size, self.num_negatives, self.generator(batch))
@@ -134,26 +142,13 @@ class Uniform(NegativeSampler):
             # Every row is in the set with probability M/K (Horvitz–Thompson).
             weight = _plus(weight, _log_ratio(pool_size, self.num_negatives, batch.anchors.dtype))
         return replace(
-            offered, pool=offered.pool[rows], pool_ids=offered.pool_ids[rows], log_weight=weight
+            offered,
+            pool=offered.pool[rows],
+            pool_ids=offered.pool_ids[rows],
+            pool_indexes=None if offered.pool_indexes is None else offered.pool_indexes[rows],
+            pool_labels=None if offered.pool_labels is None else offered.pool_labels[rows],
+            log_weight=weight,
         )
-
-    def _has_more_than_asked(self, available: Tensor, training: bool) -> bool:
-        """Whether any anchor has more than M negatives; an error if a full batch has fewer."""
-        most = int(available.max())
-        if most >= self.num_negatives:
-            self._supplied = True
-        elif training and not self._supplied:
-            raise ValueError(
-                f"uniform: num_negatives={self.num_negatives} is more than the {most} negatives "
-                f"that an anchor has in a full batch; lower it or enlarge the batch"
-            )
-        else:
-            warnings.warn(
-                f"uniform: a ragged batch offers {most} negatives instead of "
-                f"num_negatives={self.num_negatives}; all of them are used",
-                stacklevel=2,
-            )
-        return most > self.num_negatives
 
 
 def _log_ratio(available: Tensor, asked: int, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,247 @@
+"""Data set indexes of the training batches, from a loader that does not hand them out.
+
+Most recipes batch views without saying which samples they are. A ``DataLoader`` draws the indexes
+of each batch from its batch sampler, in the main process and in the order of the batches, but
+ahead of them: workers and Lightning prefetch. So every pass over the batch sampler queues what it
+draws, and each training batch takes the head of that queue. The batches, their order and the
+global random number generators stay as they are.
+
+Order of hooks that matters: the loader is made and iterated before ``on_train_start``. The
+recorder therefore starts in ``setup`` and waits at the strategy's ``process_dataloader``, which
+Lightning calls with the final loader, any distributed sampler included, before the first iterator.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+
+class IndexRecorder:
+    """Knows the data set indexes of each training batch of a Trainer.
+
+    An index is a position in ``loader.dataset``; for a ``Subset``, in the subset.
+
+    Args:
+        trainer: The Trainer, in a callback's ``setup`` for ``fit``.
+
+    Attributes:
+        reason: Why :meth:`advance` gave None, as a clause; empty otherwise.
+
+    Example:
+        >>> recorder = IndexRecorder(trainer)  # setup
+        >>> indexes = recorder.advance()  # on_train_batch_start, once
+        >>> recorder.remove()  # teardown and on_exception
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.reason = ""
+        self._trainer = trainer
+        self._loaders: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+        self._replaced = vars(trainer.strategy).get("process_dataloader")
+        self._process = trainer.strategy.process_dataloader
+        self._active = True
+        trainer.strategy.process_dataloader = self._process_dataloader
+
+    def advance(self) -> Tensor | None:
+        """Return the indexes of the batch about to be trained on.
+
+        Returns:
+            int64 ``[B]`` on the CPU, or None, with a :attr:`reason`, where they cannot be known.
+
+        Raises:
+            RuntimeError: If the record does not fit the batches that Lightning has handed out.
+        """
+        loader = _training_loader(self._trainer)
+        self.reason = _unknowable(loader)
+        if self.reason:
+            return None
+        sampler = loader.batch_sampler
+        if not isinstance(sampler, _RecordingBatchSampler):
+            raise RuntimeError(
+                "the training DataLoader is not recorded; make IndexRecorder in a callback's setup "
+                "and leave loader.batch_sampler alone during fit"
+            )
+        # Lightning counts the batches that are None too, for which it calls no hook.
+        ready = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        indexes = sampler.take(ready, _prefetched(loader))
+        if indexes is None:
+            kind = type(sampler.recorded).__name__
+            self.reason = f"the batch sampler {kind} yields no lists of non-negative integers"
+        return indexes
+
+    def remove(self) -> None:
+        """Put back the strategy's method and every loader's own batch sampler."""
+        if not self._active:
+            return
+        self._active = False
+        for loader in self._loaders:
+            if isinstance(loader.batch_sampler, _RecordingBatchSampler):
+                _set_batch_sampler(loader, loader.batch_sampler.recorded)
+        if self._replaced is None:
+            del self._trainer.strategy.process_dataloader
+        else:
+            self._trainer.strategy.process_dataloader = self._replaced
+
+    def _process_dataloader(self, dataloader: Any) -> Any:
+        # Lightning 1.9 sets up the loaders of validation at this stage too; they stay unread.
+        if self._trainer.training and not _unknowable(dataloader):
+            sampler = dataloader.batch_sampler
+            if isinstance(sampler, _RecordingBatchSampler) and dataloader not in self._loaders:
+                sampler = sampler.recorded  # of a recorder that was never removed
+            if not isinstance(sampler, _RecordingBatchSampler):
+                _set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
+                self._loaders.add(dataloader)
+        return self._process(dataloader)
+
+
+@dataclass
+class _Pass:
+    """What one iteration over a batch sampler has drawn and nobody has trained on yet."""
+
+    drawn: deque[Tensor | None] = field(default_factory=deque)
+    ended: bool = False
+    ready: int | None = None
+
+
+class _RecordingBatchSampler(BatchSampler):
+    """A batch sampler that remembers what its training passes draw.
+
+    Its attributes are those of the recorded sampler, to read and to set; its copy or pickle is
+    the recorded sampler.
+    """
+
+    def __init__(self, recorded: Any, trainer: Any) -> None:
+        # A pass lives as long as its iterator: until the DataLoader's own iterator dies.
+        passes: weakref.WeakKeyDictionary[Iterator[Any], _Pass] = weakref.WeakKeyDictionary()
+        self.__dict__.update(recorded=recorded, _trainer=trainer, _passes=passes)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Now, not at the first batch: a sampler may use a random number generator here.
+        batches = iter(self.recorded)
+        if not self._trainer.training:
+            return batches  # the training loader serves validation too
+        record = _Pass()
+        recording = _draw(batches, record)
+        self._passes[recording] = record
+        return recording
+
+    def __len__(self) -> int:
+        return len(self.recorded)
+
+    def __getattr__(self, name: str) -> Any:
+        # An AttributeError before __init__ too, which Lightning may have wrapped.
+        return getattr(object.__getattribute__(self, "recorded"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.recorded, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same, (self.recorded,)
+
+    def take(self, ready: int, prefetched: int) -> Tensor | None:
+        """Return the indexes of batch number ``ready``; None if they are no indexes.
+
+        Args:
+            ready: Lightning's count of the batches it has taken in this epoch.
+            prefetched: How many batches are drawn beyond the one handed out, until the end.
+        """
+        passes = list(self._passes.values())
+        if len(passes) != 1:
+            raise RuntimeError(
+                f"the training DataLoader has {len(passes)} recorded iterators instead of one, so "
+                f"the indexes of the batch are unknown; iterate over a DataLoader of your own"
+            )
+        (record,) = passes
+        if record.ready is not None:
+            steps = ready - record.ready
+        else:
+            # The count of a resumed epoch does not begin at zero, and a first batch may be None.
+            steps = 1 if record.ended else len(record.drawn) - prefetched
+        record.ready = ready
+        left = len(record.drawn) - steps
+        in_step = left == prefetched or (record.ended and 0 <= left < prefetched)
+        if steps < 1 or not in_step:
+            raise RuntimeError(
+                f"the record of data set indexes is out of step: {len(record.drawn)} batches are "
+                f"drawn, {steps} of them taken, {prefetched} prefetched; call advance() once in "
+                f"on_train_batch_start, and take batches by training_step(batch), not by hand or "
+                f"by dataloader_iter"
+            )
+        for _ in range(steps - 1):
+            record.drawn.popleft()
+        return record.drawn.popleft()
+
+
+def _draw(batches: Iterator[Any], record: _Pass) -> Iterator[Any]:
+    for batch in batches:
+        record.drawn.append(_as_indexes(batch))
+        yield batch
+    record.ended = True
+
+
+def _as_indexes(batch: Any) -> Tensor | None:
+    """Copy the batch's indexes, for a sampler may reuse its list; None if they are none."""
+    try:
+        indexes = torch.as_tensor(batch)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    if indexes.ndim != 1 or indexes.is_floating_point() or indexes.is_complex():
+        return None
+    if indexes.dtype == torch.bool or bool((indexes < 0).any()):
+        return None
+    return indexes.to("cpu", torch.int64, copy=True)
+
+
+def _same(sampler: Any) -> Any:
+    return sampler
+
+
+def _set_batch_sampler(loader: DataLoader[Any], sampler: Any) -> None:
+    # DataLoader forbids the plain assignment.
+    object.__setattr__(loader, "batch_sampler", sampler)
+    if loader._iterator is not None:
+        # Persistent workers: the one iterator of this loader keeps its sampler.
+        loader._iterator._index_sampler = sampler
+
+
+def _training_loader(trainer: Any) -> Any:
+    """Return what the recipe trains on: a loader, or a collection of loaders."""
+    loader = trainer.train_dataloader
+    # Lightning 1.9 gives its CombinedLoader, later ones what is inside.
+    return loader if isinstance(loader, DataLoader) else getattr(loader, "loaders", loader)
+
+
+def _prefetched(loader: DataLoader[Any]) -> int:
+    """Return how many batches are drawn beyond the one handed out, until the end."""
+    workers = loader.num_workers * (loader.prefetch_factor or 0)
+    try:
+        len(loader)
+    except (TypeError, NotImplementedError):
+        return workers + 1  # Lightning looks one batch ahead to see the end
+    return workers
+
+
+def _unknowable(loader: Any) -> str:
+    """Return why a loader's indexes cannot be known, or the empty string."""
+    if isinstance(loader, (dict, list, tuple)):
+        return "training takes its batches from a collection of loaders instead of one DataLoader"
+    name = type(loader).__name__
+    if not isinstance(loader, DataLoader):
+        return f"the training loader {name} is no torch DataLoader"
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return f"the training loader {name} iterates in a way of its own"
+    if isinstance(loader.dataset, IterableDataset):
+        return f"{type(loader.dataset).__name__} is an IterableDataset, which has no indexes"
+    if loader.batch_sampler is None:
+        return "the training DataLoader has batch_size=None, so it has no batch sampler"
+    if loader.num_workers > 0 and not getattr(loader, "in_order", True):
+        return "the training DataLoader has in_order=False, so batches come in any order"
+    return ""

@@ -1,0 +1,83 @@
+"""Checks of what a host or a user hands over, each with one clear sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_views(views: tuple[Tensor, ...]) -> None:
+    """Raise unless ``views`` are two or more finite floating tensors of one shape ``[B, d]``."""
+    if len(views) < 2:
+        raise ValueError(f"a contrastive loss needs at least two views, got {len(views)}")
+    for number, view in enumerate(views):
+        check_embeddings(f"z{number}", view)
+        if view.shape != views[0].shape:
+            raise ValueError(
+                f"all views must have one shape [B, d], got z0 {tuple(views[0].shape)} and "
+                f"z{number} {tuple(view.shape)}"
+            )
+
+
+def check_embeddings(name: str, z: Tensor) -> None:
+    """Raise unless ``z`` is a finite floating tensor ``[B, d]`` with at least one row."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name} must be a tensor [B, d], got {type(z).__name__}")
+    if not z.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {z.dtype}; cast it first")
+    if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] == 0:
+        raise ValueError(f"{name} must have shape [B, d] with B, d ≥ 1, got {tuple(z.shape)}")
+    # The sum is finite in all but bad cases, and much quicker than looking at every entry.
+    if not (z.detach().sum().isfinite() or z.detach().isfinite().all()):
+        raise ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
+
+
+def per_sample(
+    name: str,
+    values: Tensor | None,
+    size: int,
+    views: int,
+    device: torch.device,
+    least: int | None = None,
+) -> Tensor | None:
+    """Return integers ``[size]``, one per sample, repeated view after view; None if None.
+
+    Raises:
+        ValueError: If they have another shape, or one is below ``least``.
+        TypeError: If they are no integers.
+    """
+    if values is None:
+        return None
+    if not isinstance(values, Tensor) or values.shape != (size,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name} must be a tensor [{size}], one entry per sample, got {shape}")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
+    if least is not None and (values < least).any():
+        raise ValueError(f"{name} must be at least {least}, got {int(values.min())}")
+    return values.to(device=device, dtype=torch.int64).repeat(views)
+
+
+def check_integer(where: str, name: str, value: object, least: int) -> int:
+    """Return ``value`` if it is an integer of at least ``least``; raise otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{where}: {name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
+    return value
+
+
+def check_number(where: str, name: str, value: object, least: float, below: float) -> float:
+    """Return ``value`` if it is a number in [least, below); raise otherwise."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{where}: {name} must be a number, got {value!r}")
+    if not least <= value < below:
+        raise ValueError(f"{where}: {name} must be in [{least}, {below}), got {value}")
+    return float(value)
+
+
+def check_flag(where: str, name: str, value: object) -> bool:
+    """Return ``value`` if it is True or False; raise otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{where}: {name} must be True or False, got {value!r}")
+    return value

@@ -1,0 +1,144 @@
+"""``memory_bank(momentum=m)``: one slot per sample of the data set, an exponential moving average.
+
+Source: Wu et al., "Unsupervised feature learning via non-parametric instance discrimination"
+(2018, arXiv:1805.01978) and Misra & van der Maaten, "PIRL" (2020, arXiv:1912.01991, section 3.1).
+With k̄_i the mean direction of sample i's keys in a training step,
+
+    v_i ← k̄_i at the first visit,      v_i ← (m v_i + (1 − m) k̄_i) / ‖·‖ afterwards.
+
+Slots are made at the first visit, so only visited samples serve, and the pool is the written part
+of the bank itself, in the order of first visits. The keys of a step are averaged in a fixed order,
+so that ranks that gather hold the same bank to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from negplug.batch import ContrastiveBatch
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.inputs import check_integer, check_number
+from negplug.memory import MemorySampler
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+from negplug.samplers.uniform import Uniform
+from negplug.unit import unit_rows
+
+_UNVISITED = -1
+
+
+class MemoryBank(MemorySampler):
+    """All visited slots of a bank with one slot per data set index.
+
+    Args:
+        momentum: m in [0, 1): the share of the old value that an update keeps.
+        size: Number of samples in the data set; None lets the bank grow with the indexes.
+        gather: Whether the keys of every rank enter, so that all ranks hold the same bank.
+
+    Raises:
+        TypeError, ValueError: If an argument cannot be used.
+    """
+
+    def __init__(self, momentum: float = 0.5, size: int | None = None, gather: bool = True) -> None:
+        super().__init__(gather)
+        self.momentum = check_number("memory_bank", "momentum", momentum, 0.0, 1.0)
+        self.size = None if size is None else check_integer("memory_bank", "size", size, 1)
+        self._slots = torch.empty(0, dtype=torch.int64)
+        self.expression = f"memory_bank(momentum={momentum}, size={size}, gather={gather})"
+
+    @property
+    def most(self) -> int | None:  # type: ignore[override]
+        """Number of samples, if given."""
+        return self.size
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Return the visited slots.
+
+        Raises:
+            ValueError: If a sample's data set index is unknown or beyond the bank.
+        """
+        if batch.key_indexes is None:
+            raise ValueError(
+                f"memory_bank: needs the data set index of every sample, but "
+                f"{batch.unindexed or 'the loss was called without indexes='}"
+            )
+        if self.size is not None and int(batch.key_indexes.max()) >= self.size:
+            raise ValueError(
+                f"memory_bank: the data set index {int(batch.key_indexes.max())} is beyond "
+                f"size={self.size}; give the size of the whole data set"
+            )
+        return super().sample(batch)
+
+    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+        """Average the step's keys into their slots."""
+        keys, names = negatives.aux["keys"], negatives.aux["names"]
+        ordered, order = torch.sort(names[1], stable=True)
+        indexes, number = torch.unique_consecutive(ordered, return_counts=True)
+        starts = number.cumsum(0) - number
+        mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
+        slots, fresh = self._slots_of(indexes, keys)
+        old = self._rows[slots]
+        moved = unit_rows(torch.lerp(mean, old, self.momentum))
+        self._rows[slots] = torch.where(fresh[:, None], mean, moved).to(self._rows)
+        self._names[:, slots] = names[:, order[starts]]
+
+    def _slots_of(self, indexes: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slot of each index, made if need be, and whether it was."""
+        beyond = int(indexes.max()) + 1 - len(self._slots)
+        if beyond > 0:
+            more = indexes.new_full((max(beyond, len(self._slots)),), _UNVISITED)
+            self._slots = torch.cat([self._slots.to(indexes.device), more])
+        fresh = self._slots[indexes] == _UNVISITED
+        made = int(fresh.sum())
+        if self._count + made > len(self._rows):
+            self._reserve(self._capacity(2 * (self._count + made)), keys)
+        first = self._count
+        self._slots[indexes[fresh]] = torch.arange(first, first + made, device=indexes.device)
+        self._count += made
+        return self._slots[indexes], fresh
+
+    def settings(self) -> dict[str, Any]:
+        """Return size and momentum."""
+        return {"size": self.size, "momentum": self.momentum}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the bank; which slot is whose follows from the indexes of the rows."""
+        super().set_extra_state(state)
+        indexes = self._names[1, : self._count]
+        length = int(indexes.max()) + 1 if self._count else 0
+        self._slots = indexes.new_full((length,), _UNVISITED)
+        self._slots[indexes] = torch.arange(self._count, device=indexes.device)
+
+
+def memory_bank(
+    momentum: float = 0.5,
+    num_negatives: int | None = None,
+    size: int | None = None,
+    gather: bool = True,
+) -> NegativeSampler:
+    """Return a memory bank, or M uniform draws per anchor from one.
+
+    Args:
+        momentum: As in :class:`MemoryBank`.
+        num_negatives: M; None uses all visited slots.
+        size: As in :class:`MemoryBank`.
+        gather: As in :class:`MemoryBank`.
+    """
+    bank = MemoryBank(momentum, size, gather)
+    return bank if num_negatives is None else Uniform(num_negatives, source=bank)
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``memory_bank``."""
+    yield SamplerSpec(
+        "memory_bank",
+        memory_bank,
+        "one slot per data set index, exponential moving average",
+        "Wu et al. 2018, arXiv:1805.01978",
+    )

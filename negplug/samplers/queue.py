@@ -1,0 +1,125 @@
+"""``queue(size=K)``: a first-in-first-out queue of past keys as negatives.
+
+Source: He et al., "Momentum contrast" (MoCo, 2020, arXiv:1911.05722, section 3.2); Wang et al.,
+"Cross-batch memory" (2020, arXiv:1912.06798) for keys of the encoder itself. A ring of K rows:
+after each training step its B keys take the places of the K's oldest,
+
+    queue[(t + b) mod K] ← k_b,   b = 0 … B−1,     t ← (t + B) mod K.
+
+What differs from the hosts' queues: only rows ever written serve (theirs start as random noise,
+which is the easiest negative); a batch that crosses the end goes on at the start (Lightly drops
+its tail, solo-learn wants K divisible by B); where data set indexes are known, an anchor's own
+past and its positives' are excluded by id; keys enter once per step, after the backward pass, in
+place, so that the pool is the ring itself and never a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from negplug.batch import ContrastiveBatch
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.inputs import check_integer
+from negplug.memory import MemorySampler
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+from negplug.samplers.uniform import Uniform
+
+if TYPE_CHECKING:
+    from negplug.adapter import LossSite
+
+
+class Queue(MemorySampler):
+    """All rows of a ring of past keys.
+
+    Args:
+        size: K, in keys of all ranks together if ``gather``; None takes the host's.
+        gather: Whether the keys of every rank enter, so that all ranks hold the same queue.
+
+    Raises:
+        TypeError, ValueError: If ``size`` is no integer above 0, or ``gather`` no flag.
+    """
+
+    def __init__(self, size: int | None = None, gather: bool = True) -> None:
+        super().__init__(gather)
+        self.size = None if size is None else check_integer("queue", "size", size, 1)
+        self._next = 0
+        self.expression = f"queue(size={size}, gather={gather})"
+
+    @property
+    def most(self) -> int | None:  # type: ignore[override]
+        """K."""
+        return self.size
+
+    def fit_host(self, site: LossSite | None) -> None:
+        """Take the host's queue size if none was given."""
+        if self.size is None:
+            self.size = None if site is None else site.queue_size
+        if self.size is None:
+            where = "there is no host" if site is None else f"{site.host} has no queue"
+            raise ValueError(f"queue: size is required, because {where}; give size=…")
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Return the rows written so far.
+
+        Raises:
+            ValueError: If the keys of a step do not fit into the queue.
+        """
+        negatives = super().sample(batch)
+        arriving = len(negatives.aux.get("keys", ()))
+        if self.size is None or arriving > self.size:
+            raise ValueError(
+                f"queue: size={self.size} is less than the {arriving} keys of one step; enlarge it"
+            )
+        return negatives
+
+    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+        """Write the step's keys over the oldest ones."""
+        assert self.size is not None
+        keys, names = negatives.aux["keys"], negatives.aux["names"]
+        if not self._count:
+            self._reserve(self.size, keys)
+        # Two slices at most, where an index of the places would be copied row by row.
+        first = min(len(keys), self.size - self._next)
+        for start, part in ((self._next, slice(0, first)), (0, slice(first, len(keys)))):
+            stop = start + len(keys[part])
+            self._rows[start:stop] = keys[part]
+            self._names[:, start:stop] = names[:, part]
+        self._count = min(self._count + len(keys), self.size)
+        self._next = (self._next + len(keys)) % self.size
+
+    def settings(self) -> dict[str, Any]:
+        """Return the size."""
+        return {"size": self.size}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the ring and its next place."""
+        return super().get_extra_state() | {"next": self._next}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the ring and its next place."""
+        super().set_extra_state(state)
+        self._next = state["next"]
+
+
+def queue(
+    size: int | None = None, num_negatives: int | None = None, gather: bool = True
+) -> NegativeSampler:
+    """Return a queue, or M uniform draws per anchor from one.
+
+    Args:
+        size: As in :class:`Queue`.
+        num_negatives: M; None uses all rows.
+        gather: As in :class:`Queue`.
+    """
+    ring = Queue(size, gather)
+    return ring if num_negatives is None else Uniform(num_negatives, source=ring)
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``queue``."""
+    yield SamplerSpec(
+        "queue", queue, "first-in-first-out of past keys", "He et al. 2020, arXiv:1911.05722"
+    )

@@ -1,0 +1,71 @@
+"""Asking a source for M negatives per anchor when it may have fewer.
+
+If even a full batch cannot supply M, that is an error. A ragged last batch, an evaluation or a
+batch rich in one label uses what there is, with a warning. A source that remembers past steps
+starts with none and is waited for in silence, unless it can never hold M.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+
+from negplug.inputs import check_integer
+from negplug.sampler import NegativeSampler
+
+
+class Supply:
+    """What one sampler asks of its source.
+
+    Args:
+        name: The sampler's name, for messages.
+        num_negatives: M ≥ 1.
+        source: Where they come from.
+
+    Raises:
+        TypeError, ValueError: If an argument cannot be used, or the source can never offer M.
+    """
+
+    def __init__(self, name: str, num_negatives: int, source: NegativeSampler) -> None:
+        self.name = name
+        self.num_negatives = check_integer(name, "num_negatives", num_negatives, 1)
+        if not isinstance(source, NegativeSampler):
+            raise TypeError(f"{name}: source must be a sampler, got {source!r}")
+        self._starts_empty = any(part.remembers for part in source.all_samplers())
+        self._met = False
+        self.check_limit(source)
+
+    def check_limit(self, source: NegativeSampler) -> None:
+        """Raise ``ValueError`` if ``source`` can never offer M rows."""
+        if source.most is not None and source.most < self.num_negatives:
+            raise ValueError(
+                f"{self.name}: num_negatives={self.num_negatives} is more than the {source.most} "
+                f"rows that {source} can ever hold; lower it or enlarge the source"
+            )
+
+    def is_short(self, available: Tensor, training: bool) -> bool:
+        """Whether no anchor has more than M, so that choosing is taking all.
+
+        Args:
+            available: ``[N]`` number of negatives that the source offers each anchor.
+            training: Whether this is a training batch; the first one is taken for a full one.
+
+        Raises:
+            ValueError: If a full batch has fewer than M for every anchor.
+        """
+        most = int(available.max())
+        if most >= self.num_negatives:
+            self._met = True
+        elif training and not self._met and not self._starts_empty:
+            raise ValueError(
+                f"{self.name}: num_negatives={self.num_negatives} is more than the {most} "
+                f"negatives that an anchor has in a full batch; lower it or enlarge the batch"
+            )
+        elif self._met or not self._starts_empty:
+            warnings.warn(
+                f"{self.name}: a ragged batch offers {most} negatives instead of "
+                f"num_negatives={self.num_negatives}; all of them are used",
+                stacklevel=2,
+            )
+        return most <= self.num_negatives

@@ -94,11 +94,10 @@ class IndexRecorder:
         # Lightning 1.9 sets up the loaders of validation at this stage too; they stay unread.
         if self._trainer.training and not _unknowable(dataloader):
             sampler = dataloader.batch_sampler
-            if isinstance(sampler, _RecordingBatchSampler) and dataloader not in self._loaders:
-                sampler = sampler.recorded  # of a recorder that was never removed
-            if not isinstance(sampler, _RecordingBatchSampler):
-                _set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
-                self._loaders.add(dataloader)
+            if isinstance(sampler, _RecordingBatchSampler):
+                sampler = sampler.recorded  # set up again, or left by a recorder never removed
+            _set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
+            self._loaders.add(dataloader)
         return self._process(dataloader)
 
 
@@ -118,14 +117,18 @@ class _RecordingBatchSampler(BatchSampler):
     the recorded sampler.
     """
 
+    recorded: Any
+    _trainer: Any
+    _passes: weakref.WeakKeyDictionary[Iterator[Any], _Pass]
+
     def __init__(self, recorded: Any, trainer: Any) -> None:
         # A pass lives as long as its iterator: until the DataLoader's own iterator dies.
-        passes: weakref.WeakKeyDictionary[Iterator[Any], _Pass] = weakref.WeakKeyDictionary()
+        passes = weakref.WeakKeyDictionary[Iterator[Any], _Pass]()
         self.__dict__.update(recorded=recorded, _trainer=trainer, _passes=passes)
 
     def __iter__(self) -> Iterator[Any]:
         # Now, not at the first batch: a sampler may use a random number generator here.
-        batches = iter(self.recorded)
+        batches: Iterator[Any] = iter(self.recorded)
         if not self._trainer.training:
             return batches  # the training loader serves validation too
         record = _Pass()

@@ -64,12 +64,14 @@ class ContrastiveLoss(nn.Module):
         self.sampler = as_sampler(sampler)
         self.objective = as_objective(objective)
         self.temperature = check_temperature(temperature)
-        for number, part in enumerate(self.sampler.all_samplers()):
+        parts = list(self.sampler.all_samplers())
+        for number, part in enumerate(parts):
             part.stream = number
-            part.fit_host(site)
+        for part in reversed(parts):
+            part.fit_host(site)  # sources first: who reads one may look at what it took
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
-        remembers = any(part.updates for part in self.sampler.all_samplers())
+        remembers = any(part.updates for part in parts)
         self._fresh = [copy.deepcopy(self.sampler)] if remembers else []
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise TypeError(f"seed must be an integer, got {seed!r}")
@@ -145,10 +147,10 @@ class ContrastiveLoss(nn.Module):
         return loss
 
     def end_step(self) -> None:
-        """Close the training step, if a loss was called in it: apply what samplers held back."""
+        """Close the training step, if one is open, and apply what samplers held back."""
         if self._call:
             self._advance()
-            self._flush()
+        self._flush()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what samplers held back included."""

@@ -52,13 +52,16 @@ class MemorySampler(NegativeSampler):
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Return the rows written so far, exclusion by id, and what :meth:`update` will write."""
         width = batch.anchors.shape[1]
+        if self._rows.device != batch.anchors.device:
+            # A memory that was loaded in a plain loop, where nobody moves the loss.
+            self.to(batch.anchors.device)
         if self._count and self._rows.shape[1] != width:
             raise ValueError(
                 f"{self}: holds embeddings of width {self._rows.shape[1]}, this batch has width "
                 f"{width}; the width cannot change during training"
             )
         rows = self._rows[: self._count] if self._count else batch.anchors.new_empty(0, width)
-        ids, indexes, labels = self._names[:, : self._count].to(batch.anchors.device)
+        ids, indexes, labels = self._names[:, : self._count]
         return Negatives(
             pool=rows.to(batch.anchors),
             pool_ids=ids,
@@ -100,9 +103,15 @@ class MemorySampler(NegativeSampler):
         """Restore what :meth:`get_extra_state` returned.
 
         Raises:
-            ValueError: If it was saved with other settings; nothing is changed then.
+            ValueError: If it was saved by another sampler or with other settings; nothing is
+                changed then.
         """
         own = self.settings() | {"world_size": world_size(), "gather": self.gather}
+        if own.keys() != state["settings"].keys():
+            raise ValueError(
+                f"{self}: the saved state is another sampler's, with {sorted(state['settings'])}; "
+                f"resume with the same expression"
+            )
         for name, value in state["settings"].items():
             if own[name] != value:
                 raise ValueError(
@@ -112,7 +121,8 @@ class MemorySampler(NegativeSampler):
         device = self._rows.device
         self._count = 0
         rows = state["rows"].to(device)
-        self._reserve(self._capacity(len(rows)), rows)
+        # Nothing is reserved for an empty memory, which does not know its width yet.
+        self._reserve(self._capacity(len(rows)) if len(rows) else 0, rows)
         self._count = len(rows)
         self._rows[: self._count] = rows
         self._names[:, : self._count] = state["names"].to(device)

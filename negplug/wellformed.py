@@ -44,8 +44,13 @@ def check_part(part: Negatives, anchors: Tensor) -> None:
                 f"Negatives: columns must be [N, M] with N = {rows} anchors and M ≥ 1, got "
                 f"{tuple(part.columns.shape)}"
             )
-    if part.mask is not None and part.mask.shape != (rows, width):
-        raise ValueError(f"Negatives: mask must be [{rows}, {width}], got {tuple(part.mask.shape)}")
+    if part.mask is not None and (
+        part.mask.shape != (rows, width) or part.mask.dtype != torch.bool
+    ):
+        raise ValueError(
+            f"Negatives: mask must be bool [{rows}, {width}], got {part.mask.dtype} "
+            f"{tuple(part.mask.shape)}"
+        )
     mixed = part.partners is not None, part.coefficients is not None
     if any(mixed):
         if part.columns is None or not all(mixed):

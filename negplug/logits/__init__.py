@@ -48,7 +48,12 @@ def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperatur
         temperature: τ > 0.
     """
     totals = [_logsumexp(batch, part, temperature) for part in negatives.parts()]
-    return totals[0] if len(totals) == 1 else torch.logsumexp(torch.stack(totals), dim=0)
+    if len(totals) == 1:
+        return totals[0]
+    stacked = torch.stack(totals)
+    # torch's gradient of a log-sum-exp of nothing but -inf is NaN.
+    none = (stacked == -torch.inf).all(0)
+    return torch.logsumexp(stacked.masked_fill(none, 0.0), dim=0).masked_fill(none, -torch.inf)
 
 
 def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:

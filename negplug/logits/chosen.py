@@ -30,6 +30,8 @@ def chosen_similarities(
         columns: ``[N, M]`` int64 in [0, K).
         mask: ``[N, M]`` bool; entries that are False get an arbitrary value and no gradient.
     """
+    # The kernels refuse strided columns, such as a slice of a sampler's own.
+    columns = columns.contiguous()
     similarities: Tensor = _ChosenSimilarities.apply(anchors, pool, columns, mask)
     return similarities
 

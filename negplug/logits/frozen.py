@@ -1,8 +1,8 @@
 """Log-sum-exp over a pool that needs no gradient: a queue, a bank, momentum keys.
 
-The gradient of an anchor's ℓ_i is its own business, ∂ℓ_i/∂a_i = Σ_j p_ij k_j / τ with p the softmax,
-so the forward pass makes it on the way: a running maximum-free softmax average in the manner of
-FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1), in the log domain,
+The gradient of ℓ_i concerns anchor i alone, ∂ℓ_i/∂a_i = Σ_j p_ij k_j / τ with p the softmax, so
+the forward pass makes it on the way, by a running average in the manner of FlashAttention (Dao
+et al. 2022, arXiv:2205.14135, algorithm 1), in the log domain:
 
     ℓ' = logaddexp(ℓ, ℓ_tile),     m' = e^{ℓ − ℓ'} m + Σ_{j ∈ tile} e^{s_ij − ℓ'} k_j.
 

@@ -13,7 +13,7 @@ so that ranks that gather hold the same bank to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -60,12 +60,17 @@ class MemoryBank(MemorySampler):
         """Return the visited slots.
 
         Raises:
-            ValueError: If a sample's data set index is unknown or beyond the bank.
+            ValueError: If a sample's data set index is unknown, negative or beyond the bank.
         """
         if batch.key_indexes is None:
             raise ValueError(
                 f"memory_bank: needs the data set index of every sample, but "
                 f"{batch.unindexed or 'the loss was called without indexes='}"
+            )
+        if int(batch.key_indexes.min()) < 0:
+            raise ValueError(
+                f"memory_bank: the data set index {int(batch.key_indexes.min())} is below 0; give "
+                f"every sample its position in the data set"
             )
         if self.size is not None and int(batch.key_indexes.max()) >= self.size:
             raise ValueError(
@@ -82,7 +87,7 @@ class MemoryBank(MemorySampler):
         starts = number.cumsum(0) - number
         mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
         slots, fresh = self._slots_of(indexes, keys)
-        old = self._rows[slots]
+        old = self._rows[slots].to(mean)
         moved = unit_rows(torch.lerp(mean, old, self.momentum))
         self._rows[slots] = torch.where(fresh[:, None], mean, moved).to(self._rows)
         self._names[:, slots] = names[:, order[starts]]
@@ -113,6 +118,11 @@ class MemoryBank(MemorySampler):
         length = int(indexes.max()) + 1 if self._count else 0
         self._slots = indexes.new_full((length,), _UNVISITED)
         self._slots[indexes] = torch.arange(self._count, device=indexes.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MemoryBank:
+        super()._apply(fn, recurse)
+        self._slots = self._slots.to(self._names.device)
+        return self
 
 
 def memory_bank(

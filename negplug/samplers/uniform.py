@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
+from negplug.choosing import rows_offered, weight_at
 from negplug.draws import distinct_ranks, ranks_to_columns
 from negplug.exclusion import columns_with_same_id
 from negplug.hookspecs import SamplerSpec, hookimpl
@@ -79,7 +80,6 @@ class Uniform(NegativeSampler):
 
     def fit_host(self, site: LossSite | None) -> None:
         """Check M against what the source took from the host."""
-        self.source.fit_host(site)
         self.supply.check_limit(self.source)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
@@ -90,9 +90,7 @@ class Uniform(NegativeSampler):
                 negatives for every anchor. Ragged batches, and those of an evaluation, use what
                 there is, with a warning.
         """
-        offered = self.source(batch)
-        if offered.estimator != "partition":
-            raise ValueError(f"uniform: {self.source} already draws; it cannot be sub-sampled")
+        offered = rows_offered("uniform", self.source, batch)
         if self.shared:
             return self._shared_set(batch, offered)
         if offered.mask is not None or offered.others:
@@ -117,9 +115,7 @@ class Uniform(NegativeSampler):
                 # Valid entries first, in their order, so that rank r is the r-th of them.
                 slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, ranks)
             columns = offered.columns.gather(1, slots)
-        weight = offered.log_weight
-        if weight is not None and weight.shape[1] > 1:
-            weight = weight.expand(len(ids), -1).gather(1, slots)
+        weight = weight_at(offered, slots)
         if self.correction:
             weight = _plus(weight, _log_ratio(available, self.num_negatives, batch.anchors.dtype))
         return replace(offered, columns=columns, mask=mask, log_weight=weight)

@@ -1,0 +1,87 @@
+"""What the samplers that choose among the negatives of a source have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+
+_ROWS = 512
+_COLUMNS = 2048
+
+
+def rows_offered(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Negatives:
+    """Return what ``source`` offers to the sampler ``name``, if one can choose among it.
+
+    Raises:
+        ValueError: If the source draws from the softmax, or its negatives are no rows of a pool.
+    """
+    offered: Negatives = source(batch)
+    if offered.estimator != "partition":
+        raise ValueError(f"{name}: {source} already draws from the softmax; choose before it does")
+    if any(part.partners is not None for part in offered.parts()):
+        raise ValueError(
+            f"{name}: the negatives of {source} are mixtures, no rows of a pool to choose among; "
+            f"make synthetic(…) the outermost sampler"
+        )
+    return offered
+
+
+def labels_of(
+    name: str, source: NegativeSampler, batch: ContrastiveBatch, part: Negatives
+) -> tuple[Tensor, Tensor]:
+    """Return the labels of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
+
+    Raises:
+        ValueError: If either are unknown altogether.
+    """
+    if batch.labels is None:
+        raise ValueError(
+            f'{name}: by="labels" needs the label of every sample, but the loss got none; call it '
+            f"with labels=…, hand them to provide(labels=…) of the injection, or train on a data "
+            f"set whose loader yields them"
+        )
+    if part.pool_labels is None:
+        raise ValueError(
+            f'{name}: by="labels" needs labels of the negatives too, but the rows of {source} '
+            f"have none: this host's loss knows those of its anchors only"
+        )
+    return batch.labels, part.pool_labels
+
+
+def weight_at(part: Negatives, slots: Tensor) -> Tensor | None:
+    """Return the log weights of chosen slots, broadcastable to ``[N, M]``.
+
+    Args:
+        part: One pool's negatives.
+        slots: ``[N, M]``, places in ``part.columns`` or, where that is None, in the pool.
+    """
+    weight = part.log_weight
+    if weight is None or weight.shape[1] == 1:
+        return weight
+    return weight.expand(len(slots), -1).gather(1, slots)
+
+
+def similarity_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield ⟨a_i, k_j⟩ without gradient, as (rows, columns, tile), row block after row block.
+
+    The tile is a view of one reused buffer: consume it before asking for the next.
+
+    Args:
+        anchors: ``[N, d]``.
+        pool: ``[K, d]``.
+    """
+    anchors, pool = anchors.detach(), pool.detach()
+    buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
+    for first in range(0, len(anchors), _ROWS):
+        rows = slice(first, min(first + _ROWS, len(anchors)))
+        for start in range(0, len(pool), _COLUMNS):
+            columns = slice(start, min(start + _COLUMNS, len(pool)))
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            tile = buffer[: shape[0] * shape[1]].view(shape)
+            yield rows, columns, torch.mm(anchors[rows], pool[columns].T, out=tile)

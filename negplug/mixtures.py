@@ -1,0 +1,118 @@
+"""Mixtures of two rows of unit length that never exist as rows themselves.
+
+The similarity of an anchor to h = (α u + β v)/‖·‖ is the mixture of its similarities to u and v,
+and for α + β = 1 the norm needs only that of the two rows,
+
+    ‖α u + β v‖² = (α − β)² + 2αβ (1 + ⟨u, v⟩),
+
+so that M mixtures for each of N anchors cost O(N·M) memory instead of O(N·M·d).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from negplug.logits.chosen import chosen_similarities
+from negplug.negatives import Negatives
+from negplug.precision import widest
+
+
+@torch.no_grad()
+def mixed_pairs(
+    hard: Negatives, counts: Tensor, number: int, generator: torch.Generator
+) -> Negatives:
+    """Return mixtures α n_i + (1 − α) n_j, α ~ U(0, 1), of two negatives of each anchor, i ≠ j.
+
+    Args:
+        hard: Chosen columns of one pool, the valid ones of an anchor first.
+        counts: ``[N]`` int64, the number of valid ones; an anchor with one gets no mixture.
+        number: M, of mixtures for each anchor.
+        generator: On the device of the pool.
+
+    Returns:
+        Mixtures ``[N, M]`` over the same pool, detached.
+    """
+    assert hard.columns is not None
+    one, step, alpha = _uniforms(3, hard.columns, number, generator)
+    several = counts.clamp(min=2)[:, None]
+    first = (one * several).long()
+    second = (first + 1 + (step * (several - 1)).long()) % several
+    # An anchor with one negative has no second place; its mixtures are masked.
+    last = hard.columns.shape[1] - 1
+    columns = hard.columns.gather(1, first.clamp(max=last))
+    partners = hard.columns.gather(1, second.clamp(max=last))
+    pool = hard.pool.detach()
+    return Negatives(
+        pool=pool,
+        pool_ids=hard.pool_ids,
+        columns=columns,
+        mask=(counts >= 2)[:, None].expand_as(columns),
+        partners=partners,
+        coefficients=_shares(1 - alpha, _similarities(pool, columns, partners)),
+    )
+
+
+@torch.no_grad()
+def mixed_with_anchors(
+    anchors: Tensor,
+    anchor_ids: Tensor,
+    hard: Negatives,
+    counts: Tensor,
+    number: int,
+    generator: torch.Generator,
+) -> Negatives:
+    """Return mixtures β a + (1 − β) n_j, β ~ U(0, ½), of each anchor and a negative of it.
+
+    Args:
+        anchors: ``[N, d]`` rows of unit length.
+        anchor_ids: ``[N]`` int64.
+        hard: As in :func:`mixed_pairs`.
+        counts: Likewise, but one negative is enough.
+        number: M.
+        generator: Likewise.
+
+    Returns:
+        Mixtures ``[N, M]`` over a pool of its own, detached.
+    """
+    assert hard.columns is not None
+    one, half = _uniforms(2, hard.columns, number, generator)
+    chosen = hard.columns.gather(1, (one * counts.clamp(min=1)[:, None]).long())
+    # The rows in use and the anchors as one pool: at most what a copy of the source would cost.
+    rows, columns = torch.unique(chosen, return_inverse=True)
+    anchors = anchors.detach()
+    itself = len(rows) + torch.arange(len(anchors), device=anchors.device)
+    return Negatives(
+        pool=torch.cat([hard.pool.detach()[rows], anchors]),
+        pool_ids=torch.cat([hard.pool_ids[rows], anchor_ids]),
+        columns=columns,
+        mask=(counts >= 1)[:, None].expand_as(columns),
+        partners=itself[:, None].expand_as(columns),
+        coefficients=_shares(half / 2, chosen_similarities(anchors, hard.pool.detach(), chosen)),
+    )
+
+
+def _uniforms(each: int, like: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Return uniform draws from [0, 1), ``[each, N, number]``."""
+    shape, device = (each, len(like), number), like.device
+    return torch.rand(shape, dtype=widest(device), device=device, generator=generator)
+
+
+def _similarities(pool: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return ⟨p, q⟩ for pairs of rows of one pool, ``[N, M]``, without an ``[N, M, d]`` tensor."""
+    # The kernel of chosen_similarities: sample n is the product of row bag[n] and row column[n].
+    bag, column = first.reshape(-1), second.reshape(-1)
+    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        pool.contiguous(), pool.contiguous(), column, column.new_zeros(1), bag, 0
+    )
+    return products.view(first.shape)
+
+
+def _shares(second: Tensor, similarities: Tensor) -> Tensor:
+    """Return what a unit mixture takes of two rows, ``[N, M, 2]``; ``second`` before scaling."""
+    second = second.to(similarities)
+    first = 1 - second
+    squared = (first - second) ** 2 + 2 * first * second * (1 + similarities).clamp(min=0)
+    # The middle of two opposite rows has no direction: it stays short, it is not blown-up noise.
+    length = squared.clamp(min=torch.finfo(squared.dtype).eps).sqrt()
+    return torch.stack([first / length, second / length], dim=-1)

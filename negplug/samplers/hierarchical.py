@@ -1,0 +1,245 @@
+"""``hierarchical(tier, tier, …)``: several samplers side by side in one denominator.
+
+Source: the two levels of Wang et al., "Cross-batch memory" (2020, arXiv:1912.06798),
+which adds the pairs of a memory to those of the batch; here for any samplers. With S_it the
+negatives that tier t chooses for anchor i, the denominator runs over their union,
+
+    −log  e^{s⁺/τ} / ( e^{s⁺/τ} + Σ_{j ∈ ∪_t S_it} e^{s_ij/τ} ).
+
+No pool is copied: each tier's negatives keep their own and go through the kernel that suits them.
+
+A row that several tiers choose counts once. Rows are the same if they are the same column of the
+same pool, a key of this rank being the same in ``in_batch()`` as in ``gather()``. Copies of rows
+cannot be recognised: a set drawn with ``shared=True``, a queue's copy of a key of this batch,
+and what was drawn from a ``hierarchical`` source are rows of their own.
+
+Equal memories in one expression, ``queue(size=1024)`` written twice, are one memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from negplug.batch import ContrastiveBatch
+from negplug.exclusion import BEYOND
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.memory import MemorySampler
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+
+if TYPE_CHECKING:
+    from negplug.adapter import LossSite
+
+
+class Hierarchical(NegativeSampler):
+    """The union of what its tiers choose.
+
+    Args:
+        *tiers: Two samplers or more. A memory in a later tier that equals one of an earlier tier
+            is replaced by it.
+
+    Raises:
+        TypeError: If a tier is no sampler.
+        ValueError: If there are fewer than two tiers.
+    """
+
+    def __init__(self, *tiers: NegativeSampler) -> None:
+        super().__init__()
+        for number, tier in enumerate(tiers, start=1):
+            if not isinstance(tier, NegativeSampler):
+                raise TypeError(f"hierarchical: tier {number} must be a sampler, got {tier!r}")
+        if len(tiers) < 2:
+            raise ValueError(
+                f"hierarchical: needs two tiers or more, got {len(tiers)}; write "
+                f"hierarchical(in_batch(), queue(size=1024)), say"
+            )
+        self.tiers = nn.ModuleList(tiers)
+        _share_memories(self)
+        self.register_state_dict_post_hook(_save_once)  # type: ignore[no-untyped-call]
+
+    @property
+    def most(self) -> int | None:  # type: ignore[override]
+        """The sum over the tiers; None if the batch decides for one of them."""
+        each = [tier.most for tier in self._tiers()]
+        known = [most for most in each if most is not None]
+        return sum(known) if len(known) == len(each) else None
+
+    def fit_host(self, site: LossSite | None) -> None:
+        """Let all inside look again: a later tier was fitted before the memory that it shares."""
+        for part in reversed(list(self.all_samplers())):
+            if part is not self:
+                part.fit_host(site)
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Return the first tier's negatives, with those of the others that are not among them.
+
+        Raises:
+            ValueError: If a tier draws from the softmax, so that its draws weigh more than one
+                row; or if tiers overlap and one weighs its rows, since the weight of a row that
+                several tiers may choose is then not defined.
+        """
+        parts: list[Negatives] = []
+        for number, tier in enumerate(self._tiers(), start=1):
+            offered: Negatives = tier(batch)
+            if offered.estimator != "partition":
+                raise ValueError(
+                    f"hierarchical: tier {number}, {tier}, draws from the softmax and stands for "
+                    f"all negatives; it cannot share a denominator"
+                )
+            parts.extend(offered.parts())
+        first, *others = _without_repeats([_placed(batch, part, parts) for part in parts])
+        return replace(first, others=tuple(others))
+
+    def _tiers(self) -> list[NegativeSampler]:
+        return [cast(NegativeSampler, tier) for tier in self.tiers]
+
+
+def _share_memories(sampler: NegativeSampler) -> None:
+    """Replace each memory inside ``sampler`` by the first that equals it."""
+    known: list[MemorySampler] = []
+    for module in list(sampler.modules()):
+        # Not named_children(): it leaves out the second name of one module.
+        for name, child in list(module._modules.items()):
+            if not isinstance(child, MemorySampler) or len(list(child.all_samplers())) > 1:
+                continue
+            same = next((other for other in known if _equal(child, other)), None)
+            if same is None:
+                known.append(child)
+            else:
+                setattr(module, name, same)
+
+
+def _save_once(
+    sampler: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+) -> None:
+    """Let all names of a shared memory hold one object, which a checkpoint stores once."""
+    saved: dict[nn.Module, Any] = {}
+    for name, module in sampler.named_modules(remove_duplicate=False):
+        key = f"{prefix}{name}._extra_state"
+        if key in state:
+            state[key] = saved.setdefault(module, state[key])
+
+
+def _equal(one: MemorySampler, other: MemorySampler) -> bool:
+    return (
+        type(one) is type(other)
+        and one.settings() == other.settings()
+        and one.gather == other.gather
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One pool's negatives, and where that pool lies in a larger one.
+
+    Attributes:
+        negatives: Of one pool.
+        pool: The larger pool, or the pool itself.
+        first: The pool's first row in it.
+    """
+
+    negatives: Negatives
+    pool: Tensor
+    first: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row serves every anchor that has another id."""
+        return self.negatives.columns is None and self.negatives.mask is None
+
+    def columns(self) -> Tensor:
+        """Return the columns in the larger pool, ``[N, M]``."""
+        columns, mask = self.negatives.columns, self.negatives.mask
+        if columns is None:
+            assert mask is not None  # a whole pool without a mask is kept or dropped as it is
+            columns = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        return columns + self.first
+
+    def chooses(self, columns: Tensor) -> Tensor:
+        """Return which of ``columns`` ``[N, M]`` of the larger pool are negatives here too."""
+        own, mask = self.negatives.columns, self.negatives.mask
+        columns = columns - self.first
+        if own is None:
+            size = len(self.negatives.pool)
+            inside = (columns >= 0) & (columns < size)
+            if mask is None or size == 0:
+                return inside
+            return inside & mask.gather(1, columns.clamp(0, size - 1))
+        if mask is not None:
+            own = own.masked_fill(~mask, BEYOND)
+        own = own.sort(1).values
+        place = torch.searchsorted(own, columns.contiguous()).clamp_(max=own.shape[1] - 1)
+        return own.gather(1, place) == columns
+
+
+def _placed(batch: ContrastiveBatch, part: Negatives, parts: list[Negatives]) -> _Part:
+    """Find where the pool lies: this rank's keys are some of the gathered ones."""
+    # Known only if a tier has gathered; to gather here would be a needless collective.
+    everywhere: ContrastiveBatch | None = batch.memo.get("gathered")
+    if (
+        everywhere is None
+        or part.pool is not batch.keys
+        or all(other.pool is not everywhere.keys for other in parts)
+    ):
+        return _Part(part, part.pool)
+    if everywhere.self_columns is not None and batch.self_columns is not None:
+        shift = everywhere.self_columns - batch.self_columns
+    else:
+        shift = everywhere.positives - batch.positives
+    # Without any positive no anchor of this rank pays a loss, wherever its keys lie.
+    return _Part(part, everywhere.keys, int(shift.max()) if shift.numel() else 0)
+
+
+def _without_repeats(parts: list[_Part]) -> list[Negatives]:
+    """Return the negatives of ``parts``, each row once for an anchor, in the order of the parts.
+
+    Whole pools stay whole, since they are streamed; what they hold is left out of the others.
+    """
+    wholes = [n for n, part in enumerate(parts) if part.whole]
+    wholes.sort(key=lambda n: -len(parts[n].negatives.pool))
+    others = [n for n, part in enumerate(parts) if not part.whole]
+    kept: dict[int, _Part] = {}
+    for number in (*wholes, *others):
+        remaining = _beyond(list(kept.values()), parts[number])
+        if remaining is not None:
+            kept[number] = remaining
+    return [kept[number].negatives for number in sorted(kept)]
+
+
+def _beyond(kept: list[_Part], part: _Part) -> _Part | None:
+    """Return what ``part`` adds to ``kept``; None if that is nothing."""
+    for other in kept:
+        mixed = part.negatives.partners is not None or other.negatives.partners is not None
+        if mixed or other.pool is not part.pool:
+            continue
+        if part.negatives.log_weight is not None or other.negatives.log_weight is not None:
+            raise ValueError(
+                "hierarchical: two tiers choose from one pool and one of them weighs its rows "
+                "(correction=True), so the weight of a row in both is not defined; leave the "
+                "correction out, or draw once, uniform(…, source=hierarchical(…))"
+            )
+        within = other.first <= part.first and (
+            part.first + len(part.negatives.pool) <= other.first + len(other.negatives.pool)
+        )
+        if other.whole and within:
+            return None
+        fresh, mask = ~other.chooses(part.columns()), part.negatives.mask
+        fresh = fresh if mask is None else mask & fresh
+        part = replace(part, negatives=replace(part.negatives, mask=fresh))
+    return part
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``hierarchical``."""
+    yield SamplerSpec(
+        "hierarchical",
+        Hierarchical,
+        "several samplers side by side",
+        "Wang et al. 2020, arXiv:1912.06798",
+    )

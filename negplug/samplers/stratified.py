@@ -1,0 +1,213 @@
+"""``stratified(num_negatives=M, by=…, same=p)``: so many negatives of the anchor's own stratum.
+
+Stratified sampling with fixed allocation (Cochran, "Sampling techniques", 3rd ed. 1977, chapter
+5), for each anchor on its own. The source's negatives N_i of anchor i with stratum y_i fall into
+two parts,
+
+    N_i¹ = { j ∈ N_i : y_j = y_i },     N_i⁰ = N_i without N_i¹,
+
+from which M¹ = round(p·M) (half to even) and M⁰ = M − M¹ are drawn uniformly without replacement.
+With ``correction=True`` a draw of part c weighs |N_iᶜ|/Mᶜ, one over the probability with which it
+is drawn (Horvitz & Thompson 1952), so that the denominator estimates the full one without bias:
+
+    E[ Σ_c |N_iᶜ|/Mᶜ Σ_{j ∈ S_iᶜ} e^{s_ij} ] = Σ_{j ∈ N_i} e^{s_ij}.
+
+An anchor of unknown stratum (-1) has N_i¹ = ∅; a row of unknown stratum is in N_i⁰. A part that
+holds fewer than its share gives all it has, and the other part does not make up for it.
+
+A pool sorted by stratum has an anchor's own one in a single block. A draw is then a rank inside or
+outside that block, so that nothing of size ``[N, K]`` is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.choosing import rows_offered, weight_at
+from negplug.draws import distinct_ranks, ranks_to_columns
+from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.inputs import check_flag
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+from negplug.samplers.in_batch import InBatch
+from negplug.shares import Shares
+from negplug.strata import Strata
+from negplug.supply import Supply
+
+if TYPE_CHECKING:
+    from negplug.adapter import LossSite
+
+
+class Stratified(NegativeSampler):
+    """M negatives per anchor, a fixed share of them of the anchor's own stratum.
+
+    Args:
+        num_negatives: M ≥ 1.
+        by: Where strata come from: ``"labels"``, the path of a ``.npy`` file of integers ``[n]``,
+            one per data set index, or such a tensor. -1 is unknown.
+        same: p in [0, 1], the share of the own stratum.
+        correction: Weigh the draws so that they estimate the source's whole denominator.
+        source: Where to draw from; the batch by default.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value cannot be used, or ``correction`` is asked for though one part is
+            never drawn from.
+    """
+
+    def __init__(
+        self,
+        num_negatives: int,
+        by: str | Tensor = "labels",
+        same: float = 0.5,
+        correction: bool = False,
+        source: NegativeSampler | None = None,
+    ) -> None:
+        super().__init__()
+        self.source = InBatch() if source is None else source
+        self.supply = Supply("stratified", num_negatives, self.source)
+        self.num_negatives = num_negatives
+        self.strata = Strata("stratified", by)
+        self.wants_indexes = self.strata.table is not None
+        self.correction = check_flag("stratified", "correction", correction)
+        self.shares = Shares(num_negatives, same, self.source)
+        if self.correction and 0 in self.shares.sizes:
+            own, other = self.shares.sizes
+            raise ValueError(
+                f"stratified: correction=True needs draws of both parts, but same={same} of "
+                f"num_negatives={num_negatives} is {own} of the own stratum and {other} of others"
+            )
+
+    @property
+    def most(self) -> int:  # type: ignore[override]
+        """M."""
+        return self.num_negatives
+
+    def fit_host(self, site: LossSite | None) -> None:
+        """Check M against what the source took from the host."""
+        self.supply.check_limit(self.source)
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Draw from the source's negatives of ``batch``.
+
+        Raises:
+            ValueError: If labels or indexes are missing, or if the first training batch, taken
+                for a full one, offers no anchor its share of one of the parts.
+        """
+        offered = rows_offered("stratified", self.source, batch)
+        if offered.mask is not None or offered.others:
+            offered = offered.enumerated(batch.anchor_ids)
+        own, rows = self.strata.of(self.source, batch, offered)
+        if not len(rows):
+            return offered
+        parts: _SortedPool | _ChosenColumns
+        if offered.columns is None:
+            parts = _SortedPool(batch.anchor_ids, offered.pool_ids, own, rows)
+        else:
+            parts = _ChosenColumns(offered.columns, offered.mask, own, rows)
+        self.shares.check(parts.available, own, batch.training)
+        generator = self.generator(batch)
+        drawn = [
+            self._draw(offered, parts, part, asked, generator)
+            for part, asked in enumerate(self.shares.sizes)
+            if asked
+        ]
+        columns, masks, weights = zip(*drawn, strict=True)
+        mask = torch.cat(masks, dim=1)
+        return replace(
+            offered,
+            columns=torch.cat(columns, dim=1),
+            mask=None if mask.all() else mask,
+            log_weight=None if weights[0] is None else torch.cat(weights, dim=1),
+        )
+
+    def _draw(
+        self,
+        offered: Negatives,
+        parts: _SortedPool | _ChosenColumns,
+        part: int,
+        asked: int,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return columns, mask and log weights, ``[N, ≤ asked]``, of one part's draws."""
+        available = parts.available[part]
+        ranks, mask = distinct_ranks(available, asked, generator)
+        slots = parts.slots(part, ranks)
+        mask = torch.ones_like(slots, dtype=torch.bool) if mask is None else mask
+        columns = slots if offered.columns is None else offered.columns.gather(1, slots)
+        weight = weight_at(offered, slots)
+        if self.correction:
+            more = (available.clamp(min=asked).to(offered.pool.dtype) / asked).log()[:, None]
+            weight = more if weight is None else weight + more
+        return columns, mask, None if weight is None else weight.expand(columns.shape)
+
+
+class _SortedPool:
+    """A whole pool, sorted by stratum.
+
+    Attributes:
+        available: ``[N]`` each: an anchor's negatives inside its own stratum, and outside.
+    """
+
+    def __init__(self, anchor_ids: Tensor, pool_ids: Tensor, own: Tensor, rows: Tensor) -> None:
+        ordered, self._order = torch.sort(rows, stable=True)
+        own = own.contiguous()
+        first = torch.searchsorted(ordered, own)
+        last = torch.searchsorted(ordered, own, right=True)
+        size = (last - first).masked_fill(own == UNKNOWN, 0)
+        self._first, self._size = first[:, None], size[:, None]
+        place, _ = columns_with_same_id(anchor_ids, pool_ids[self._order])
+        after = place >= self._first + self._size
+        inside = (place >= self._first) & ~after
+        # Places inside are counted from the start of the block, others as if there were none.
+        outside = place.where(~after, place - self._size).where(place != BEYOND, BEYOND)
+        self._excluded = [
+            (place - self._first).masked_fill(~inside, BEYOND).sort(1).values,
+            outside.masked_fill(inside, BEYOND).sort(1).values,
+        ]
+        within, without = ((excluded != BEYOND).sum(1) for excluded in self._excluded)
+        self.available = size - within, len(rows) - size - without
+
+    def slots(self, part: int, ranks: Tensor) -> Tensor:
+        """Return the pool columns of ranks ``[N, m]`` in a part; any column beyond its end."""
+        place = ranks_to_columns(ranks, self._excluded[part])
+        if part == 0:
+            place = place + self._first
+        else:
+            place = torch.where(place < self._first, place, place + self._size)
+        return self._order[place.clamp(max=len(self._order) - 1)]
+
+
+class _ChosenColumns:
+    """Columns that a source chose for each anchor; attributes as :class:`_SortedPool`."""
+
+    def __init__(self, columns: Tensor, mask: Tensor | None, own: Tensor, rows: Tensor) -> None:
+        inside = (rows[columns] == own[:, None]) & (own != UNKNOWN)[:, None]
+        outside = ~inside
+        if mask is not None:
+            inside, outside = inside & mask, outside & mask
+        self._members = inside, outside
+        self.available = inside.sum(1), outside.sum(1)
+
+    def slots(self, part: int, ranks: Tensor) -> Tensor:
+        """Return the places of ranks ``[N, m]`` among the columns."""
+        # Members first, in their order, so that rank r is the r-th of them.
+        return torch.argsort(~self._members[part], dim=1, stable=True).gather(1, ranks)
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``stratified``."""
+    yield SamplerSpec(
+        "stratified",
+        Stratified,
+        "a fixed share of each anchor's own stratum",
+        "Cochran 1977, Sampling techniques",
+    )

@@ -1,0 +1,210 @@
+"""``synthetic(…)``: mixtures of an anchor's hardest negatives, and noisy copies, as more negatives.
+
+Mixtures: Kalantidis et al., "Hard negative mixing for contrastive learning" (MoCHi, 2020,
+arXiv:2010.01028, section 4). From the N hardest negatives n of anchor q, s and s' points
+
+    h  = (α n_i + (1 − α) n_j) / ‖·‖,    α ~ U(0, 1),    i ≠ j        (num_mixed = s)
+    h' = (β q + (1 − β) n_j) / ‖·‖,      β ~ U(0, ½)                  (num_mixed_with_anchor = s')
+
+are drawn for each anchor anew, and never exist as rows: see :mod:`negplug.mixtures`.
+
+Noise: Giakoumoglou & Stathaki, "SynCo" (2024, arXiv:2410.02401), on the sphere,
+
+    n' = (n + σ ε) / ‖·‖,    ε ~ N(0, I)                              (num_noisy)
+
+but here n is drawn uniformly from the source and n' serves all anchors; it keeps the id of n, so
+an anchor's own rows stay excluded.
+
+Synthetic negatives are constants: the loss has a gradient in the anchor that is compared with
+them, none in what they are made of. The rows of MoCHi's queue have none, and SynCo's code detaches
+the anchor's share β q too; that rows of the batch are detached as well is our choice, so that a
+mixture pushes alike whatever its source. They count once, whatever the source's log weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from negplug.batch import ContrastiveBatch
+from negplug.choosing import rows_offered
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.inputs import check_integer, check_number
+from negplug.mixtures import mixed_pairs, mixed_with_anchors
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+from negplug.samplers.hard import hardest
+from negplug.samplers.in_batch import InBatch
+from negplug.unit import unit_rows
+
+if TYPE_CHECKING:
+    from negplug.adapter import LossSite
+
+
+class Synthetic(NegativeSampler):
+    """The source's negatives, and synthetic ones beside them.
+
+    An anchor with a single negative gets no mixture of two, one with none no mixture at all.
+
+    Args:
+        num_mixed: s ≥ 0, mixtures of two hard negatives for each anchor (MoCHi: 1024).
+        num_mixed_with_anchor: s' ≥ 0, mixtures of a hard negative and the anchor (MoCHi: 128).
+        num_hardest: N ≥ 2, how many of an anchor's negatives are hard (MoCHi: 1024); in a ragged
+            batch, or while a memory fills, all of them if there are fewer. Needed for mixtures.
+        num_noisy: Noisy copies of rows, drawn with replacement, the same for all anchors.
+        sigma: σ > 0, the standard deviation of each coordinate's noise (SynCo: 0.01). Needed for
+            noisy copies.
+        source: Whose negatives to mix or perturb; the batch's by default.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a number is out of range, nothing is asked for, or ``num_hardest`` or
+            ``sigma`` is missing, useless, or more than the source can ever hold.
+    """
+
+    def __init__(
+        self,
+        num_mixed: int = 0,
+        num_mixed_with_anchor: int = 0,
+        num_hardest: int | None = None,
+        num_noisy: int = 0,
+        sigma: float | None = None,
+        source: NegativeSampler | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_mixed = check_integer("synthetic", "num_mixed", num_mixed, 0)
+        self.num_mixed_with_anchor = check_integer(
+            "synthetic", "num_mixed_with_anchor", num_mixed_with_anchor, 0
+        )
+        self.num_noisy = check_integer("synthetic", "num_noisy", num_noisy, 0)
+        mixtures = num_mixed + num_mixed_with_anchor
+        if not mixtures + num_noisy:
+            raise ValueError(
+                "synthetic: nothing is asked for; give num_mixed, num_mixed_with_anchor or "
+                "num_noisy"
+            )
+        _together("num_hardest", num_hardest, mixtures, "num_mixed or num_mixed_with_anchor")
+        _together("sigma", sigma, num_noisy, "num_noisy")
+        if num_hardest is not None:
+            check_integer("synthetic", "num_hardest", num_hardest, 2)
+        if sigma is not None and not check_number("synthetic", "sigma", sigma, 0, math.inf):
+            raise ValueError("synthetic: sigma must be above 0, got 0")
+        self.num_hardest, self.sigma = num_hardest, sigma
+        self.source = InBatch() if source is None else source
+        if not isinstance(self.source, NegativeSampler):
+            raise TypeError(f"synthetic: source must be a sampler, got {source!r}")
+        self._starts_empty = any(part.remembers for part in self.source.all_samplers())
+        self._met = False
+        self.fit_host(None)
+
+    @property
+    def most(self) -> int | None:  # type: ignore[override]
+        """What the source can offer and all synthetic ones."""
+        known = self.source.most
+        made = self.num_mixed + self.num_mixed_with_anchor + self.num_noisy
+        return None if known is None else known + made
+
+    def fit_host(self, site: LossSite | None) -> None:
+        """Check N against what the source took from the host."""
+        most = self.source.most
+        if self.num_hardest is not None and most is not None and most < self.num_hardest:
+            raise ValueError(
+                f"synthetic: num_hardest={self.num_hardest} is more than the {most} rows that "
+                f"{self.source} can ever hold; lower it or enlarge the source"
+            )
+
+    def sample(self, batch: ContrastiveBatch) -> Negatives:
+        """Return the source's negatives with synthetic ones in ``others``; none from no rows.
+
+        Raises:
+            ValueError: If the source's negatives are no rows of a pool; if the first training
+                batch, taken for a full one, has fewer than N for every anchor; or if rows are to
+                be perturbed that are not one whole pool for all anchors.
+        """
+        offered = rows_offered("synthetic", self.source, batch)
+        generator = self.generator(batch)
+        made = []
+        hard = None if self.num_hardest is None else self._hard(batch, offered, self.num_hardest)
+        if hard is not None:
+            counts = hard.counts(batch.anchor_ids)
+            if self.num_mixed:
+                made.append(mixed_pairs(hard, counts, self.num_mixed, generator))
+            if self.num_mixed_with_anchor:
+                number = self.num_mixed_with_anchor
+                made.append(
+                    mixed_with_anchors(
+                        batch.anchors, batch.anchor_ids, hard, counts, number, generator
+                    )
+                )
+        if self.sigma is not None:
+            if offered.columns is not None or offered.others:
+                raise ValueError(
+                    f"synthetic: num_noisy needs a source that is one whole pool for all anchors; "
+                    f"{self.source} is not"
+                )
+            if len(offered.pool):
+                made.append(_noisy(offered, self.num_noisy, self.sigma, generator))
+        return replace(offered, others=(*offered.others, *made)) if made else offered
+
+    def _hard(self, batch: ContrastiveBatch, offered: Negatives, count: int) -> Negatives | None:
+        """Return each anchor's hardest negatives, those that there are first; None if no rows."""
+        parts = []
+        for part in offered.parts():
+            columns, mask = hardest(batch, part, count)
+            if columns.shape[1]:
+                parts.append(replace(part, columns=columns, mask=mask, log_weight=None))
+        if not parts:
+            return None
+        hard = replace(parts[0], others=tuple(parts[1:]))
+        if len(parts) > 1:
+            # The hardest of all are among the hardest of each pool: no [N, K] of a whole pool.
+            hard = hard.enumerated(batch.anchor_ids)
+            columns, mask = hardest(batch, hard, count)
+            hard = replace(hard, columns=columns, mask=mask)
+        most = int(hard.counts(batch.anchor_ids).max())
+        if most == count:
+            self._met = True
+        elif batch.training and not self._met and not self._starts_empty:
+            raise ValueError(
+                f"synthetic: num_hardest={count} is more than the {most} negatives that an anchor "
+                f"has in a full batch; lower it or enlarge the batch"
+            )
+        return hard
+
+
+def _together(name: str, value: float | None, number: int, user: str) -> None:
+    if number and value is None:
+        raise ValueError(f"synthetic: {user} needs {name}; give {name}=…")
+    if not number and value is not None:
+        raise ValueError(f"synthetic: {name}={value} is for {user}, which is 0; leave it out")
+
+
+@torch.no_grad()
+def _noisy(offered: Negatives, number: int, sigma: float, generator: torch.Generator) -> Negatives:
+    """Return ``number`` noisy copies of rows of a whole pool, with the names of those rows."""
+    pool = offered.pool
+    rows = torch.randint(len(pool), (number,), device=pool.device, generator=generator)
+    shape = (number, pool.shape[1])
+    noise = torch.randn(shape, dtype=pool.dtype, device=pool.device, generator=generator)
+    return Negatives(
+        pool=unit_rows(pool[rows] + sigma * noise),
+        pool_ids=offered.pool_ids[rows],
+        mask=None if offered.mask is None else offered.mask[:, rows],
+        pool_indexes=None if offered.pool_indexes is None else offered.pool_indexes[rows],
+        pool_labels=None if offered.pool_labels is None else offered.pool_labels[rows],
+    )
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``synthetic``."""
+    yield SamplerSpec(
+        "synthetic",
+        Synthetic,
+        "mixtures of hard negatives and noisy copies, added to the source's",
+        "Kalantidis et al. 2020, arXiv:2010.01028",
+    )

@@ -1,0 +1,94 @@
+"""How many draws come from the anchor's own stratum, and what is said where it is too small.
+
+As with :mod:`negplug.supply`: what even a full batch cannot give any anchor is an error, and a
+memory of past steps is waited for in silence while it grows. What single strata lack is said once
+for each.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+
+from negplug.exclusion import UNKNOWN
+from negplug.sampler import NegativeSampler
+
+_PARTS = ("of the anchor's own stratum", "of other strata")
+
+
+class Shares:
+    """The two shares of an anchor's draws.
+
+    Args:
+        num_negatives: M ≥ 1.
+        same: The own stratum's share, in [0, 1].
+        source: Where the draws come from.
+
+    Attributes:
+        sizes: Draws of the own stratum and of others; their sum is M.
+
+    Raises:
+        TypeError, ValueError: If ``same`` is no number in [0, 1].
+    """
+
+    def __init__(self, num_negatives: int, same: float, source: NegativeSampler) -> None:
+        if not isinstance(same, (int, float)) or isinstance(same, bool):
+            raise TypeError(f"stratified: same must be a number, got {same!r}")
+        if not 0.0 <= same <= 1.0:
+            raise ValueError(f"stratified: same must be in [0, 1], got {same}")
+        own = round(same * num_negatives)
+        self.sizes = own, num_negatives - own
+        self._given = f"same={same} of num_negatives={num_negatives}"
+        self._starts_empty = any(part.remembers for part in source.all_samplers())
+        self._growing = self._starts_empty
+        self._largest = 0
+        self._met = [False, False]
+        self._named: set[tuple[int, int]] = set()
+
+    def check(self, available: tuple[Tensor, Tensor], strata: Tensor, training: bool) -> None:
+        """Say what the anchors of a batch lack.
+
+        Args:
+            available: ``[N]`` each: negatives inside the anchor's own stratum, and outside.
+            strata: ``[N]``, the anchors' own.
+            training: Whether this is a training batch; the first one is taken for a full one.
+
+        Raises:
+            ValueError: If a full batch offers no anchor its share of one of the parts.
+        """
+        if self._is_growing(int((available[0] + available[1]).max()), training):
+            return
+        for part, (asked, there) in enumerate(zip(self.sizes, available, strict=True)):
+            most = int(there.max())
+            if most >= asked:
+                self._met[part] = True
+            elif training and not self._met[part] and not self._starts_empty:
+                raise ValueError(
+                    f"stratified: {self._given} asks for {asked} negatives {_PARTS[part]}, but no "
+                    f"anchor of a full batch has more than {most}; ask for fewer, or enlarge the "
+                    f"batch or the source"
+                )
+            if int(there.min()) < asked:
+                self._warn(part, asked, there, strata)
+
+    def _is_growing(self, reached: int, training: bool) -> bool:
+        """Whether a memory is still filling up: it offers more than in any step before."""
+        if training and self._starts_empty:
+            self._growing = reached == 0 or reached > self._largest
+            self._largest = max(reached, self._largest)
+        return self._growing
+
+    def _warn(self, part: int, asked: int, there: Tensor, strata: Tensor) -> None:
+        short = there < asked
+        for stratum in sorted(set(strata[short].tolist())):
+            if (part, stratum) in self._named:
+                continue
+            self._named.add((part, stratum))
+            fewest = int(there[short & (strata == stratum)].min())
+            name = "unknown stratum (-1)" if stratum == UNKNOWN else f"stratum {stratum}"
+            warnings.warn(
+                f"stratified: an anchor of {name} has {fewest} of the {asked} negatives "
+                f"{_PARTS[part]} that {self._given} asks for; all of them are used",
+                stacklevel=2,
+            )

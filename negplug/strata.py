@@ -1,0 +1,124 @@
+"""Strata: a class of each sample, from its label or from a table over the data set.
+
+-1 is an unknown stratum: such an anchor has no stratum of its own, and such a row is of another
+stratum than every anchor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.choosing import labels_of
+from negplug.exclusion import UNKNOWN
+from negplug.negatives import Negatives
+from negplug.sampler import NegativeSampler
+
+LABELS = "labels"
+
+
+class Strata:
+    """Looks up the strata of anchors and rows for one sampler.
+
+    Args:
+        name: The sampler's name, for messages.
+        by: ``"labels"``; the path of a ``.npy`` file, or a tensor, of integers ``[n]``, one per
+            data set index.
+
+    Attributes:
+        table: ``[n]`` int64; None if strata are labels.
+
+    Raises:
+        TypeError, ValueError: If ``by`` is neither, or the table cannot be used.
+        ModuleNotFoundError: If the file needs NumPy and there is none.
+    """
+
+    def __init__(self, name: str, by: str | Tensor) -> None:
+        self.name = name
+        if isinstance(by, Tensor):
+            self.table: Tensor | None = _check_table(f"{name}: by", by)
+        elif not isinstance(by, str):
+            raise TypeError(
+                f'{name}: by must be "labels", the path of a .npy file or a tensor of integers, '
+                f"got {type(by).__name__}"
+            )
+        elif by == LABELS:
+            self.table = None
+        elif by.endswith(".npy"):
+            self.table = _check_table(f"{name}: by={by!r}", _load(name, by))
+        else:
+            raise ValueError(
+                f'{name}: by must be "labels" or the path of a .npy file, got {by!r}; other '
+                f"metadata can be saved with numpy.save"
+            )
+
+    def of(
+        self, source: NegativeSampler, batch: ContrastiveBatch, part: Negatives
+    ) -> tuple[Tensor, Tensor]:
+        """Return the strata of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
+
+        Raises:
+            ValueError: If labels or data set indexes are unknown, or beyond the table.
+        """
+        if self.table is None:
+            return labels_of(self.name, source, batch, part)
+        if batch.indexes is None:
+            raise ValueError(
+                f"{self.name}: a table of metadata needs the data set index of every sample, but "
+                f"{batch.unindexed or 'the loss was called without indexes='}"
+            )
+        if part.pool_indexes is None:
+            raise ValueError(
+                f"{self.name}: a table of metadata needs the data set index of the negatives too, "
+                f"but the rows of {source} have none"
+            )
+        # Not a buffer: it is no state of the model, and no cast of the model may touch it.
+        self.table = self.table.to(batch.indexes.device)
+        return self._looked_up(batch.indexes), self._looked_up(part.pool_indexes)
+
+    def _looked_up(self, indexes: Tensor) -> Tensor:
+        assert self.table is not None
+        beyond = int(indexes.max()) if len(indexes) else UNKNOWN
+        if beyond >= len(self.table):
+            raise ValueError(
+                f"{self.name}: the metadata has {len(self.table)} entries, but there is a sample "
+                f"with data set index {beyond}; it is shorter than the data set"
+            )
+        strata = self.table[indexes.clamp(min=0)]
+        return strata.where(indexes >= 0, UNKNOWN)
+
+
+def _load(name: str, path: str) -> Tensor:
+    try:
+        import numpy as np
+    except ImportError:
+        raise ModuleNotFoundError(
+            f"{name}: by={path!r} is read with NumPy, which is not installed; pip install numpy, "
+            f"or give a tensor"
+        ) from None
+    if not Path(path).is_file():
+        raise ValueError(f"{name}: by={path!r} names no file; the path is relative to {Path.cwd()}")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{name}: by={path!r} holds no array of numbers that numpy.load can read: {error}"
+        ) from None
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: by={path!r} must hold integers, got {array.dtype}")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _check_table(what: str, table: Tensor) -> Tensor:
+    if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
+        raise TypeError(f"{what} must hold integers, got {table.dtype}")
+    if table.ndim != 1 or not len(table):
+        raise ValueError(f"{what} must be one-dimensional and not empty, got {tuple(table.shape)}")
+    if int(table.min()) < UNKNOWN:
+        raise ValueError(
+            f"{what} must hold strata from 0 upwards, or -1 where unknown, got {int(table.min())}"
+        )
+    return table.detach().to(torch.int64, copy=True)

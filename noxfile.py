@@ -56,4 +56,5 @@ def quickstart(session: nox.Session) -> None:
 def speed(session: nox.Session) -> None:
     """Time and memory of the loss beside both hosts' own, and its accuracy."""
     session.install(".[sweep]", "scikit-learn", "lightly>=1.6", *SOLO)
-    session.run("python", "benchmarks/speed/in_batch_loss.py", *session.posargs, env=ENVIRONMENT)
+    for question in ("in_batch_loss", "queue_loss"):
+        session.run("python", f"benchmarks/speed/{question}.py", *session.posargs, env=ENVIRONMENT)

@@ -45,6 +45,7 @@ class ContrastiveBatch:
         key_labels: ``[K]`` int64, metadata of each key, -1 = none.
         key_views: ``[K]`` int64, the view that each key comes from, where known.
         unindexed: Why ``indexes`` is None, for messages.
+        own_keys: Which keys are this rank's; all of them unless they were gathered.
         token: Zero that ties the loss to the keys' gathering; None if the keys are this rank's.
         draws: Counters for random draws.
     """
@@ -61,6 +62,7 @@ class ContrastiveBatch:
     key_labels: Tensor | None = None
     key_views: Tensor | None = None
     unindexed: str = ""
+    own_keys: slice = field(default_factory=lambda: slice(None))
     token: Tensor | None = None
     draws: Draws = field(default_factory=Draws)
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
@@ -256,6 +258,7 @@ class ContrastiveBatch:
             key_indexes=known[1],
             key_labels=known[2],
             key_views=known[3],
+            own_keys=slice(first, first + len(self.keys)),
             token=token,
         )
 

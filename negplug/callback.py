@@ -196,7 +196,7 @@ class NegativeControlMixin:
         if ranks is not None and len(ranks) != world_size():
             raise ValueError(
                 f"the checkpoint holds the sampler state of {len(ranks)} ranks, this run has "
-                f"{world_size()}; resume with as many, or use gather=True"
+                f"{world_size()}; resume with as many"
             )
         self._saved = state["losses"] if ranks is None else ranks[rank()]
 

@@ -128,11 +128,16 @@ class ContrastiveLoss(nn.Module):
             self._backward_seen = False
             self._flush()
         batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
-        # Similarities in half precision carry three digits; the rows are float32 already.
-        with torch.autocast(batch.anchors.device.type, enabled=False):
-            negatives = self._sampler_of_call(batch.training)(batch)
-            with blaming(objective.provider, "the objective"):
-                losses: Tensor = objective(batch, negatives, tau)
+        sampler = self._sampler_of_call(batch.training)
+        try:
+            # Similarities in half precision carry three digits; the rows are float32 already.
+            with torch.autocast(batch.anchors.device.type, enabled=False):
+                negatives = sampler(batch)
+                with blaming(objective.provider, "the objective"):
+                    losses: Tensor = objective(batch, negatives, tau)
+        except Exception:
+            sampler.forget(batch)
+            raise
         if batch.training:
             self._call += 1
         if self.observe:

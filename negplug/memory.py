@@ -77,10 +77,9 @@ class MemorySampler(NegativeSampler):
         unknown = torch.full_like(batch.key_ids, UNKNOWN)
         # Ids below number the samples of this batch alone.
         names = [batch.key_ids.clamp(min=UNKNOWN), batch.key_indexes, batch.key_labels]
-        return {
-            "keys": batch.keys.detach(),
-            "names": torch.stack([unknown if name is None else name for name in names]),
-        }
+        together = torch.stack([unknown if name is None else name for name in names])
+        taken = slice(None) if self.gather else batch.own_keys
+        return {"keys": batch.keys[taken].detach(), "names": together[:, taken]}
 
     def _reserve(self, capacity: int, like: Tensor) -> None:
         """Make room for ``capacity`` rows."""

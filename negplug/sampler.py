@@ -90,6 +90,12 @@ class NegativeSampler(nn.Module, abc.ABC):
         batch.memo[self] = negatives
         return negatives
 
+    def forget(self, batch: ContrastiveBatch) -> None:
+        """Drop what :meth:`forward` kept of a batch whose loss could not be computed."""
+        for sampler in self.all_samplers():
+            if batch.memo.pop(sampler, None) is not None and batch.training and sampler.updates:
+                sampler._pending.pop()
+
     @property
     def updates(self) -> bool:
         """Whether this sampler itself, not its sources, changes with training."""

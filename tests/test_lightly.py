@@ -1,9 +1,11 @@
-"""Lightly's NTXentLoss: treated, it is the same loss to the last digit, and comes back whole."""
+"""Lightly's NTXentLoss, DCLLoss, DCLWLoss: treated, each is the same loss, and comes back whole."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
+from functools import partial
 
 import naive
 import pytest
@@ -127,9 +129,123 @@ def test_treating_twice_is_an_error_and_leaves_the_first_treatment():
         assert handle.losses["losses.0"].calls == 1
 
 
-def test_a_bank_is_refused_for_now():
-    with pytest.raises(ValueError, match="memory bank, which cannot be treated yet"):
-        inject(NTXentLoss(memory_bank_size=(64, 16)), "in_batch()")
+DCLLoss, DCLWLoss = lightly_loss.DCLLoss, lightly_loss.DCLWLoss
+vmf = importlib.import_module("lightly.loss.dcl_loss").negative_mises_fisher_weights
+
+DECOUPLED = {
+    "DCLLoss": partial(DCLLoss, temperature=0.2),
+    "DCLLoss, Lightly's weights": partial(DCLLoss, temperature=0.2, weight_fn=vmf),
+    "DCLWLoss": partial(DCLWLoss, temperature=0.2, sigma=0.3),
+}
+# Lightly copies a tensor with torch.tensor(), of which torch disapproves.
+copies = pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+
+
+@copies
+@pytest.mark.parametrize("build", DECOUPLED.values(), ids=DECOUPLED)
+@pytest.mark.parametrize("size", [2, 33])
+def test_decoupled_criteria_equal_themselves_untreated(build, size):
+    z, criterion = naive.embeddings(2, size), build()
+    theirs = criterion(*z)
+    with inject(criterion, "in_batch()") as handle:
+        ours = criterion(*z)
+    (treated,) = handle.losses.values()
+    assert treated.calls == 1
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    assert naive.relative(naive.gradients(ours, z), naive.gradients(theirs, z)) < 1e-10
+
+
+def _decoupled_on_ranks(rank: int, world: int, name: str) -> list[torch.Tensor]:
+    z = naive.embeddings(2, 4, seed=rank)
+    criterion = DECOUPLED[name](gather_distributed=True)
+    theirs = criterion(*z)
+    their_grad = naive.gradients(theirs, z)
+    with inject(criterion, "in_batch()"):
+        ours = criterion(*z)
+        return [theirs.detach(), their_grad, ours.detach(), naive.gradients(ours, z)]
+
+
+@copies
+@pytest.mark.parametrize("name", DECOUPLED)
+def test_decoupled_criteria_gathered_on_ranks(name):
+    found = ranks.run(_decoupled_on_ranks, 2, name)
+    for theirs, their_grad, ours, our_grad in found:
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+        assert naive.relative(our_grad, their_grad) < 1e-10
+    assert found[0][0] != found[1][0]
+
+
+def test_weights_are_read_at_every_call_and_replaced_by_an_explicit_objective():
+    z, criterion = naive.embeddings(2, 8), DCLWLoss(temperature=0.2, sigma=0.5)
+    plain = DCLLoss(temperature=0.2)(*z)
+    with inject(criterion, "in_batch()"):
+        assert criterion(*z) != plain
+        criterion.weight_fn = None
+        torch.testing.assert_close(criterion(*z), plain, rtol=1e-10, atol=0)
+    criterion = DCLWLoss(temperature=0.2)
+    with inject(criterion, "in_batch()", "infonce()"):
+        torch.testing.assert_close(criterion(*z), naive.simclr(z, 0.2))
+
+
+def test_weights_of_the_users_own_are_refused_with_the_reason():
+    def mine(out0, out1):
+        return ((out0 - out1) ** 2).sum(1)
+
+    model = Recipe()
+    model.weighted = DCLLoss(weight_fn=mine)
+    with pytest.raises(ValueError, match=r"DCLLoss: weight_fn=<function .*mine.* of your own"):
+        inject(model, "in_batch()")
+    assert "forward" not in vars(model.first)
+
+    class Mine(DCLLoss):
+        def _loss(self, *args):
+            return 2 * super()._loss(*args)
+
+    with pytest.raises(ValueError, match="overrides the _loss of DCLLoss"):
+        inject(Mine(), "in_batch()")
+
+
+def _site_of(criterion):
+    handle = inject(criterion, "in_batch()")
+    handle.remove()
+    return handle.sites[0]
+
+
+def test_the_site_knows_the_size_of_the_bank():
+    assert _site_of(NTXentLoss(memory_bank_size=(32, 8))).queue_size == 32
+    for without in (NTXentLoss(), DCLLoss()):
+        assert _site_of(without).queue_size is None
+        with pytest.raises(ValueError, match=r"size is required, because lightly .* has no queue"):
+            inject(without, "queue()")
+
+
+def test_labels_of_lightlys_batches():
+    labels = _site_of(NTXentLoss()).labels
+    view, target = torch.zeros(4, 3, 8, 8), torch.tensor([1, 0, 3, 1])
+    assert torch.equal(labels([[view, view], target, ["a", "b", "c", "d"]]), target)
+    assert torch.equal(labels((view, target)), target)
+    assert labels((view, view)) is None
+    assert labels([[view, view], target.float()]) is None
+    assert labels([[view, view], target[:3]]) is None
+    assert labels([[view, view]]) is None
+    assert labels([[], target]) is None
+    assert labels(view) is None
+
+
+def test_labels_reach_the_batch_in_a_run():
+    import hosts
+
+    seen = []
+
+    class Watching(negplug.NegativeSampler):
+        def sample(self, batch):
+            seen.append(batch.labels)
+            return negplug.make_sampler("in_batch()").sample(batch)
+
+    trainer = hosts.trainer(callbacks=[hosts.negative_control()(Watching())])
+    trainer.fit(hosts.recipe(), hosts.loader())
+    wanted = (torch.arange(24) % 4).view(3, 8).repeat(1, 2)  # both views
+    assert torch.equal(torch.stack(seen), wanted)
 
 
 def test_a_changed_host_is_named(monkeypatch):
@@ -200,8 +316,30 @@ def test_a_compiled_model_is_treated(sampler):
         assert handle.losses["NTXentLoss"].calls == 3
 
 
-def _unequal(rank: int, world: int) -> str:
-    z = naive.embeddings(2, 3 + rank)
+def _unequal(rank: int, world: int, sampler: str) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = slice(0, 3) if rank == 0 else slice(3, 7)
+    z = [v.detach()[rows].requires_grad_() for v in naive.embeddings(2, 7, seed=3)]
+    criterion = NTXentLoss(temperature=0.2, gather_distributed=True)
+    with inject(criterion, sampler):
+        loss = criterion(*z)
+        return loss.detach(), naive.gradients(loss, z).view(2, len(z[0]), -1)
+
+
+@pytest.mark.parametrize("sampler", ["in_batch()", "uniform(num_negatives=12)"])
+def test_batches_of_different_sizes_on_ranks_count_by_their_rows(sampler):
+    (loss0, grad0), (loss1, grad1) = ranks.run(_unequal, 2, sampler)
+    z = naive.embeddings(2, 7, seed=3)
+    alone = naive.simclr(z, 0.2)
+    # DDP averages: the mean over ranks is the loss, and the gradient, of one process on all rows.
+    torch.testing.assert_close((loss0 + loss1) / 2, alone.detach(), rtol=1e-12, atol=0)
+    together = torch.cat([grad0, grad1], dim=1) / 2
+    torch.testing.assert_close(
+        together, naive.gradients(alone, z).view(2, 7, -1), rtol=1e-9, atol=1e-14
+    )
+
+
+def _other_width(rank: int, world: int) -> str:
+    z = naive.embeddings(2, 4, width=8 + rank)
     criterion = NTXentLoss(gather_distributed=True)
     with inject(criterion, "in_batch()"):
         try:
@@ -211,9 +349,9 @@ def _unequal(rank: int, world: int) -> str:
     return "no error"
 
 
-def test_batches_of_different_sizes_on_ranks_are_refused_everywhere():
-    for message in ranks.run(_unequal, 2):
-        assert "batches of different sizes, [6, 8] rows" in message
+def test_embeddings_of_different_widths_on_ranks_are_refused_everywhere():
+    for message in ranks.run(_other_width, 2):
+        assert "the ranks have embeddings of widths [8, 9]" in message
 
 
 def test_evaluation_in_no_grad_keeps_the_counters():
@@ -297,3 +435,24 @@ def test_either_lightning_is_treated_and_so_are_both_at_once():
     )
     trainer.fit(Module(), hosts.loader())
     assert control.injection.losses["criterion"].calls == 3
+
+
+def test_the_report_tells_the_truth():
+    from negplug_lightly.plugin import report_methods
+
+    reports = {report.method: report for report in report_methods()}
+    for name, report in reports.items():
+        if report.treatable:
+            with inject(getattr(lightly_loss, name)(), "in_batch()") as handle:
+                assert set(handle.losses) == {name}
+    assert {name for name, report in reports.items() if report.treatable} == {
+        "NTXentLoss",
+        "DCLLoss",
+        "DCLWLoss",
+    }
+    waiting = {name for name, report in reports.items() if "no adapter yet" in report.note}
+    assert waiting == {"DetConBLoss", "DetConSLoss", "DirectCLRLoss", "MACLLoss"}
+    with pytest.raises(ValueError, match="overrides the forward of NTXentLoss"):
+        inject(lightly_loss.DirectCLRLoss(), "in_batch()")
+    with pytest.raises(ValueError, match="no known contrastive loss found in MACLLoss"):
+        inject(lightly_loss.MACLLoss(), "in_batch()")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 import ranks
 import torch
 
-from negplug import inject
+from negplug import ContrastiveLoss, inject
+from negplug.adapter import Metadata
 
 GENERATION = hosts.solo_generation()
 if GENERATION is None:
@@ -46,6 +48,15 @@ def step(model, batch):
     weights = [p for p in model.parameters() if p.requires_grad]
     found = torch.autograd.grad(loss, weights, allow_unused=True)
     return loss.detach(), torch.cat([g.flatten() for g in found if g is not None])
+
+
+class Contrast:
+    """What a treatment of ours calls, outside of a treated model."""
+
+    metadata = Metadata()
+
+    def __call__(self, batch, *, objective, temperature):
+        return ContrastiveLoss().contrast(batch, objective, temperature)
 
 
 VARIANTS = [{}, {"small_crops": 3}]
@@ -83,11 +94,7 @@ def test_few_negatives_train_every_variant(variant):
 def test_published_functions_equal_ours_and_the_loop():
     from negplug_solo import losses
 
-    from negplug import ContrastiveLoss
-
-    def contrast(batch, *, objective, temperature):
-        return ContrastiveLoss().contrast(batch, objective, temperature)
-
+    contrast = Contrast()
     z = naive.embeddings(3, 5)
     ids = torch.arange(15) % 5
     positive = (ids[:, None] == ids).fill_diagonal_(False)
@@ -110,11 +117,7 @@ def test_published_functions_equal_ours_and_the_loop():
 def test_duplicate_indexes_are_positives_as_in_the_host():
     from negplug_solo import losses
 
-    from negplug import ContrastiveLoss
-
-    def contrast(batch, *, objective, temperature):
-        return ContrastiveLoss().contrast(batch, objective, temperature)
-
+    contrast = Contrast()
     (z,) = naive.embeddings(1, 8)
     indexes = torch.tensor([0, 1, 1, 2, 0, 1, 1, 2])
     theirs = loss_module.simclr_loss_func(z, indexes, 0.2)
@@ -126,11 +129,7 @@ def test_duplicate_indexes_are_positives_as_in_the_host():
 def _main_on_ranks(rank, world):
     from negplug_solo import losses
 
-    from negplug import ContrastiveLoss
-
-    def contrast(batch, *, objective, temperature):
-        return ContrastiveLoss().contrast(batch, objective, temperature)
-
+    contrast = Contrast()
     everything = naive.embeddings(2, 4 * world, seed=3)
     z = [v.detach()[4 * rank : 4 * rank + 4].requires_grad_() for v in everything]
     indexes = (torch.arange(4) + 4 * rank).repeat(2)
@@ -213,6 +212,84 @@ def test_a_changed_host_is_named(monkeypatch):
         inject(model, "in_batch()")
 
 
+class Positions:
+    """Batches as DALI's loader gives them: of no torch DataLoader, indexes being positions."""
+
+    def __init__(self, first=0, step=0):
+        self.first, self.step = first, step
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        for number in range(3):
+            _, crops, targets = next(iter(hosts.loader()))
+            yield [torch.arange(8) + self.first + self.step * number, crops, targets]
+
+
+def fit_on(loader, sampler):
+    torch.manual_seed(0)
+    control = hosts.negative_control()(sampler)
+    hosts.trainer(callbacks=[control]).fit(hosts.recipe(), loader)
+    return control.injection.losses["simclr_loss_func"]
+
+
+def test_positions_in_the_batch_are_no_indexes():
+    wanted = "memory_bank: needs the data set index of every sample, but .* DALI does; set encode_"
+    with pytest.raises(ValueError, match=wanted):
+        fit_on(Positions(), "memory_bank()")
+    # What needs no indexes trains on them.
+    assert fit_on(Positions(), "uniform(num_negatives=2)").calls == 3
+
+
+def _positions_on_a_rank(rank, world):
+    try:
+        fit_on(Positions(first=8 * rank), "memory_bank()")
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def test_positions_are_known_on_every_rank():
+    for message in ranks.run(_positions_on_a_rank, 2):
+        assert "gives positions in the batch in place of indexes" in message
+
+
+@pytest.mark.parametrize(
+    ("loader", "first"),
+    [(hosts.loader(), 0), (Positions(first=8, step=8), 8)],
+    ids=["torch", "DALI with indexes in its labels"],
+)
+def test_indexes_are_believed_where_they_are_some(loader, first):
+    # torch's are not shuffled, so the first batch's are 0 … 7 as well.
+    treated = fit_on(loader, "memory_bank()")
+    assert treated.calls == 3
+    _, indexes, labels = treated.loss.state_dict()["sampler._extra_state"]["names"]
+    assert torch.equal(indexes, torch.arange(24) + first)
+    assert torch.equal(labels, indexes % 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "indexes", "labels", "reason"),
+    [
+        ([torch.arange(4), [], torch.ones(4).long()], True, True, ""),
+        ((torch.arange(4), [], torch.ones(4).long()), True, True, ""),
+        ([torch.arange(4), [], torch.ones(4)], True, False, ""),
+        ([torch.arange(4.0), [], torch.ones(4).long()], False, True, "no integer indexes"),
+        ([list("abcd"), [], torch.ones(4).long()], False, True, "no integer indexes"),
+        ([torch.arange(4), []], False, False, r"is not \[indexes, crops, targets\]"),
+        (None, False, False, r"is not \[indexes, crops, targets\]"),
+    ],
+)
+def test_what_a_batch_tells(batch, indexes, labels, reason):
+    from negplug_solo.metadata import read_metadata
+
+    found = read_metadata(hosts.recipe(), batch)
+    assert (found.indexes is not None, found.labels is not None) == (indexes, labels)
+    assert re.search(reason, found.unindexed)
+    assert bool(found.unindexed) == (not indexes)
+
+
 def test_the_hosts_temperature_underflow_is_gone():
     # exp without a maximum: main's loss is NaN below 1/88.7, from the self pair alone.
     torch.manual_seed(0)
@@ -253,3 +330,19 @@ def test_the_hosts_own_test_passes_with_the_sampler_in_the_environment(tmp_path)
     )
     # The callback makes a run fail whose treated loss is not called, multi-crop included.
     assert "1 passed" in done.stdout, done.stdout[-3000:]
+
+
+def test_the_report_tells_the_truth():
+    from negplug_solo.plugin import report_methods
+
+    reports = {report.method: report for report in report_methods()}
+    assert {name for name, report in reports.items() if report.treatable} == {
+        "SimCLR",
+        "MoCoV2Plus",
+    }
+    for build in (hosts.recipe, lambda: hosts.queue_recipe(8)):
+        with inject(build(), "in_batch()") as handle:
+            assert len(handle.losses) == 1
+    waiting = {name for name, report in reports.items() if "no adapter yet" in report.note}
+    of_main = {"All4One", "MoCoV3", "SupCon"} if GENERATION == "main" else set()
+    assert waiting == {"NNCLR", "ReSSL"} | of_main

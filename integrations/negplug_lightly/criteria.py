@@ -1,30 +1,85 @@
-"""How each criterion of Lightly forms its batch: one function per criterion.
+"""How each criterion of Lightly forms its batch and its loss: two functions per criterion.
 
-A treatment receives the criterion, ``contrast`` and the criterion's arguments, and states the
-batch, the objective and the temperature in the criterion's own terms.
+A *batch* function receives the criterion, what is known of the samples, and the criterion's
+arguments; a *form* function the criterion alone. What they read (gathering, bank, weights) is read
+at every call, so that a recipe may change it in between.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
 
-from negplug.adapter import Contrast
+from negplug.adapter import Metadata
 from negplug.batch import ContrastiveBatch
+from negplug.objective import Objective
+from negplug.objectives.decoupled import Decoupled
 from negplug.objectives.infonce import InfoNCE
 
 
-def ntxent(criterion: Any, contrast: Contrast, out0: Tensor, out1: Tensor) -> Tensor:
-    """``NTXentLoss`` without bank: both views anchors and keys, gathered if it gathers.
+def views_or_pairs(
+    criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor
+) -> ContrastiveBatch:
+    """``NTXentLoss``: both views anchors and keys; with a memory bank out0 against out1 alone.
+
+    The bank itself is left out: which past keys serve, if any, is the sampler's choice.
 
     Args:
         criterion: The ``lightly.loss.NTXentLoss``.
-        contrast: The treated loss.
+        metadata: What is known of the samples.
+        out0: ``[B, d]`` projections of the first view; with a bank the queries.
+        out1: ``[B, d]`` projections of the second view; with a bank the keys.
+    """
+    if not bank_size(criterion):
+        return both_views(criterion, metadata, out0, out1)
+    return _gathered(criterion, ContrastiveBatch.from_pairs(out0, out1, **metadata.of(len(out0))))
+
+
+def both_views(criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor) -> ContrastiveBatch:
+    """``DCLLoss``, ``DCLWLoss``: both views anchors and keys.
+
+    Args:
+        criterion: The criterion.
+        metadata: What is known of the samples.
         out0: ``[B, d]`` projections of the first view.
         out1: ``[B, d]`` projections of the second view.
     """
-    batch = ContrastiveBatch.from_views((out0, out1), **contrast.metadata.of(len(out0)))
-    if criterion.gather_distributed:
-        batch = batch.gathered()
-    return contrast(batch, objective=InfoNCE(), temperature=criterion.temperature)
+    return _gathered(criterion, ContrastiveBatch.from_views((out0, out1), **metadata.of(len(out0))))
+
+
+def softmax(criterion: Any) -> Objective:
+    """``NTXentLoss``: cross-entropy over the positive and the negatives."""
+    return InfoNCE()
+
+
+def decoupled(criterion: Any) -> Objective:
+    """``DCLLoss``, ``DCLWLoss``: the positive outside the denominator, with the host's weights.
+
+    Raises:
+        ValueError: If ``weight_fn`` is not the von Mises–Fisher function of Lightly: an unknown
+            function of the two views has no counterpart in an objective.
+    """
+    from lightly.loss.dcl_loss import negative_mises_fisher_weights
+
+    weights = criterion.weight_fn
+    if weights is None:
+        return Decoupled()
+    if getattr(weights, "func", weights) is not negative_mises_fisher_weights:
+        raise ValueError(
+            f"{type(criterion).__name__}: weight_fn={weights!r} is a function of your own, which "
+            f"negplug cannot carry over; set weight_fn=None, or use DCLWLoss for Lightly's weights"
+        )
+    # Of the function or of a partial, whichever it is.
+    return Decoupled(sigma=inspect.signature(weights).parameters["sigma"].default)
+
+
+def bank_size(criterion: Any) -> int:
+    """Return how many keys the criterion's memory bank holds, 0 if it has none."""
+    bank = getattr(criterion, "memory_bank", None)
+    return 0 if bank is None else int(bank.size[0])
+
+
+def _gathered(criterion: Any, batch: ContrastiveBatch) -> ContrastiveBatch:
+    return batch.gathered() if criterion.gather_distributed else batch

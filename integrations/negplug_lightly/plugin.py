@@ -10,37 +10,76 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from negplug.adapter import Contrast, LossSite, MethodReport
+from negplug.adapter import Contrast, LossSite, Metadata, MethodReport
+from negplug.batch import ContrastiveBatch
 from negplug.hookspecs import AdapterSpec, hookimpl
+from negplug.objective import Objective
 from negplug.provenance import installed_version
-from negplug_lightly.criteria import ntxent
-
-Treatment = Callable[[Any, Contrast, Tensor, Tensor], Tensor]
-
-_CRITERIA: dict[str, Treatment] = {"NTXentLoss": ntxent}
-"""Class in ``lightly.loss`` → its treatment."""
-
-_NOT_YET = ("DCLLoss", "DCLWLoss", "MACLLoss")
-"""Contrastive criteria without an adapter so far."""
+from negplug_lightly import criteria
 
 _ARGUMENTS = ["self", "out0", "out1"]
+
+
+class Criterion(NamedTuple):
+    """A criterion's own terms.
+
+    Attributes:
+        batch: How it forms its batch.
+        form: Which objective it is; raises if negplug has none for it as configured.
+        methods: The methods of its class that make up its loss.
+        note: For ``negplug doctor``.
+    """
+
+    batch: Callable[[Any, Metadata, Tensor, Tensor], ContrastiveBatch]
+    form: Callable[[Any], Objective]
+    methods: tuple[str, ...]
+    note: str
+
+
+_CRITERIA: dict[str, Criterion] = {
+    "NTXentLoss": Criterion(
+        criteria.views_or_pairs,
+        criteria.softmax,
+        ("forward",),
+        "every sampler; with a memory bank one direction, and queue() takes its size",
+    ),
+    "DCLWLoss": Criterion(
+        criteria.both_views,
+        criteria.decoupled,
+        ("forward", "_loss"),
+        "every sampler, its weights kept",
+    ),
+    "DCLLoss": Criterion(
+        criteria.both_views,
+        criteria.decoupled,
+        ("forward", "_loss"),
+        "every sampler, without a weight_fn of your own",
+    ),
+}
+"""Class in ``lightly.loss`` → its terms; a subclass stands before its base."""
+
+_NOT_YET = ("DetConBLoss", "DetConSLoss", "DirectCLRLoss", "MACLLoss")
+"""Contrastive criteria without an adapter so far."""
 
 
 class TreatedForward:
     """A criterion's ``forward``, rerouted. A plain object, so that the model stays picklable."""
 
-    def __init__(self, criterion: nn.Module, treatment: Treatment, contrast: Contrast) -> None:
-        self.criterion = criterion
-        self.treatment = treatment
+    def __init__(self, criterion: nn.Module, known: Criterion, contrast: Contrast) -> None:
+        self.criterion: Any = criterion
+        self.known = known
         self.contrast = contrast
 
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Return the treated loss of the projections ``[B, d]`` of two views."""
-        return self.treatment(self.criterion, self.contrast, out0, out1)
+        batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
+        form = self.known.form(self.criterion)
+        return self.contrast(batch, objective=form, temperature=self.criterion.temperature)
 
 
 class CriterionSite(LossSite):
@@ -51,17 +90,20 @@ class CriterionSite(LossSite):
         self._base = base
         found = installed_version("lightly") or "(unknown version)"
         self.host = f"lightly {found} {type(criterion).__name__}"
+        self.queue_size = criteria.bank_size(criterion) or None
         self._criterion = criterion
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
-        known = getattr(sys.modules["lightly.loss"], self._base)
-        if type(self._criterion).forward is not known.forward:
-            raise ValueError(
-                f"{self.host}: {self.name!r} overrides the forward of {self._base}, so its loss is "
-                f"not known; name another loss as target, or treat it in the subclass"
-            )
-        arguments = list(inspect.signature(type(self._criterion).forward).parameters)
+        known, own = _CRITERIA[self._base], type(self._criterion)
+        base = getattr(sys.modules["lightly.loss"], self._base)
+        for method in known.methods:
+            if getattr(own, method) is not getattr(base, method):
+                raise ValueError(
+                    f"{self.host}: {self.name!r} overrides the {method} of {self._base}, so its "
+                    f"loss is not known; name another loss as target, or treat it in the subclass"
+                )
+        arguments = list(inspect.signature(own.forward).parameters)
         if arguments != _ARGUMENTS:
             raise ValueError(
                 f"{self.host}: forward takes {arguments}, but this adapter expects {_ARGUMENTS}; "
@@ -69,14 +111,19 @@ class CriterionSite(LossSite):
             )
         if "forward" in vars(self._criterion):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
-        if _bank_size(self._criterion):
-            raise ValueError(
-                f"{self.host}: {self.name!r} takes its negatives from a memory bank, which cannot "
-                f"be treated yet; set memory_bank_size=0"
-            )
-        vars(self._criterion)["forward"] = TreatedForward(
-            self._criterion, _CRITERIA[self._base], contrast
-        )
+        known.form(self._criterion)  # raises now rather than in the first step
+        vars(self._criterion)["forward"] = TreatedForward(self._criterion, known, contrast)
+
+    def labels(self, batch: Any) -> Tensor | None:
+        """Return the targets ``[B]`` of Lightly's (views, targets, file names), if integers."""
+        if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+            return None
+        views, targets = batch[0], batch[1]
+        first = views[0] if isinstance(views, (list, tuple)) and views else views
+        if not (isinstance(first, Tensor) and isinstance(targets, Tensor)):
+            return None
+        fits = targets.dtype == torch.int64 and targets.shape == first.shape[:1]
+        return targets if fits else None
 
     def restore(self) -> None:
         """Uncover the class's own ``forward``."""
@@ -90,9 +137,10 @@ def find_criteria(model: nn.Module) -> Iterator[LossSite]:
     from lightly import loss
 
     for path, module in _own_modules("", model):
-        for name in _CRITERIA:
-            if isinstance(module, getattr(loss, name)):
-                yield CriterionSite(path or type(module).__name__, module, name)
+        kinds = (name for name in _CRITERIA if isinstance(module, getattr(loss, name)))
+        name = next(kinds, None)
+        if name is not None:
+            yield CriterionSite(path or type(module).__name__, module, name)
 
 
 def report_methods() -> Iterator[MethodReport]:
@@ -105,7 +153,7 @@ def report_methods() -> Iterator[MethodReport]:
         if not name.endswith("Loss") and name not in _CRITERIA:
             continue
         if name in _CRITERIA:
-            yield MethodReport(name, True, "every sampler, without memory bank")
+            yield MethodReport(name, True, _CRITERIA[name].note)
         else:
             note = "contrastive, no adapter yet" if name in _NOT_YET else "no negatives to choose"
             yield MethodReport(name, False, note)
@@ -125,11 +173,6 @@ def _own_modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]
             # not run its training step, so its loss is not this model's.
             if not (hasattr(child, "training_step") and hasattr(child, "configure_optimizers")):
                 todo.append((f"{path}.{name}" if path else name, child))
-
-
-def _bank_size(criterion: nn.Module) -> int:
-    bank: Any = getattr(criterion, "memory_bank", None)
-    return int(bank.size[0]) if bank is not None else 0
 
 
 @hookimpl

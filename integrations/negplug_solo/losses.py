@@ -83,6 +83,25 @@ def simclr_masks(
     return contrast(batch, objective=InfoNCE("each"), temperature=temperature)
 
 
+def moco(
+    contrast: Contrast, query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.1
+) -> Tensor:
+    """``mocov2plus_loss_func`` of main, ``moco_loss_func`` of 1.0.2: each query against its key.
+
+    The host's queue is left out: which past keys serve, if any, is the sampler's choice. The host
+    gathers the keys for its queue, so the batch's keys are those of all ranks.
+
+    Args:
+        contrast: The treated loss.
+        query: ``[B, d]``, the anchors.
+        key: ``[B, d]`` momentum keys; row b is the positive of query b.
+        queue: The host's ``[d, K]``, unused.
+        temperature: The host's.
+    """
+    batch = ContrastiveBatch.from_pairs(query, key, **contrast.metadata.of(len(query)))
+    return contrast(batch.gathered(), objective=InfoNCE(), temperature=temperature)
+
+
 def _by_classes(contrast: Contrast, anchors: Tensor, same: Tensor) -> ContrastiveBatch:
     """Build the batch in which rows are of one class where ``same`` ``[N, N]`` says so.
 

@@ -27,8 +27,9 @@ def read_metadata(model: nn.Module, batch: Any) -> Metadata:
     if _may_be_dummies(model) and _is_position(indexes):
         return Metadata(
             labels=labels,
-            unindexed="DALI gives positions in the batch in place of indexes; set "
-            "dali.encode_indexes_into_labels=True",
+            unindexed="the training loader is no torch DataLoader and gives positions in the "
+            "batch in place of indexes, as DALI does; set encode_indexes_into_labels (of main's "
+            "dali section, or 1.0.2's flag)",
         )
     return Metadata(indexes=indexes, labels=labels)
 

@@ -30,24 +30,45 @@ Treatment = Callable[..., Tensor]
 
 
 class Method(NamedTuple):
-    """A method class and the loss functions that its module may call."""
+    """A method class and its loss.
+
+    Attributes:
+        module: Where the class is defined.
+        name: The class.
+        functions: The loss functions that its module may call, of both generations; the first
+            names the site in both.
+        note: For ``negplug doctor``.
+    """
 
     module: str
     name: str
     functions: tuple[str, ...]
+    note: str
 
 
 _METHODS = (
-    Method("solo.methods.simclr", "SimCLR", ("simclr_loss_func", "manual_simclr_loss_func")),
+    Method(
+        "solo.methods.simclr",
+        "SimCLR",
+        ("simclr_loss_func", "manual_simclr_loss_func"),
+        "every sampler, multi-crop and supervised included",
+    ),
+    Method(
+        "solo.methods.mocov2plus",
+        "MoCoV2Plus",
+        ("mocov2plus_loss_func", "moco_loss_func"),
+        "every sampler; queue() takes its size and keeps one queue per view",
+    ),
 )
 
-_NOT_YET = ("All4One", "MoCoV2Plus", "MoCoV3", "NNCLR", "ReSSL", "SupCon")
+_NOT_YET = ("All4One", "MoCoV3", "NNCLR", "ReSSL", "SupCon")
 """Contrastive methods without an adapter so far."""
 
 _SIGNATURES: dict[tuple[str, ...], Treatment] = {
     ("z", "indexes", "temperature"): losses.simclr_by_index,
     ("z1", "z2", "temperature", "extra_pos_mask"): losses.simclr_pairs,
     ("z", "pos_mask", "neg_mask", "temperature"): losses.simclr_masks,
+    ("query", "key", "queue", "temperature"): losses.moco,
 }
 """Parameters of a host's loss function → its treatment."""
 
@@ -147,11 +168,11 @@ def report_methods() -> Iterator[MethodReport]:
         methods = importlib.import_module("solo.methods")
     except ImportError:
         return
-    treatable = {method.name for method in _METHODS}
+    notes = {method.name: method.note for method in _METHODS}
     classes = {value.__name__ for value in methods.METHODS.values() if inspect.isclass(value)}
     for name in sorted(classes):
-        if name in treatable:
-            yield MethodReport(name, True, "every sampler, multi-crop and supervised included")
+        if name in notes:
+            yield MethodReport(name, True, notes[name])
         elif not name.startswith(("Base", "Linear")):
             note = "contrastive, no adapter yet" if name in _NOT_YET else "no negatives to choose"
             yield MethodReport(name, False, note)

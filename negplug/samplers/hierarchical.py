@@ -187,12 +187,7 @@ def _placed(batch: ContrastiveBatch, part: Negatives, parts: list[Negatives]) ->
         or all(other.pool is not everywhere.keys for other in parts)
     ):
         return _Part(part, part.pool)
-    if everywhere.self_columns is not None and batch.self_columns is not None:
-        shift = everywhere.self_columns - batch.self_columns
-    else:
-        shift = everywhere.positives - batch.positives
-    # Without any positive no anchor of this rank pays a loss, wherever its keys lie.
-    return _Part(part, everywhere.keys, int(shift.max()) if shift.numel() else 0)
+    return _Part(part, everywhere.keys, everywhere.own_keys.start)
 
 
 def _without_repeats(parts: list[_Part]) -> list[Negatives]:

@@ -86,14 +86,14 @@ class MemoryBank(MemorySampler):
         indexes, number = torch.unique_consecutive(ordered, return_counts=True)
         starts = number.cumsum(0) - number
         mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
-        slots, fresh = self._slots_of(indexes, keys)
+        slots = self._slots_of(indexes, keys)
+        # A new slot is zero, so that its average is the direction of the mean alone.
         old = self._rows[slots].to(mean)
-        moved = unit_rows(torch.lerp(mean, old, self.momentum))
-        self._rows[slots] = torch.where(fresh[:, None], mean, moved).to(self._rows)
+        self._rows[slots] = unit_rows(torch.lerp(mean, old, self.momentum)).to(self._rows)
         self._names[:, slots] = names[:, order[starts]]
 
-    def _slots_of(self, indexes: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slot of each index, made if need be, and whether it was."""
+    def _slots_of(self, indexes: Tensor, keys: Tensor) -> Tensor:
+        """Return the slot of each index, made if need be."""
         beyond = int(indexes.max()) + 1 - len(self._slots)
         if beyond > 0:
             more = indexes.new_full((max(beyond, len(self._slots)),), _UNVISITED)
@@ -105,7 +105,7 @@ class MemoryBank(MemorySampler):
         first = self._count
         self._slots[indexes[fresh]] = torch.arange(first, first + made, device=indexes.device)
         self._count += made
-        return self._slots[indexes], fresh
+        return self._slots[indexes]
 
     def settings(self) -> dict[str, Any]:
         """Return size and momentum."""

@@ -65,6 +65,21 @@ def recipe(temperature: float = 0.2, **kwargs: Any) -> Any:
     return build(temperature, **kwargs)
 
 
+def queue_recipe(queue_size: int, temperature: float = 0.2) -> Any:
+    """The same with negatives from a queue: a memory bank in Lightly, MoCo v2+ in solo-learn."""
+    if _has("lightly"):
+        from lightly.loss import NTXentLoss
+
+        module = _lightly_module(temperature)
+        module.criterion = NTXentLoss(temperature, memory_bank_size=(queue_size, 16))
+        return module
+    return _solo_queue(queue_size, temperature)
+
+
+def queue_site_name() -> str:
+    return "criterion" if _has("lightly") else "mocov2plus_loss_func"
+
+
 def site_name() -> str:
     return "criterion" if _has("lightly") else "simclr_loss_func"
 
@@ -131,6 +146,17 @@ def _solo_published(temperature: float, small_crops: int = 0, supervised: bool =
     from solo.methods import SimCLR
 
     model = SimCLR(
+        num_small_crops=small_crops,
+        temperature=temperature,
+        supervised=supervised,
+        **_published_arguments(),
+    )
+    model.encoder = _encoder()  # of ResNet-18's width, and quick
+    return model
+
+
+def _published_arguments() -> dict[str, Any]:
+    return dict(
         encoder="resnet18",
         num_classes=4,
         backbone_args={"cifar": True, "zero_init_residual": False},
@@ -149,28 +175,27 @@ def _solo_published(temperature: float, small_crops: int = 0, supervised: bool =
         warmup_start_lr=0.0,
         warmup_epochs=0,
         num_large_crops=2,
-        num_small_crops=small_crops,
         proj_output_dim=16,
         proj_hidden_dim=32,
-        temperature=temperature,
-        supervised=supervised,
     )
-    model.encoder = _encoder()  # of ResNet-18's width, and quick
-    return model
 
 
 def _solo_main(temperature: float, small_crops: int = 0) -> Any:
-    from omegaconf import OmegaConf
     from solo.methods import SimCLR
+
+    model = SimCLR(_main_config("simclr", small_crops, temperature=temperature))
+    model.backbone = _encoder()  # of ResNet-18's width, and quick
+    return model
+
+
+def _main_config(method: str, small_crops: int = 0, **method_kwargs: Any) -> Any:
+    from omegaconf import OmegaConf
 
     cfg = {
         "name": "test",
-        "method": "simclr",
-        "method_kwargs": {
-            "proj_output_dim": 16,
-            "proj_hidden_dim": 32,
-            "temperature": temperature,
-        },
+        "method": method,
+        "method_kwargs": {"proj_output_dim": 16, "proj_hidden_dim": 32, **method_kwargs},
+        "momentum": {"base_tau": 0.9, "final_tau": 1.0, "classifier": False},
         "backbone": {"name": "resnet18"},
         "data": {
             "dataset": "cifar10",
@@ -195,6 +220,35 @@ def _solo_main(temperature: float, small_crops: int = 0) -> Any:
     }
     config = OmegaConf.create(cfg)
     OmegaConf.set_struct(config, False)
-    model = SimCLR(config)
-    model.backbone = _encoder()  # of ResNet-18's width, and quick
+    return config
+
+
+def _solo_queue(queue_size: int, temperature: float) -> Any:
+    from solo.methods import MoCoV2Plus
+
+    if solo_generation() == "main":
+        settings = {"temperature": temperature, "queue_size": queue_size}
+        model = MoCoV2Plus(_main_config("mocov2plus", **settings))
+        model.backbone, model.momentum_backbone = _encoder(), _encoder()
+    else:
+
+        class OnToday(MoCoV2Plus):
+            """1.0.2 expects an argument that Lightning has not passed since 1.7."""
+
+            def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+                super().on_train_batch_end(outputs, batch, batch_idx, 0)
+
+        model = OnToday(
+            temperature=temperature,
+            queue_size=queue_size,
+            base_tau_momentum=0.9,
+            final_tau_momentum=1.0,
+            momentum_classifier=False,
+            num_small_crops=0,
+            **_published_arguments(),
+        )
+        model.encoder, model.momentum_encoder = _encoder(), _encoder()
+    for online, momentum in model.momentum_pairs:
+        momentum.load_state_dict(online.state_dict())
+        momentum.requires_grad_(False)
     return model

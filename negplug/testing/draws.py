@@ -1,0 +1,98 @@
+"""Checks of randomness: what a run's draws depend on, and what they leave alone."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from negplug.draws import Draws
+from negplug.testing.subject import Subject, copied, difference, evaluate, train
+
+_STEPS = 5
+
+
+def the_same_seed_gives_the_same_run(subject: Subject) -> None:
+    """Two new losses with one seed repeat each other bit for bit."""
+    found = difference(_outcomes(subject), _outcomes(subject), "step")
+    assert found is None, f"two runs with the same seed differ: {found}"
+
+
+def draws_change_with_seed_step_and_call(subject: Subject) -> None:
+    """A sampler that draws gives other negatives for another seed, step or call of a step."""
+    loss = subject.loss()
+    train(subject, loss, range(_STEPS))
+    batch = evaluate(subject, loss, _STEPS).batch
+
+    def negatives(draws: Draws) -> dict[str, Any]:
+        with torch.no_grad():
+            return copied(loss.sampler(replace(batch, draws=draws)))
+
+    first = negatives(Draws())
+    # A few of each: a second draw may happen to equal the first.
+    changes = {
+        key: any(
+            difference(first, negatives(replace(Draws(), **{key: value}))) for value in range(1, 6)
+        )
+        for key in ("seed", "step", "call")
+    }
+    assert len(set(changes.values())) == 1, (
+        f"the draws change with the {_join(changes, True)}, but not with the "
+        f"{_join(changes, False)}; draw from self.generator(batch)"
+    )
+
+
+def the_global_generators_are_left_alone(subject: Subject) -> None:
+    """The generators of torch, random and NumPy are neither advanced nor listened to."""
+    runs = []
+    with _generators_restored():
+        for seed in (1, 2):
+            _seed_everything(seed)
+            before = _generators()
+            runs.append(_outcomes(subject))
+            changed = [name for name, now in _generators().items() if now != before[name]]
+            assert not changed, f"the global generator of {' and '.join(changed)} was advanced"
+    found = difference(runs[0], runs[1], "step")
+    assert found is None, f"the run depends on the seed of a global generator: {found}"
+
+
+def _outcomes(subject: Subject) -> list[dict[str, Any]]:
+    return [step.outcome() for step in train(subject, subject.loss(), range(_STEPS))]
+
+
+def _join(changes: dict[str, bool], kind: bool) -> str:
+    return " and ".join(key for key, does in changes.items() if does is kind)
+
+
+def _generators() -> dict[str, str]:
+    """Return the state of each global generator, as text that can be compared."""
+    states = {"torch": str(torch.get_rng_state().tolist()), "random": str(random.getstate())}
+    if "numpy" in sys.modules:
+        name, keys, *rest = sys.modules["numpy"].random.get_state()
+        states["numpy"] = str((name, keys.tolist(), rest))
+    return states
+
+
+def _seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+
+
+@contextlib.contextmanager
+def _generators_restored() -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy and numpy.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        if numpy is not None:
+            numpy.random.set_state(states[1])

@@ -1,0 +1,130 @@
+"""Checks of the arithmetic: gradients against a naive computation, small temperatures, types."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from negplug.exclusion import comparable_ids
+from negplug.negatives import Negatives
+from negplug.testing.subject import TEMPERATURE, Step, Subject, call, close, evaluate, train
+
+
+def the_loss_is_that_of_the_negatives(subject: Subject) -> None:
+    """Loss and gradient equal a naive computation in float64 on the negatives returned.
+
+    An evaluation between forward and backward pass changes nothing.
+    """
+    loss = subject.loss()
+    train(subject, loss, range(3))
+    for number in (3, 4):
+        step = call(subject, loss, number)
+        value = _naive_loss(step)
+        wanted = torch.autograd.grad(value, step.views, retain_graph=True, allow_unused=True)
+        evaluate(subject, loss, 5)
+        close(loss, step)
+        assert step.gradient is not None
+        _close("the loss", step.loss, value)
+        dense = [
+            torch.zeros_like(view) if gradient is None else gradient
+            for view, gradient in zip(step.views, wanted, strict=True)
+        ]
+        _close("its gradient by the views", step.gradient, torch.stack(dense))
+
+
+def keys_of_the_batch_carry_their_gradient(subject: Subject) -> None:
+    """A negative that is a key of this batch passes its gradient on to that key.
+
+    Mixtures of rows may be constants.
+    """
+    loss = subject.loss()
+    train(subject, loss, range(3))
+    step = call(subject, loss, 3)
+    keys = step.batch.keys
+    for part in step.negatives.parts():
+        if part.partners is not None:
+            continue
+        row, key = (part.pool[:, None] == keys).all(2).nonzero().unbind(1)
+        if not len(row):
+            continue
+        weight = torch.linspace(1, 2, len(row) * keys.shape[1], dtype=keys.dtype)
+        weight = weight.view(len(row), -1)
+        wanted = torch.zeros_like(keys).index_add(0, key, weight)
+        found = None
+        if part.pool.requires_grad:
+            total = (part.pool[row] * weight).sum()
+            (found,) = torch.autograd.grad(total, keys, retain_graph=True, allow_unused=True)
+        assert found is not None, "the pool holds keys of the batch, but detached from them"
+        _close("the gradient by the keys", found, wanted)
+
+
+def gradients_are_finite_at_any_temperature(subject: Subject) -> None:
+    """Loss and gradient are finite in float32 down to a temperature of 0.001."""
+    for temperature in (1.0, 0.01, 1e-3):
+        loss = subject.loss(temperature=temperature)
+        for number, step in enumerate(train(subject, loss, range(4), dtype=torch.float32)):
+            _finite(step, f"step {number} at temperature {temperature}")
+
+
+def embeddings_may_have_any_floating_type(subject: Subject) -> None:
+    """Embeddings of each floating type are served, also when the type changes on the way."""
+    types = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    for dtype in types:
+        for number, step in enumerate(train(subject, subject.loss(), range(3), dtype=dtype)):
+            _finite(step, f"step {number} in {dtype}")
+    loss = subject.loss()
+    for number, dtype in enumerate((*types, *types)):
+        (step,) = train(subject, loss, [number], dtype=dtype)
+        _finite(step, f"step {number} in {dtype}, after other types")
+
+
+def _naive_loss(step: Step) -> Tensor:
+    """The mean loss, one anchor at a time, every negative as a row of its own."""
+    batch = step.batch
+    losses = []
+    for i, anchor in enumerate(batch.anchors):
+        positive = batch.keys[batch.positives[i, 0]] @ anchor / TEMPERATURE
+        parts = [_logits(part, i, anchor, batch.anchor_ids) for part in step.negatives.parts()]
+        logits = torch.cat([logits for logits, _ in parts])
+        weights = torch.cat([weights for _, weights in parts])
+        if not len(logits):
+            losses.append(0 * anchor.sum())
+        elif step.negatives.estimator == "posterior":
+            losses.append((weights.exp() * logits).sum() - positive)
+        else:
+            every = torch.cat([positive[None], logits + weights])
+            losses.append(every.logsumexp(0) - positive)
+    return torch.stack(losses).mean()
+
+
+def _logits(part: Negatives, i: int, anchor: Tensor, anchor_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and log weights of anchor i's negatives in one pool."""
+    if part.columns is None:
+        columns = torch.arange(len(part.pool))
+        chosen = part.pool_ids != comparable_ids(anchor_ids)[i]
+    else:
+        columns = part.columns[i]
+        chosen = torch.ones_like(columns, dtype=torch.bool)
+    if part.mask is not None:
+        chosen = chosen & part.mask[i]
+    rows = part.pool[columns]
+    if part.partners is not None:
+        assert part.coefficients is not None
+        share = part.coefficients[i]
+        rows = share[:, :1] * rows + share[:, 1:] * part.pool[part.partners[i]]
+    weight = torch.zeros((), dtype=anchor.dtype)
+    if part.log_weight is not None:
+        weight = part.log_weight.expand(len(anchor_ids), -1)[i]
+    return (rows @ anchor / TEMPERATURE)[chosen], weight.expand(len(columns))[chosen]
+
+
+def _close(what: str, found: Tensor, wanted: Tensor) -> None:
+    error, size = float((found - wanted).detach().norm()), float(wanted.detach().norm())
+    limit = 1e-9 * max(size, 1e-6)
+    assert error <= limit, f"{what} is off by {error:.3g}, its norm is {size:.3g}"
+
+
+def _finite(step: Step, where: str) -> None:
+    assert step.gradient is not None
+    assert step.loss.isfinite(), f"{where}: the loss is {step.loss.item()}"
+    assert step.gradient.isfinite().all(), f"{where}: the gradient is not finite"

@@ -1,0 +1,92 @@
+"""Several ranks in one process: the reference that real ranks are compared with.
+
+Every rank has a sampler of its own, and its batch knows everybody's keys already, with one graph
+through all of them. What the ranks' losses add up to is then plain autograd. A sampler can be
+played like this if it talks to other ranks through ``batch.gathered()`` alone, and draws from
+``self.generator(batch)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.draws import Draws
+from negplug.loss import ContrastiveLoss
+
+
+@dataclass(frozen=True, eq=False)
+class PlayedBatch(ContrastiveBatch):
+    """One rank's batch, with everybody's keys at hand.
+
+    Attributes:
+        everywhere: The batch as :meth:`gathered` returns it on this rank.
+    """
+
+    everywhere: ContrastiveBatch | None = None
+
+    def gathered(self) -> ContrastiveBatch:
+        """Return the batch with everybody's keys."""
+        assert self.everywhere is not None
+        self.memo["gathered"] = self.everywhere
+        return self.everywhere
+
+
+def played(batches: list[ContrastiveBatch]) -> list[PlayedBatch]:
+    """Turn the ranks' batches, whose ids must be data set indexes, into ones that are gathered."""
+    keys = torch.cat([batch.keys for batch in batches])
+    first, found = 0, []
+    for batch in batches:
+        everywhere = replace(
+            batch,
+            keys=keys,
+            key_ids=torch.cat([b.key_ids for b in batches]),
+            positives=batch.positives.where(batch.positives < 0, batch.positives + first),
+            self_columns=None if batch.self_columns is None else batch.self_columns + first,
+            key_indexes=_joined([b.key_indexes for b in batches]),
+            key_labels=_joined([b.key_labels for b in batches]),
+            key_views=_joined([b.key_views for b in batches]),
+            own_keys=slice(first, first + len(batch.keys)),
+            token=keys.new_zeros(()),
+        )
+        own = {
+            name: getattr(batch, name)
+            for name, attribute in ContrastiveBatch.__dataclass_fields__.items()
+            if attribute.init
+        }
+        found.append(PlayedBatch(**own, everywhere=everywhere))
+        first += len(batch.keys)
+    return found
+
+
+def mean_loss(losses: list[ContrastiveLoss], batches: list[ContrastiveBatch], step: int) -> Tensor:
+    """Return what DDP's average over the ranks stands for.
+
+    With gathered keys it is the mean over all anchors that have a positive, otherwise the mean of
+    the ranks' means. Pending updates stay with each sampler until its ``flush()``.
+
+    Args:
+        losses: One for each rank.
+        batches: Likewise.
+        step: Number of the training step, for the draws.
+    """
+    sums, paying, ties = [], [], []
+    for rank, (loss, batch) in enumerate(zip(losses, played(batches), strict=True)):
+        seed = loss.get_extra_state()["seed"]
+        batch = replace(batch, draws=Draws(seed, step, 0, rank))
+        negatives = loss.sampler(batch)
+        sums.append(loss.objective(batch, negatives, loss.temperature).sum())
+        paying.append((batch.positives >= 0).any(1).sum())
+        ties.append(batch.tie is not None)
+    assert all(ties) or not any(ties), "some ranks gather and others do not, and would hang"
+    if any(ties):
+        return torch.stack(sums).sum() / torch.stack(paying).sum()
+    return (torch.stack(sums) / torch.stack(paying)).mean()
+
+
+def _joined(values: list[Tensor | None]) -> Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.cat(known) if len(known) == len(values) else None

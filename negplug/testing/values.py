@@ -1,0 +1,144 @@
+"""Checks of the negatives of a step: what they are, and who must not be among them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from negplug.exclusion import comparable_ids
+from negplug.negatives import Negatives
+from negplug.testing.subject import (
+    Step,
+    Subject,
+    evaluate,
+    insist_on_rows_of_the_pool,
+    restored,
+    train,
+)
+
+_STEPS = 6
+
+
+def shapes_and_types_fit(subject: Subject) -> None:
+    """Negatives have the documented shapes and types, and fit the anchors."""
+    for _, step, part in _parts(subject):
+        part.check(step.batch.anchors)
+
+
+def columns_lie_in_the_pool(subject: Subject) -> None:
+    """Columns and partners are rows of the pool, where the mask is False too."""
+    for _, step, _ in _parts(subject):
+        insist_on_rows_of_the_pool(step.negatives)
+
+
+def no_column_is_repeated(subject: Subject) -> None:
+    """No anchor has the same row twice (draws from the softmax and mixtures may)."""
+    for where, _, part in _parts(subject):
+        if part.columns is None or part.partners is not None or part.estimator == "posterior":
+            continue
+        for anchor, columns in enumerate(part.columns):
+            chosen = columns if part.mask is None else columns[part.mask[anchor]]
+            repeated = len(chosen) - len(chosen.unique())
+            assert not repeated, f"{where}: anchor {anchor} has {chosen.tolist()}"
+
+
+def weights_are_finite(subject: Subject) -> None:
+    """Log weights and the shares of mixtures are finite wherever they count."""
+    for where, step, part in _parts(subject):
+        chosen = _chosen(part, step.batch.anchor_ids)
+        if part.log_weight is not None:
+            weight = part.log_weight.expand(chosen.shape)
+            assert not weight.isnan().any(), f"{where}: log_weight holds NaN"
+            assert weight[chosen].isfinite().all(), (
+                f"{where}: log_weight is infinite for a negative; mask it out instead"
+            )
+        if part.coefficients is not None:
+            assert part.coefficients.isfinite().all(), f"{where}: coefficients are not finite"
+
+
+def pool_rows_have_unit_length(subject: Subject) -> None:
+    """Rows of the pool have unit length, to rounding."""
+    for where, _, part in _parts(subject):
+        for row, length in enumerate(part.pool.norm(dim=1).tolist()):
+            assert abs(length - 1) < 1e-6, f"{where}: row {row} has length {length:.6g}"
+
+
+def no_anchor_meets_its_own_sample(subject: Subject) -> None:
+    """No negative is the anchor, a positive of it, or an earlier key of the same sample."""
+    owners: list[int] = []
+    past: list[Tensor] = []
+    step = None
+    for where, now, part in _parts(subject):
+        assert now.batch.key_indexes is not None
+        assert now.batch.indexes is not None
+        if now is not step:
+            step = now
+            past.append(now.batch.keys.detach())
+            owners += now.batch.key_indexes.tolist()
+        owner = _owners(part, torch.cat(past), torch.tensor(owners))
+        chosen = _chosen(part, now.batch.anchor_ids)
+        columns = part.columns
+        if columns is None:
+            columns = torch.arange(len(part.pool)).expand(len(chosen), -1)
+        elif part.partners is not None:
+            # Of a mixture, the row with the larger share says whose it is.
+            assert part.coefficients is not None
+            share = part.coefficients.abs()
+            columns = columns.where(share[..., 0] >= share[..., 1], part.partners)
+        same_id = part.pool_ids[columns] == comparable_ids(now.batch.anchor_ids)[:, None]
+        same_sample = owner[columns] == now.batch.indexes[:, None]
+        for anchor, slot in (chosen & (same_id | same_sample)).nonzero().tolist():
+            raise AssertionError(
+                f"{where}: anchor {anchor}, of sample {int(now.batch.indexes[anchor])}, has row "
+                f"{int(columns[anchor, slot])} of the pool, which is of the same sample"
+            )
+
+
+def a_ragged_batch_is_served(subject: Subject) -> None:
+    """A last batch of one sample after full ones gives a finite loss and gradient."""
+    loss = subject.loss()
+    train(subject, loss, range(3))
+    (step,) = train(subject, loss, [3], size=1)
+    assert step.gradient is not None
+    assert step.loss.isfinite(), f"the loss is {step.loss.item()}"
+    assert step.gradient.isfinite().all(), "the gradient is not finite"
+
+
+def _parts(subject: Subject) -> Iterator[tuple[str, Step, Negatives]]:
+    """Yield (where, step, negatives of one pool) of a run, as they were when sampled."""
+    for where, step in _run(subject):
+        for part in restored(step.values).parts():
+            yield where, step, part
+
+
+@functools.lru_cache(maxsize=1)  # all checks of values look at the same run
+def _run(subject: Subject) -> list[tuple[str, Step]]:
+    """Train on views, then anew on pairs; end each with an evaluation."""
+    run = []
+    for form in ("views", "pairs"):
+        loss = subject.loss()
+        steps = train(subject, loss, range(_STEPS), form=form)
+        run += [(f"training step {number} ({form})", step) for number, step in enumerate(steps)]
+        run.append((f"evaluation ({form})", evaluate(subject, loss, _STEPS, form=form)))
+    return run
+
+
+def _chosen(part: Negatives, anchor_ids: Tensor) -> Tensor:
+    """Return ``[N, M]`` or ``[N, K]``, True where the loss counts a negative."""
+    if part.columns is None:
+        chosen = comparable_ids(anchor_ids)[:, None] != part.pool_ids
+    else:
+        chosen = torch.ones_like(part.columns, dtype=torch.bool)
+    return chosen if part.mask is None else chosen & part.mask
+
+
+def _owners(part: Negatives, keys: Tensor, owners: Tensor) -> Tensor:
+    """Return ``[K]``: whose key each row of the pool is; what the sampler says where unknown."""
+    said = part.pool_indexes
+    known = torch.full_like(part.pool_ids, -1) if said is None else said.clone()
+    row, key = (part.pool[:, None] == keys.to(part.pool)).all(2).nonzero().unbind(1)
+    known[row] = owners[key]
+    return known

@@ -53,7 +53,7 @@ def lightly(batch_size: int, treated: bool = False) -> Step:
         return lambda: _backward(queries, criterion(queries, keys))
     handle = negplug.inject(criterion, "queue()")
     treated_loss = next(iter(handle.losses.values())).loss
-    fill(treated_loss)
+    fill(treated_loss.sampler)
 
     def step() -> None:
         _backward(queries, criterion(queries, keys))
@@ -83,7 +83,8 @@ def solo(batch_size: int) -> Step:
 
 def ours(batch_size: int) -> Step:
     """Our loss: the pool is the ring itself, streamed in tiles."""
-    loss = fill(negplug.ContrastiveLoss(OURS, temperature=TEMPERATURE))
+    loss = negplug.ContrastiveLoss(OURS, temperature=TEMPERATURE)
+    fill(loss.sampler)
     queries, keys = pairs(batch_size)
 
     def step() -> None:
@@ -96,7 +97,7 @@ def ours(batch_size: int) -> Step:
 
 def lightly_enqueue(batch_size: int) -> Step:
     """Lightly's bank alone."""
-    from lightly.models.modules import MemoryBankModule
+    from lightly.models.modules.memory_bank import MemoryBankModule
 
     bank = MemoryBankModule(size=(SIZE, DIMENSION))
     _, keys = pairs(batch_size)
@@ -121,6 +122,7 @@ def solo_enqueue(batch_size: int) -> Step:
 def our_enqueue(batch_size: int) -> Step:
     """Our queue alone: hand out the pool, take the keys."""
     sampler = negplug.make_sampler(OURS)
+    fill(sampler)
     batch = functools.partial(negplug.ContrastiveBatch.from_pairs, *pairs(batch_size))
 
     def step() -> None:
@@ -130,12 +132,10 @@ def our_enqueue(batch_size: int) -> Step:
     return step
 
 
-def fill(loss: negplug.ContrastiveLoss) -> negplug.ContrastiveLoss:
-    """Fill the queue, so that all of it serves."""
-    queries, keys = pairs(SIZE)
-    loss.sampler(negplug.ContrastiveBatch.from_pairs(queries, keys))
-    loss.sampler.flush()
-    return loss
+def fill(sampler: negplug.NegativeSampler) -> None:
+    """Fill a queue, so that all of it serves."""
+    sampler(negplug.ContrastiveBatch.from_pairs(*pairs(SIZE)))
+    sampler.flush()
 
 
 def installed(setups: dict[str, tuple[str, Setup]]) -> dict[str, Setup]:

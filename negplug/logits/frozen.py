@@ -1,10 +1,14 @@
 """Log-sum-exp over a pool that needs no gradient: a queue, a bank, momentum keys.
 
 The gradient of ℓ_i concerns anchor i alone, ∂ℓ_i/∂a_i = Σ_j p_ij k_j / τ with p the softmax, so
-the forward pass makes it on the way, by a running average in the manner of FlashAttention (Dao
-et al. 2022, arXiv:2205.14135, algorithm 1), in the log domain:
+the forward pass makes it on the way, tile after tile, as FlashAttention does (Dao et al. 2022,
+arXiv:2205.14135, algorithm 1). With m the running maximum of the logits, l and c running sums,
 
-    ℓ' = logaddexp(ℓ, ℓ_tile),     m' = e^{ℓ − ℓ'} m + Σ_{j ∈ tile} e^{s_ij − ℓ'} k_j.
+    m' = max(m, max_j s_ij)
+    l' = e^{m−m'} l + Σ_j e^{s_ij−m'}
+    c' = e^{m−m'} c + Σ_j e^{s_ij−m'} k_j
+
+over the tile's columns j; in the end ℓ = m + log l and Σ_j p_ij k_j = c/l.
 
 Nothing is computed twice, the pool is read once and not kept for the backward pass, and memory is
 one tile and ``[N, d]``.
@@ -59,21 +63,28 @@ class _FrozenLogSumExp(torch.autograd.Function):
         log_weight: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        total = anchors.new_full((len(anchors),), -torch.inf)
+        highest = anchors.new_full((len(anchors),), -torch.inf)
+        sums = torch.zeros_like(highest)
         mean = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
         for rows, columns, tile in tiles(
             anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
         ):
-            before = total[rows].clone()
-            total[rows] = torch.logaddexp(before, tile.logsumexp(1))
+            before = highest[rows]
+            after = torch.maximum(before, tile.amax(1))
+            # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
+            shift = after.masked_fill(after == -torch.inf, 0.0)
+            faded = (before - shift).exp_()
+            tile.sub_(shift[:, None]).exp_()
+            sums[rows] = faded * sums[rows] + tile.sum(1)
             if mean is not None:
-                # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to average.
-                shift = total[rows].masked_fill(total[rows] == -torch.inf, 0.0)
-                mean[rows] *= (before - shift).exp_()[:, None]
-                mean[rows].addmm_(tile.sub_(shift[:, None]).exp_(), pool[columns])
+                mean[rows] *= faded[:, None]
+                mean[rows].addmm_(tile, pool[columns])
+            highest[rows] = after
+        if mean is not None:
+            mean /= sums.clamp(min=torch.finfo(sums.dtype).tiny)[:, None]
         ctx.save_for_backward(mean)
         ctx.temperature = temperature
-        return total
+        return highest + sums.log()
 
     @staticmethod
     @once_differentiable

@@ -103,6 +103,7 @@ def tiles(
     """
     scaled = anchors / temperature
     buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
+    touched = _tiles_with_exclusions(anchor_ids, pool_ids)
     for first in range(0, len(anchors), _ROWS):
         rows = slice(first, min(first + _ROWS, len(anchors)))
         for start in range(0, len(pool), _COLUMNS):
@@ -113,7 +114,19 @@ def tiles(
             torch.mm(scaled[rows], pool[columns].T, out=tile)
             if log_weight is not None:
                 tile += log_weight[rows if len(log_weight) > 1 else slice(None), columns]
-            tile.masked_fill_(anchor_ids[rows, None] == pool_ids[columns], -torch.inf)
+            if start // _COLUMNS in touched:
+                tile.masked_fill_(anchor_ids[rows, None] == pool_ids[columns], -torch.inf)
             if mask is not None:
                 tile.masked_fill_(~mask[rows, columns], -torch.inf)
             yield rows, columns, tile
+
+
+def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:
+    """Return the numbers of the column tiles that hold a row with some anchor's id.
+
+    Few do in a queue much smaller than the data set, and comparing takes as long as the product.
+    """
+    ordered = anchor_ids.sort().values
+    place = torch.searchsorted(ordered, pool_ids).clamp_(max=len(ordered) - 1)
+    excluded = (ordered[place] == pool_ids).nonzero()[:, 0]
+    return set((excluded // _COLUMNS).unique().tolist())

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from negplug.exclusion import columns_with_same_id, comparable_ids
-from negplug.wellformed import check_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +127,6 @@ class Negatives:
         """Return ``[N, K]``, True where a row of the whole pool is a negative of the anchor."""
         allowed = comparable_ids(anchor_ids)[:, None] != self.pool_ids
         return allowed if self.mask is None else allowed & self.mask
-
-    def check(self, anchors: Tensor) -> None:
-        """Raise ``ValueError`` if the shapes and types do not fit together and to the anchors.
-
-        Only what costs no device synchronisation is checked in a training step; the
-        conformance kit looks at the values.
-        """
-        for part in self.parts():
-            check_part(part, anchors)
 
 
 def _joined(values: list[Tensor | None], parts: list[Negatives]) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import nn
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.negatives import Negatives
+from negplug.wellformed import check_negatives
 
 if TYPE_CHECKING:
     from negplug.adapter import LossSite
@@ -84,7 +85,7 @@ class NegativeSampler(nn.Module, abc.ABC):
             negatives = self.sample(batch)
             if not isinstance(negatives, Negatives):
                 raise TypeError(f"sample() must return Negatives, got {type(negatives).__name__}")
-            negatives.check(batch.anchors)
+            check_negatives(negatives, batch.anchors)
         if batch.training and self.updates:
             self._pending.append((batch.detach(), negatives.detach()))
         batch.memo[self] = negatives

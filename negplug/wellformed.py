@@ -6,17 +6,19 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from negplug.negatives import Negatives
+from negplug.negatives import Negatives
 
 
-def check_part(part: Negatives, anchors: Tensor) -> None:
-    """Raise ``ValueError`` unless one pool's negatives fit together and to the anchors."""
+def check_negatives(negatives: Negatives, anchors: Tensor) -> None:
+    """Raise ``ValueError`` unless the negatives fit together and to the anchors ``[N, d]``."""
+    for part in negatives.parts():
+        _check_part(part, anchors)
+
+
+def _check_part(part: Negatives, anchors: Tensor) -> None:
     rows, width = len(anchors), len(part.pool)
     if part.pool.ndim != 2 or part.pool_ids.shape != part.pool.shape[:1]:
         raise ValueError(

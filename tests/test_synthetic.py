@@ -15,7 +15,7 @@ from scipy import stats
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
 from negplug.exclusion import comparable_ids
 from negplug.logits import negative_logsumexp
-from negplug.mixtures import _shares
+from negplug.samplers.common.mixtures import _shares
 
 SIZE, TEMPERATURE = 12, 0.3
 BOTH = "num_mixed=6, num_mixed_with_anchor=5, num_hardest=4"

@@ -129,4 +129,4 @@ def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:
     ordered = anchor_ids.sort().values
     place = torch.searchsorted(ordered, pool_ids).clamp_(max=len(ordered) - 1)
     excluded = (ordered[place] == pool_ids).nonzero()[:, 0]
-    return set((excluded // _COLUMNS).unique().tolist())
+    return set(torch.unique(excluded // _COLUMNS).tolist())

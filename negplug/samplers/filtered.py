@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.choosing import labels_of, rows_offered, similarity_tiles
 from negplug.exclusion import UNKNOWN, comparable_ids
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.logits.chosen import chosen_similarities
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.choosing import labels_of, rows_offered, similarity_tiles
 from negplug.samplers.in_batch import InBatch
 
 

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.choosing import rows_offered, similarity_tiles, weight_at
 from negplug.exclusion import comparable_ids
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.logits.chosen import chosen_similarities
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.choosing import rows_offered, similarity_tiles, weight_at
+from negplug.samplers.common.supply import Supply
 from negplug.samplers.in_batch import InBatch
-from negplug.supply import Supply
 
 if TYPE_CHECKING:
     from negplug.adapter import LossSite

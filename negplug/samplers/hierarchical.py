@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import BEYOND
 from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.memory import MemorySampler
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.memory import MemorySampler
 
 if TYPE_CHECKING:
     from negplug.adapter import LossSite

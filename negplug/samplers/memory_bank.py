@@ -23,9 +23,9 @@ from torch.nn.functional import embedding_bag
 from negplug.batch import ContrastiveBatch
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_integer, check_number
-from negplug.memory import MemorySampler
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.memory import MemorySampler
 from negplug.samplers.uniform import Uniform
 from negplug.unit import unit_rows
 

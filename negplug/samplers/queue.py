@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from negplug.batch import ContrastiveBatch
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_integer
-from negplug.memory import MemorySampler
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.memory import MemorySampler
 from negplug.samplers.uniform import Uniform
 
 if TYPE_CHECKING:

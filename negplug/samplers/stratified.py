@@ -29,17 +29,17 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.choosing import rows_offered, weight_at
 from negplug.draws import distinct_ranks, ranks_to_columns
 from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_flag
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.choosing import rows_offered, weight_at
+from negplug.samplers.common.shares import Shares
+from negplug.samplers.common.strata import Strata
+from negplug.samplers.common.supply import Supply
 from negplug.samplers.in_batch import InBatch
-from negplug.shares import Shares
-from negplug.strata import Strata
-from negplug.supply import Supply
 
 if TYPE_CHECKING:
     from negplug.adapter import LossSite

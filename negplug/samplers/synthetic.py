@@ -6,7 +6,7 @@ arXiv:2010.01028, section 4). From the N hardest negatives n of anchor q, s and 
     h  = (α n_i + (1 − α) n_j) / ‖·‖,    α ~ U(0, 1),    i ≠ j        (num_mixed = s)
     h' = (β q + (1 − β) n_j) / ‖·‖,      β ~ U(0, ½)                  (num_mixed_with_anchor = s')
 
-are drawn for each anchor anew, and never exist as rows: see :mod:`negplug.mixtures`.
+are drawn for each anchor anew, and never exist as rows (:mod:`negplug.samplers.common.mixtures`).
 
 Noise: Giakoumoglou & Stathaki, "SynCo" (2024, arXiv:2410.02401), on the sphere,
 
@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from negplug.batch import ContrastiveBatch
-from negplug.choosing import rows_offered
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_integer, check_number
-from negplug.mixtures import mixed_pairs, mixed_with_anchors
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.choosing import rows_offered
+from negplug.samplers.common.mixtures import mixed_pairs, mixed_with_anchors
 from negplug.samplers.hard import hardest
 from negplug.samplers.in_batch import InBatch
 from negplug.unit import unit_rows

@@ -18,6 +18,7 @@ from negplug.testing.subject import (
     restored,
     train,
 )
+from negplug.wellformed import check_negatives
 
 _STEPS = 6
 
@@ -25,7 +26,7 @@ _STEPS = 6
 def shapes_and_types_fit(subject: Subject) -> None:
     """Negatives have the documented shapes and types, and fit the anchors."""
     for _, step, part in _parts(subject):
-        part.check(step.batch.anchors)
+        check_negatives(part, step.batch.anchors)
 
 
 def columns_lie_in_the_pool(subject: Subject) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.choosing import labels_of
 from negplug.exclusion import UNKNOWN
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.choosing import labels_of
 
 LABELS = "labels"
 

@@ -1,0 +1,1 @@
+"""What samplers are made of: memory, supply, choosing, strata and shares, mixtures."""

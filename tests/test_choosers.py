@@ -20,10 +20,10 @@ from negplug import (
     Draws,
     Negatives,
     NegativeSampler,
-    choosing,
     make_sampler,
 )
 from negplug.logits import negative_logsumexp
+from negplug.samplers.common import choosing
 from negplug.samplers.filtered import Filtered
 from negplug.samplers.hard import Hard, hardest
 from negplug.samplers.stratified import Stratified

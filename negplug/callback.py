@@ -202,6 +202,9 @@ class NegativeControlMixin:
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         injection = inject(model, self.sampler, self.objective, self.temperature, self.target)
+        for treated in injection.losses.values():
+            # A manual optimisation may run several backward passes in one training step.
+            treated.loss.steps_by_backward = False
         strategy = type(trainer.strategy).__name__
         if any(part in strategy for part in _UNTESTED):
             injection.remove()

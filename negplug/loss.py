@@ -42,6 +42,8 @@ class ContrastiveLoss(nn.Module):
     Attributes:
         observe: Whether calls measure what they sample, for logging.
         num_negatives: Mean number of negatives per anchor in the last observed call.
+        steps_by_backward: Whether the first call after a backward pass begins a new step, as in a
+            plain loop; whoever closes steps with :meth:`end_step` sets it to False.
 
     Raises:
         ValueError, TypeError: If an expression or the temperature cannot be used.
@@ -80,6 +82,7 @@ class ContrastiveLoss(nn.Module):
         self._step = 0
         self._call = 0
         self.observe = False
+        self.steps_by_backward = True
         self.num_negatives: float | None = None
 
     def forward(
@@ -127,6 +130,8 @@ class ContrastiveLoss(nn.Module):
             # Not before: an earlier call of this step may still need what autograd saved.
             self._backward_seen = False
             self._flush()
+            if self.steps_by_backward and self._call:
+                self._advance()
         batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
         sampler = self._sampler_of_call(batch.training)
         try:

@@ -456,3 +456,16 @@ def test_the_report_tells_the_truth():
         inject(lightly_loss.DirectCLRLoss(), "in_batch()")
     with pytest.raises(ValueError, match="no known contrastive loss found in MACLLoss"):
         inject(lightly_loss.MACLLoss(), "in_batch()")
+
+
+def test_a_plain_loop_needs_nobody_to_close_its_steps():
+    criterion = NTXentLoss(memory_bank_size=(64, 16))
+    handle = inject(criterion, "queue()")
+    for step in range(3):
+        z = naive.embeddings(2, 4, seed=step)
+        loss = (criterion(*z) + criterion(*reversed(z))) / 2
+        loss.backward()
+    state = handle.state_dict()["NTXentLoss"]
+    assert state["_extra_state"]["further"] == 1
+    for name in ("sampler", "further.0"):
+        assert len(state[f"{name}._extra_state"]["rows"]) == 12

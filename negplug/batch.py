@@ -65,8 +65,15 @@ class ContrastiveBatch:
     own_keys: slice = field(default_factory=lambda: slice(None))
     token: Tensor | None = None
     draws: Draws = field(default_factory=Draws)
+    training: bool = field(init=False)
+    """Whether a backward pass can follow, so that this call counts as training."""
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What was computed for this very batch: the gathered one, and each sampler's negatives."""
+
+    def __post_init__(self) -> None:
+        # Now: a sampler may look at it inside torch.no_grad().
+        training = torch.is_grad_enabled() and self.anchors.requires_grad
+        object.__setattr__(self, "training", training)
 
     @classmethod
     def from_views(
@@ -220,9 +227,9 @@ class ContrastiveBatch:
         return replace(batch, positives=same.masked_fill(padded, -1))
 
     @property
-    def training(self) -> bool:
-        """Whether a backward pass can follow, so that this call counts as training."""
-        return torch.is_grad_enabled() and self.anchors.requires_grad
+    def first_step(self) -> bool:
+        """Whether this is the first training step, whose batch is taken for a full one."""
+        return self.training and self.draws.step == 0
 
     @property
     def tie(self) -> Tensor | None:

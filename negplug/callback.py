@@ -132,6 +132,14 @@ class NegativeControlMixin:
             for treated in self.injection.losses.values():
                 treated.loss.observe = due
 
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        """Say what labels the batch has; its indexes would be those of another data set."""
+        if self.injection is not None:
+            for site in self.injection.sites:
+                self.injection.losses[site.name].metadata = Metadata(labels=site.labels(batch))
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Close the step; after the first one, insist that every treated loss was called."""
         if self.injection is None:
@@ -203,8 +211,9 @@ class NegativeControlMixin:
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         injection = inject(model, self.sampler, self.objective, self.temperature, self.target)
         for treated in injection.losses.values():
-            # A manual optimisation may run several backward passes in one training step.
-            treated.loss.steps_by_backward = False
+            # Otherwise one backward pass closes a step, also when a closure runs it again; a
+            # manual optimisation may run several in one.
+            treated.loss.steps_by_backward = bool(model.automatic_optimization)
         strategy = type(trainer.strategy).__name__
         if any(part in strategy for part in _UNTESTED):
             injection.remove()

@@ -21,6 +21,11 @@ from negplug.objectives.infonce import InfoNCE
 from negplug.plugins import plugins
 from negplug.sampler import NegativeSampler
 
+_NOBODY_SAID = (
+    "nobody said whose samples the batch holds (a tuner's steps run without the NegativeControl "
+    "callback, and a plain loop has to call provide(indexes=…) before each step)"
+)
+
 
 class NoLossFoundError(ValueError):
     """A model holds no contrastive loss that an adapter knows, or none that ``target`` names."""
@@ -33,6 +38,7 @@ class TreatedLoss:
         loss: Sampler and counters of this site.
         calls: How often it was called in training.
         metadata: What is known of the step's samples.
+        forgets: Whether that ends with the step's backward pass.
     """
 
     def __init__(
@@ -46,7 +52,8 @@ class TreatedLoss:
         seed = torch.initial_seed() + zlib.crc32(site.name.encode())
         self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
         self.calls = 0
-        self.metadata = Metadata()
+        self.forgets = False
+        self.metadata = Metadata(unindexed=_NOBODY_SAID)
         self._inherits_objective = objective is None
         self._temperature = temperature
 
@@ -58,11 +65,19 @@ class TreatedLoss:
             self.calls += 1
             ledger.record_call()
         self.loss.to(batch.anchors.device)
-        return self.loss.contrast(
+        loss = self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
             temperature if self._temperature is None else self._temperature,
         )
+        if batch.training and self.forgets:
+            loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
+        return loss
+
+    def forget(self, _: Tensor | None = None) -> None:
+        """Forget the step's samples, so that the next step's are not taken for them."""
+        self.metadata = Metadata(unindexed=_NOBODY_SAID)
+        self.forgets = False
 
 
 class Injection:
@@ -94,7 +109,7 @@ class Injection:
     def provide(
         self, indexes: Tensor | None = None, labels: Tensor | None = None, unindexed: str = ""
     ) -> None:
-        """Say what is known of the samples of the step to come; forgotten when it ends.
+        """Say what is known of the samples of the step to come; forgotten with its backward pass.
 
         Args:
             indexes: ``[B]`` data set indexes, in the order of the batch.
@@ -102,13 +117,14 @@ class Injection:
             unindexed: Why there are no indexes, for messages.
         """
         for treated in self.losses.values():
-            treated.metadata = Metadata(indexes, labels, unindexed)
+            treated.metadata = Metadata(indexes, labels, unindexed or _NOBODY_SAID)
+            treated.forgets = True
 
     def end_step(self) -> None:
         """Close a training step, so that samplers take it in."""
         for treated in self.losses.values():
             treated.loss.end_step()
-            treated.metadata = Metadata()
+            treated.forget()
 
     def samplers(self) -> Iterator[NegativeSampler]:
         """Yield every sampler of every loss."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -84,6 +85,7 @@ class ContrastiveLoss(nn.Module):
         self.observe = False
         self.steps_by_backward = True
         self.num_negatives: float | None = None
+        self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -126,12 +128,8 @@ class ContrastiveLoss(nn.Module):
         """
         objective = self.objective if objective is None else objective
         tau = self.temperature if temperature is None else check_temperature(temperature)
-        if batch.training and self._backward_seen:
-            # Not before: an earlier call of this step may still need what autograd saved.
-            self._backward_seen = False
-            self._flush()
-            if self.steps_by_backward and self._call:
-                self._advance()
+        if batch.training:
+            self._after_backward()
         batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
         sampler = self._sampler_of_call(batch.training)
         try:
@@ -164,6 +162,7 @@ class ContrastiveLoss(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what samplers held back included."""
+        self._after_backward()
         self._flush()
         return super().state_dict(*args, **kwargs)
 
@@ -206,6 +205,12 @@ class ContrastiveLoss(nn.Module):
     def _add_sampler(self) -> None:
         self.further.append(copy.deepcopy(self._fresh[0]))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveLoss:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for sampler in self._fresh:
+            sampler._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def _flush(self) -> None:
         for sampler in (self.sampler, *self.further):
             cast(NegativeSampler, sampler).flush()
@@ -213,9 +218,42 @@ class ContrastiveLoss(nn.Module):
     def _see_backward(self, _: Tensor) -> None:
         self._backward_seen = True
 
+    def _after_backward(self) -> None:
+        """Apply what was held back, and close the step, once its backward pass is over."""
+        if self._backward_seen:
+            # Not before: an earlier call of the step may still need what autograd saved.
+            self._backward_seen = False
+            self._flush()
+            if self.steps_by_backward and self._call:
+                self._advance()
+
     def _advance(self) -> None:
         self._step += 1
         self._call = 0
+
+
+def _prepare_to_load(
+    loss: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
+) -> None:
+    """Check the samplers' saved state before anything is loaded; drop what they held back.
+
+    A hook, so that it also runs where the loss is part of a model whose state is loaded.
+    """
+    assert isinstance(loss, ContrastiveLoss)
+    for name, part in loss.sampler.named_modules(remove_duplicate=False):
+        if not isinstance(part, NegativeSampler):
+            continue
+        for call in ("sampler", *(f"further.{n}" for n in range(_further(state, prefix)))):
+            key = ".".join(filter(None, (f"{prefix}{call}", name, "_extra_state")))
+            if key in state:
+                part.check_state(state[key])
+    loss._backward_seen = False
+    for sampler in (loss.sampler, *loss.further):
+        cast(NegativeSampler, sampler).drop()
+
+
+def _further(state: dict[str, Any], prefix: str) -> int:
+    return int(state.get(f"{prefix}_extra_state", {}).get("further", 0))
 
 
 def _paying(batch: ContrastiveBatch) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -97,6 +98,17 @@ class NegativeSampler(nn.Module, abc.ABC):
             if batch.memo.pop(sampler, None) is not None and batch.training and sampler.updates:
                 sampler._pending.pop()
 
+    def drop(self) -> None:
+        """Drop all that is pending here and in the sources: another state is about to be loaded."""
+        for sampler in self.all_samplers():
+            sampler._pending.clear()
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if an extra state cannot be loaded; by default any can.
+
+        Called for every sampler before the first one is loaded.
+        """
+
     @property
     def updates(self) -> bool:
         """Whether this sampler itself, not its sources, changes with training."""
@@ -125,4 +137,9 @@ class NegativeSampler(nn.Module, abc.ABC):
         return batch.draws.generator(self.stream, batch.anchors.device)
 
     def __str__(self) -> str:
-        return self.expression or type(self).__name__
+        """Return the expression, or what describes a sampler that was made without one."""
+        if self.expression:
+            return self.expression
+        given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
+        arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
+        return f"{type(self).__name__}({arguments})"

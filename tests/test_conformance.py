@@ -279,6 +279,9 @@ class ForgetfulQueue(Queue):
     def get_extra_state(self):
         return {}
 
+    def check_state(self, state):
+        pass
+
     def set_extra_state(self, state):
         pass
 

@@ -251,9 +251,9 @@ def test_the_second_call_of_a_step_has_a_shared_queue_of_its_own():
         "hierarchical(uniform(num_negatives=3, source=queue(size=96)), queue(size=96))", seed=5
     )
     for step in range(2):
-        for call in range(2):
-            z = naive.embeddings(2, SIZE, seed=10 * step + call)
-            loss_fn.contrast(ContrastiveBatch.from_views(tuple(z))).backward()
+        both = [naive.embeddings(2, SIZE, seed=10 * step + call) for call in range(2)]
+        batches = [ContrastiveBatch.from_views(tuple(z)) for z in both]
+        sum(loss_fn.contrast(batch) for batch in batches).backward()
         loss_fn.end_step()
     first, second = loss_fn.sampler.tiers[1], loss_fn.further[0].tiers[1]
     assert loss_fn.further[0].tiers[0].source is second
@@ -339,7 +339,7 @@ def test_draws_from_the_softmax_are_refused():
 
     sampler = Hierarchical(make_sampler("in_batch()"), Posterior())
     batch = ContrastiveBatch.from_views(tuple(naive.embeddings(2, SIZE)))
-    with pytest.raises(ValueError, match="tier 2, Posterior, draws from the softmax"):
+    with pytest.raises(ValueError, match=r"tier 2, Posterior\(\), draws from the softmax"):
         sampler(batch)
 
 

@@ -461,7 +461,7 @@ def test_a_bank_refuses_the_negative_indexes_of_an_adapter():
     (z,) = embed(4, 1, views=1)
     indexes = torch.tensor([0, -1, 0, -1])
     batch = ContrastiveBatch.from_ids(nn.functional.normalize(z, dim=1), indexes, indexes=indexes)
-    with pytest.raises(ValueError, match="data set index -1"):
+    with pytest.raises(ValueError, match="of every sample, but one is -1"):
         loss_fn.contrast(batch)
     assert same_state(loss_fn.state_dict(), before)
 

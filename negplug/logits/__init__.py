@@ -48,12 +48,7 @@ def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperatur
         temperature: τ > 0.
     """
     totals = [_logsumexp(batch, part, temperature) for part in negatives.parts()]
-    if len(totals) == 1:
-        return totals[0]
-    stacked = torch.stack(totals)
-    # torch's gradient of a log-sum-exp of nothing but -inf is NaN.
-    none = (stacked == -torch.inf).all(0)
-    return torch.logsumexp(stacked.masked_fill(none, 0.0), dim=0).masked_fill(none, -torch.inf)
+    return totals[0] if len(totals) == 1 else _sum(torch.stack(totals, dim=1))
 
 
 def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
@@ -87,5 +82,14 @@ def _chosen_logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: flo
         logits = logits + weight
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
-    total = torch.logsumexp(logits, dim=1)
+    # Where only the mask hides a row, chosen_similarities stops its gradient.
+    total = _sum(logits) if per_column else torch.logsumexp(logits, dim=1)
     return total if weight is None or per_column else total + weight[:, 0]
+
+
+def _sum(logits: Tensor) -> Tensor:
+    """Return the log-sum-exp of each row; -inf with zero gradient for a row of nothing but -inf."""
+    # torch's own gradient is NaN there.
+    none = (logits == -torch.inf).all(1)
+    total = torch.logsumexp(logits.masked_fill(none[:, None], 0.0), dim=1)
+    return total.masked_fill(none, -torch.inf)

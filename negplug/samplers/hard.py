@@ -72,7 +72,7 @@ class Hard(NegativeSampler):
                 there is, with a warning.
         """
         offered = rows_offered("hard", self.source, batch)
-        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.training):
+        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.first_step):
             return offered
         parts = [self._hardest(batch, part) for part in offered.parts()]
         if len(parts) == 1:

@@ -60,24 +60,27 @@ class MemoryBank(MemorySampler):
         """Return the visited slots.
 
         Raises:
-            ValueError: If a sample's data set index is unknown, negative or beyond the bank.
+            ValueError: If a training sample's data set index is unknown or beyond the bank.
         """
-        if batch.key_indexes is None:
+        negatives = super().sample(batch)
+        if batch.training:
+            why = batch.unindexed or "the loss was called without indexes="
+            self._check(negatives.aux["names"][1], why if batch.key_indexes is None else "")
+        return negatives
+
+    def _check(self, indexes: Tensor, unindexed: str) -> None:
+        # All ranks' if they were gathered: then every rank raises, and none is left waiting.
+        lowest, highest = (int(index) for index in indexes.aminmax())
+        if lowest < 0:
             raise ValueError(
                 f"memory_bank: needs the data set index of every sample, but "
-                f"{batch.unindexed or 'the loss was called without indexes='}"
+                f"{unindexed or f'one is {lowest}'}"
             )
-        if int(batch.key_indexes.min()) < 0:
+        if self.size is not None and highest >= self.size:
             raise ValueError(
-                f"memory_bank: the data set index {int(batch.key_indexes.min())} is below 0; give "
-                f"every sample its position in the data set"
+                f"memory_bank: the data set index {highest} is beyond size={self.size}; give the "
+                f"size of the whole data set"
             )
-        if self.size is not None and int(batch.key_indexes.max()) >= self.size:
-            raise ValueError(
-                f"memory_bank: the data set index {int(batch.key_indexes.max())} is beyond "
-                f"size={self.size}; give the size of the whole data set"
-            )
-        return super().sample(batch)
 
     def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
         """Average the step's keys into their slots."""

@@ -112,7 +112,7 @@ class Stratified(NegativeSampler):
             parts = _SortedPool(batch.anchor_ids, offered.pool_ids, own, rows)
         else:
             parts = _ChosenColumns(offered.columns, offered.mask, own, rows)
-        self.shares.check(parts.available, own, batch.training)
+        self.shares.check(parts.available, own, batch)
         generator = self.generator(batch)
         drawn = [
             self._draw(offered, parts, part, asked, generator)

@@ -37,6 +37,7 @@ from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.common.mixtures import mixed_pairs, mixed_with_anchors
+from negplug.samplers.common.supply import Supply
 from negplug.samplers.hard import hardest
 from negplug.samplers.in_batch import InBatch
 from negplug.unit import unit_rows
@@ -97,9 +98,9 @@ class Synthetic(NegativeSampler):
         self.source = InBatch() if source is None else source
         if not isinstance(self.source, NegativeSampler):
             raise TypeError(f"synthetic: source must be a sampler, got {source!r}")
-        self._starts_empty = any(part.remembers for part in self.source.all_samplers())
-        self._met = False
-        self.fit_host(None)
+        self.supply = None
+        if num_hardest is not None:
+            self.supply = Supply("synthetic", num_hardest, self.source, "num_hardest")
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -110,12 +111,8 @@ class Synthetic(NegativeSampler):
 
     def fit_host(self, site: LossSite | None) -> None:
         """Check N against what the source took from the host."""
-        most = self.source.most
-        if self.num_hardest is not None and most is not None and most < self.num_hardest:
-            raise ValueError(
-                f"synthetic: num_hardest={self.num_hardest} is more than the {most} rows that "
-                f"{self.source} can ever hold; lower it or enlarge the source"
-            )
+        if self.supply is not None:
+            self.supply.check_limit(self.source)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Return the source's negatives with synthetic ones in ``others``; none from no rows.
@@ -128,7 +125,7 @@ class Synthetic(NegativeSampler):
         offered = rows_offered("synthetic", self.source, batch)
         generator = self.generator(batch)
         made = []
-        hard = None if self.num_hardest is None else self._hard(batch, offered, self.num_hardest)
+        hard = None if self.supply is None else self._hard(batch, offered, self.supply)
         if hard is not None:
             counts = hard.counts(batch.anchor_ids)
             if self.num_mixed:
@@ -150,8 +147,12 @@ class Synthetic(NegativeSampler):
                 made.append(_noisy(offered, self.num_noisy, self.sigma, generator))
         return replace(offered, others=(*offered.others, *made)) if made else offered
 
-    def _hard(self, batch: ContrastiveBatch, offered: Negatives, count: int) -> Negatives | None:
+    def _hard(
+        self, batch: ContrastiveBatch, offered: Negatives, supply: Supply
+    ) -> Negatives | None:
         """Return each anchor's hardest negatives, those that there are first; None if no rows."""
+        supply.is_short(offered.counts(batch.anchor_ids), batch.first_step)
+        count = supply.num_negatives
         parts = []
         for part in offered.parts():
             columns, mask = hardest(batch, part, count)
@@ -165,14 +166,6 @@ class Synthetic(NegativeSampler):
             hard = hard.enumerated(batch.anchor_ids)
             columns, mask = hardest(batch, hard, count)
             hard = replace(hard, columns=columns, mask=mask)
-        most = int(hard.counts(batch.anchor_ids).max())
-        if most == count:
-            self._met = True
-        elif batch.training and not self._met and not self._starts_empty:
-            raise ValueError(
-                f"synthetic: num_hardest={count} is more than the {most} negatives that an anchor "
-                f"has in a full batch; lower it or enlarge the batch"
-            )
         return hard
 
 

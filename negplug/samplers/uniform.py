@@ -104,7 +104,7 @@ class Uniform(NegativeSampler):
             available = len(offered.pool) - own
         else:
             available = offered.counts(ids)
-        if self.supply.is_short(available, batch.training):
+        if self.supply.is_short(available, batch.first_step):
             return offered
         ranks, mask = distinct_ranks(available, self.num_negatives, self.generator(batch))
         if offered.columns is None:
@@ -126,7 +126,7 @@ class Uniform(NegativeSampler):
                 f"uniform: shared=True needs a source that is one whole pool for all anchors; "
                 f"{self.source} is not"
             )
-        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.training):
+        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.first_step):
             return offered
         pool_size = torch.tensor([len(offered.pool)], device=offered.pool.device)
         chosen, _ = distinct_ranks(pool_size, self.num_negatives, self.generator(batch))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
+from negplug.exclusion import UNKNOWN
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
 
@@ -37,9 +38,16 @@ def labels_of(
 ) -> tuple[Tensor, Tensor]:
     """Return the labels of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
 
+    In an evaluation, which may be one of other data, what is missing is unknown.
+
     Raises:
-        ValueError: If either are unknown altogether.
+        ValueError: If either are unknown altogether in training.
     """
+    if not batch.training:
+        unknown = (torch.full_like(ids, UNKNOWN) for ids in (batch.anchor_ids, part.pool_ids))
+        known = zip((batch.labels, part.pool_labels), unknown, strict=True)
+        own, theirs = (none if labels is None else labels for labels, none in known)
+        return own, theirs
     if batch.labels is None:
         raise ValueError(
             f'{name}: by="labels" needs the label of every sample, but the loss got none; call it '

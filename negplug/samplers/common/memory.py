@@ -98,13 +98,8 @@ class MemorySampler(NegativeSampler):
             "names": self._names[:, : self._count].clone(),
         }
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned.
-
-        Raises:
-            ValueError: If it was saved by another sampler or with other settings; nothing is
-                changed then.
-        """
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if ``state`` was saved by another sampler or with other settings."""
         own = self.settings() | {"world_size": world_size(), "gather": self.gather}
         if own.keys() != state["settings"].keys():
             raise ValueError(
@@ -117,6 +112,20 @@ class MemorySampler(NegativeSampler):
                     f"{self}: was saved with {name}={value}, this run has {name}={own[name]}; "
                     f"resume with the same {name}"
                 )
+        rows, names = state["rows"], state["names"]
+        if rows.ndim != 2 or names.shape != (_NAMES, len(rows)):
+            raise ValueError(
+                f"{self}: the saved state has rows {tuple(rows.shape)} and names "
+                f"{tuple(names.shape)}, which do not fit together; the file is damaged"
+            )
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned.
+
+        Raises:
+            ValueError: As :meth:`check_state`; nothing is changed then.
+        """
+        self.check_state(state)
         device = self._rows.device
         self._count = 0
         rows = state["rows"].to(device)

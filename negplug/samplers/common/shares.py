@@ -11,6 +11,7 @@ import warnings
 
 from torch import Tensor
 
+from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN
 from negplug.sampler import NegativeSampler
 
@@ -46,24 +47,26 @@ class Shares:
         self._met = [False, False]
         self._named: set[tuple[int, int]] = set()
 
-    def check(self, available: tuple[Tensor, Tensor], strata: Tensor, training: bool) -> None:
+    def check(
+        self, available: tuple[Tensor, Tensor], strata: Tensor, batch: ContrastiveBatch
+    ) -> None:
         """Say what the anchors of a batch lack.
 
         Args:
             available: ``[N]`` each: negatives inside the anchor's own stratum, and outside.
             strata: ``[N]``, the anchors' own.
-            training: Whether this is a training batch; the first one is taken for a full one.
+            batch: Theirs; that of the first training step is taken for a full one.
 
         Raises:
             ValueError: If a full batch offers no anchor its share of one of the parts.
         """
-        if self._is_growing(int((available[0] + available[1]).max()), training):
+        if self._is_growing(int((available[0] + available[1]).max()), batch.training):
             return
         for part, (asked, there) in enumerate(zip(self.sizes, available, strict=True)):
             most = int(there.max())
             if most >= asked:
                 self._met[part] = True
-            elif training and not self._met[part] and not self._starts_empty:
+            elif batch.first_step and not self._met[part] and not self._starts_empty:
                 raise ValueError(
                     f"stratified: {self._given} asks for {asked} negatives {_PARTS[part]}, but no "
                     f"anchor of a full batch has more than {most}; ask for fewer, or enlarge the "

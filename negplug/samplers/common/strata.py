@@ -60,11 +60,16 @@ class Strata:
     ) -> tuple[Tensor, Tensor]:
         """Return the strata of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
 
+        In an evaluation, whose samples may be of another data set, a table's are unknown.
+
         Raises:
-            ValueError: If labels or data set indexes are unknown, or beyond the table.
+            ValueError: If labels or data set indexes are unknown in training, or beyond the table.
         """
         if self.table is None:
             return labels_of(self.name, source, batch, part)
+        if not batch.training and (batch.indexes is None or part.pool_indexes is None):
+            ids = batch.anchor_ids, part.pool_ids
+            return torch.full_like(ids[0], UNKNOWN), torch.full_like(ids[1], UNKNOWN)
         if batch.indexes is None:
             raise ValueError(
                 f"{self.name}: a table of metadata needs the data set index of every sample, but "

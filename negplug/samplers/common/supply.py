@@ -22,14 +22,23 @@ class Supply:
         name: The sampler's name, for messages.
         num_negatives: M ≥ 1.
         source: Where they come from.
+        argument: What the sampler calls M.
 
     Raises:
         TypeError, ValueError: If an argument cannot be used, or the source can never offer M.
     """
 
-    def __init__(self, name: str, num_negatives: int, source: NegativeSampler) -> None:
+    def __init__(
+        self,
+        name: str,
+        num_negatives: int,
+        source: NegativeSampler,
+        argument: str = "num_negatives",
+    ) -> None:
         self.name = name
-        self.num_negatives = check_integer(name, "num_negatives", num_negatives, 1)
+        self.num_negatives = check_integer(name, argument, num_negatives, 1)
+        self._asked = f"{name}: {argument}={num_negatives}"
+        self._instead = f"instead of {argument}={num_negatives}"
         if not isinstance(source, NegativeSampler):
             raise TypeError(f"{name}: source must be a sampler, got {source!r}")
         self._starts_empty = any(part.remembers for part in source.all_samplers())
@@ -40,16 +49,16 @@ class Supply:
         """Raise ``ValueError`` if ``source`` can never offer M rows."""
         if source.most is not None and source.most < self.num_negatives:
             raise ValueError(
-                f"{self.name}: num_negatives={self.num_negatives} is more than the {source.most} "
-                f"rows that {source} can ever hold; lower it or enlarge the source"
+                f"{self._asked} is more than the {source.most} rows that {source} can ever hold; "
+                f"lower it or enlarge the source"
             )
 
-    def is_short(self, available: Tensor, training: bool) -> bool:
+    def is_short(self, available: Tensor, first_step: bool) -> bool:
         """Whether no anchor has more than M, so that choosing is taking all.
 
         Args:
             available: ``[N]`` number of negatives that the source offers each anchor.
-            training: Whether this is a training batch; the first one is taken for a full one.
+            first_step: Whether this is the first training step, with a full batch.
 
         Raises:
             ValueError: If a full batch has fewer than M for every anchor.
@@ -57,15 +66,15 @@ class Supply:
         most = int(available.max())
         if most >= self.num_negatives:
             self._met = True
-        elif training and not self._met and not self._starts_empty:
+        elif first_step and not self._met and not self._starts_empty:
             raise ValueError(
-                f"{self.name}: num_negatives={self.num_negatives} is more than the {most} "
-                f"negatives that an anchor has in a full batch; lower it or enlarge the batch"
+                f"{self._asked} is more than the {most} negatives that an anchor has in a full "
+                f"batch; lower it or enlarge the batch"
             )
         elif self._met or not self._starts_empty:
             warnings.warn(
-                f"{self.name}: a ragged batch offers {most} negatives instead of "
-                f"num_negatives={self.num_negatives}; all of them are used",
+                f"{self.name}: a ragged batch offers {most} negatives {self._instead}; all of them "
+                f"are used",
                 stacklevel=2,
             )
         return most <= self.num_negatives

@@ -48,9 +48,12 @@ class Contrast(Protocol):
 
     Attributes:
         metadata: What is known of this step's samples beside their embeddings.
+        temperature: The temperature that was asked for, for hosts that scale the loss by it; None
+            inherits the host's.
     """
 
     metadata: Metadata
+    temperature: float | None
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float

@@ -33,6 +33,7 @@ class TreatedLoss:
         loss: Sampler and counters of this site.
         calls: How often it was called in training.
         metadata: What is known of the step's samples.
+        temperature: The temperature that was asked for; None inherits the host's.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TreatedLoss:
         self.calls = 0
         self.metadata = Metadata()
         self._inherits_objective = objective is None
-        self._temperature = temperature
+        self.temperature = temperature
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
@@ -61,7 +62,7 @@ class TreatedLoss:
         return self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
-            temperature if self._temperature is None else self._temperature,
+            temperature if self.temperature is None else self.temperature,
         )
 
 

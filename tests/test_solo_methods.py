@@ -294,15 +294,28 @@ def test_relations_to_chosen_weighted_negatives(tau_k):
     assert naive.relative(ours, theirs) < 1e-9
 
 
-@pytest.mark.parametrize("negatives", [0, 1])
-def test_relations_to_fewer_than_two_negatives_teach_nothing(negatives):
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_anchor_with_fewer_than_two_negatives_learns_nothing(left):
     q, k = naive.embeddings(2, 4)
     offered = Negatives(
-        pool=normalize(k.detach())[:negatives], pool_ids=torch.full((negatives,), -1)
+        pool=normalize(k.detach()),
+        pool_ids=torch.full((4,), -1),
+        columns=torch.tensor([[0, 1]] * 4),
+        mask=torch.tensor([[left == 1, False]] * 4),
     )
     loss = Relational(0.04)(ContrastiveBatch.from_pairs(q, k.detach()), offered, 0.1)
     torch.testing.assert_close(loss, torch.zeros_like(loss))
     torch.testing.assert_close(naive.gradients(loss.sum(), [q]), torch.zeros(64).double())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_single_negative_is_refused(shared):
+    model = model_of("ReSSL")
+    with (
+        inject(model, f"uniform(num_negatives=1, shared={shared})"),
+        pytest.raises(ValueError, match="nothing would be learned; give it two negatives or more"),
+    ):
+        step(model, batch_for(0))
 
 
 def test_draws_from_the_anchors_softmax_are_refused():

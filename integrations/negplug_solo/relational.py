@@ -8,8 +8,8 @@ and negatives n_j of importance w_ij,
     L_i = −Σ_j t_ij log(p_ij/w_ij) = log Σ_j w_ij e^{⟨q_i, n_j⟩/τ_q} − ⟨q_i, m_i⟩/τ_q
 
 up to a constant, where m_i = Σ_j t_ij n_j is τ_k times the gradient of the teacher's log-sum-exp,
-so that neither distribution is ever an ``[N, K]`` tensor. One negative makes both distributions
-the same: loss and gradient are then 0.
+so that neither distribution is ever an ``[N, K]`` tensor. An anchor with a single negative learns
+nothing from it: both distributions are the same, and loss and gradient are 0.
 """
 
 from __future__ import annotations
@@ -41,13 +41,19 @@ class Relational(Objective):
         """Return the loss per anchor, ``[N]``.
 
         Raises:
-            ValueError: If the negatives are draws from the anchor's softmax: the teacher's
-                distribution is another one, which they cannot estimate.
+            ValueError: If every anchor has but one negative; or if the negatives are draws from
+                the anchor's softmax: the teacher's distribution is another one, which they cannot
+                estimate.
         """
         if negatives.estimator != "partition":
             raise ValueError(
                 f"ReSSL compares two softmax distributions over the same negatives, so it needs "
                 f"negatives that estimate a denominator, got the {negatives.estimator!r} estimator"
+            )
+        if _width(negatives) == 1:
+            raise ValueError(
+                "ReSSL compares two softmax distributions over the negatives, which are the same "
+                "for a single one, so nothing would be learned; give it two negatives or more"
             )
         negative = negative_logsumexp(batch, negatives, temperature)
         target = self._teachers_mean(batch, negatives.detach())
@@ -62,3 +68,10 @@ class Relational(Objective):
             total = negative_logsumexp(known, negatives, self.temperature_key)
             (gradient,) = torch.autograd.grad(total.sum(), teachers)
         return self.temperature_key * gradient
+
+
+def _width(negatives: Negatives) -> int:
+    """Return the most negatives that an anchor may have."""
+    columns = (part.columns for part in negatives.parts())
+    pools = (len(part.pool) for part in negatives.parts())
+    return sum(n if c is None else c.shape[1] for c, n in zip(columns, pools, strict=True))

@@ -25,21 +25,23 @@ class Metadata:
         indexes: ``[B]`` int64, data set indexes.
         labels: ``[B]`` int64.
         unindexed: Why there are no indexes.
+        supervised: Whether the host takes samples of one label for positives.
     """
 
     indexes: Tensor | None = None
     labels: Tensor | None = None
     unindexed: str = ""
+    supervised: bool = False
 
     def of(self, rows: int) -> dict[str, Any]:
         """Return the arguments of a batch whose views have ``rows`` rows, one per sample.
 
         Rows that are no samples (parts of images, say) have no indexes and no labels.
         """
-        known = vars(self)
+        names = ("indexes", "labels", "unindexed")
         given = next((v for v in (self.indexes, self.labels) if v is not None), None)
         if given is None or len(given) == rows:
-            return dict(known)
+            return {name: getattr(self, name) for name in names}
         return {"unindexed": f"its {rows} rows are not the {len(given)} samples of the batch"}
 
 
@@ -48,9 +50,12 @@ class Contrast(Protocol):
 
     Attributes:
         metadata: What is known of this step's samples beside their embeddings.
+        temperature: The temperature that was asked for, for hosts that scale the loss by it; None
+            inherits the host's.
     """
 
     metadata: Metadata
+    temperature: float | None
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float

@@ -46,6 +46,8 @@ class ContrastiveBatch:
         key_views: ``[K]`` int64, the view that each key comes from, where known.
         unindexed: Why ``indexes`` is None, for messages.
         own_keys: Which keys are this rank's; all of them unless they were gathered.
+        queue: ``[Q, d]`` rows of unit length without gradient: the host's own queue, where the
+            host compares the anchors with that alone and not with keys of the batch (ReSSL).
         token: Zero that ties the loss to the keys' gathering; None if the keys are this rank's.
         draws: Counters for random draws.
     """
@@ -63,6 +65,7 @@ class ContrastiveBatch:
     key_views: Tensor | None = None
     unindexed: str = ""
     own_keys: slice = field(default_factory=lambda: slice(None))
+    queue: Tensor | None = None
     token: Tensor | None = None
     draws: Draws = field(default_factory=Draws)
     training: bool = field(init=False)
@@ -72,8 +75,8 @@ class ContrastiveBatch:
 
     def __post_init__(self) -> None:
         # Now: a sampler may look at it inside torch.no_grad().
-        training = torch.is_grad_enabled() and self.anchors.requires_grad
-        object.__setattr__(self, "training", training)
+        learns = self.anchors.requires_grad or self.keys.requires_grad
+        object.__setattr__(self, "training", torch.is_grad_enabled() and learns)
 
     @classmethod
     def from_views(

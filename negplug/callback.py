@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from negplug import ledger
+from negplug import ledger, plain
 from negplug.adapter import Metadata
 from negplug.distributed import everyones, rank, world_size
 from negplug.indexes import IndexRecorder
@@ -84,6 +84,7 @@ class NegativeControlMixin:
         """Treat the losses that exist already, so that a tuner sees the treated recipe."""
         if stage != "fit":
             return
+        plain.pause(self)
         if any(part.wants_indexes for part in self.sampler.all_samplers()):
             # Now, before any loader is iterated.
             self._recorder = IndexRecorder(trainer)
@@ -238,6 +239,7 @@ class NegativeControlMixin:
         if self.injection is not None:
             self.injection.remove()
         self._stop_recording()
+        plain.resume(self)
 
     def _stop_recording(self) -> None:
         if self._recorder is not None:

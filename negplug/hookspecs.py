@@ -68,12 +68,15 @@ class AdapterSpec:
         methods: Reports every method of the installed host and what can be done to it. May
             import the host.
         summary: One line for listings.
+        site_of: Gives the site of a module that is itself a loss, unless it is treated already,
+            for scripts without a Trainer (see :mod:`negplug.plain`). None if the host has none.
     """
 
     name: str
     sites: Callable[[nn.Module], Iterable[LossSite]]
     methods: Callable[[], Iterable[MethodReport]]
     summary: str
+    site_of: Callable[[nn.Module], LossSite | None] | None = None
 
 
 @hookspec

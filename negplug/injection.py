@@ -39,6 +39,7 @@ class TreatedLoss:
         calls: How often it was called in training.
         metadata: What is known of the step's samples.
         forgets: Whether that ends with the step's backward pass.
+        temperature: The temperature that was asked for; None inherits the host's.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class TreatedLoss:
         self.forgets = False
         self.metadata = Metadata(unindexed=_NOBODY_SAID)
         self._inherits_objective = objective is None
-        self._temperature = temperature
+        self.temperature = temperature
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
@@ -68,7 +69,7 @@ class TreatedLoss:
         loss = self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
-            temperature if self._temperature is None else self._temperature,
+            temperature if self.temperature is None else self.temperature,
         )
         if batch.training and self.forgets:
             loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
@@ -118,7 +119,7 @@ class Injection:
         """
         for treated in self.losses.values():
             treated.metadata = Metadata(indexes, labels, unindexed or _NOBODY_SAID)
-            treated.forgets = True
+            treated.forgets = indexes is not None or labels is not None
 
     def end_step(self) -> None:
         """Close a training step, so that samplers take it in."""

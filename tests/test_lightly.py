@@ -1,9 +1,10 @@
-"""Lightly's NTXentLoss, DCLLoss, DCLWLoss: treated, each is the same loss, and comes back whole."""
+"""Lightly's criteria: treated, each is the same loss, and comes back whole."""
 
 from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import pickle
 from functools import partial
 
@@ -203,6 +204,131 @@ def test_weights_of_the_users_own_are_refused_with_the_reason():
 
     with pytest.raises(ValueError, match="overrides the _loss of DCLLoss"):
         inject(Mine(), "in_batch()")
+
+
+MACLLoss, DirectCLRLoss = lightly_loss.MACLLoss, lightly_loss.DirectCLRLoss
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.5, "alpha": 1.0}, {"alpha": 0.0}, {"alpha": 0.7, "A_0": 0.4}],
+    ids=str,
+)
+def test_model_aware_equals_itself_untreated(settings, spread):
+    z, criterion = naive.embeddings(2, 33, spread=spread), MACLLoss(**settings)
+    theirs = criterion(*z)
+    with inject(criterion, "in_batch()") as handle:
+        ours = criterion(z0=z[0], z1=z[1])  # the host's own names
+    assert handle.losses["MACLLoss"].calls == 1
+    # The host's 1 − P cancels where the positive dominates.
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=0)
+    assert naive.relative(naive.gradients(ours, z), naive.gradients(theirs, z)) < 1e-8
+
+
+def test_model_aware_adapts_its_temperature_unless_one_is_given():
+    z, criterion = naive.embeddings(2, 12), MACLLoss(temperature=0.2, alpha=0.5)
+    alignment = torch.cosine_similarity(*z).mean().detach()
+    adapted = float(0.2 * (1 + 0.5 * alignment))
+    assert adapted > 0.21
+    with inject(criterion, "in_batch()", "infonce()"):
+        torch.testing.assert_close(criterion(*z), naive.simclr(z, adapted))
+        criterion.alpha = 0.0  # read at every call
+        torch.testing.assert_close(criterion(*z), naive.simclr(z, 0.2))
+        criterion.alpha = 0.5
+    with inject(criterion, "in_batch()", "infonce()", temperature=0.3):
+        torch.testing.assert_close(criterion(*z), naive.simclr(z, 0.3))
+    fixed = MACLLoss(temperature=0.3, alpha=0.0)(*z)
+    with inject(criterion, "in_batch()", temperature=0.3):
+        torch.testing.assert_close(criterion(*z), fixed)  # the weights are kept
+
+
+def test_model_aware_with_fewer_negatives_equals_the_host_on_them():
+    # With two samples and one negative drawn, half of the host's denominator is left.
+    z, criterion = naive.embeddings(2, 2), MACLLoss(alpha=0.0)
+    with inject(criterion, "uniform(num_negatives=1)"):
+        ours = criterion(*z)
+    unit = [v / v.norm(dim=1, keepdim=True) for v in z]
+    candidates = []
+    for anchor in range(4):
+        view, sample = divmod(anchor, 2)
+        a, p = unit[view][sample], unit[1 - view][sample]
+        found = []
+        for n in (unit[0][1 - sample], unit[1][1 - sample]):
+            share = torch.stack([a @ p, a @ n]).div(0.1).softmax(0)[0]
+            found.append(float((-share.log() / (1 - share + 1e-8)).detach()))
+        candidates.append(found)
+    sums = [sum(pick) / 4 for pick in itertools.product(*candidates)]
+    assert min(abs(float(ours) - total) for total in sums) < 1e-10
+
+
+def test_model_aware_is_finite_at_the_extremes():
+    z0 = torch.randn(6, 16)
+    for z in ([z0.clone(), z0.clone()], [z0.clone(), -z0]):
+        z = [v.requires_grad_() for v in z]
+        criterion = MACLLoss(temperature=0.01)
+        with inject(criterion, "in_batch()"):
+            loss = criterion(*z)
+            assert loss.isfinite()
+            assert naive.gradients(loss, z).isfinite().all()
+    with inject(criterion, "queue(size=12)"):
+        assert criterion(*z) == 0  # nothing is in the queue yet
+
+
+@pytest.mark.parametrize("width", [5, 16, 64])
+def test_direct_clr_truncates_as_the_host_does(width):
+    z, criterion = naive.embeddings(2, 12), DirectCLRLoss(loss_dim=width, temperature=0.2)
+    z = [v.view(12, 4, 2, 2) for v in z]  # a feature map, which it flattens
+    theirs = criterion(*z)
+    with inject(criterion, "in_batch()") as handle:
+        ours = criterion(*z)
+    assert handle.losses["DirectCLRLoss"].calls == 1
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    assert naive.relative(naive.gradients(ours, z), naive.gradients(theirs, z)) < 1e-10
+
+
+def test_direct_clrs_bank_holds_what_is_left():
+    criterion = DirectCLRLoss(loss_dim=5, memory_bank_size=(24, 5)).double()
+    twin = copy.deepcopy(criterion)
+    with inject(twin, "queue()") as handle:
+        for step in range(6):
+            z = naive.embeddings(2, 6, seed=step)
+            theirs, ours = criterion(*z), twin(*z)
+            grads = [naive.gradients(loss, z) for loss in (theirs, ours)]
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+        assert naive.relative(*grads) < 1e-10
+        rows = handle.state_dict()["DirectCLRLoss"]["sampler._extra_state"]["rows"]
+        assert rows.shape == (24, 5)
+
+
+def _direct_clr_on_ranks(rank: int, world: int) -> list[torch.Tensor]:
+    z = naive.embeddings(2, 4, seed=rank)
+    criterion = DirectCLRLoss(loss_dim=5, gather_distributed=True)
+    theirs = criterion(*z)
+    their_grad = naive.gradients(theirs, z)
+    with inject(criterion, "in_batch()"):
+        ours = criterion(*z)
+        return [theirs.detach(), their_grad, ours.detach(), naive.gradients(ours, z)]
+
+
+def test_direct_clr_gathered_on_ranks():
+    for theirs, their_grad, ours, our_grad in ranks.run(_direct_clr_on_ranks, 2):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+        assert naive.relative(our_grad, their_grad) < 1e-10
+
+
+def _model_aware_on_ranks(rank: int, world: int) -> list[torch.Tensor]:
+    z, criterion = naive.embeddings(2, 4, seed=rank), MACLLoss()
+    theirs = criterion(*z)
+    with inject(criterion, "in_batch()"):
+        return [theirs.detach(), criterion(*z).detach()]
+
+
+def test_model_aware_keeps_to_its_rank():
+    found = ranks.run(_model_aware_on_ranks, 2)
+    for theirs, ours in found:
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    assert found[0][0] != found[1][0]
 
 
 def _site_of(criterion):
@@ -447,15 +573,15 @@ def test_the_report_tells_the_truth():
                 assert set(handle.losses) == {name}
     assert {name for name, report in reports.items() if report.treatable} == {
         "NTXentLoss",
+        "DirectCLRLoss",
         "DCLLoss",
         "DCLWLoss",
+        "MACLLoss",
     }
-    waiting = {name for name, report in reports.items() if "no adapter yet" in report.note}
-    assert waiting == {"DetConBLoss", "DetConSLoss", "DirectCLRLoss", "MACLLoss"}
-    with pytest.raises(ValueError, match="overrides the forward of NTXentLoss"):
-        inject(lightly_loss.DirectCLRLoss(), "in_batch()")
-    with pytest.raises(ValueError, match="no known contrastive loss found in MACLLoss"):
-        inject(lightly_loss.MACLLoss(), "in_batch()")
+    refused = {name for name, report in reports.items() if "regions of images" in report.note}
+    assert refused == {"DetConBLoss", "DetConSLoss"}
+    with pytest.raises(ValueError, match="no known contrastive loss found in DetConSLoss"):
+        inject(lightly_loss.DetConSLoss(), "in_batch()")
 
 
 def test_a_plain_loop_needs_nobody_to_close_its_steps():

@@ -284,7 +284,7 @@ def test_indexes_are_believed_where_they_are_some(loader, first):
 def test_what_a_batch_tells(batch, indexes, labels, reason):
     from negplug_solo.metadata import read_metadata
 
-    found = read_metadata(hosts.recipe(), batch)
+    found = read_metadata(hosts.recipe(), batch, Metadata())
     assert (found.indexes is not None, found.labels is not None) == (indexes, labels)
     assert re.search(reason, found.unindexed)
     assert bool(found.unindexed) == (not indexes)
@@ -335,14 +335,43 @@ def test_the_hosts_own_test_passes_with_the_sampler_in_the_environment(tmp_path)
 def test_the_report_tells_the_truth():
     from negplug_solo.plugin import report_methods
 
-    reports = {report.method: report for report in report_methods()}
-    assert {name for name, report in reports.items() if report.treatable} == {
-        "SimCLR",
-        "MoCoV2Plus",
-    }
-    for build in (hosts.recipe, lambda: hosts.queue_recipe(8)):
-        with inject(build(), "in_batch()") as handle:
-            assert len(handle.losses) == 1
-    waiting = {name for name, report in reports.items() if "no adapter yet" in report.note}
     of_main = {"All4One", "MoCoV3", "SupCon"} if GENERATION == "main" else set()
-    assert waiting == {"NNCLR", "ReSSL"} | of_main
+    contrastive = {"SimCLR", "MoCoV2Plus", "NNCLR", "ReSSL"} | of_main
+    reports = {report.method: report for report in report_methods()}
+    assert {name for name, report in reports.items() if report.treatable} == contrastive
+    assert {"BYOL", "NNBYOL", "SwAV"} < set(reports) - contrastive
+    for name in contrastive:
+        settings = {} if name in ("SimCLR", "MoCoV3", "SupCon") else {"queue_size": 8}
+        with inject(hosts.solo_method(name, **settings), "in_batch()") as handle:
+            assert len(handle.losses) == 1
+
+
+@published_only
+@pytest.mark.parametrize("small_crops", [0, 2])
+@pytest.mark.parametrize("supervised", [False, True])
+def test_ids_mean_the_same_in_every_batch(supervised, small_crops):
+    """Also where a batch holds every label once, so that labels and samples divide it alike."""
+    model = hosts.recipe(0.2, supervised=supervised, small_crops=small_crops).double()
+    with inject(model, "queue(size=64)") as handle:
+        for classes in (4, 2):
+            batch = batch_for(model, 4, small_crops, classes)
+            step(model, batch)
+            (treated,) = handle.losses.values()
+            treated.loss.end_step()
+            expected = batch[2 if supervised else 0].repeat(2 + small_crops)
+            names = treated.loss.state_dict()["sampler._extra_state"]["names"]
+            assert torch.equal(names[0, -len(expected) :], expected)
+
+
+def test_what_the_user_provides_goes_before_what_the_batch_says():
+    model = hosts.recipe(0.2).double()
+    with inject(model, "memory_bank()") as handle:
+        batch = batch_for(model)
+        handle.provide(indexes=batch[0] + 1000)
+        step(model, batch)
+        handle.end_step()
+        step(model, batch)
+        handle.end_step()
+    (state,) = handle.state_dict().values()
+    names = state["sampler._extra_state"]["names"]
+    assert sorted(names[1].tolist()) == [*range(100, 106), *range(1100, 1106)]

@@ -1,8 +1,9 @@
-"""How each criterion of Lightly forms its batch and its loss: two functions per criterion.
+"""How each criterion of Lightly forms its batch, its loss and its temperature.
 
 A *batch* function receives the criterion, what is known of the samples, and the criterion's
-arguments; a *form* function the criterion alone. What they read (gathering, bank, weights) is read
-at every call, so that a recipe may change it in between.
+arguments; a *form* function the criterion alone; a *temperature* function the criterion and its
+batch. What they read (gathering, bank, weights) is read at every call, so that a recipe may change
+it in between.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from negplug.adapter import Metadata
@@ -17,6 +19,7 @@ from negplug.batch import ContrastiveBatch
 from negplug.objective import Objective
 from negplug.objectives.decoupled import Decoupled
 from negplug.objectives.infonce import InfoNCE
+from negplug_lightly.model_aware import ModelAware
 
 
 def views_or_pairs(
@@ -37,8 +40,21 @@ def views_or_pairs(
     return _gathered(criterion, ContrastiveBatch.from_pairs(out0, out1, **metadata.of(len(out0))))
 
 
+def truncated(criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor) -> ContrastiveBatch:
+    """``DirectCLRLoss``: as ``NTXentLoss``, on the first ``loss_dim`` values of each encoding.
+
+    Args:
+        criterion: The ``lightly.loss.DirectCLRLoss``.
+        metadata: What is known of the samples.
+        out0: ``[B, …]`` encodings of the first view, flattened here.
+        out1: ``[B, …]`` encodings of the second view.
+    """
+    first, second = (out.flatten(start_dim=1)[:, : criterion.loss_dim] for out in (out0, out1))
+    return views_or_pairs(criterion, metadata, first, second)
+
+
 def both_views(criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor) -> ContrastiveBatch:
-    """``DCLLoss``, ``DCLWLoss``: both views anchors and keys.
+    """``DCLLoss``, ``DCLWLoss``, ``MACLLoss``: both views anchors and keys.
 
     Args:
         criterion: The criterion.
@@ -50,7 +66,7 @@ def both_views(criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor) -
 
 
 def softmax(criterion: Any) -> Objective:
-    """``NTXentLoss``: cross-entropy over the positive and the negatives."""
+    """``NTXentLoss``, ``DirectCLRLoss``: cross-entropy over the positive and the negatives."""
     return InfoNCE()
 
 
@@ -75,6 +91,24 @@ def decoupled(criterion: Any) -> Objective:
     return Decoupled(sigma=inspect.signature(weights).parameters["sigma"].default)
 
 
+def model_aware(criterion: Any) -> Objective:
+    """``MACLLoss``: the softmax loss with its larger weight for anchors that are learnt."""
+    return ModelAware(criterion.eps)
+
+
+def constant(criterion: Any, batch: ContrastiveBatch) -> Any:
+    """Return the criterion's temperature as it is."""
+    return criterion.temperature
+
+
+@torch.no_grad()
+def aligned(criterion: Any, batch: ContrastiveBatch) -> Any:
+    """``MACLLoss``: t = τ (1 + α (A − A₀)), with A the mean similarity of this rank's positives."""
+    views = batch.keys[batch.positives[:, 0]]
+    alignment = (batch.anchors * views).sum(1).mean()
+    return criterion.temperature * (1 + criterion.alpha * (alignment - criterion.A_0))
+
+
 def bank_size(criterion: Any) -> int:
     """Return how many keys the criterion's memory bank holds, 0 if it has none."""
     bank = getattr(criterion, "memory_bank", None)
@@ -82,4 +116,5 @@ def bank_size(criterion: Any) -> int:
 
 
 def _gathered(criterion: Any, batch: ContrastiveBatch) -> ContrastiveBatch:
-    return batch.gathered() if criterion.gather_distributed else batch
+    # MACLLoss never gathers.
+    return batch.gathered() if getattr(criterion, "gather_distributed", False) else batch

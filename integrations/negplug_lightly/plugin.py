@@ -22,7 +22,29 @@ from negplug.objective import Objective
 from negplug.provenance import installed_version
 from negplug_lightly import criteria
 
-_ARGUMENTS = ["self", "out0", "out1"]
+
+class TreatedForward:
+    """A criterion's ``forward``, rerouted. A plain object, so that the model stays picklable."""
+
+    def __init__(self, criterion: nn.Module, known: Criterion, contrast: Contrast) -> None:
+        self.criterion: Any = criterion
+        self.known = known
+        self.contrast = contrast
+
+    def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
+        """Return the treated loss of the projections ``[B, d]`` of two views."""
+        batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
+        form = self.known.form(self.criterion)
+        temperature = self.known.temperature(self.criterion, batch)
+        return self.contrast(batch, objective=form, temperature=temperature)
+
+
+class TreatedForwardOfZ(TreatedForward):
+    """The same for a criterion that calls its arguments z0 and z1."""
+
+    def __call__(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Return the treated loss of the projections ``[B, d]`` of two views."""
+        return super().__call__(z0, z1)
 
 
 class Criterion(NamedTuple):
@@ -33,15 +55,25 @@ class Criterion(NamedTuple):
         form: Which objective it is; raises if negplug has none for it as configured.
         methods: The methods of its class that make up its loss.
         note: For ``negplug doctor``.
+        temperature: What it divides similarities by, given its batch.
+        treated: Its ``forward`` once treated; has the parameters that the host's must have.
     """
 
     batch: Callable[[Any, Metadata, Tensor, Tensor], ContrastiveBatch]
     form: Callable[[Any], Objective]
     methods: tuple[str, ...]
     note: str
+    temperature: Callable[[Any, ContrastiveBatch], float] = criteria.constant
+    treated: type[TreatedForward] = TreatedForward
 
 
 _CRITERIA: dict[str, Criterion] = {
+    "DirectCLRLoss": Criterion(
+        criteria.truncated,
+        criteria.softmax,
+        ("forward",),
+        "as NTXentLoss, on the first loss_dim values",
+    ),
     "NTXentLoss": Criterion(
         criteria.views_or_pairs,
         criteria.softmax,
@@ -60,26 +92,23 @@ _CRITERIA: dict[str, Criterion] = {
         ("forward", "_loss"),
         "every sampler, without a weight_fn of your own",
     ),
+    "MACLLoss": Criterion(
+        criteria.both_views,
+        criteria.model_aware,
+        ("forward",),
+        "every sampler, its adaptive temperature and its weights kept",
+        criteria.aligned,
+        TreatedForwardOfZ,
+    ),
 }
 """Class in ``lightly.loss`` → its terms; a subclass stands before its base."""
 
-_NOT_YET = ("DetConBLoss", "DetConSLoss", "DirectCLRLoss", "MACLLoss")
-"""Contrastive criteria without an adapter so far."""
-
-
-class TreatedForward:
-    """A criterion's ``forward``, rerouted. A plain object, so that the model stays picklable."""
-
-    def __init__(self, criterion: nn.Module, known: Criterion, contrast: Contrast) -> None:
-        self.criterion: Any = criterion
-        self.known = known
-        self.contrast = contrast
-
-    def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
-        """Return the treated loss of the projections ``[B, d]`` of two views."""
-        batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
-        form = self.known.form(self.criterion)
-        return self.contrast(batch, objective=form, temperature=self.criterion.temperature)
+_REGIONS = (
+    "contrastive, but its rows are regions of images, each with a weight of its own, and the mean "
+    "counts regions without a positive too"
+)
+_REFUSED = {"DetConBLoss": _REGIONS, "DetConSLoss": _REGIONS}
+"""Contrastive criteria that cannot be treated → why."""
 
 
 class CriterionSite(LossSite):
@@ -104,15 +133,16 @@ class CriterionSite(LossSite):
                     f"loss is not known; name another loss as target, or treat it in the subclass"
                 )
         arguments = list(inspect.signature(own.forward).parameters)
-        if arguments != _ARGUMENTS:
+        expected = list(inspect.signature(known.treated.__call__).parameters)
+        if arguments != expected:
             raise ValueError(
-                f"{self.host}: forward takes {arguments}, but this adapter expects {_ARGUMENTS}; "
+                f"{self.host}: forward takes {arguments}, but this adapter expects {expected}; "
                 f"use another version of lightly or of negplug"
             )
         if "forward" in vars(self._criterion):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
         known.form(self._criterion)  # raises now rather than in the first step
-        vars(self._criterion)["forward"] = TreatedForward(self._criterion, known, contrast)
+        vars(self._criterion)["forward"] = known.treated(self._criterion, known, contrast)
 
     def labels(self, batch: Any) -> Tensor | None:
         """Return the targets ``[B]`` of Lightly's (views, targets, file names), if integers."""
@@ -132,15 +162,18 @@ class CriterionSite(LossSite):
 
 def find_criteria(model: nn.Module) -> Iterator[LossSite]:
     """Yield the known criteria of ``model``, each once, under its path in the module tree."""
-    if "lightly" not in sys.modules:
-        return
-    from lightly import loss
-
     for path, module in _own_modules("", model):
-        kinds = (name for name in _CRITERIA if isinstance(module, getattr(loss, name)))
-        name = next(kinds, None)
-        if name is not None:
-            yield CriterionSite(path or type(module).__name__, module, name)
+        kind = _kind(module)
+        if kind is not None:
+            yield CriterionSite(path or type(module).__name__, module, kind)
+
+
+def site_of(module: nn.Module) -> LossSite | None:
+    """Return the site of a known criterion that is not treated so far."""
+    kind = _kind(module)
+    if kind is None or "forward" in vars(module):
+        return None
+    return CriterionSite(type(module).__name__, module, kind)
 
 
 def report_methods() -> Iterator[MethodReport]:
@@ -155,8 +188,15 @@ def report_methods() -> Iterator[MethodReport]:
         if name in _CRITERIA:
             yield MethodReport(name, True, _CRITERIA[name].note)
         else:
-            note = "contrastive, no adapter yet" if name in _NOT_YET else "no negatives to choose"
-            yield MethodReport(name, False, note)
+            yield MethodReport(name, False, _REFUSED.get(name, "no negatives to choose"))
+
+
+def _kind(module: nn.Module) -> str | None:
+    """Return which known criterion ``module`` is; a class that Lightly has dropped is none."""
+    # Of a host that is not loaded there are no modules.
+    loss = sys.modules.get("lightly.loss")
+    kinds = (name for name in _CRITERIA if isinstance(module, getattr(loss, name, ())))
+    return next(kinds, None)
 
 
 def _own_modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -178,4 +218,4 @@ def _own_modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]
 @hookimpl
 def negplug_adapters() -> Iterable[AdapterSpec]:
     """Offer the Lightly adapter."""
-    yield AdapterSpec("lightly", find_criteria, report_methods, "criteria of lightly.loss")
+    yield AdapterSpec("lightly", find_criteria, report_methods, "criteria of lightly.loss", site_of)

@@ -17,21 +17,36 @@ from negplug.adapter import Metadata
 from negplug.distributed import rank
 
 
-def read_metadata(model: nn.Module, batch: Any) -> Metadata:
-    """Return what is known of the samples of a batch of ``model``'s Trainer."""
+def read_metadata(model: nn.Module, batch: Any, provided: Metadata) -> Metadata:
+    """Return what is known of the samples of a batch of ``model``'s Trainer.
+
+    Args:
+        model: The solo-learn method.
+        batch: What its ``training_step`` was given.
+        provided: What the user said of the step, which goes before what the batch says.
+    """
+    indexes, labels, why = _read(model, batch)
+    indexes = indexes if provided.indexes is None else provided.indexes
+    labels = labels if provided.labels is None else provided.labels
+    supervised = bool(getattr(model, "supervised", False))  # of 1.0.2
+    return Metadata(indexes, labels, why if indexes is None else "", supervised)
+
+
+def _read(model: nn.Module, batch: Any) -> tuple[Tensor | None, Tensor | None, str]:
+    """Return indexes, labels, and why there are no indexes."""
     if not isinstance(batch, (list, tuple)) or len(batch) != 3:
-        return Metadata(unindexed="solo-learn's batch is not [indexes, crops, targets]")
+        return None, None, "solo-learn's batch is not [indexes, crops, targets]"
     indexes, labels = _integers(batch[0]), _integers(batch[2])
     if indexes is None:
-        return Metadata(labels=labels, unindexed="solo-learn's batch holds no integer indexes")
+        return None, labels, "solo-learn's batch holds no integer indexes"
     if _may_be_dummies(model) and _is_position(indexes):
-        return Metadata(
-            labels=labels,
-            unindexed="the training loader is no torch DataLoader and gives positions in the "
-            "batch in place of indexes, as DALI does; set encode_indexes_into_labels (of main's "
-            "dali section, or 1.0.2's flag)",
+        why = (
+            "the training loader is no torch DataLoader and gives positions in the batch in place "
+            "of indexes, as DALI does; set encode_indexes_into_labels (of main's dali section, or "
+            "1.0.2's flag)"
         )
-    return Metadata(indexes=indexes, labels=labels)
+        return None, labels, why
+    return indexes, labels, ""
 
 
 def _integers(values: Any) -> Tensor | None:

@@ -4,8 +4,9 @@ A method module imports its loss function by name, so the function is swapped in
 and only while the treated model's own ``training_step`` runs: other models, and subclasses that
 call ``super().training_step()``, see what they should.
 
-solo-learn has two generations, told apart by the signature of the loss function. To treat a
-further method, add a line to ``_METHODS``; for a further signature, one to ``_SIGNATURES``.
+solo-learn has two generations, told apart by the form of the loss function: its parameters and
+whether it gathers. To treat a further method, add a line to ``_METHODS``; a further loss function
+needs a ``Form``.
 """
 
 from __future__ import annotations
@@ -29,48 +30,96 @@ from negplug_solo.metadata import read_metadata
 Treatment = Callable[..., Tensor]
 
 
+class Form(NamedTuple):
+    """What a loss function of the host looks like, and how it is treated.
+
+    Attributes:
+        parameters: Its parameters.
+        gathers: The host's helper with which it gathers over ranks, if it does.
+        treatment: What takes its place.
+    """
+
+    parameters: tuple[str, ...]
+    gathers: str
+    treatment: Treatment
+
+
+_KEYS = "concat_all_gather_no_grad"
+_BY_INDEX = Form(("z", "indexes", "temperature"), "gather", losses.simclr_by_index)
+_BY_CLASS = Form(("z", "indexes", "temperature"), "gather", losses.simclr_by_class)
+_PAIRS = Form(("z1", "z2", "temperature", "extra_pos_mask"), "", losses.simclr_pairs)
+_MASKS = Form(("z", "pos_mask", "neg_mask", "temperature"), "", losses.simclr_masks)
+_MOCO = Form(("query", "key", "queue", "temperature"), "", losses.moco)
+_MOCO_V3 = Form(("query", "key", "temperature"), _KEYS, losses.mocov3)
+_NNCLR = (
+    Form(("nn", "p", "temperature"), "gather", losses.nnclr_gathered),
+    Form(("nn", "p", "temperature"), "", losses.nnclr),
+)
+_RESSL = Form(("q", "k", "queue", "temperature_q", "temperature_k"), "", losses.ressl)
+
+
 class Method(NamedTuple):
     """A method class and its loss.
 
     Attributes:
-        module: Where the class is defined.
-        name: The class.
-        functions: The loss functions that its module may call, of both generations; the first
-            names the site in both.
+        name: The class; its module has the same name in lower case.
+        functions: The loss functions that its module may call, of both generations, and the forms
+            that each may have; the first names the site in both.
         note: For ``negplug doctor``.
+        has_queue: Whether the model's ``queue_size`` is of a queue of negatives.
     """
 
-    module: str
     name: str
-    functions: tuple[str, ...]
+    functions: dict[str, tuple[Form, ...]]
     note: str
+    has_queue: bool = False
+
+    @property
+    def module(self) -> str:
+        """Where the class is defined."""
+        return f"solo.methods.{self.name.lower()}"
 
 
 _METHODS = (
     Method(
-        "solo.methods.simclr",
         "SimCLR",
-        ("simclr_loss_func", "manual_simclr_loss_func"),
+        {"simclr_loss_func": (_BY_INDEX, _PAIRS), "manual_simclr_loss_func": (_MASKS,)},
         "every sampler, multi-crop and supervised included",
     ),
     Method(
-        "solo.methods.mocov2plus",
+        "SupCon",
+        {"simclr_loss_func": (_BY_CLASS,)},
+        "every sampler, multi-crop included; keys of the anchor's class are positives",
+    ),
+    Method(
         "MoCoV2Plus",
-        ("mocov2plus_loss_func", "moco_loss_func"),
+        {"mocov2plus_loss_func": (_MOCO,), "moco_loss_func": (_MOCO,)},
         "every sampler; queue() takes its size and keeps one queue per view",
+        has_queue=True,
+    ),
+    Method(
+        "MoCoV3",
+        {"mocov3_loss_func": (_MOCO_V3,)},
+        "every sampler, of momentum keys; the factor 2*temperature stays",
+    ),
+    Method(
+        "NNCLR",
+        {"nnclr_loss_func": _NNCLR},
+        "every sampler, of predictions; queue() needs a size, the host's holds neighbours",
+    ),
+    Method(
+        "All4One",
+        {"nnclr_loss_func": _NNCLR},
+        "its four contrastive losses, as NNCLR; the feature loss has no negatives",
+    ),
+    Method(
+        "ReSSL",
+        {"ressl_loss_func": (_RESSL,)},
+        "in_batch() is the host's queue, queue() one of our own of its size; at least two "
+        "negatives, and none drawn from a softmax",
+        has_queue=True,
     ),
 )
-
-_NOT_YET = ("All4One", "MoCoV3", "NNCLR", "ReSSL", "SupCon")
-"""Contrastive methods without an adapter so far."""
-
-_SIGNATURES: dict[tuple[str, ...], Treatment] = {
-    ("z", "indexes", "temperature"): losses.simclr_by_index,
-    ("z1", "z2", "temperature", "extra_pos_mask"): losses.simclr_pairs,
-    ("z", "pos_mask", "neg_mask", "temperature"): losses.simclr_masks,
-    ("query", "key", "queue", "temperature"): losses.moco,
-}
-"""Parameters of a host's loss function → its treatment."""
 
 
 class TreatedStep:
@@ -97,7 +146,8 @@ class TreatedStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the host's step."""
         batch = kwargs.get("batch", args[0] if args else None)
-        self._contrast.metadata = read_metadata(self._model, batch)
+        provided = self._contrast.metadata
+        self._contrast.metadata = read_metadata(self._model, batch, provided)
         names = vars(sys.modules[self._module])
         before = {name: names[name] for name in self._swaps}
         names.update(self._swaps)
@@ -105,6 +155,7 @@ class TreatedStep:
             return self.__wrapped__(*args, **kwargs)
         finally:
             names.update(before)
+            self._contrast.metadata = provided
 
 
 class MethodSite(LossSite):
@@ -113,17 +164,17 @@ class MethodSite(LossSite):
     reads_metadata = True
 
     def __init__(self, model: nn.Module, method: Method, module: ModuleType) -> None:
-        self.queue_size = getattr(model, "queue_size", None)
-        self.name = method.functions[0]
+        self.queue_size = getattr(model, "queue_size", None) if method.has_queue else None
+        self.name = next(iter(method.functions))
         self.host = f"solo-learn {installed_version('solo-learn') or '(from source)'} {method.name}"
         self._model = model
         self._module = module
-        self._functions = [name for name in method.functions if hasattr(module, name)]
+        self._forms = {n: forms for n, forms in method.functions.items() if hasattr(module, n)}
         self._before: dict[str, Any] = {}
 
     def treat(self, contrast: Contrast) -> None:
         """Wrap the model's ``training_step``."""
-        if not self._functions:
+        if not self._forms:
             raise ValueError(
                 f"{self.host}: {self._module.__name__} has no {self.name}, which this adapter "
                 f"expects; use another version of solo-learn or of negplug"
@@ -132,7 +183,7 @@ class MethodSite(LossSite):
         if isinstance(own.get("training_step"), TreatedStep):
             raise ValueError(f"{self.host}: the model is treated already; remove() that first")
         swaps: dict[str, Treatment] = {
-            name: functools.partial(self._treatment(name), contrast) for name in self._functions
+            name: functools.partial(self._treatment(name), contrast) for name in self._forms
         }
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
         step: Any = self._model.training_step
@@ -144,14 +195,25 @@ class MethodSite(LossSite):
         vars(self._model).update(self._before)
 
     def _treatment(self, name: str) -> Treatment:
-        parameters = tuple(inspect.signature(getattr(self._module, name)).parameters)
-        if parameters not in _SIGNATURES:
-            expected = " or ".join(f"({', '.join(known)})" for known in _SIGNATURES)
-            raise ValueError(
-                f"{self.host}: {name} takes ({', '.join(parameters)}), but this adapter expects "
-                f"{expected}; use another version of solo-learn or of negplug"
-            )
-        return _SIGNATURES[parameters]
+        function = inspect.unwrap(getattr(self._module, name))
+        parameters = tuple(inspect.signature(function).parameters)
+        # The same parameters may mean this rank's keys or those of all.
+        called = getattr(getattr(function, "__code__", None), "co_names", ())
+        gathers = next((helper for helper in ("gather", _KEYS) if helper in called), "")
+        for form in self._forms[name]:
+            if (form.parameters, form.gathers) == (parameters, gathers):
+                return form.treatment
+        found = _described(parameters, gathers)
+        expected = " or ".join(_described(f.parameters, f.gathers) for f in self._forms[name])
+        raise ValueError(
+            f"{self.host}: {name} takes {found}, but this adapter expects {expected}; use another "
+            f"version of solo-learn or of negplug"
+        )
+
+
+def _described(parameters: tuple[str, ...], gathers: str) -> str:
+    how = f"gathers with {gathers}" if gathers else "does not gather"
+    return f"({', '.join(parameters)}) and {how}"
 
 
 def find_methods(model: nn.Module) -> Iterator[LossSite]:
@@ -174,8 +236,7 @@ def report_methods() -> Iterator[MethodReport]:
         if name in notes:
             yield MethodReport(name, True, notes[name])
         elif not name.startswith(("Base", "Linear")):
-            note = "contrastive, no adapter yet" if name in _NOT_YET else "no negatives to choose"
-            yield MethodReport(name, False, note)
+            yield MethodReport(name, False, "no negatives to choose")
 
 
 @hookimpl

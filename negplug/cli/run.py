@@ -56,7 +56,8 @@ def run(
 ) -> None:
     """Run SCRIPT as python would, with the negatives of its contrastive losses replaced.
 
-    SCRIPT needs no change. It is an error if SCRIPT ends without having called a treated loss.
+    SCRIPT needs no change, whether it has a Lightning Trainer or a loop of its own. It is an
+    error if SCRIPT ends without having called a treated loss.
     """
     die_with_parent()
     treated = sampler != BASELINE
@@ -73,6 +74,10 @@ def run(
     _set_variable("NEGPLUG_TEMPERATURE", temperature)
     if seed is not None:
         _seed(seed)
+    if treated:
+        from negplug.plain import Watch
+
+        Watch(sampler, objective, temperature)  # for a script without a Trainer
 
     main_process = _is_main_process()  # before the script: Lightning sets the rank variables
     with ledger.opened() as any_call:

@@ -3,7 +3,8 @@
 Every key that is neither the anchor nor one of its positives is a negative (SimCLR, Chen et al.
 2020, https://arxiv.org/abs/2002.05709, equation 1). Which keys there are is the host's choice,
 kept by its adapter: gathered over ranks if the host gathers, momentum keys if it contrasts with
-momentum keys. Stand-alone it is this rank's other samples, all views.
+momentum keys, the host's queue if it contrasts with nothing else (ReSSL). Stand-alone it is this
+rank's other samples, all views.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from negplug.batch import ContrastiveBatch
+from negplug.exclusion import UNKNOWN
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
@@ -22,7 +24,10 @@ class InBatch(NegativeSampler):
     expression = "in_batch()"
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
-        """Return the batch's keys as a pool, exclusion by id."""
+        """Return the batch's keys as a pool, exclusion by id; or the host's queue, see above."""
+        if batch.queue is not None:
+            unknown = batch.anchor_ids.new_full((len(batch.queue),), UNKNOWN)
+            return Negatives(pool=batch.queue, pool_ids=unknown)
         return Negatives(
             pool=batch.keys,
             pool_ids=batch.key_ids,

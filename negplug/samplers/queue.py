@@ -57,7 +57,7 @@ class Queue(MemorySampler):
         if self.size is None:
             self.size = None if site is None else site.queue_size
         if self.size is None:
-            where = "there is no host" if site is None else f"{site.host} has no queue"
+            where = "there is no host" if site is None else f"{site.host} has no queue of negatives"
             raise ValueError(f"queue: size is required, because {where}; give size=…")
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:

@@ -224,31 +224,44 @@ def _main_config(method: str, small_crops: int = 0, **method_kwargs: Any) -> Any
 
 
 def _solo_queue(queue_size: int, temperature: float) -> Any:
-    from solo.methods import MoCoV2Plus
+    return solo_method("MoCoV2Plus", temperature, queue_size=queue_size)
 
-    if solo_generation() == "main":
-        settings = {"temperature": temperature, "queue_size": queue_size}
-        model = MoCoV2Plus(_main_config("mocov2plus", **settings))
-        model.backbone, model.momentum_backbone = _encoder(), _encoder()
+
+def solo_method(name: str, temperature: float = 0.2, small_crops: int = 0, **settings: Any) -> Any:
+    """Any contrastive method of the installed solo-learn, on a small encoder."""
+    methods = importlib.import_module("solo.methods")
+    kind = getattr(methods, name)
+    if name == "ReSSL":
+        settings = {"temperature_q": temperature, "temperature_k": temperature / 2.5} | settings
     else:
-
-        class OnToday(MoCoV2Plus):
-            """1.0.2 expects an argument that Lightning has not passed since 1.7."""
-
-            def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-                super().on_train_batch_end(outputs, batch, batch_idx, 0)
-
-        model = OnToday(
-            temperature=temperature,
-            queue_size=queue_size,
-            base_tau_momentum=0.9,
-            final_tau_momentum=1.0,
-            momentum_classifier=False,
-            num_small_crops=0,
-            **_published_arguments(),
-        )
-        model.encoder, model.momentum_encoder = _encoder(), _encoder()
-    for online, momentum in model.momentum_pairs:
-        momentum.load_state_dict(online.state_dict())
-        momentum.requires_grad_(False)
+        settings = {"temperature": temperature} | settings
+    if name in ("MoCoV3", "NNCLR", "All4One"):
+        settings = {"pred_hidden_dim": 32} | settings
+    with_momentum = issubclass(kind, methods.base.BaseMomentumMethod)
+    if solo_generation() == "main":
+        model = kind(_main_config(name.lower(), small_crops, **settings))
+        encoder = "backbone"
+    else:
+        if with_momentum:
+            settings |= {"base_tau_momentum": 0.9, "final_tau_momentum": 1.0}
+            settings |= {"momentum_classifier": False}
+            kind = _on_today(kind)
+        model = kind(num_small_crops=small_crops, **settings, **_published_arguments())
+        encoder = "encoder"
+    setattr(model, encoder, _encoder())  # of ResNet-18's width, and quick
+    if with_momentum:
+        setattr(model, f"momentum_{encoder}", _encoder())
+        for online, momentum in model.momentum_pairs:
+            momentum.load_state_dict(online.state_dict())
+            momentum.requires_grad_(False)
     return model
+
+
+def _on_today(kind: Any) -> Any:
+    class OnToday(kind):
+        """1.0.2 expects an argument that Lightning has not passed since 1.7."""
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_end(outputs, batch, batch_idx, 0)
+
+    return OnToday

@@ -17,7 +17,7 @@ import weakref
 from typing import Any
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch._compile import _disable_dynamo
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.adapter import LossSite
@@ -97,11 +97,15 @@ class Watch:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         """Return the treated loss in place of ``output``, or None to leave that."""
-        # A compiled graph must not break at each of its modules for our sake.
-        if is_compiling() or not isinstance(output, Tensor) or output.ndim:
+        # What most modules return; checked here, so that a compiled graph goes on through them.
+        if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
             return None
-        if not output.requires_grad:
-            return None
+        return self._after_scalar(module, args, kwargs)
+
+    @_disable_dynamo
+    def _after_scalar(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         for adapter in self._adapters:
             with blaming(adapter.plugin, "site_of()"):
                 site = adapter.spec.site_of(module)

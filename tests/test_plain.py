@@ -134,6 +134,19 @@ def test_a_compiled_model_keeps_its_graph_and_its_loss_is_treated(watch):
     assert watching.injections["NTXentLoss"].losses["NTXentLoss"].calls == 2
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_a_loss_inside_a_compiled_function_is_treated(watch):
+    watching = watch("uniform(num_negatives=4)")
+    layer, criterion = nn.Linear(16, 8).double(), NTXentLoss()
+    compiled = torch.compile(lambda a, b: criterion(layer(a), layer(b)), backend="eager")
+    losses = [compiled(*naive.embeddings(2, 8)) for _ in range(3)]
+    assert watching.injections["NTXentLoss"].losses["NTXentLoss"].calls == 3
+    whole = NTXentLoss().forward(*(layer(v) for v in naive.embeddings(2, 8)))
+    assert max(losses) < whole - 0.1
+    losses[-1].backward()
+    assert layer.weight.grad.isfinite().all()
+
+
 def test_a_trainer_is_untouched(watch):
     import hosts
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from negplug import ContrastiveLoss, inject
+from negplug.samplers.queue import Queue
+from negplug.samplers.uniform import Uniform
 
 SUPPORT = Path(hosts.__file__).parent
 
@@ -349,6 +351,40 @@ def test_a_linear_probe_in_the_same_script_is_left_alone(tmp_path, wrapped):
     assert "pretraining 3\nprobe 0\n" in done.stdout
     notices = [line for line in done.stderr.splitlines() if "leaves LinearProbe alone" in line]
     assert len(notices) == 1
+
+
+def test_samplers_made_in_python_are_told_apart_in_checkpoints(tmp_path):
+    def made(number, size=16):
+        return Uniform(number, source=Queue(size))
+
+    _, _, trainer = fit(made(4), limit_train_batches=1)
+    path = str(tmp_path / "last.ckpt")
+    trainer.save_checkpoint(path)
+    for other in (made(8), made(4, 24)):
+        control = hosts.negative_control()(other)
+        longer = hosts.trainer(callbacks=[control], max_epochs=2, limit_train_batches=1)
+        message = r"written with the sampler Uniform\(num_negatives=4, .*queue\(size=16"
+        with _full_load(), pytest.raises(ValueError, match=message):
+            longer.fit(hosts.recipe(), hosts.loader(), ckpt_path=path)
+    control = hosts.negative_control()(made(4))
+    longer = hosts.trainer(callbacks=[control], max_epochs=2, limit_train_batches=1)
+    with _full_load():
+        longer.fit(hosts.recipe(), hosts.loader(), ckpt_path=path)
+    assert control.state_dict()["losses"][hosts.site_name()]["_extra_state"]["step"] == 2
+
+
+def test_every_evaluation_of_an_optimizers_closure_is_a_step():
+    module = hosts.recipe()
+    lbfgs = torch.optim.LBFGS(module.parameters(), lr=1e-3, max_iter=4)
+    module.configure_optimizers = lambda: lbfgs
+    _, control, trainer = fit("queue(size=1000)", module=module)
+    (treated,) = control.injection.losses.values()
+    assert trainer.global_step == 3
+    assert treated.calls > 6
+    state = treated.loss.state_dict()
+    counters = state["_extra_state"]
+    assert (counters["step"], counters["further"]) == (treated.calls, 0)
+    assert len(state["sampler._extra_state"]["rows"]) == 16 * treated.calls
 
 
 def _without_loss():

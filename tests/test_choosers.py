@@ -681,3 +681,36 @@ def test_a_recipe_hands_over_its_metadata(kind, tmp_path):
         trainer.fit(hosts.recipe(), hosts.loader())
     counted = trainer.callback_metrics[f"negplug/{hosts.site_name()}/num_negatives"]
     assert float(counted) == {"filtered": 12.0, "stratified": 8.0}[kind]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.filterwarnings("ignore:stratified")
+def test_a_whole_pool_is_divided_as_a_loop_does(seed):
+    # Anchors with no, one or many rows of their own id, anywhere among the strata: everything is
+    # drawn, so that the parts themselves are seen, and then few, which have to be of them.
+    ids = integers(-1, 6, 9, seed=seed)
+    rows = 5 + 4 * seed
+    pool_ids = torch.cat([integers(-1, 9, rows, seed=100 + seed), torch.tensor([2, 2, 2, 2])])
+    rows += 4
+    labels, pool_labels = integers(-1, 4, 9, seed=seed), integers(-1, 5, rows, seed=7 + seed)
+    batch = ContrastiveBatch.from_ids(
+        unit(9), ids, unit(9), ids, torch.arange(9), labels=labels, lasting=True
+    )
+    part = Negatives(pool=unit(rows), pool_ids=pool_ids, pool_labels=pool_labels)
+    everything = numbered(Stratified(2 * rows, source=Given(part))).sample(batch)
+    few = numbered(Stratified(6, same=0.5, source=Given(part))).sample(batch)
+    excluded = set()
+    for i, name in enumerate(ids.tolist()):
+        legal = {k for k in range(rows) if name == -1 or int(pool_ids[k]) != name}
+        excluded.add(rows - len(legal))
+        label = int(labels[i])
+        mates = {k for k in legal if label != -1 and int(pool_labels[k]) == label}
+        drawn = [column for column, _ in offers(everything, batch)[i]]
+        assert sorted(drawn) == sorted(legal)
+        assert set(drawn[: len(mates)]) == mates
+        drawn = [column for column, _ in offers(few, batch)[i]]
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= legal
+        assert len(mates & set(drawn)) == min(3, len(mates))
+        assert len(set(drawn) - mates) == min(3, len(legal - mates))
+    assert len(excluded) > 1

@@ -8,11 +8,14 @@ import itertools
 import pickle
 from functools import partial
 
+import hosts
 import naive
 import pytest
 import ranks
 import torch
+from resumable import same_state
 from torch import nn
+from torch.utils.data import DataLoader
 
 import negplug
 from negplug import inject
@@ -595,3 +598,161 @@ def test_a_plain_loop_needs_nobody_to_close_its_steps():
     assert state["_extra_state"]["further"] == 1
     for name in ("sampler", "further.0"):
         assert len(state[f"{name}._extra_state"]["rows"]) == 12
+
+
+PLAIN_LOOP = ["queue(size=64)", "memory_bank()", "uniform(num_negatives=4)"]
+
+
+@pytest.mark.parametrize("sampler", PLAIN_LOOP)
+def test_a_plain_loop_resumes_bit_for_bit_though_nobody_closes_its_steps(sampler):
+    def start(seed):
+        torch.manual_seed(seed)
+        criterion = NTXentLoss()
+        return criterion, inject(criterion, sampler)
+
+    def run(criterion, handle, steps):
+        losses = []
+        for step in steps:
+            z = naive.embeddings(2, 4, seed=step)
+            if sampler == "memory_bank()":
+                handle.provide(indexes=torch.arange(4) + 2 * step)
+            loss = criterion(*z)
+            loss.backward()
+            losses.append(loss.detach())
+        return losses
+
+    straight, stopped, resumed = start(0), start(0), start(123)
+    losses = run(*straight, range(6))
+    assert len(set(map(float, losses))) > 4
+    first = run(*stopped, range(3))
+    state = copy.deepcopy(stopped[1].state_dict())
+    assert state["NTXentLoss"]["_extra_state"]["step"] == 3
+    resumed[1].load_state_dict(state)
+    assert torch.equal(torch.stack(first + run(*resumed, range(3, 6))), torch.stack(losses))
+    assert same_state(resumed[1].state_dict(), straight[1].state_dict())
+    # The run that was saved goes on as if it had not been.
+    assert torch.equal(torch.stack(run(*stopped, range(3, 6))), torch.stack(losses[3:]))
+
+
+def test_what_provide_says_holds_for_one_step():
+    criterion, z = NTXentLoss(), naive.embeddings(2, 4)
+    with inject(criterion, "memory_bank()") as handle:
+        with pytest.raises(ValueError, match="nobody said whose samples the batch holds"):
+            criterion(*z)
+        handle.provide(indexes=torch.arange(4))
+        (criterion(*z) + criterion(*reversed(z))).backward()
+        with pytest.raises(ValueError, match=r"plain loop has to call provide\(indexes=…\)"):
+            criterion(*z)
+        handle.provide(indexes=torch.arange(4) + 4)
+        criterion(*z).backward()
+    state = handle.state_dict()["NTXentLoss"]
+    for name, indexes in (("sampler", range(8)), ("further.0", range(4))):
+        assert state[f"{name}._extra_state"]["names"][1].tolist() == list(indexes)
+
+
+class Unlabelled(hosts.Pairs):
+    """Images of another data set, without labels."""
+
+    def __getitem__(self, index):
+        views, _, name = super().__getitem__(index)
+        return views, name
+
+
+def _validated(sampler, validation):
+    """Fit with a validation loss after every step, if there are data for it."""
+    hosts.lightning().seed_everything(0)
+    module, losses = hosts.recipe(), []
+    if validation is not None:
+        step = module.training_step
+        module.validation_step = lambda batch, batch_idx: losses.append(
+            float(step(batch, batch_idx))
+        )
+    control = hosts.negative_control()(sampler)
+    trainer = hosts.trainer(callbacks=[control], max_epochs=2, val_check_interval=1)
+    trainer.fit(module, hosts.loader(), validation and DataLoader(validation, batch_size=10))
+    return hosts.parameters(module), control.state_dict(), losses
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "memory_bank()",
+        "stratified(num_negatives=2, by='labels')",
+        "filtered(by='labels')",
+        "hard(num_negatives=4, source=filtered(memory_bank(), by='labels'))",
+    ],
+)
+def test_a_validation_loss_changes_nothing(sampler, labelled):
+    other = hosts.Pairs(30) if labelled else Unlabelled(30)
+    weights, state, losses = _validated(sampler, other)
+    # Two batches before training, three after each of 2·3 steps.
+    assert len(losses) == 2 + 6 * 3
+    assert min(losses[2:]) > 0
+    alone, without, _ = _validated(sampler, None)
+    assert torch.equal(weights, alone)
+    assert same_state(state, without)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_validation_batch_has_its_labels_and_no_index():
+    seen = []
+
+    class Watching(negplug.NegativeSampler):
+        wants_indexes = True
+
+        def sample(self, batch):
+            seen.append((batch.training, batch.labels, batch.indexes))
+            return negplug.make_sampler("in_batch()").sample(batch)
+
+    _validated(Watching(), hosts.Pairs(30))
+    evaluations = [(labels, indexes) for training, labels, indexes in seen if not training]
+    assert len(evaluations) == 2 + 6 * 3
+    for number, (labels, indexes) in enumerate(evaluations):
+        first = 10 * (number if number < 2 else (number - 2) % 3)
+        assert torch.equal(labels, ((torch.arange(10) + first) % 4).repeat(2))
+        assert indexes is None
+    assert all(indexes is not None for training, _, indexes in seen if training)
+
+
+def _tuned(sampler):
+    """Look for a learning rate; return the callback and the losses of the tuner's steps."""
+    tuner = importlib.import_module(f"{hosts.framework()}.tuner")
+    module, losses = hosts.recipe(), []
+    module.lr = 0.01
+    step = module.training_step
+
+    def training_step(batch, batch_idx):
+        loss = step(batch, batch_idx)
+        losses.append(float(loss))
+        return loss
+
+    module.training_step = training_step
+    control = hosts.negative_control()(sampler)
+    trainer = hosts.trainer(callbacks=[control], max_epochs=10)
+    # No early stop: the loss of an empty queue is 0, and no later one is as low.
+    search = {"num_training": 6, "early_stop_threshold": None}
+    tuner.Tuner(trainer).lr_find(module, hosts.loader(), **search)
+    return control, losses
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tuners_steps_are_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the tuner keeps the weights in a file
+    control, losses = _tuned("queue(size=1000)")
+    state = control.injection.losses["criterion"].loss.state_dict()
+    assert state["_extra_state"]["further"] == 0
+    assert len(losses) >= 6
+    assert losses[0] == 0  # of an empty queue
+    assert min(losses[1:]) > 0
+    assert len(state["sampler._extra_state"]["rows"]) == 16 * len(losses)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tuner_cannot_say_which_samples_it_trains_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="a tuner's steps run without the NegativeControl callback"
+    ):
+        _tuned("memory_bank()")

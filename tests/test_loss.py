@@ -344,3 +344,74 @@ def test_anchors_without_identity_are_negatives_of_each_other_but_not_of_themsel
 
 def test_unknown_anchor_differs_from_unknown_key():
     assert not (comparable_ids(torch.tensor([-1])) == torch.tensor([-1])).any()
+
+
+OBJECTIVES = [
+    "infonce(positives='sum')",
+    "infonce(positives='each')",
+    "infonce(positives='mean')",
+    "decoupled()",
+    "decoupled(sigma=0.5)",
+    "debiased(tau_plus=0.1)",
+    "debiased(tau_plus=0.0)",
+    "debiased(tau_plus=0.1, beta=1.0)",
+]
+FORMS = ["chosen", "chosen-masked", "one-weight", "whole", "several-parts"]
+
+
+def weightless(batch, form):
+    """Negatives of which those of anchors 0 and 5 weigh nothing; some of anchor 1's do."""
+    count = len(batch.anchors)
+    columns = torch.stack([(torch.arange(1, 5) + row) % count for row in range(count)])
+    width = {"one-weight": 1, "whole": count}.get(form, 4)
+    weight = torch.linspace(-1, 1, count * width, dtype=torch.float64).view(count, width)
+    weight[[0, 5]] = -torch.inf
+    if width > 1:
+        weight[1, :2] = -torch.inf
+    mask = None
+    if form == "chosen-masked":
+        mask = torch.ones(count, 4, dtype=torch.bool)
+        mask[[0, 2], 1] = False
+    columns = None if form == "whole" else columns
+    part = Negatives(batch.keys, batch.key_ids, columns, mask, log_weight=weight)
+    if form == "several-parts":
+        return Negatives(**vars(part) | {"others": (weightless(batch, "chosen"),)})
+    return part
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("temperature", [0.5, 0.02])
+def test_anchors_whose_negatives_weigh_nothing_pay_nothing(objective, form, temperature):
+    z = naive.embeddings(2, 6)
+    batch = ContrastiveBatch.from_views(tuple(z))
+    negatives = weightless(batch, form)
+    total = negative_logsumexp(batch, negatives, temperature)
+    none = torch.zeros(12, dtype=torch.bool)
+    none[[0, 5]] = True
+    assert torch.equal(total == -torch.inf, none)
+    losses = make_objective(objective)(batch, negatives, temperature)
+    assert losses.isfinite().all()
+    assert (losses[none] == 0).all()
+    gradients = naive.gradients(losses.sum(), z)
+    assert gradients.isfinite().all()
+    assert gradients.norm() > 0
+    # The other anchors' losses, and their gradients, are those of a batch without these two.
+    paying = naive.gradients(losses[~none].sum(), z)
+    torch.testing.assert_close(gradients, paying, rtol=1e-12, atol=1e-15)
+    assert naive.gradients(losses[none].sum(), z).abs().sum() == 0
+
+
+@pytest.mark.parametrize("sampler", ["uniform(num_negatives=10)", "hard(num_negatives=10)"])
+def test_a_resumed_run_may_begin_with_a_ragged_batch(sampler):
+    straight, resumed = ContrastiveLoss(sampler, seed=0), ContrastiveLoss(sampler, seed=9)
+    straight(*naive.embeddings(2, 8)).backward()
+    resumed.load_state_dict(straight.state_dict())
+    losses = []
+    for loss_fn in (straight, resumed):
+        with pytest.warns(UserWarning, match="a ragged batch offers 4 negatives instead of num_n"):
+            losses.append(loss_fn(*naive.embeddings(2, 3)))
+    assert torch.equal(*losses)
+    # In a first step it is an error: a full batch has no more.
+    with pytest.raises(ValueError, match="num_negatives=10 is more than the 4 negatives"):
+        ContrastiveLoss(sampler)(*naive.embeddings(2, 3))

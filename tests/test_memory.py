@@ -18,6 +18,8 @@ from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler, make_obj
 from negplug.adapter import LossSite
 from negplug.injection import Injection, TreatedLoss
 from negplug.objectives.infonce import InfoNCE
+from negplug.samplers.filtered import Filtered
+from negplug.samplers.hard import Hard
 from negplug.samplers.memory_bank import MemoryBank
 from negplug.samplers.queue import Queue
 from negplug.samplers.uniform import Uniform
@@ -675,3 +677,112 @@ def test_a_call_that_fails_leaves_nothing_behind():
     loss_fn.end_step()
     after = loss_fn.state_dict()["sampler.tiers.0._extra_state"]
     assert len(after["rows"]) == len(before["sampler.tiers.0._extra_state"]["rows"]) == 8
+
+
+class Parent(nn.Module):
+    """A model that holds its loss, between other parts."""
+
+    def __init__(self, expression="queue(size=64)", seed=4):
+        super().__init__()
+        self.loss = ContrastiveLoss(expression, seed=seed)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def step(self, number):
+        views = [self.scale.detach() * view for view in embed(3, number)]
+        views = [view.requires_grad_() for view in views]
+        return train(self.loss, views, torch.arange(3) + number)
+
+
+PARENTS = ["queue(size=64)", "queue(size=64, num_negatives=5)", "memory_bank()"]
+
+
+@pytest.mark.parametrize("expression", PARENTS)
+def test_a_roll_back_through_the_parent_forgets_what_was_held_back(expression):
+    parent, fresh = Parent(expression), Parent(expression, seed=9)
+    parent.step(0), parent.step(1)
+    saved = copy.deepcopy(parent.state_dict())
+    parent.step(2)  # held back, and then never to be written
+    parent.load_state_dict(saved)
+    assert same_state(dict(parent.state_dict()), dict(saved))
+    parent.step(2)
+    parent.load_state_dict(saved)
+    fresh.load_state_dict(saved)
+    for number in (3, 4):
+        assert torch.equal(parent.step(number), fresh.step(number))
+    assert same_state(dict(parent.state_dict()), dict(fresh.state_dict()))
+
+
+def test_a_roll_back_into_the_middle_of_a_step_goes_on_there():
+    def call(parent, number):
+        loss = parent.loss.contrast(ContrastiveBatch.from_views(tuple(embed(3, number))))
+        loss.backward()
+        return loss.detach()
+
+    parent, fresh = Parent(PARENTS[1]), Parent(PARENTS[1], seed=9)
+    call(parent, 0)
+    first = ContrastiveBatch.from_views(tuple(embed(3, 1)))
+    parent.loss.contrast(first)  # of a step of two calls
+    saved = copy.deepcopy(parent.state_dict())
+    assert saved[f"loss.{STATE}"] == {"seed": 4, "step": 1, "call": 1, "further": 0}
+    call(parent, 2)
+    parent.load_state_dict(saved)
+    fresh.load_state_dict(saved)
+    for number in (3, 4):
+        assert torch.equal(call(parent, number), call(fresh, number))
+    assert same_state(dict(parent.state_dict()), dict(fresh.state_dict()))
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_a_parents_state_that_does_not_fit_leaves_the_loss_as_it_was(between):
+    other, parent, undisturbed = Parent("queue(size=48)", 9), Parent(), Parent()
+    other.step(0)
+    parent.step(0), undisturbed.step(0)
+    before = undisturbed.state_dict()
+    if between:
+        before = parent.state_dict()  # nothing held back
+    with pytest.raises(ValueError, match="was saved with size=48, this run has size=64"):
+        parent.load_state_dict(other.state_dict())
+    assert same_state(dict(parent.state_dict()), dict(before))
+    assert torch.equal(parent.step(1), undisturbed.step(1))
+    assert same_state(dict(parent.state_dict()), dict(undisturbed.state_dict()))
+
+
+def test_a_parents_state_with_a_second_call_that_does_not_fit_is_refused_whole():
+    other, parent = Parent(), Parent()
+    other.loss = two_calls("queue(size=64)")
+    state = other.state_dict()
+    state[f"loss.further.0.{STATE}"]["settings"]["size"] = 48
+    parent.step(0)
+    before = parent.state_dict()
+    with pytest.raises(ValueError, match="was saved with size=48"):
+        parent.load_state_dict(state)
+    assert same_state(dict(parent.state_dict()), dict(before))
+
+
+def test_a_damaged_state_is_refused_whole():
+    state = copy.deepcopy(trained("queue(size=16)").state_dict())
+    state[f"sampler.{STATE}"]["names"] = state[f"sampler.{STATE}"]["names"][:, :-1]
+    loss_fn = trained("queue(size=16)", 1)
+    before = loss_fn.state_dict()
+    with pytest.raises(ValueError, match="do not fit together; the file is damaged"):
+        loss_fn.load_state_dict(state)
+    assert same_state(loss_fn.state_dict(), before)
+
+
+def test_samplers_made_in_python_say_what_they_are_made_of():
+    made = [
+        Uniform(4, source=Queue(16)),
+        Uniform(8, source=Queue(16)),
+        Uniform(4, source=Queue(24)),
+        Uniform(4, correction=True, source=Queue(16)),
+        Uniform(4, source=MemoryBank(0.4, 16)),
+        Uniform(4, source=MemoryBank(0.5, 16)),
+        Hard(4, Queue(16)),
+        Filtered(Queue(16), similarity=0.5),
+        Filtered(Queue(16), similarity=0.6),
+        Uniform(4, source=Uniform(8, source=Queue(16))),
+        Uniform(4, source=Uniform(9, source=Queue(16))),
+    ]
+    assert len({str(sampler) for sampler in made}) == len(made)
+    assert str(made[0]) == str(Uniform(4, source=Queue(16)))
+    assert str(make_sampler("uniform(4)")) == "uniform(4)"

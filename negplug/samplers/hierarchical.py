@@ -95,6 +95,10 @@ class Hierarchical(NegativeSampler):
         first, *others = _without_repeats([_placed(batch, part, parts) for part in parts])
         return replace(first, others=tuple(others))
 
+    def __str__(self) -> str:
+        """Return the expression, or the tiers if it was made without one."""
+        return self.expression or f"hierarchical({', '.join(map(str, self._tiers()))})"
+
     def _tiers(self) -> list[NegativeSampler]:
         return [cast(NegativeSampler, tier) for tier in self.tiers]
 

@@ -75,6 +75,7 @@ class Stratified(NegativeSampler):
         self.supply = Supply("stratified", num_negatives, self.source)
         self.num_negatives = num_negatives
         self.strata = Strata("stratified", by)
+        self.by, self.same = str(self.strata), same
         self.wants_indexes = self.strata.table is not None
         self.correction = check_flag("stratified", "correction", correction)
         self.shares = Shares(num_negatives, same, self.source)

@@ -6,6 +6,7 @@ stratum than every anchor.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import torch
@@ -54,6 +55,13 @@ class Strata:
                 f'{name}: by must be "labels" or the path of a .npy file, got {by!r}; other '
                 f"metadata can be saved with numpy.save"
             )
+
+    def __str__(self) -> str:
+        """Return what tells these strata from others, whatever name their file has."""
+        if self.table is None:
+            return LABELS
+        checksum = zlib.crc32(str(self.table.tolist()).encode())
+        return f"table of {len(self.table)}, checksum {checksum:08x}"
 
     def of(
         self, source: NegativeSampler, batch: ContrastiveBatch, part: Negatives

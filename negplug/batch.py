@@ -22,6 +22,7 @@ from negplug.distributed import gather_rows, rank, world_size
 from negplug.draws import Draws
 from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
 from negplug.inputs import check_views, per_sample
+from negplug.negatives import Negatives
 from negplug.unit import unit_rows
 
 
@@ -239,6 +240,15 @@ class ContrastiveBatch:
         """The token of the keys' gathering, whoever asked for it; None if there was none."""
         gathered: ContrastiveBatch = self.memo.get("gathered", self)
         return gathered.token
+
+    def all_keys(self) -> Negatives:
+        """Return the whole batch as a pool; an anchor's own keys are excluded by id."""
+        return Negatives(
+            pool=self.keys,
+            pool_ids=self.key_ids,
+            pool_indexes=self.key_indexes,
+            pool_labels=self.key_labels,
+        )
 
     def gathered(self) -> ContrastiveBatch:
         """Return this batch with every rank's keys, in rank order.

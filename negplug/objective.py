@@ -32,5 +32,13 @@ class Objective(nn.Module, abc.ABC):
         An anchor without a positive or without a negative has loss 0, with its graph kept.
         """
 
+    def check_partition(self, negatives: Negatives) -> None:
+        """Raise ``ValueError`` if the negatives do not estimate the denominator."""
+        if negatives.estimator != "partition":
+            raise ValueError(
+                f"{self}: needs negatives that estimate the denominator, got the "
+                f"{negatives.estimator!r} estimator"
+            )
+
     def __str__(self) -> str:
         return self.expression or type(self).__name__

@@ -346,7 +346,7 @@ def test_bad_arguments(expression, error, message):
 def test_draws_from_the_softmax_are_refused(objective):
     batch = ContrastiveBatch.from_views(tuple(naive.embeddings(2, 4)))
     drawn = replace(make_sampler("in_batch()").sample(batch), estimator="posterior")
-    with pytest.raises(ValueError, match=f"{objective}: needs negatives that estimate"):
+    with pytest.raises(ValueError, match=rf"{objective}\(\): needs negatives that estimate"):
         make_objective(f"{objective}()")(batch, drawn, 0.1)
 
 

@@ -59,11 +59,7 @@ class Debiased(Objective):
 
     def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        if negatives.estimator != "partition":
-            raise ValueError(
-                f"debiased: needs negatives that estimate the denominator, got the "
-                f"{negatives.estimator!r} estimator"
-            )
+        self.check_partition(negatives)
         present = batch.positives >= 0
         count = present.sum(1)
         number = _log_number(batch, negatives)

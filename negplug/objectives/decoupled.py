@@ -59,11 +59,7 @@ class Decoupled(Objective):
 
     def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        if negatives.estimator != "partition":
-            raise ValueError(
-                f"decoupled: needs negatives that estimate the denominator, got the "
-                f"{negatives.estimator!r} estimator"
-            )
+        self.check_partition(negatives)
         negative = negative_logsumexp(batch, negatives, temperature)
         present = batch.positives >= 0
         pull = torch.where(present, positive_logits(batch, temperature), 0.0)

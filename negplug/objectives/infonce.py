@@ -51,11 +51,7 @@ class InfoNCE(Objective):
 
     def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        if negatives.estimator != "partition":
-            raise ValueError(
-                f"infonce: needs negatives that estimate the denominator, got the "
-                f"{negatives.estimator!r} estimator"
-            )
+        self.check_partition(negatives)
         negative = negative_logsumexp(batch, negatives, temperature)
         logits = positive_logits(batch, temperature)
         present = batch.positives >= 0

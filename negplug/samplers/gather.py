@@ -25,13 +25,7 @@ class Gather(NegativeSampler):
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Return every rank's keys as a pool, exclusion by id."""
-        everywhere = batch.gathered()
-        return Negatives(
-            pool=everywhere.keys,
-            pool_ids=everywhere.key_ids,
-            pool_indexes=everywhere.key_indexes,
-            pool_labels=everywhere.key_labels,
-        )
+        return batch.gathered().all_keys()
 
 
 @hookimpl

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,15 +27,15 @@ from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.logits.chosen import chosen_similarities
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
-from negplug.samplers.common.choosing import rows_offered, similarity_tiles, weight_at
-from negplug.samplers.common.supply import Supply
-from negplug.samplers.in_batch import InBatch
+from negplug.samplers.common.choosing import (
+    ChoosingSampler,
+    rows_offered,
+    similarity_tiles,
+    weight_at,
+)
 
-if TYPE_CHECKING:
-    from negplug.adapter import LossSite
 
-
-class Hard(NegativeSampler):
+class Hard(ChoosingSampler):
     """The M negatives most similar to each anchor.
 
     Args:
@@ -49,19 +48,7 @@ class Hard(NegativeSampler):
     """
 
     def __init__(self, num_negatives: int, source: NegativeSampler | None = None) -> None:
-        super().__init__()
-        self.source = InBatch() if source is None else source
-        self.supply = Supply("hard", num_negatives, self.source)
-        self.num_negatives = num_negatives
-
-    @property
-    def most(self) -> int:  # type: ignore[override]
-        """M."""
-        return self.num_negatives
-
-    def fit_host(self, site: LossSite | None) -> None:
-        """Check M against what the source took from the host."""
-        self.supply.check_limit(self.source)
+        super().__init__("hard", num_negatives, source)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Choose from the source's negatives of ``batch``.

@@ -28,12 +28,7 @@ class InBatch(NegativeSampler):
         if batch.queue is not None:
             unknown = batch.anchor_ids.new_full((len(batch.queue),), UNKNOWN)
             return Negatives(pool=batch.queue, pool_ids=unknown)
-        return Negatives(
-            pool=batch.keys,
-            pool_ids=batch.key_ids,
-            pool_indexes=batch.key_indexes,
-            pool_labels=batch.key_labels,
-        )
+        return batch.all_keys()
 
 
 @hookimpl

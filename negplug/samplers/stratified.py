@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -35,17 +34,12 @@ from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_flag
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
-from negplug.samplers.common.choosing import rows_offered, weight_at
+from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
 from negplug.samplers.common.shares import Shares
 from negplug.samplers.common.strata import Strata
-from negplug.samplers.common.supply import Supply
-from negplug.samplers.in_batch import InBatch
-
-if TYPE_CHECKING:
-    from negplug.adapter import LossSite
 
 
-class Stratified(NegativeSampler):
+class Stratified(ChoosingSampler):
     """M negatives per anchor, a fixed share of them of the anchor's own stratum.
 
     Args:
@@ -70,10 +64,7 @@ class Stratified(NegativeSampler):
         correction: bool = False,
         source: NegativeSampler | None = None,
     ) -> None:
-        super().__init__()
-        self.source = InBatch() if source is None else source
-        self.supply = Supply("stratified", num_negatives, self.source)
-        self.num_negatives = num_negatives
+        super().__init__("stratified", num_negatives, source)
         self.strata = Strata("stratified", by)
         self.by, self.same = str(self.strata), same
         self.wants_indexes = self.strata.table is not None
@@ -85,15 +76,6 @@ class Stratified(NegativeSampler):
                 f"stratified: correction=True needs draws of both parts, but same={same} of "
                 f"num_negatives={num_negatives} is {own} of the own stratum and {other} of others"
             )
-
-    @property
-    def most(self) -> int:  # type: ignore[override]
-        """M."""
-        return self.num_negatives
-
-    def fit_host(self, site: LossSite | None) -> None:
-        """Check M against what the source took from the host."""
-        self.supply.check_limit(self.source)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Draw from the source's negatives of ``batch``.

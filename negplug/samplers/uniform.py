@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -37,15 +36,10 @@ from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_flag
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
-from negplug.samplers.common.choosing import rows_offered, weight_at
-from negplug.samplers.common.supply import Supply
-from negplug.samplers.in_batch import InBatch
-
-if TYPE_CHECKING:
-    from negplug.adapter import LossSite
+from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
 
 
-class Uniform(NegativeSampler):
+class Uniform(ChoosingSampler):
     """M negatives per anchor, uniformly without replacement.
 
     Args:
@@ -66,21 +60,9 @@ class Uniform(NegativeSampler):
         correction: bool = False,
         source: NegativeSampler | None = None,
     ) -> None:
-        super().__init__()
-        self.source = InBatch() if source is None else source
-        self.supply = Supply("uniform", num_negatives, self.source)
-        self.num_negatives = num_negatives
+        super().__init__("uniform", num_negatives, source)
         self.shared = check_flag("uniform", "shared", shared)
         self.correction = check_flag("uniform", "correction", correction)
-
-    @property
-    def most(self) -> int:  # type: ignore[override]
-        """M."""
-        return self.num_negatives
-
-    def fit_host(self, site: LossSite | None) -> None:
-        """Check M against what the source took from the host."""
-        self.supply.check_limit(self.source)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Draw from the source's negatives of ``batch``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +12,43 @@ from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.supply import Supply
+from negplug.samplers.in_batch import InBatch
+
+if TYPE_CHECKING:
+    from negplug.adapter import LossSite
 
 _ROWS = 512
 _COLUMNS = 2048
+
+
+class ChoosingSampler(NegativeSampler):
+    """A sampler that takes M of its source's negatives for each anchor.
+
+    Args:
+        name: The sampler's name, for messages.
+        num_negatives: M ≥ 1.
+        source: Whose negatives to choose among; the batch's by default.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``num_negatives`` < 1, or more than the source can ever offer.
+    """
+
+    def __init__(self, name: str, num_negatives: int, source: NegativeSampler | None) -> None:
+        super().__init__()
+        self.source = InBatch() if source is None else source
+        self.supply = Supply(name, num_negatives, self.source)
+        self.num_negatives = num_negatives
+
+    @property
+    def most(self) -> int:  # type: ignore[override]
+        """M."""
+        return self.num_negatives
+
+    def fit_host(self, site: LossSite | None) -> None:
+        """Check M against what the source took from the host."""
+        self.supply.check_limit(self.source)
 
 
 def rows_offered(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Negatives:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from negplug.distributed import gather_rows, rank, world_size
 from negplug.draws import Draws
-from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
+from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
 from negplug.inputs import check_views, per_sample
 from negplug.negatives import Negatives
 from negplug.unit import unit_rows
@@ -265,8 +265,7 @@ class ContrastiveBatch:
 
     def _gather(self) -> ContrastiveBatch:
         beside = (self.key_ids, self.key_indexes, self.key_labels, self.key_views)
-        unknown = torch.full_like(self.key_ids, UNKNOWN)
-        names = torch.stack([unknown if name is None else name for name in beside])
+        names = torch.stack([or_unknown(name, self.key_ids) for name in beside])
         keys, names, first, token = gather_rows(self.keys, names)
         known = [None if name is None else names[n] for n, name in enumerate(beside)]
         return replace(

@@ -15,6 +15,11 @@ BEYOND = 1 << 62
 """Padding that is larger than any column, also after a column count is subtracted."""
 
 
+def or_unknown(names: Tensor | None, like: Tensor) -> Tensor:
+    """Return ``names``, or :data:`UNKNOWN` for every row of ``like`` if there are none."""
+    return torch.full_like(like, UNKNOWN) if names is None else names
+
+
 def comparable_ids(anchor_ids: Tensor) -> Tensor:
     """Return ``anchor_ids`` ``[N]`` such that ``==`` with pool ids is the exclusion rule."""
     # An unknown anchor must differ from an unknown pool row, which is -1.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from negplug.exclusion import columns_with_same_id, comparable_ids
+from negplug.exclusion import columns_with_same_id, comparable_ids, or_unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,23 @@ class Negatives:
         yield replace(self, others=()) if self.others else self
         for other in self.others:
             yield from other.parts()
+
+    def of_rows(self, rows: Tensor) -> Negatives:
+        """Return a whole pool's negatives with these rows alone, as a pool of their own.
+
+        Weights of single rows are left out.
+
+        Args:
+            rows: ``[R]`` int64 columns of the pool.
+        """
+        indexes, labels = self.pool_indexes, self.pool_labels
+        return Negatives(
+            pool=self.pool[rows],
+            pool_ids=self.pool_ids[rows],
+            mask=None if self.mask is None else self.mask[:, rows],
+            pool_indexes=None if indexes is None else indexes[rows],
+            pool_labels=None if labels is None else labels[rows],
+        )
 
     def counts(self, anchor_ids: Tensor) -> Tensor:
         """Return the number of negatives of each anchor, ``[N]`` int64."""
@@ -133,9 +150,5 @@ def _joined(values: list[Tensor | None], parts: list[Negatives]) -> Tensor | Non
     """Concatenate what is known of each part's rows; -1 where it is not."""
     if all(value is None for value in values):
         return None
-    return torch.cat(
-        [
-            torch.full_like(part.pool_ids, -1) if value is None else value
-            for value, part in zip(values, parts, strict=True)
-        ]
-    )
+    each = zip(values, parts, strict=True)
+    return torch.cat([or_unknown(value, part.pool_ids) for value, part in each])

@@ -22,8 +22,7 @@ from negplug import (
     NegativeSampler,
     make_sampler,
 )
-from negplug.logits import negative_logsumexp
-from negplug.samplers.common import choosing
+from negplug.logits import negative_logsumexp, tiled
 from negplug.samplers.filtered import Filtered
 from negplug.samplers.hard import Hard, hardest
 from negplug.samplers.stratified import Stratified
@@ -145,8 +144,8 @@ FORMS = ["whole", "masked", "weighted", "chosen", "chosen-masked"]
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that every pool of these tests takes several, the last ones ragged."""
-    monkeypatch.setattr(choosing, "_ROWS", 5)
-    monkeypatch.setattr(choosing, "_COLUMNS", 4)
+    monkeypatch.setattr(tiled, "_ROWS", 5)
+    monkeypatch.setattr(tiled, "_COLUMNS", 4)
 
 
 @pytest.mark.usefixtures("small_tiles")

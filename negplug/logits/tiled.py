@@ -101,9 +101,28 @@ def tiles(
 
     The tile is a view of one reused buffer: consume it before asking for the next.
     """
-    scaled = anchors / temperature
-    buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
     touched = _tiles_with_exclusions(anchor_ids, pool_ids)
+    for rows, columns, tile in product_tiles(anchors / temperature, pool):
+        if log_weight is not None:
+            tile += log_weight[rows if len(log_weight) > 1 else slice(None), columns]
+        if columns.start // _COLUMNS in touched:
+            tile.masked_fill_(anchor_ids[rows, None] == pool_ids[columns], -torch.inf)
+        if mask is not None:
+            tile.masked_fill_(~mask[rows, columns], -torch.inf)
+        yield rows, columns, tile
+
+
+def product_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (rows, columns, tile of ⟨a_i, k_j⟩), row block after row block, without gradient.
+
+    The tile is a view of one reused buffer: consume it before asking for the next.
+
+    Args:
+        anchors: ``[N, d]``.
+        pool: ``[K, d]``.
+    """
+    anchors, pool = anchors.detach(), pool.detach()
+    buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
     for first in range(0, len(anchors), _ROWS):
         rows = slice(first, min(first + _ROWS, len(anchors)))
         for start in range(0, len(pool), _COLUMNS):
@@ -111,13 +130,7 @@ def tiles(
             shape = (rows.stop - rows.start, columns.stop - columns.start)
             tile = buffer[: shape[0] * shape[1]].view(shape)
             # With `out` the product keeps its precision when the backward pass runs in autocast.
-            torch.mm(scaled[rows], pool[columns].T, out=tile)
-            if log_weight is not None:
-                tile += log_weight[rows if len(log_weight) > 1 else slice(None), columns]
-            if start // _COLUMNS in touched:
-                tile.masked_fill_(anchor_ids[rows, None] == pool_ids[columns], -torch.inf)
-            if mask is not None:
-                tile.masked_fill_(~mask[rows, columns], -torch.inf)
+            torch.mm(anchors[rows], pool[columns].T, out=tile)
             yield rows, columns, tile
 
 

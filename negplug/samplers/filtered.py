@@ -31,9 +31,10 @@ from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN, comparable_ids
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.logits.chosen import chosen_similarities
+from negplug.logits.tiled import product_tiles
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
-from negplug.samplers.common.choosing import labels_of, rows_offered, similarity_tiles
+from negplug.samplers.common.choosing import labels_of, rows_offered
 from negplug.samplers.in_batch import InBatch
 
 
@@ -114,7 +115,7 @@ class Filtered(NegativeSampler):
         self, batch: ContrastiveBatch, part: Negatives, keep: Tensor, threshold: float
     ) -> None:
         if part.columns is None:
-            for rows, columns, tile in similarity_tiles(batch.anchors, part.pool):
+            for rows, columns, tile in product_tiles(batch.anchors, part.pool):
                 keep[rows, columns].logical_and_(tile <= threshold)
         else:
             keep &= chosen_similarities(batch.anchors, part.pool, part.columns) <= threshold

@@ -25,12 +25,12 @@ from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.logits.chosen import chosen_similarities
+from negplug.logits.tiled import product_tiles
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
 from negplug.samplers.common.choosing import (
     ChoosingSampler,
     rows_offered,
-    similarity_tiles,
     weight_at,
 )
 
@@ -116,7 +116,7 @@ def _of_whole_pool(batch: ContrastiveBatch, part: Negatives, count: int) -> tupl
     ids = comparable_ids(batch.anchor_ids)
     best = batch.anchors.new_full((len(ids), count), -torch.inf)
     found = ids.new_zeros(len(ids), count)
-    for rows, columns, tile in similarity_tiles(batch.anchors, part.pool):
+    for rows, columns, tile in product_tiles(batch.anchors, part.pool):
         tile.masked_fill_(ids[rows, None] == part.pool_ids[columns], -torch.inf)
         if part.mask is not None:
             tile.masked_fill_(~part.mask[rows, columns], -torch.inf)

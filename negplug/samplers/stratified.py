@@ -66,7 +66,7 @@ class Stratified(ChoosingSampler):
     ) -> None:
         super().__init__("stratified", num_negatives, source)
         self.strata = Strata("stratified", by)
-        self.by, self.same = str(self.strata), same
+        self.same = same
         self.wants_indexes = self.strata.table is not None
         self.correction = check_flag("stratified", "correction", correction)
         self.shares = Shares(num_negatives, same, self.source)
@@ -76,6 +76,11 @@ class Stratified(ChoosingSampler):
                 f"stratified: correction=True needs draws of both parts, but same={same} of "
                 f"num_negatives={num_negatives} is {own} of the own stratum and {other} of others"
             )
+
+    @property
+    def by(self) -> str:
+        """What tells the strata from others, for messages and checkpoints."""
+        return str(self.strata)
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Draw from the source's negatives of ``batch``.

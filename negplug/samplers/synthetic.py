@@ -183,13 +183,8 @@ def _noisy(offered: Negatives, number: int, sigma: float, generator: torch.Gener
     rows = torch.randint(len(pool), (number,), device=pool.device, generator=generator)
     shape = (number, pool.shape[1])
     noise = torch.randn(shape, dtype=pool.dtype, device=pool.device, generator=generator)
-    return Negatives(
-        pool=unit_rows(pool[rows] + sigma * noise),
-        pool_ids=offered.pool_ids[rows],
-        mask=None if offered.mask is None else offered.mask[:, rows],
-        pool_indexes=None if offered.pool_indexes is None else offered.pool_indexes[rows],
-        pool_labels=None if offered.pool_labels is None else offered.pool_labels[rows],
-    )
+    copies = offered.of_rows(rows)
+    return replace(copies, pool=unit_rows(copies.pool + sigma * noise))
 
 
 @hookimpl

@@ -119,14 +119,7 @@ class Uniform(ChoosingSampler):
         if self.correction:
             # Every row is in the set with probability M/K (Horvitz–Thompson).
             weight = _plus(weight, _log_ratio(pool_size, self.num_negatives, batch.anchors.dtype))
-        return replace(
-            offered,
-            pool=offered.pool[rows],
-            pool_ids=offered.pool_ids[rows],
-            pool_indexes=None if offered.pool_indexes is None else offered.pool_indexes[rows],
-            pool_labels=None if offered.pool_labels is None else offered.pool_labels[rows],
-            log_weight=weight,
-        )
+        return replace(offered.of_rows(rows), log_weight=weight)
 
 
 def _log_ratio(available: Tensor, asked: int, dtype: torch.dtype) -> Tensor:

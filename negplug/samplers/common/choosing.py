@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import UNKNOWN
+from negplug.exclusion import or_unknown
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
 from negplug.samplers.common.supply import Supply
@@ -17,9 +15,6 @@ from negplug.samplers.in_batch import InBatch
 
 if TYPE_CHECKING:
     from negplug.adapter import LossSite
-
-_ROWS = 512
-_COLUMNS = 2048
 
 
 class ChoosingSampler(NegativeSampler):
@@ -79,10 +74,8 @@ def labels_of(
         ValueError: If either are unknown altogether in training.
     """
     if not batch.training:
-        unknown = (torch.full_like(ids, UNKNOWN) for ids in (batch.anchor_ids, part.pool_ids))
-        known = zip((batch.labels, part.pool_labels), unknown, strict=True)
-        own, theirs = (none if labels is None else labels for labels, none in known)
-        return own, theirs
+        own = or_unknown(batch.labels, batch.anchor_ids)
+        return own, or_unknown(part.pool_labels, part.pool_ids)
     if batch.labels is None:
         raise ValueError(
             f'{name}: by="labels" needs the label of every sample, but the loss got none; call it '
@@ -108,23 +101,3 @@ def weight_at(part: Negatives, slots: Tensor) -> Tensor | None:
     if weight is None or weight.shape[1] == 1:
         return weight
     return weight.expand(len(slots), -1).gather(1, slots)
-
-
-def similarity_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield ⟨a_i, k_j⟩ without gradient, as (rows, columns, tile), row block after row block.
-
-    The tile is a view of one reused buffer: consume it before asking for the next.
-
-    Args:
-        anchors: ``[N, d]``.
-        pool: ``[K, d]``.
-    """
-    anchors, pool = anchors.detach(), pool.detach()
-    buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
-    for first in range(0, len(anchors), _ROWS):
-        rows = slice(first, min(first + _ROWS, len(anchors)))
-        for start in range(0, len(pool), _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, len(pool)))
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            tile = buffer[: shape[0] * shape[1]].view(shape)
-            yield rows, columns, torch.mm(anchors[rows], pool[columns].T, out=tile)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
 from negplug.distributed import world_size
-from negplug.exclusion import UNKNOWN
+from negplug.exclusion import UNKNOWN, or_unknown
 from negplug.inputs import check_flag
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
@@ -74,10 +74,9 @@ class MemorySampler(NegativeSampler):
         """Return the keys of this step and their names; the only exchange with other ranks."""
         if self.gather:
             batch = batch.gathered()
-        unknown = torch.full_like(batch.key_ids, UNKNOWN)
         # Ids below number the samples of this batch alone.
         names = [batch.key_ids.clamp(min=UNKNOWN), batch.key_indexes, batch.key_labels]
-        together = torch.stack([unknown if name is None else name for name in names])
+        together = torch.stack([or_unknown(name, batch.key_ids) for name in names])
         taken = slice(None) if self.gather else batch.own_keys
         return {"keys": batch.keys[taken].detach(), "names": together[:, taken]}
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negplug.dataset import DatasetAccess
 from negplug.distributed import gather_rows, rank, world_size
 from negplug.draws import Draws
 from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
@@ -51,6 +52,8 @@ class ContrastiveBatch:
             host compares the anchors with that alone and not with keys of the batch (ReSSL).
         token: Zero that ties the loss to the keys' gathering; None if the keys are this rank's.
         draws: Counters for random draws.
+        temperature: τ of the loss, for samplers that draw from its softmax.
+        dataset: What the run can say of the data set that ``indexes`` count.
     """
 
     anchors: Tensor
@@ -69,6 +72,8 @@ class ContrastiveBatch:
     queue: Tensor | None = None
     token: Tensor | None = None
     draws: Draws = field(default_factory=Draws)
+    temperature: float = 1.0
+    dataset: DatasetAccess = field(default_factory=DatasetAccess)
     training: bool = field(init=False)
     """Whether a backward pass can follow, so that this call counts as training."""
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)

@@ -41,6 +41,16 @@ def make_objective(expression: str) -> Objective:
     return objective
 
 
+def as_sampler(sampler: NegativeSampler | str) -> NegativeSampler:
+    """Return the sampler itself, or the one that an expression describes."""
+    return sampler if isinstance(sampler, NegativeSampler) else make_sampler(sampler)
+
+
+def as_objective(objective: Objective | str) -> Objective:
+    """Return the objective itself, or the one that an expression describes."""
+    return objective if isinstance(objective, Objective) else make_objective(objective)
+
+
 def _build(kind: Kind, call: Call) -> Any:
     try:
         provided = plugins().lookup(kind, call.name)

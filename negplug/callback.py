@@ -17,10 +17,11 @@ from torch import nn
 
 from negplug import ledger, plain
 from negplug.adapter import Metadata
+from negplug.build import as_objective, as_sampler
 from negplug.distributed import everyones, rank, world_size
 from negplug.indexes import IndexRecorder
 from negplug.injection import Injection, NoLossFoundError, inject
-from negplug.loss import as_objective, as_sampler, check_temperature
+from negplug.inputs import check_temperature
 from negplug.objective import Objective
 from negplug.sampler import NegativeSampler
 
@@ -85,7 +86,8 @@ class NegativeControlMixin:
         if stage != "fit":
             return
         plain.pause(self)
-        if any(part.wants_indexes for part in self.sampler.all_samplers()):
+        parts = (*self.sampler.all_samplers(), self.objective)
+        if any(part is not None and part.wants_indexes for part in parts):
             # Now, before any loader is iterated.
             self._recorder = IndexRecorder(trainer)
         if self.injection is not None:
@@ -159,8 +161,9 @@ class NegativeControlMixin:
                 return
             self._insist(uncalled, pl_module, "the first training batch")
         for name, treated in self.injection.losses.items():
-            if treated.loss.observe and treated.loss.num_negatives is not None:
-                pl_module.log(f"negplug/{name}/num_negatives", treated.loss.num_negatives)
+            if treated.loss.observe:
+                for metric, value in treated.loss.observed.items():
+                    pl_module.log(f"negplug/{name}/{metric}", value)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Insist that every treated loss was called in the epoch: a host may have replaced it."""

@@ -15,7 +15,9 @@ from negplug import ledger
 from negplug.adapter import LossSite, Metadata
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
-from negplug.loss import ContrastiveLoss, as_objective, as_sampler, check_temperature
+from negplug.build import as_objective, as_sampler
+from negplug.inputs import check_temperature
+from negplug.loss import ContrastiveLoss
 from negplug.objective import Objective
 from negplug.objectives.infonce import InfoNCE
 from negplug.plugins import plugins

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -81,3 +83,18 @@ def check_flag(where: str, name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{where}: {name} must be True or False, got {value!r}")
     return value
+
+
+def check_temperature(temperature: float) -> float:
+    """Return ``temperature`` as a float; raise unless it is a finite number above 0."""
+    if isinstance(temperature, Tensor) and temperature.requires_grad:
+        raise TypeError("temperature requires a gradient, but negplug has none for it; detach it")
+    try:
+        if isinstance(temperature, (bool, str)):
+            raise TypeError
+        temperature = float(temperature)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"temperature must be a number, got {temperature!r}") from None
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+    return temperature

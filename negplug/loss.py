@@ -9,8 +9,7 @@ forward and backward.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,10 +20,13 @@ from torch._compile import _disable_dynamo
 from negplug.adapter import LossSite
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
-from negplug.build import make_objective, make_sampler
+from negplug.build import as_objective, as_sampler
+from negplug.dataset import DatasetAccess, Encoder
 from negplug.distributed import rank, total, world_size
 from negplug.draws import Draws
+from negplug.inputs import check_temperature
 from negplug.objective import Objective
+from negplug.observation import observe
 from negplug.sampler import NegativeSampler
 
 
@@ -42,7 +44,7 @@ class ContrastiveLoss(nn.Module):
 
     Attributes:
         observe: Whether calls measure what they sample, for logging.
-        num_negatives: Mean number of negatives per anchor in the last observed call.
+        observed: What the last observed call measured, see :mod:`negplug.observation`.
         steps_by_backward: Whether the first call after a backward pass begins a new step, as in a
             plain loop; whoever closes steps with :meth:`end_step` sets it to False.
 
@@ -74,8 +76,8 @@ class ContrastiveLoss(nn.Module):
             part.fit_host(site)  # sources first: who reads one may look at what it took
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
-        remembers = any(part.updates for part in parts)
-        self._fresh = [copy.deepcopy(self.sampler)] if remembers else []
+        remembers = self.objective.updates or any(part.updates for part in parts)
+        self._fresh = [_Call(self.sampler, self.objective).copy()] if remembers else []
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise TypeError(f"seed must be an integer, got {seed!r}")
         self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
@@ -84,7 +86,7 @@ class ContrastiveLoss(nn.Module):
         self._call = 0
         self.observe = False
         self.steps_by_backward = True
-        self.num_negatives: float | None = None
+        self.observed: dict[str, float] = {}
         self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
     def forward(
@@ -94,6 +96,7 @@ class ContrastiveLoss(nn.Module):
         *more_views: Tensor,
         indexes: Tensor | None = None,
         labels: Tensor | None = None,
+        encode: Encoder | None = None,
     ) -> Tensor:
         """Return the mean loss over all V·B anchors, each view against every other.
 
@@ -103,11 +106,16 @@ class ContrastiveLoss(nn.Module):
             *more_views: Further views ``[B, d]``.
             indexes: ``[B]`` data set indexes, for samplers with per-sample state.
             labels: ``[B]`` integer metadata, for samplers that stratify.
+            encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
+                with the current parameters, for samplers that need samples outside the batch.
 
         Returns:
             A scalar in float32 or better, also under autocast.
         """
-        loss = self.contrast(ContrastiveBatch.from_views((z0, z1, *more_views), indexes, labels))
+        batch = ContrastiveBatch.from_views((z0, z1, *more_views), indexes, labels)
+        if encode is not None:
+            batch = replace(batch, dataset=DatasetAccess(encode=encode))
+        loss = self.contrast(batch)
         if loss.requires_grad:
             self._advance()
         return loss
@@ -126,12 +134,13 @@ class ContrastiveLoss(nn.Module):
             objective: Instead of the loss's own.
             temperature: Instead of the loss's own.
         """
-        objective = self.objective if objective is None else objective
         tau = self.temperature if temperature is None else check_temperature(temperature)
         if batch.training:
             self._after_backward()
-        batch = replace(batch, draws=Draws(self._seed, self._step, self._call, rank()))
-        sampler = self._sampler_of_call(batch.training)
+        draws = Draws(self._seed, self._step, self._call, rank())
+        batch = replace(batch, draws=draws, temperature=tau)
+        sampler, own = self._of_call(batch.training)
+        objective = own if objective is None else objective
         try:
             # Similarities in half precision carry three digits; the rows are float32 already.
             with torch.autocast(batch.anchors.device.type, enabled=False):
@@ -144,8 +153,7 @@ class ContrastiveLoss(nn.Module):
         if batch.training:
             self._call += 1
         if self.observe:
-            counts = negatives.counts(batch.anchor_ids)
-            self.num_negatives = float(counts.float().mean())
+            self.observed = observe(batch, sampler, negatives)
         loss = losses.sum() / _paying(batch)
         if batch.tie is not None:
             # Every rank takes part in the backward pass of the gathering, whatever it used.
@@ -185,35 +193,43 @@ class ContrastiveLoss(nn.Module):
         self._seed, self._step, self._call = state["seed"], state["step"], state["call"]
         del self.further[state["further"] :]
         while len(self.further) < state["further"]:
-            self._add_sampler()
+            self._add_call()
 
     def extra_repr(self) -> str:
         """Show the expressions."""
         return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
 
-    def _sampler_of_call(self, training: bool) -> NegativeSampler:
-        """Return the sampler with the state of this call of the step.
+    def _of_call(self, training: bool) -> tuple[NegativeSampler, Objective]:
+        """Return the sampler and the objective with the state of this call of the step.
 
         An evaluation, which is no step, reads the first call's.
         """
         if not (training and self._fresh and self._call):
-            return self.sampler
+            return self.sampler, self.objective
         while len(self.further) < self._call:
-            self._add_sampler()
-        return cast(NegativeSampler, self.further[self._call - 1])
+            self._add_call()
+        call = cast(_Call, self.further[self._call - 1])
+        return call.sampler, call.objective or self.objective
 
-    def _add_sampler(self) -> None:
-        self.further.append(copy.deepcopy(self._fresh[0]))
+    def _add_call(self) -> None:
+        self.further.append(self._fresh[0].copy())
+
+    def _remembering(self) -> Iterator[NegativeSampler | Objective]:
+        """Yield the samplers and objectives of all calls."""
+        yield self.sampler
+        yield self.objective
+        for call in self.further:
+            yield from cast("Iterator[NegativeSampler | Objective]", call.children())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveLoss:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for sampler in self._fresh:
-            sampler._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for call in self._fresh:
+            call._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _flush(self) -> None:
-        for sampler in (self.sampler, *self.further):
-            cast(NegativeSampler, sampler).flush()
+        for part in self._remembering():
+            part.flush()
 
     def _see_backward(self, _: Tensor) -> None:
         self._backward_seen = True
@@ -232,24 +248,39 @@ class ContrastiveLoss(nn.Module):
         self._call = 0
 
 
+class _Call(nn.Module):
+    """What one call of a step remembers for itself."""
+
+    def __init__(self, sampler: NegativeSampler, objective: Objective) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.objective = objective if objective.updates else None
+
+    def copy(self) -> _Call:
+        """Return one that remembers the same, in memory of its own."""
+        return copy.deepcopy(self)
+
+
 def _prepare_to_load(
     loss: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
 ) -> None:
-    """Check the samplers' saved state before anything is loaded; drop what they held back.
+    """Check the saved state of samplers and objectives before anything is loaded.
 
-    A hook, so that it also runs where the loss is part of a model whose state is loaded.
+    A hook, so that it also runs where the loss is part of a model whose state is loaded. What is
+    held back belongs to the state that is replaced, and is dropped.
     """
     assert isinstance(loss, ContrastiveLoss)
-    for name, part in loss.sampler.named_modules(remove_duplicate=False):
-        if not isinstance(part, NegativeSampler):
+    own = _Call(loss.sampler, loss.objective)
+    for name, part in own.named_modules(remove_duplicate=False):
+        if not isinstance(part, (NegativeSampler, Objective)):
             continue
-        for call in ("sampler", *(f"further.{n}" for n in range(_further(state, prefix)))):
-            key = ".".join(filter(None, (f"{prefix}{call}", name, "_extra_state")))
+        for call in ("", *(f"further.{n}." for n in range(_further(state, prefix)))):
+            key = f"{prefix}{call}{name}._extra_state"
             if key in state:
                 part.check_state(state[key])
     loss._backward_seen = False
-    for sampler in (loss.sampler, *loss.further):
-        cast(NegativeSampler, sampler).drop()
+    for part in loss._remembering():
+        part.drop()
 
 
 def _further(state: dict[str, Any], prefix: str) -> int:
@@ -266,28 +297,3 @@ def _paying(batch: ContrastiveBatch) -> Tensor:
     if batch.tie is None:
         return paying.clamp(min=1)
     return total(paying).clamp(min=1) / world_size()
-
-
-def as_sampler(sampler: NegativeSampler | str) -> NegativeSampler:
-    """Return the sampler itself, or the one that an expression describes."""
-    return sampler if isinstance(sampler, NegativeSampler) else make_sampler(sampler)
-
-
-def as_objective(objective: Objective | str) -> Objective:
-    """Return the objective itself, or the one that an expression describes."""
-    return objective if isinstance(objective, Objective) else make_objective(objective)
-
-
-def check_temperature(temperature: float) -> float:
-    """Return ``temperature`` as a float; raise unless it is a finite number above 0."""
-    if isinstance(temperature, Tensor) and temperature.requires_grad:
-        raise TypeError("temperature requires a gradient, but negplug has none for it; detach it")
-    try:
-        if isinstance(temperature, (bool, str)):
-            raise TypeError
-        temperature = float(temperature)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"temperature must be a number, got {temperature!r}") from None
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    return temperature

@@ -22,8 +22,9 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.adapter import LossSite
 from negplug.blame import blaming
+from negplug.build import as_objective, as_sampler
 from negplug.injection import Injection, TreatedLoss
-from negplug.loss import as_objective, as_sampler, check_temperature
+from negplug.inputs import check_temperature
 from negplug.objective import Objective
 from negplug.plugins import plugins
 from negplug.sampler import NegativeSampler

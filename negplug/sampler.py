@@ -63,6 +63,15 @@ class NegativeSampler(nn.Module, abc.ABC):
             negatives: What :meth:`sample` returned for it, detached.
         """
 
+    def metrics(self, batch: ContrastiveBatch, negatives: Negatives) -> dict[str, float]:
+        """Return what is worth logging of a call that was sampled; by default nothing.
+
+        Args:
+            batch: The batch.
+            negatives: What :meth:`sample` returned for it.
+        """
+        return {}
+
     def fit_host(self, site: LossSite | None) -> None:
         """Take from the host what was not given, such as its queue size; by default nothing.
 

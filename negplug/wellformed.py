@@ -16,6 +16,8 @@ def check_negatives(negatives: Negatives, anchors: Tensor) -> None:
     """Raise ``ValueError`` unless the negatives fit together and to the anchors ``[N, d]``."""
     for part in negatives.parts():
         _check_part(part, anchors)
+        if part.estimator != negatives.estimator:
+            raise ValueError("Negatives: all parts must have the same estimator")
 
 
 def _check_part(part: Negatives, anchors: Tensor) -> None:

@@ -255,8 +255,8 @@ def test_the_second_call_of_a_step_has_a_shared_queue_of_its_own():
         batches = [ContrastiveBatch.from_views(tuple(z)) for z in both]
         sum(loss_fn.contrast(batch) for batch in batches).backward()
         loss_fn.end_step()
-    first, second = loss_fn.sampler.tiers[1], loss_fn.further[0].tiers[1]
-    assert loss_fn.further[0].tiers[0].source is second
+    first, second = loss_fn.sampler.tiers[1], loss_fn.further[0].sampler.tiers[1]
+    assert loss_fn.further[0].sampler.tiers[0].source is second
     assert first._count == second._count == 2 * 2 * SIZE
     assert not torch.equal(first._rows[:48], second._rows[:48])
 

@@ -596,7 +596,7 @@ def test_a_plain_loop_needs_nobody_to_close_its_steps():
         loss.backward()
     state = handle.state_dict()["NTXentLoss"]
     assert state["_extra_state"]["further"] == 1
-    for name in ("sampler", "further.0"):
+    for name in ("sampler", "further.0.sampler"):
         assert len(state[f"{name}._extra_state"]["rows"]) == 12
 
 
@@ -646,7 +646,7 @@ def test_what_provide_says_holds_for_one_step():
         handle.provide(indexes=torch.arange(4) + 4)
         criterion(*z).backward()
     state = handle.state_dict()["NTXentLoss"]
-    for name, indexes in (("sampler", range(8)), ("further.0", range(4))):
+    for name, indexes in (("sampler", range(8)), ("further.0.sampler", range(4))):
         assert state[f"{name}._extra_state"]["names"][1].tolist() == list(indexes)
 
 

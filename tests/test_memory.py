@@ -285,7 +285,7 @@ def test_two_calls_in_a_step_have_a_memory_each(expression):
             losses.append(loss_fn.contrast(ContrastiveBatch.from_views(tuple(views), indexes)))
         sum(losses).backward()
         loss_fn.end_step()
-    for call, name in enumerate(("sampler", "further.0")):
+    for call, name in enumerate(("sampler", "further.0.sampler")):
         views = [embed(4, 10 * step + call) for step in range(3)]
         if expression.startswith("queue"):
             expected = torch.cat([unit(v) for v in views])
@@ -565,7 +565,7 @@ def test_a_state_that_does_not_fit_is_refused_whole(saved, edit, resumed, messag
 
 def test_a_second_calls_memory_that_does_not_fit_is_refused_whole():
     state = two_calls("queue(size=16)").state_dict()
-    state[f"further.0.{STATE}"]["settings"]["size"] = 20
+    state[f"further.0.sampler.{STATE}"]["settings"]["size"] = 20
     loss_fn = trained("queue(size=16)", 1)  # of one call a step so far
     before = loss_fn.state_dict()
     with pytest.raises(ValueError, match="was saved with size=20"):
@@ -753,7 +753,7 @@ def test_a_parents_state_with_a_second_call_that_does_not_fit_is_refused_whole()
     other, parent = Parent(), Parent()
     other.loss = two_calls("queue(size=64)")
     state = other.state_dict()
-    state[f"loss.further.0.{STATE}"]["settings"]["size"] = 48
+    state[f"loss.further.0.sampler.{STATE}"]["settings"]["size"] = 48
     parent.step(0)
     before = parent.state_dict()
     with pytest.raises(ValueError, match="was saved with size=48"):

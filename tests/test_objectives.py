@@ -342,7 +342,7 @@ def test_bad_arguments(expression, error, message):
         make_objective(expression)
 
 
-@pytest.mark.parametrize("objective", ["decoupled", "debiased"])
+@pytest.mark.parametrize("objective", ["debiased"])
 def test_draws_from_the_softmax_are_refused(objective):
     batch = ContrastiveBatch.from_views(tuple(naive.embeddings(2, 4)))
     drawn = replace(make_sampler("in_batch()").sample(batch), estimator="posterior")

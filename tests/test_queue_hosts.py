@@ -200,7 +200,7 @@ def test_a_loss_called_twice_in_a_step():
         assert first == second == 0  # the second call does not meet the first one's keys
         naive.gradients(first + second, z)
         handle.end_step()
-        assert torch.equal(rows_of(handle), rows_of(handle, "further.0"))
+        assert torch.equal(rows_of(handle), rows_of(handle, "further.0.sampler"))
         assert len(rows_of(handle)) == 6
         assert twin(*z) == twin(*z) > 0
 
@@ -332,7 +332,7 @@ def test_full_queues_are_the_hosts_and_so_is_the_training():
             train(model, their_grad), train(twin, our_grad)
             handle.end_step()
         # One queue for each of the two calls; the host goes on filling its own, unread.
-        for queue, sampler in ((1, "sampler"), (0, "further.0")):
+        for queue, sampler in ((1, "sampler"), (0, "further.0.sampler")):
             torch.testing.assert_close(
                 rows_of(handle, sampler).T.sort(1)[0], model.queue[queue].sort(1)[0]
             )
@@ -424,7 +424,7 @@ def fit_and_count(sampler, **options):
 
     class Count(hosts.lightning().Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):
-            counts.append(control.injection.losses[hosts.queue_site_name()].loss.num_negatives)
+            counts.append(control.injection.losses[hosts.queue_site_name()].loss.observed["num_negatives"])
 
     hosts.lightning().seed_everything(0)
     model = hosts.queue_recipe(48)

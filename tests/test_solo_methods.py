@@ -220,7 +220,7 @@ def test_classes_last_and_are_no_negatives_of_their_own():
             step(model, batch)
             handle.end_step()
     # 12 crops of three classes are remembered; a third of them is of the anchor's class.
-    assert treated.loss.num_negatives == 8
+    assert treated.loss.observed["num_negatives"] == 8
 
 
 @main_only
@@ -336,7 +336,7 @@ def test_every_method_trains(name, sampler):
 
     class Watch(hosts.lightning().Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, *args):
-            seen.append((control.injection.losses[function].loss.num_negatives, outputs["loss"]))
+            seen.append((control.injection.losses[function].loss.observed["num_negatives"], outputs["loss"]))
 
     torch.manual_seed(0)
     model = hosts.solo_method(name, **settings)

@@ -32,6 +32,7 @@ class ModelAware(InfoNCE):
 
     def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
+        self.check_partition(negatives)
         losses = super().forward(batch, negatives, temperature)
         # 1 − e^{−L}, exact for small L too.
         share = -(-losses.detach()).expm1()

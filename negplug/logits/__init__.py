@@ -6,7 +6,8 @@ answers is decided here, by the shape of the question:
 - chosen columns → :mod:`negplug.logits.chosen`;
 - every key of a symmetric batch → :mod:`negplug.logits.symmetric`;
 - every row of a pool without gradient → :mod:`negplug.logits.frozen`;
-- every row of any other pool → :mod:`negplug.logits.tiled`.
+- every row of any other pool → :mod:`negplug.logits.tiled`;
+- draws from the softmax → :mod:`negplug.logits.posterior`.
 
 Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materialises ``[N, K]``.
 """
@@ -22,11 +23,12 @@ from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
 from negplug.logits.chosen import chosen_similarities
 from negplug.logits.frozen import frozen_logsumexp
+from negplug.logits.posterior import expected_logit
 from negplug.logits.symmetric import STEEPEST, symmetric_logsumexp
 from negplug.logits.tiled import pool_logsumexp
 from negplug.negatives import Negatives
 
-__all__ = ["negative_logsumexp", "positive_logits"]
+__all__ = ["negative_logsumexp", "negative_term", "positive_logits"]
 
 
 def positive_logits(batch: ContrastiveBatch, temperature: float) -> Tensor:
@@ -35,6 +37,17 @@ def positive_logits(batch: ContrastiveBatch, temperature: float) -> Tensor:
     columns = batch.positives.clamp(min=0)
     similarities = chosen_similarities(batch.anchors, batch.keys, columns, ~padded)
     return (similarities / temperature).masked_fill(padded, -torch.inf)
+
+
+def negative_term(batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    """Return what the negatives add to the loss of an objective that takes either estimator.
+
+    The log-sum-exp of negatives that estimate the denominator, the expected logit of draws from
+    the softmax; ``[N]``, -inf with zero gradient for an anchor without negatives.
+    """
+    if negatives.estimator == "posterior":
+        return expected_logit(batch, negatives, temperature)
+    return negative_logsumexp(batch, negatives, temperature)
 
 
 def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:

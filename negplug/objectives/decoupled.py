@@ -12,7 +12,8 @@ anchor and a positive (DCLW),
     ω_ip = 2 − n · softmax over the pairs of ⟨z_i, z_p⟩/σ,
 
 which average to 1 and lower the pull on pairs that are already close. They are detached.
-Estimator: ``"partition"``.
+With draws from the softmax ℓ⁻ is their expected logit (:mod:`negplug.logits.posterior`).
+Estimators: ``"partition"``, ``"posterior"``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from negplug.batch import ContrastiveBatch
 from negplug.hookspecs import ObjectiveSpec, hookimpl
 from negplug.inputs import check_number
-from negplug.logits import negative_logsumexp, positive_logits
+from negplug.logits import negative_term, positive_logits
 from negplug.negatives import Negatives
 from negplug.objective import Objective
 
@@ -59,8 +60,7 @@ class Decoupled(Objective):
 
     def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        self.check_partition(negatives)
-        negative = negative_logsumexp(batch, negatives, temperature)
+        negative = negative_term(batch, negatives, temperature)
         present = batch.positives >= 0
         pull = torch.where(present, positive_logits(batch, temperature), 0.0)
         if self.sigma is not None:

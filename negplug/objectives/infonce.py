@@ -9,7 +9,15 @@ With s⁺_p the logits of anchor i's positives p and ℓ⁻ = log Σ_j w_ij e^{s
   equation 2)
 
 All three agree for one positive. The loss is log1p of the ratio of negatives to positives, so
-nothing cancels where the positive dominates. Estimator: ``"partition"``.
+nothing cancels where the positive dominates.
+
+Draws Z_r from the softmax over the negatives, of weights w_r, have no denominator. Their loss is
+
+    −pull + Σ_r w_r s(Z_r)/τ,
+
+with pull = log Σ_p e^{s_p} (``"sum"``) or the mean s_p. Its gradient estimates that of
+−pull + ℓ⁻, the positives outside the denominator (EMC², Yau et al. 2024, equation 3); its value
+compares with nothing but itself. Estimators: ``"partition"``, ``"posterior"``.
 """
 
 from __future__ import annotations
@@ -23,7 +31,7 @@ from torch.nn.functional import softplus
 
 from negplug.batch import ContrastiveBatch
 from negplug.hookspecs import ObjectiveSpec, hookimpl
-from negplug.logits import negative_logsumexp, positive_logits
+from negplug.logits import negative_term, positive_logits
 from negplug.negatives import Negatives
 from negplug.objective import Objective
 
@@ -51,12 +59,12 @@ class InfoNCE(Objective):
 
     def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        self.check_partition(negatives)
-        negative = negative_logsumexp(batch, negatives, temperature)
+        negative = negative_term(batch, negatives, temperature)
         logits = positive_logits(batch, temperature)
         present = batch.positives >= 0
         number = present.sum(1)
-        loss = self._loss(logits, negative, present, number.clamp(min=1))
+        form = self._loss if negatives.estimator == "partition" else self._loss_of_draws
+        loss = form(logits, negative, present, number.clamp(min=1))
         # Without a positive there is nothing to pull, and without a negative softplus is 0.
         nothing = (number == 0) | (negative == -torch.inf)
         return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
@@ -66,13 +74,25 @@ class InfoNCE(Objective):
         if self.positives == "each" or logits.shape[1] == 1:
             each = _softplus(negative[:, None] - logits)
             return torch.where(present, each, 0.0).sum(1) / number
-        hidden = torch.where(present, logits, -torch.finfo(logits.dtype).max)
-        together = torch.logsumexp(hidden, dim=1)
+        together = _together(logits, present)
         loss = _softplus(negative - together)
         if self.positives == "sum":
             return loss
         mean = torch.where(present, logits, 0.0).sum(1) / number
         return loss + together - mean
+
+    def _loss_of_draws(
+        self, logits: Tensor, negative: Tensor, present: Tensor, number: Tensor
+    ) -> Tensor:
+        logits = torch.where(present, logits, 0.0)
+        if self.positives == "sum" and logits.shape[1] > 1:
+            return negative - _together(logits, present)
+        return negative - logits.sum(1) / number
+
+
+def _together(logits: Tensor, present: Tensor) -> Tensor:
+    """Return log Σ_p e^{s_p}; finite where there is no positive."""
+    return torch.where(present, logits, -torch.finfo(logits.dtype).max).logsumexp(1)
 
 
 def _softplus(x: Tensor) -> Tensor:

@@ -1,0 +1,27 @@
+"""What a run can say of its data set as a whole, beyond the samples of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Encoder = Callable[[Tensor], tuple[Tensor, ...]]
+"""Maps data set indexes ``[n]`` to the V views ``[n, d]`` of those samples, with gradient."""
+
+
+@dataclass(frozen=True)
+class DatasetAccess:
+    """The data set that a batch's indexes count.
+
+    Attributes:
+        size: Number of samples; None if nobody said.
+        encode: Embeds samples that are not in the batch with the current parameters, through the
+            recipe's own transform and encoder; None if there is no such way.
+        unencoded: Why ``encode`` is None, as a clause.
+    """
+
+    size: int | None = None
+    encode: Encoder | None = None
+    unencoded: str = "nobody gave encode= (a function from data set indexes to views)"

@@ -1,0 +1,125 @@
+"""Metropolis–Hastings chains: both backends beside the step-by-step loop of EMC².
+
+    python benchmarks/speed/chain.py
+
+writes ``chain.csv`` to ``benchmarks/results``: time and peak memory of the walk of 2B chains, one
+for each anchor of a batch of B images in two views, from the same logits and noise. Proposals are
+the B images, a state of which is both its views, or as in the published form all 2B views. Logits
+and noise lie row by row, chain after chain. For figures to publish, have the machine for yourself.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from harness import RESULTS, Question, Setup, Step, append, show
+from masked_loop import masked_loop
+from torch import Tensor
+from torch.nn.functional import normalize
+from views import correlated_views
+
+from negplug.chain.scan import scan_walk
+
+DIMENSION = 128
+TEMPERATURE = 0.1
+BURN_IN = 0.5
+MASKED_LOOP = "step-by-step masked loop"
+SCAN = "negplug, torch scan"
+COMPILED = "negplug, numba"
+
+
+def chains(batch_size: int, proposals: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return scores, noise, initial scores and burn-in of chains in their stationary state.
+
+    Args:
+        batch_size: B.
+        proposals: ``images`` or ``views``.
+    """
+    with torch.no_grad():
+        z = normalize(torch.cat(correlated_views(batch_size, DIMENSION)), dim=1)
+        scores = z @ z.T / TEMPERATURE
+        own = torch.eye(batch_size, dtype=torch.bool).repeat(2, 2)
+        scores.masked_fill_(own, -torch.inf)
+        if proposals == "images":
+            scores = scores.view(-1, 2, batch_size).logsumexp(1)
+    generator = torch.Generator().manual_seed(1)
+    gumbel = torch.empty_like(scores).exponential_(generator=generator).log_().neg_()
+    initial = (scores + gumbel).argmax(1, keepdim=True)
+    noise = torch.empty_like(scores).exponential_(generator=generator)
+    burn_in = torch.full((len(scores),), int(BURN_IN * scores.shape[1]))
+    return scores, noise, scores.gather(1, initial)[:, 0], burn_in
+
+
+def loop(batch_size: int, proposals: str) -> Step:
+    """Return the walk as a loop over proposals."""
+    return functools.partial(masked_loop, *chains(batch_size, proposals))
+
+
+def scan(batch_size: int, proposals: str) -> Step:
+    """Return the walk as an associative scan."""
+    return functools.partial(scan_walk, *chains(batch_size, proposals))
+
+
+def compiled(batch_size: int, proposals: str) -> Step:
+    """Return the walk as a compiled loop, compiled already."""
+    from negplug.chain.compiled import compiled_walk
+
+    compiled_walk(*chains(512, "images"))
+    return functools.partial(compiled_walk, *chains(batch_size, proposals))
+
+
+def question(proposals: str, threads: int, seconds: float) -> Question:
+    """Return all backends that are installed, as competitors."""
+    setups: dict[str, Setup] = {MASKED_LOOP: functools.partial(loop, proposals=proposals)}
+    setups[SCAN] = functools.partial(scan, proposals=proposals)
+    if importlib.util.find_spec("numba") is None:
+        print(f"without {COMPILED}: numba is not installed")
+    else:
+        setups[COMPILED] = functools.partial(compiled, proposals=proposals)
+    config = {
+        "proposals": proposals,
+        "d": DIMENSION,
+        "dtype": "float32",
+        "temperature": TEMPERATURE,
+        "burn_in": BURN_IN,
+    }
+    return Question("chain", setups, {"loop": MASKED_LOOP}, config, threads, seconds)
+
+
+COLUMNS = {
+    "competitor": "walk",
+    "median_ms": "median ms",
+    "q20_ms": "20 %",
+    "q80_ms": "80 %",
+    "ratio_to_loop": "loop ÷",
+    "peak_extra_mib": "peak MiB",
+}
+"""Key → heading of the printed table; ÷: the loop's time divided by this walk's."""
+
+
+def main(
+    batch_sizes: Annotated[
+        list[int] | None, typer.Option("--batch-size", help="B; repeat for several")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
+    seconds: Annotated[float, typer.Option(help="time per table, at five rounds least")] = 10,
+    results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
+) -> None:
+    """Time and peak memory of Metropolis–Hastings chains, beside a loop over proposals."""
+    for proposals in ("images", "views"):
+        asked = question(proposals, threads, seconds)
+        for batch_size in batch_sizes or (32, 256, 1024):
+            rows = asked.measure(batch_size)
+            append(rows, results)
+            width = batch_size if proposals == "images" else 2 * batch_size
+            title = f"{2 * batch_size} chains of {width} {proposals}, {threads} threads"
+            show(f"{title}, {rows[0]['rounds']} rounds", rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,113 @@
+"""Metropolis–Hastings chains over a given sequence of proposals.
+
+A chain at a state of score c accepts a proposal of score s with probability min{1, e^{s − c}}:
+if, with u uniform in (0, 1),
+
+    s − log u > c,
+
+which in log space is exact at every temperature. Proposals drawn uniformly and independently
+make the softmax of the scores its stationary distribution; this is the sampler of EMC² (Yau et
+al., "EMC²: Efficient MCMC Negative Sampling for Contrastive Learning with Global Convergence",
+2024), whose gradient averages the states that follow a burn-in.
+
+Two backends take the same decisions from the same noise, draw for draw:
+
+- :mod:`negplug.chain.compiled`, a loop in numba, for tensors on the CPU (``negplug[fast]``);
+- :mod:`negplug.chain.scan`, an associative scan in torch operations, on any device.
+
+Environment:
+    NEGPLUG_BACKEND: ``numba`` or ``torch`` forces one; unset, numba serves the CPU if installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+from negplug.chain.result import Walk
+from negplug.chain.scan import scan_walk
+
+__all__ = ["Walk", "backend", "walk"]
+
+
+@torch.no_grad()
+def walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
+    """Walk N chains through R proposals each. Deterministic; differentiates nothing.
+
+    Args:
+        scores: ``[N, R]`` float32 or float64, logits of the proposals in their order, below 1e25
+            in size and not NaN; -inf is no proposal of this chain, and no step.
+        noise: ``[N, R]`` of the same dtype, independent standard exponential variables, −log u.
+        initial: ``[N]`` of the same dtype, score of the state that each chain starts from; -inf
+            where there is none yet, so that the first proposal is accepted.
+        burn_in: ``[N]`` int64, number of a chain's first proposals that are not counted. After
+            each later one the present state is counted once, repeats included.
+
+    Raises:
+        TypeError: If a dtype is another one.
+        ValueError: If a shape is another one, or NEGPLUG_BACKEND names no backend that can serve.
+    """
+    _check(scores, noise, initial, burn_in)
+    if backend(scores.device) == "torch":
+        return scan_walk(scores, noise, initial, burn_in)
+    from negplug.chain.compiled import compiled_walk
+
+    return compiled_walk(scores, noise, initial, burn_in)
+
+
+def backend(device: torch.device) -> str:
+    """Return which backend serves tensors on ``device``: ``"numba"`` or ``"torch"``.
+
+    Raises:
+        ValueError: If NEGPLUG_BACKEND names no backend, or numba where it cannot serve.
+    """
+    forced = os.environ.get("NEGPLUG_BACKEND") or None
+    if forced not in (None, "numba", "torch"):
+        raise ValueError(f"NEGPLUG_BACKEND must be 'numba' or 'torch', got {forced!r}")
+    if forced == "torch" or (forced is None and device.type != "cpu"):
+        return "torch"
+    if device.type != "cpu":
+        raise ValueError(
+            f"NEGPLUG_BACKEND is 'numba', which serves the CPU only, but the tensors are on "
+            f"{device.type!r}: set it to 'torch' or unset it"
+        )
+    failure = _numba_failure()
+    if failure is None:
+        return "numba"
+    if forced is None:
+        return "torch"
+    raise ValueError(
+        f"NEGPLUG_BACKEND is 'numba', which cannot be imported ({failure}): install "
+        "negplug[fast], set it to 'torch' or unset it"
+    )
+
+
+@functools.cache
+def _numba_failure() -> str | None:
+    """Return why numba cannot be imported, None if it can."""
+    try:
+        import numba  # noqa: F401
+    # Beside an unsuitable numpy its import raises more than ImportError.
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _check(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> None:
+    if scores.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"scores must be float32 or float64, got {scores.dtype}: convert them")
+    if scores.ndim != 2 or not scores.shape[1]:
+        raise ValueError(f"scores must be [N, R] with R > 0, got {list(scores.shape)}")
+    wanted = {
+        "noise": (noise, scores.dtype, scores.shape),
+        "initial": (initial, scores.dtype, scores.shape[:1]),
+        "burn_in": (burn_in, torch.int64, scores.shape[:1]),
+    }
+    for name, (tensor, dtype, shape) in wanted.items():
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} beside these scores, got {tensor.dtype}")
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")

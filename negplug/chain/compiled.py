@@ -1,0 +1,128 @@
+"""Chains as the plain loop over proposals, compiled by numba, for tensors on the CPU.
+
+Chains are shared out to as many threads as torch uses. A loop without threads serves small inputs,
+processes that have one thread (``torchrun`` sets OMP_NUM_THREADS to 1), and forked processes: a
+pool of threads that numba started before the fork aborts them (GNU OpenMP) or leaves them hanging.
+
+Import this module only where numba is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from negplug.chain.result import Walk
+
+# Below so many proposals the loop takes a few milliseconds at most. Threads may take longer, where
+# they wait for a core that a data loader holds.
+_FEW = 2**20
+
+# Not all of numba's thread pools may be entered twice at a time.
+_pool = threading.Lock()
+
+# Another one later on is a fork's.
+_process = os.getpid()
+
+
+def compiled_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
+    """Return what :func:`negplug.chain.walk` returns; see there for the arguments."""
+    chains = len(scores)
+    walk = Walk(
+        torch.empty(scores.shape, dtype=torch.int32),
+        torch.empty(chains, dtype=torch.int32),
+        torch.empty(chains, dtype=torch.int64),
+        torch.empty(chains, dtype=torch.int32),
+    )
+    arguments = (scores, noise, initial, burn_in, *walk)
+    # One memory layout, so that there is one compiled function for each dtype.
+    arrays = [tensor.detach().contiguous().numpy() for tensor in arguments]
+    config: Any = numba.config
+    threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    alone = threads == 1 or os.getpid() != _process or scores.numel() < _FEW
+    if alone or not _pool.acquire(blocking=False):
+        _walk_in_turn(*arrays)
+        return walk
+    try:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            _walk_at_once(*arrays)
+        finally:
+            numba.set_num_threads(before)
+    finally:
+        _pool.release()
+    return walk
+
+
+def _compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Compile at the first call, and keep the result on disk if there is a place."""
+
+    def compile_later(function: Callable[..., None]) -> Callable[..., None]:
+        compiled: Callable[..., None]
+        try:
+            compiled = numba.njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:
+            # Neither this folder nor the user's cache can be written to: each process compiles.
+            compiled = numba.njit(nogil=True, **options)(function)
+        return compiled
+
+    return compile_later
+
+
+@_compiled()
+def _walk_one(
+    i: int,
+    scores: Any,
+    noise: Any,
+    initial: Any,
+    burn_in: Any,
+    counts: Any,
+    stayed: Any,
+    last: Any,
+    accepted: Any,
+) -> None:
+    current = initial[i]
+    # Draws of the initial state, then of each proposal.
+    draws = np.zeros(scores.shape[1] + 1, np.int32)
+    place = 0
+    moves = 0
+    uncounted = burn_in[i]
+    # Selections, not branches: a processor cannot predict what is accepted.
+    for j in range(scores.shape[1]):
+        score = scores[i, j]
+        proposed = score != -np.inf
+        # False where there is no proposal: -inf, and -inf + inf, exceed nothing.
+        accept = score + noise[i, j] > current
+        current = score if accept else current
+        place = j + 1 if accept else place
+        moves += accept
+        draws[place] += proposed and uncounted <= 0
+        uncounted -= proposed
+    stayed[i] = draws[0]
+    for j in range(scores.shape[1]):
+        counts[i, j] = draws[j + 1]
+    last[i] = place - 1
+    accepted[i] = moves
+
+
+# Two functions: on disk numba tells functions apart by name, not by how they were compiled.
+
+
+@_compiled()
+def _walk_in_turn(*arrays: Any) -> None:
+    for i in range(arrays[0].shape[0]):
+        _walk_one(i, *arrays)
+
+
+@_compiled(parallel=True)
+def _walk_at_once(*arrays: Any) -> None:
+    for i in numba.prange(arrays[0].shape[0]):
+        _walk_one(i, *arrays)

@@ -268,6 +268,19 @@ class ContrastiveBatch:
         gathered: ContrastiveBatch = self.memo["gathered"]
         return gathered
 
+    @torch.no_grad()
+    def of_all_ranks(self, values: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what every rank knows of its anchors, in rank order, without gradient.
+
+        Args:
+            values: ``[N]``, of the type of the anchors.
+            names: ``[c, N]`` int64.
+        """
+        if world_size() == 1:
+            return values.detach(), names
+        everyones = gather_rows(values.detach()[:, None], names)
+        return everyones.rows[:, 0], everyones.names
+
     def _gather(self) -> ContrastiveBatch:
         beside = (self.key_ids, self.key_indexes, self.key_labels, self.key_views)
         names = torch.stack([or_unknown(name, self.key_ids) for name in beside])

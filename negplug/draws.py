@@ -42,11 +42,20 @@ class Draws:
 
     def generator(self, stream: int, device: torch.device) -> torch.Generator:
         """Return the generator of one sampler (numbered ``stream``) for this call."""
+        return torch.Generator(device=device).manual_seed(self.seed_of(stream))
+
+    def seed_of(self, stream: int) -> int:
+        """Return the seed of one sampler for this call."""
         key = struct.pack("<5q", self.seed, self.step, self.call, self.rank, stream)
         digest = hashlib.blake2b(key, digest_size=8).digest()
         # torch takes seeds below 2**63 on every device.
-        seed = int.from_bytes(digest, "little") >> 1
-        return torch.Generator(device=device).manual_seed(seed)
+        return int.from_bytes(digest, "little") >> 1
+
+
+def exponentials(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard exponential variables −log u, above 0, of the type and device of ``like``."""
+    drawn = torch.empty(shape, dtype=like.dtype, device=like.device)
+    return drawn.exponential_(generator=generator).clamp_(min=torch.finfo(like.dtype).tiny)
 
 
 def distinct_ranks(

@@ -296,4 +296,4 @@ def _paying(batch: ContrastiveBatch) -> Tensor:
     paying = (batch.positives >= 0).any(1).sum()
     if batch.tie is None:
         return paying.clamp(min=1)
-    return total(paying).clamp(min=1) / world_size()
+    return total(paying).clamp(min=1).to(batch.anchors.dtype) / world_size()

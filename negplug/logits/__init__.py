@@ -14,6 +14,7 @@ Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materiali
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -28,7 +29,7 @@ from negplug.logits.symmetric import STEEPEST, symmetric_logsumexp
 from negplug.logits.tiled import pool_logsumexp
 from negplug.negatives import Negatives
 
-__all__ = ["negative_logsumexp", "negative_term", "positive_logits"]
+__all__ = ["log_number", "negative_logsumexp", "negative_term", "positive_logits"]
 
 
 def positive_logits(batch: ContrastiveBatch, temperature: float) -> Tensor:
@@ -62,6 +63,15 @@ def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperatur
     """
     totals = [_logsumexp(batch, part, temperature) for part in negatives.parts()]
     return totals[0] if len(totals) == 1 else _sum(torch.stack(totals, dim=1))
+
+
+@torch.no_grad()
+def log_number(batch: ContrastiveBatch, negatives: Negatives) -> Tensor:
+    """Return log Σ_j w_ij, ``[N]``: the logarithm of the number of negatives, if unweighted."""
+    if all(part.log_weight is None for part in negatives.parts()):
+        return negatives.counts(batch.anchor_ids).to(batch.anchors.dtype).log()
+    # At infinite temperature every logit is 0, and the weights alone are summed.
+    return negative_logsumexp(batch, negatives, math.inf)
 
 
 def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:

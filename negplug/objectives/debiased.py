@@ -31,7 +31,7 @@ from torch.nn.functional import softplus
 from negplug.batch import ContrastiveBatch
 from negplug.hookspecs import ObjectiveSpec, hookimpl
 from negplug.inputs import check_number
-from negplug.logits import negative_logsumexp, positive_logits
+from negplug.logits import log_number, negative_logsumexp, positive_logits
 from negplug.negatives import Negatives
 from negplug.objective import Objective
 
@@ -62,7 +62,7 @@ class Debiased(Objective):
         self.check_partition(negatives)
         present = batch.positives >= 0
         count = present.sum(1)
-        number = _log_number(batch, negatives)
+        number = log_number(batch, negatives)
         nothing = (count == 0) | (number == -torch.inf)
         # A finite stand-in for anchors that pay nothing, so that no gradient becomes NaN.
         total = torch.where(nothing, 0.0, self._log_total(batch, negatives, temperature, number))
@@ -100,15 +100,6 @@ class Debiased(Objective):
         excess = torch.where(remains, excess, 1.0)
         estimate = total + torch.log(-torch.expm1(-excess)) - math.log1p(-self.tau_plus)
         return torch.where(remains & (estimate > least), estimate, least)
-
-
-@torch.no_grad()
-def _log_number(batch: ContrastiveBatch, negatives: Negatives) -> Tensor:
-    """Return log Σ_j w_ij, ``[N]``."""
-    if all(part.log_weight is None for part in negatives.parts()):
-        return negatives.counts(batch.anchor_ids).to(batch.anchors.dtype).log()
-    # At infinite temperature every logit is 0, and the weights alone are summed.
-    return negative_logsumexp(batch, negatives, math.inf)
 
 
 @hookimpl

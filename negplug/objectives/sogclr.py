@@ -1,0 +1,153 @@
+"""``sogclr()``: a moving average of each sample's own denominator.
+
+Source: Yuan et al. 2022, "Provable stochastic optimization for global contrastive learning: small
+batch does not harm performance" (https://arxiv.org/abs/2202.12387, algorithm 1). With the mean over
+anchor i's negatives in the batch, of weights w,
+
+    g_i = Σ_j w_ij e^{s_ij/τ} / Σ_j w_ij,        u_i ← g_i at the first visit,
+                                                 u_i ← (1 − γ) u_i + γ g_i afterwards,
+
+the gradient is that of −s⁺ + log(mean over the whole data set), with u_i in place of that mean:
+
+    −∇s⁺/τ + ∇g_i/u_i = −∇s⁺/τ + (g_i/u_i) ∇ log Σ_j w_ij e^{s_ij/τ}.
+
+The value is −s⁺/τ + log u_i + log Σ_j w_ij, which compares with that of ``decoupled()``.
+
+What differs: each view of a sample has a u of its own, because each is an anchor with a mean of
+its own (the paper has one u for both views); log u is kept, not u, so that no temperature
+overflows; first visits are told sample by sample (the published code looks at the batch's sum,
+so a partly new batch starts from 0); u is gathered over the ranks and saved in checkpoints; the
+temperature stays the host's. Several positives are averaged. An evaluation, whose samples may be
+of another data set, has no u: it is ``decoupled()``.
+
+Estimator: ``"partition"``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.hookspecs import ObjectiveSpec, hookimpl
+from negplug.inputs import check_number
+from negplug.logits import log_number, negative_logsumexp, positive_logits
+from negplug.negatives import Negatives
+from negplug.objective import Objective
+from negplug.per_sample import PerSample, check_indexes, check_samples, views_of
+
+
+class SogCLR(Objective):
+    """The global contrastive loss by a moving average per sample and view.
+
+    Args:
+        gamma: γ in (0, 1], the share of the present batch in the average. 1 keeps nothing of the
+            past and is ``decoupled()``.
+
+    Raises:
+        TypeError: If ``gamma`` is no number.
+        ValueError: If ``gamma`` is not in (0, 1].
+    """
+
+    wants_indexes = True
+    expression = "sogclr()"
+
+    def __init__(self, gamma: float = 0.9) -> None:
+        super().__init__()
+        if gamma is True or gamma != 1:
+            check_number("sogclr", "gamma", gamma, 0, 1)
+        if gamma == 0:
+            raise ValueError("sogclr: gamma must be above 0; nothing would ever be averaged in")
+        self.gamma = float(gamma)
+        self._averages = PerSample(log_u=-torch.inf)
+        self._samples: int | None = None
+        self.expression = f"sogclr(gamma={self.gamma!r})"
+
+    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+        """Return the loss per anchor, ``[N]``.
+
+        Raises:
+            ValueError: If data set indexes are unknown or beyond the data set.
+        """
+        self.check_partition(negatives)
+        negative = negative_logsumexp(batch, negatives, temperature)
+        number = log_number(batch, negatives)
+        present = batch.positives >= 0
+        positives = present.sum(1)
+        pull = torch.where(present, positive_logits(batch, temperature), 0.0).sum(1)
+        nothing = (positives == 0) | (negative == -torch.inf)
+        # A finite stand-in for anchors that pay nothing, so that no gradient becomes NaN.
+        finite = torch.where(nothing, 0.0, negative)
+        mean = (finite - number.masked_fill(nothing, 0.0)).detach()
+        average = self._average(batch, mean, nothing) if batch.training else mean
+        push = (mean - average).exp() * finite
+        value = (average - mean + finite).detach()
+        loss = value + (push - push.detach()) - pull / positives.clamp(min=1)
+        return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
+
+    @torch.no_grad()
+    def _average(self, batch: ContrastiveBatch, mean: Tensor, nothing: Tensor) -> Tensor:
+        """Return log u of each anchor, ``[N]``, this step included; every rank's is held back."""
+        indexes = batch.indexes
+        if indexes is None:
+            indexes = check_indexes("sogclr", batch, None, None)
+        views = views_of(batch, indexes)
+        if self._averages.device != mean.device:
+            self.to(mean.device)
+        past = self._averages.read(indexes.clamp(min=0), views)["log_u"].to(mean)
+        average = past + math.log1p(-self.gamma) if self.gamma < 1 else past - torch.inf
+        average = torch.logaddexp(average, mean + math.log(self.gamma))
+        average = average.where(past > -torch.inf, mean)
+        kept, names = batch.of_all_ranks(average, torch.stack([indexes, views, (~nothing).long()]))
+        check_indexes("sogclr", batch, names[0], None)
+        check_samples("sogclr", self._samples, batch.dataset.size)
+        self.hold({"log_u": kept, "names": names, "samples": batch.dataset.size})
+        return average
+
+    def update(self, seen: dict[str, Any]) -> None:
+        """Take in the averages of a step."""
+        indexes, views, has_negatives = seen["names"]
+        kept = has_negatives.bool()
+        self._averages.write(indexes[kept], views[kept], log_u=seen["log_u"][kept])
+        self._samples = seen["samples"] or self._samples
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the averages, and what must be the same when resuming."""
+        return {
+            "gamma": self.gamma,
+            "samples": self._samples,
+            "averages": self._averages.state(),
+        }
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if ``state`` is another objective's, or with another γ."""
+        if state.get("gamma") != self.gamma:
+            raise ValueError(
+                f"{self}: was saved with gamma={state.get('gamma')}; resume with the same objective"
+            )
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned."""
+        self.check_state(state)
+        self._samples = state["samples"]
+        self._averages.load(state["averages"])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SogCLR:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._averages.apply(fn)
+        return self
+
+
+@hookimpl
+def negplug_objectives() -> Iterable[ObjectiveSpec]:
+    """Offer ``sogclr``."""
+    yield ObjectiveSpec(
+        "sogclr",
+        SogCLR,
+        "a moving average of each sample's denominator",
+        "Yuan et al. 2022, arXiv:2202.12387",
+    )

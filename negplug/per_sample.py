@@ -1,0 +1,165 @@
+"""Values kept for each sample of the data set and each of its views, the same on all ranks.
+
+Chains and moving averages are kept by data set index and view: tensors ``[V, n, …]`` that grow
+with the indexes they meet, O(n) memory. They are no buffers: DDP would overwrite them with rank
+0's before every step. What a step adds is gathered from all ranks before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+
+
+class PerSample:
+    """Named values per data set index and view.
+
+    Args:
+        **empty: The name of each value, and what an entry holds that was never written; the kind
+            of number is its own, the width of a floating-point value that of the first write.
+    """
+
+    def __init__(self, **empty: float) -> None:
+        self._empty = empty
+        self._values = {name: torch.full((0, 0), value) for name, value in empty.items()}
+        self._length = 0
+
+    def read(self, indexes: Tensor, views: Tensor) -> dict[str, Tensor]:
+        """Return the values ``[N, …]`` of N samples and views; those never written are empty."""
+        found = {}
+        for name, values in self._values.items():
+            known = (views < values.shape[0]) & (indexes < values.shape[1])
+            rows = values.new_full((len(indexes), *values.shape[2:]), self._empty[name])
+            rows[known] = values[views[known], indexes[known]]
+            found[name] = rows
+        return found
+
+    def write(self, indexes: Tensor, views: Tensor, **values: Tensor) -> None:
+        """Write values ``[N, …]``; of a sample and view that occurs twice, the last one."""
+        if not len(indexes):
+            return
+        highest = int(indexes.max()) + 1
+        for name, rows in values.items():
+            self._reserve(name, int(views.max()) + 1, highest, rows)
+        last = _last_of_each(views * highest + indexes)
+        for name, rows in values.items():
+            self._values[name][views[last], indexes[last]] = rows[last].to(self._values[name])
+        self._length = max(self._length, highest)
+
+    def forget(self, indexes: Tensor) -> None:
+        """Empty every value of these samples, of all their views."""
+        for name, values in self._values.items():
+            values[:, indexes[indexes < values.shape[1]]] = self._empty[name]
+
+    def _reserve(self, name: str, views: int, length: int, like: Tensor) -> None:
+        old = self._values[name]
+        if old.shape[0] >= views and old.shape[1] >= length:
+            return
+        if old.numel() == 0:
+            kind = like.dtype if old.is_floating_point() else old.dtype
+            old = old.to(like.device, kind).reshape(0, 0, *(1 for _ in like.shape[1:]))
+            old = old.expand(0, 0, *like.shape[1:])
+        wide = old.shape[1]
+        if length > wide:
+            # Little more: an early batch nearly reaches the end of the data set.
+            wide = max(length, wide + wide // 8)
+        shape = (max(views, old.shape[0]), wide, *old.shape[2:])
+        new = old.new_full(shape, self._empty[name])
+        new[: old.shape[0], : old.shape[1]] = old
+        self._values[name] = new
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all values, as far as they were written."""
+        return {name: values[:, : self._length].clone() for name, values in self._values.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`state` returned, on the device of the present values."""
+        device = self.device
+        self._values = {name: values.to(device, copy=True) for name, values in state.items()}
+        self._length = max((values.shape[1] for values in state.values()), default=0)
+
+    @property
+    def views(self) -> int:
+        """V, as far as they were written."""
+        return next(iter(self._values.values())).shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return next(iter(self._values.values())).device
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Follow a module to another device; a cast of the module leaves the values as they are."""
+        device = fn(torch.empty(0, device=self.device)).device
+        self._values = {name: values.to(device) for name, values in self._values.items()}
+
+
+def check_indexes(
+    name: str, batch: ContrastiveBatch, indexes: Tensor | None, size: int | None
+) -> Tensor:
+    """Return ``indexes`` ``[N]``; raise where a sample's data set index is unknown or too large.
+
+    Args:
+        name: Who needs them, for messages.
+        batch: Says why there are none.
+        indexes: Those of all ranks, so that every rank raises and none is left waiting.
+        size: Number of samples that was declared, if any; the data set's own otherwise.
+
+    Raises:
+        ValueError: If an index is unknown, or beyond the data set.
+    """
+    why = batch.unindexed or "the loss was called without indexes="
+    if indexes is None:
+        raise ValueError(f"{name}: needs the data set index of every sample, but {why}")
+    lowest, highest = (int(index) for index in indexes.aminmax()) if len(indexes) else (0, 0)
+    if lowest < 0:
+        raise ValueError(f"{name}: needs the data set index of every sample, but one is {lowest}")
+    own = batch.dataset.size
+    if size is not None and own is not None and size != own:
+        raise ValueError(f"{name}: size={size}, but the data set has {own} samples; give that")
+    known = own if size is None else size
+    if known is not None and highest >= known:
+        raise ValueError(
+            f"{name}: the data set index {highest} is beyond size={known}; give the size of the "
+            f"whole data set, and indexes that count from 0"
+        )
+    return indexes
+
+
+def check_samples(name: str, saved: int | None, size: int | None) -> None:
+    """Raise ``ValueError`` if values kept for ``saved`` samples meet a data set of another size."""
+    if saved is not None and size is not None and saved != size:
+        raise ValueError(
+            f"{name}: what it remembers is of a data set of {saved} samples, but this run has "
+            f"{size}; resume with the same data set"
+        )
+
+
+def views_of(batch: ContrastiveBatch, indexes: Tensor) -> Tensor:
+    """Return the view of each anchor, ``[N]`` int64.
+
+    Where the batch does not say, the views of a sample are numbered as they occur.
+    """
+    if batch.self_columns is not None and batch.key_views is not None:
+        return batch.key_views[batch.self_columns]
+    return occurrences(indexes)
+
+
+def occurrences(indexes: Tensor) -> Tensor:
+    """Return how often each entry occurred before, ``[N]`` int64."""
+    ordered, order = torch.sort(indexes, stable=True)
+    first = torch.searchsorted(ordered, ordered)
+    count = torch.arange(len(indexes), device=indexes.device) - first
+    return torch.empty_like(count).index_copy_(0, order, count)
+
+
+def _last_of_each(keys: Tensor) -> Tensor:
+    """Return the last place of each distinct key, in ascending order of keys."""
+    ordered, order = torch.sort(keys, stable=True)
+    ends = torch.ones_like(ordered, dtype=torch.bool)
+    ends[:-1] = ordered[1:] != ordered[:-1]
+    return order[ends]

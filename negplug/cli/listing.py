@@ -23,7 +23,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tab
 
 _KINDS: tuple[Literal["sampler", "objective"], ...] = ("sampler", "objective")
 
-_PACKAGES = ("torch", "lightning", "pytorch-lightning", "lightly", "solo-learn", "optuna")
+_PACKAGES = ("torch", "lightning", "pytorch-lightning", "lightly", "solo-learn", "optuna", "numba")
 
 
 def samplers(as_json: _JSON = False) -> None:
@@ -80,13 +80,14 @@ def plugins(as_json: _JSON = False) -> None:
 
 
 def doctor(as_json: _JSON = False) -> None:
-    """Report versions, device, hosts, the methods that can be treated, and plugin failures."""
+    """Report versions, device, backends, hosts, the methods that can be treated, and plugin failures."""
     found = _plugins()
     report: dict[str, Any] = {
         "negplug": version("negplug"),
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _PACKAGES},
         "device": _device(),
+        "chains": _chain_backend(),
         "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
         "failures": [failure.as_dict() for failure in found.failures],
     }
@@ -100,6 +101,7 @@ def doctor(as_json: _JSON = False) -> None:
     for name, found_version in report["packages"].items():
         table.add_row(name, found_version or "not installed")
     table.add_row("device", report["device"])
+    table.add_row("chains of emc2 on the CPU", report["chains"])
     console.print(table)
     for host, methods in report["hosts"].items():
         if "error" in methods:
@@ -130,7 +132,7 @@ def _arguments(factory: Any) -> str:
         if parameter.default is parameter.empty:
             parts.append(f"{name}=…")
         elif parameter.default is None:
-            parts.append(f"{name}=in_batch()" if name == "source" else name)
+            parts.append(name)
         else:
             parts.append(f"{name}={parameter.default!r}")
     return ", ".join(parts)
@@ -152,6 +154,17 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"cuda ({torch.cuda.get_device_name()})"
     return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _chain_backend() -> str:
+    import torch
+
+    from negplug.chain import backend
+
+    try:
+        return backend(torch.device("cpu"))
+    except ValueError as error:
+        return str(error)
 
 
 def _print_failures(found: Plugins) -> None:

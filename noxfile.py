@@ -3,7 +3,10 @@
 nox                 lint and all tests, in both host environments
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
 nox -s speed        the loss side by side with both hosts' (an idle machine, please)
+nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
 """
+
+import os
 
 import nox
 
@@ -11,6 +14,11 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["lint", "tests_lightly", "tests_solo"]
 
 SOLO = ("solo-learn==1.0.2", "setuptools<81", "--override", "requirements/solo-1.0.2.txt")
+# What solo-learn main's requirements name, but for a Lightning that is older than today's torch.
+SOLO_MAIN = (
+    *("lightning>=2.5", "torchmetrics<0.12", "torchvision", "timm", "einops", "hydra-core"),
+    *("wandb", "tqdm", "scipy", "setuptools<81"),
+)
 
 # Tests and sweeps start many processes, and each imports torch: let them find bytecode.
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
@@ -38,6 +46,26 @@ def tests_solo(session: nox.Session) -> None:
     session.install(".[dev]", "scikit-learn", *SOLO)
     command_line = ("--ignore=tests/test_sweep.py", "--ignore=tests/test_run.py")
     session.run("pytest", *command_line, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("host", ["lightly", "solo"], ids=["lightly", "solo"])
+def upstream(session: nox.Session, host: str) -> None:
+    """A host's own scripts and tests, from the checkout NEGPLUG_LIGHTLY_SOURCE or _SOLO_SOURCE."""
+    variable = f"NEGPLUG_{host.upper()}_SOURCE"
+    source = os.environ.get(variable)
+    if not source:
+        session.skip(f"set {variable} to a checkout of the host")
+    source = os.path.abspath(source)
+    # Lightly as its scripts expect it, and what its benchmarks log with; solo-learn as its users
+    # have it: on the path.
+    needed = SOLO_MAIN if host == "solo" else (source, "tensorboard", "psutil")
+    environment = {**ENVIRONMENT, variable: source}
+    if host == "solo":
+        environment["PYTHONPATH"] = source
+    session.install(".[dev]", "scikit-learn", *needed)
+    tests = ("tests/upstream", "tests/test_methods_table.py")
+    session.run("pytest", *tests, *session.posargs, env=environment)
 
 
 @nox.session

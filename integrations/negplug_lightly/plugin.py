@@ -54,6 +54,7 @@ class Criterion(NamedTuple):
         batch: How it forms its batch.
         form: Which objective it is; raises if negplug has none for it as configured.
         methods: The methods of its class that make up its loss.
+        attributes: What the adapter reads from it.
         note: For ``negplug doctor``.
         temperature: What it divides similarities by, given its batch.
         treated: Its ``forward`` once treated; has the parameters that the host's must have.
@@ -62,40 +63,48 @@ class Criterion(NamedTuple):
     batch: Callable[[Any, Metadata, Tensor, Tensor], ContrastiveBatch]
     form: Callable[[Any], Objective]
     methods: tuple[str, ...]
+    attributes: tuple[str, ...]
     note: str
     temperature: Callable[[Any, ContrastiveBatch], float] = criteria.constant
     treated: type[TreatedForward] = TreatedForward
 
 
+_GATHERS = ("temperature", "gather_distributed")
 _CRITERIA: dict[str, Criterion] = {
     "DirectCLRLoss": Criterion(
         criteria.truncated,
         criteria.softmax,
         ("forward",),
+        (*_GATHERS, "memory_bank", "loss_dim"),
         "as NTXentLoss, on the first loss_dim values",
     ),
     "NTXentLoss": Criterion(
         criteria.views_or_pairs,
         criteria.softmax,
         ("forward",),
-        "every sampler; with a memory bank one direction, and queue() takes its size",
+        (*_GATHERS, "memory_bank"),
+        "every sampler; queue() needs a size, unless there is a memory bank: then the loss is of "
+        "one direction, and queue() takes the bank's size",
     ),
     "DCLWLoss": Criterion(
         criteria.both_views,
         criteria.decoupled,
         ("forward", "_loss"),
+        (*_GATHERS, "weight_fn"),
         "every sampler, its weights kept",
     ),
     "DCLLoss": Criterion(
         criteria.both_views,
         criteria.decoupled,
         ("forward", "_loss"),
+        (*_GATHERS, "weight_fn"),
         "every sampler, without a weight_fn of your own",
     ),
     "MACLLoss": Criterion(
         criteria.both_views,
         criteria.model_aware,
         ("forward",),
+        ("temperature", "alpha", "A_0", "eps"),
         "every sampler, its adaptive temperature and its weights kept",
         criteria.aligned,
         TreatedForwardOfZ,
@@ -138,6 +147,12 @@ class CriterionSite(LossSite):
             raise ValueError(
                 f"{self.host}: forward takes {arguments}, but this adapter expects {expected}; "
                 f"use another version of lightly or of negplug"
+            )
+        missing = [name for name in known.attributes if not hasattr(self._criterion, name)]
+        if missing:
+            raise ValueError(
+                f"{self.host}: {self.name!r} has no {' and no '.join(missing)}, which this adapter "
+                f"expects; use another version of lightly or of negplug"
             )
         if "forward" in vars(self._criterion):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
@@ -182,8 +197,8 @@ def report_methods() -> Iterator[MethodReport]:
         from lightly import loss
     except ImportError:
         return
-    for name in sorted(vars(loss)):
-        if not name.endswith("Loss") and name not in _CRITERIA:
+    for name, value in sorted(vars(loss).items()):
+        if not (inspect.isclass(value) and issubclass(value, nn.Module)):
             continue
         if name in _CRITERIA:
             yield MethodReport(name, True, _CRITERIA[name].note)

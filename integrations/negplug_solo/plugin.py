@@ -89,7 +89,8 @@ _METHODS = (
     Method(
         "SupCon",
         {"simclr_loss_func": (_BY_CLASS,)},
-        "every sampler, multi-crop included; keys of the anchor's class are positives",
+        "every sampler, multi-crop included; keys of the anchor's class are positives, so there "
+        "are none of its own stratum",
     ),
     Method(
         "MoCoV2Plus",
@@ -115,8 +116,8 @@ _METHODS = (
     Method(
         "ReSSL",
         {"ressl_loss_func": (_RESSL,)},
-        "in_batch() is the host's queue, queue() one of our own of its size; at least two "
-        "negatives, and none drawn from a softmax",
+        "in_batch() is the host's queue, whose rows have no labels, queue() one of our own of its "
+        "size, which have; at least two negatives, and none drawn from a softmax",
         has_queue=True,
     ),
 )
@@ -220,7 +221,8 @@ def find_methods(model: nn.Module) -> Iterator[LossSite]:
     """Yield the loss of ``model`` if it is a known solo-learn method."""
     for method in _METHODS:
         module = sys.modules.get(method.module)
-        if module is not None and isinstance(model, getattr(module, method.name)):
+        # A class that solo-learn has dropped is none.
+        if module is not None and isinstance(model, getattr(module, method.name, ())):
             yield MethodSite(model, method, module)
 
 
@@ -231,12 +233,28 @@ def report_methods() -> Iterator[MethodReport]:
     except ImportError:
         return
     notes = {method.name: method.note for method in _METHODS}
-    classes = {value.__name__ for value in methods.METHODS.values() if inspect.isclass(value)}
-    for name in sorted(classes):
+    classes = {kind.__name__: kind for kind in methods.METHODS.values() if inspect.isclass(kind)}
+    for name, kind in sorted(classes.items()):
         if name in notes:
-            yield MethodReport(name, True, notes[name])
+            yield MethodReport(name, True, notes[name] + _own_fault(kind))
         elif not name.startswith(("Base", "Linear")):
             yield MethodReport(name, False, "no negatives to choose")
+
+
+def _own_fault(method: type) -> str:
+    """Return what keeps ``method`` from training, treated or not."""
+    # 1.0.2's momentum methods; Lightning's own says what is passed.
+    hook = "on_train_batch_end"
+    own = inspect.signature(getattr(method, hook)).parameters.values()
+    lightning = next(base for base in reversed(method.__mro__) if hook in vars(base))
+    passed = inspect.signature(getattr(lightning, hook)).parameters
+    missing = [p.name for p in own if p.default is p.empty and p.name not in passed]
+    if not missing:
+        return ""
+    return (
+        f"; but it does not train, treated or not: its {hook} asks for {', '.join(missing)}, which "
+        f"the installed Lightning does not pass"
+    )
 
 
 @hookimpl

@@ -7,6 +7,7 @@ import json
 import platform
 import warnings
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -23,7 +24,16 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tab
 
 _KINDS: tuple[Literal["sampler", "objective"], ...] = ("sampler", "objective")
 
-_PACKAGES = ("torch", "lightning", "pytorch-lightning", "lightly", "solo-learn", "optuna", "numba")
+# Distribution: what it is imported as.
+_PACKAGES = {
+    "torch": "torch",
+    "lightning": "lightning",
+    "pytorch-lightning": "pytorch_lightning",
+    "lightly": "lightly",
+    "solo-learn": "solo",
+    "optuna": "optuna",
+    "numba": "numba",
+}
 
 
 def samplers(as_json: _JSON = False) -> None:
@@ -85,7 +95,7 @@ def doctor(as_json: _JSON = False) -> None:
     report: dict[str, Any] = {
         "negplug": version("negplug"),
         "python": platform.python_version(),
-        "packages": {name: installed_version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "device": _device(),
         "chains": _chain_backend(),
         "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
@@ -115,6 +125,12 @@ def doctor(as_json: _JSON = False) -> None:
                 table.add_row(method["method"], yes, escape(method["note"]))
             console.print(table)
     _print_failures(found)
+
+
+def _version(name: str) -> str | None:
+    """Return a distribution's version; a checkout on the path has none."""
+    unversioned = "from source" if find_spec(_PACKAGES[name]) else None
+    return installed_version(name) or unversioned
 
 
 def _plugins() -> Plugins:

@@ -36,13 +36,13 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests_lightly(session: nox.Session) -> None:
     """All tests with Lightly and today's Lightning."""
-    session.install(".[dev,lightly,sweep]", "lightning", "scikit-learn")
+    session.install(".[dev,fast,lightly,sweep]", "lightning", "scikit-learn")
     session.run("pytest", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(python="3.11")
 def tests_solo(session: nox.Session) -> None:
-    """All tests but the command line's with the published solo-learn 1.0.2."""
+    """All tests but the command line's with the published solo-learn 1.0.2, without numba."""
     session.install(".[dev]", "scikit-learn", *SOLO)
     command_line = ("--ignore=tests/test_sweep.py", "--ignore=tests/test_run.py")
     session.run("pytest", *command_line, *session.posargs, env=ENVIRONMENT)
@@ -59,7 +59,7 @@ def upstream(session: nox.Session, host: str) -> None:
     source = os.path.abspath(source)
     # Lightly as its scripts expect it, and what its benchmarks log with; solo-learn as its users
     # have it: on the path.
-    needed = SOLO_MAIN if host == "solo" else (source, "tensorboard", "psutil")
+    needed = SOLO_MAIN if host == "solo" else (source, "tensorboard", "psutil", "pytest-mock")
     environment = {**ENVIRONMENT, variable: source}
     if host == "solo":
         environment["PYTHONPATH"] = source
@@ -83,6 +83,6 @@ def quickstart(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def speed(session: nox.Session) -> None:
     """Time and memory of the loss beside both hosts' own, and its accuracy."""
-    session.install(".[sweep]", "scikit-learn", "lightly>=1.6", *SOLO)
-    for question in ("in_batch_loss", "queue_loss"):
+    session.install(".[fast,sweep]", "scikit-learn", "lightly>=1.6", *SOLO)
+    for question in ("in_batch_loss", "queue_loss", "chain"):
         session.run("python", f"benchmarks/speed/{question}.py", *session.posargs, env=ENVIRONMENT)

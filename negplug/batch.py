@@ -169,6 +169,7 @@ class ContrastiveBatch:
             labels=labels,
             key_indexes=indexes,
             key_labels=labels,
+            key_views=torch.zeros_like(row),
             unindexed=unindexed,
         )
 

@@ -18,7 +18,9 @@ from torch import nn
 from negplug import ledger, plain
 from negplug.adapter import Metadata
 from negplug.build import as_objective, as_sampler
+from negplug.dataset import DatasetAccess
 from negplug.distributed import everyones, rank, world_size
+from negplug.encoder import RecipeEncoder
 from negplug.indexes import IndexRecorder
 from negplug.injection import Injection, NoLossFoundError, inject
 from negplug.inputs import check_temperature
@@ -75,6 +77,7 @@ class NegativeControlMixin:
         self._checked = False
         self._calls_before: dict[str, int] = {}
         self._recorder: IndexRecorder | None = None
+        self._encoder: RecipeEncoder | None = None
 
     @property
     def state_key(self) -> str:
@@ -113,6 +116,7 @@ class NegativeControlMixin:
                 raise
             self._leave_alone(trainer, pl_module, str(error))
             return
+        self._encoder = RecipeEncoder(pl_module, self.injection.losses.values())
         if all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
         if self._saved is not None:
@@ -229,6 +233,8 @@ class NegativeControlMixin:
 
     def _provide(self, batch: Any) -> None:
         assert self.injection is not None
+        assert self._encoder is not None
+        self._encoder.offer()
         indexes, reason = None, ""
         if self._recorder is not None:
             indexes = self._recorder.advance()
@@ -241,6 +247,9 @@ class NegativeControlMixin:
     def _give_back(self) -> None:
         if self.injection is not None:
             self.injection.remove()
+            for treated in self.injection.losses.values():
+                treated.dataset = DatasetAccess()  # lets go of the model
+        self._encoder = None
         self._stop_recording()
         plain.resume(self)
 

@@ -18,7 +18,8 @@ class DatasetAccess:
     Attributes:
         size: Number of samples; None if nobody said.
         encode: Embeds samples that are not in the batch with the current parameters, through the
-            recipe's own transform and encoder; None if there is no such way.
+            recipe's own transform and encoder; None if there is no such way. The first call of a
+            run must be made by all ranks, so that what cannot be embedded fails on all.
         unencoded: Why ``encode`` is None, as a clause.
     """
 

@@ -11,21 +11,48 @@ The backward pass is a collective too, so no rank may leave it out. Each gatheri
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_alone = False
+
 
 def rank() -> int:
     """Return this process's rank, 0 without a process group."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _grouped() else 0
 
 
 def world_size() -> int:
     """Return the number of processes, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _grouped() else 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Act as without a process group: what one rank does inside, the others need not."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def collectives() -> int:
+    """Return a number that rises with every collective of the default process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0
+    group: Any = dist.group.WORLD
+    return int(group._get_sequence_number_for_group())
+
+
+def _grouped() -> bool:
+    return not _alone and dist.is_available() and dist.is_initialized()
 
 
 def total(count: Tensor) -> Tensor:

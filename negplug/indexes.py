@@ -59,8 +59,8 @@ class IndexRecorder:
         Raises:
             RuntimeError: If the record does not fit the batches that Lightning has handed out.
         """
-        loader = _training_loader(self._trainer)
-        self.reason = _unknowable(loader)
+        loader = training_loader(self._trainer)
+        self.reason = unknowable(loader)
         if self.reason:
             return None
         sampler = loader.batch_sampler
@@ -92,7 +92,7 @@ class IndexRecorder:
 
     def _process_dataloader(self, dataloader: Any) -> Any:
         # Lightning 1.9 sets up the loaders of validation at this stage too; they stay unread.
-        if self._trainer.training and not _unknowable(dataloader):
+        if self._trainer.training and not unknowable(dataloader):
             sampler = dataloader.batch_sampler
             if isinstance(sampler, _RecordingBatchSampler):
                 sampler = sampler.recorded  # set up again, or left by a recorder never removed
@@ -215,7 +215,7 @@ def _set_batch_sampler(loader: DataLoader[Any], sampler: Any) -> None:
         loader._iterator._index_sampler = sampler
 
 
-def _training_loader(trainer: Any) -> Any:
+def training_loader(trainer: Any) -> Any:
     """Return what the recipe trains on: a loader, or a collection of loaders."""
     loader = trainer.train_dataloader
     # Lightning 1.9 gives its CombinedLoader, later ones what is inside.
@@ -232,7 +232,7 @@ def _prefetched(loader: DataLoader[Any]) -> int:
     return workers
 
 
-def _unknowable(loader: Any) -> str:
+def unknowable(loader: Any) -> str:
     """Return why a loader's indexes cannot be known, or the empty string."""
     if isinstance(loader, (dict, list, tuple)):
         return "training takes its batches from a collection of loaders instead of one DataLoader"

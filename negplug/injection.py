@@ -3,84 +3,25 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from negplug import ledger
 from negplug.adapter import LossSite, Metadata
-from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.build import as_objective, as_sampler
+from negplug.dataset import DatasetAccess, Encoder
 from negplug.inputs import check_temperature
-from negplug.loss import ContrastiveLoss
 from negplug.objective import Objective
-from negplug.objectives.infonce import InfoNCE
 from negplug.plugins import plugins
 from negplug.sampler import NegativeSampler
-
-_NOBODY_SAID = (
-    "nobody said whose samples the batch holds (a tuner's steps run without the NegativeControl "
-    "callback, and a plain loop has to call provide(indexes=…) before each step)"
-)
+from negplug.treated import NOBODY_SAID, TreatedLoss
 
 
 class NoLossFoundError(ValueError):
     """A model holds no contrastive loss that an adapter knows, or none that ``target`` names."""
-
-
-class TreatedLoss:
-    """What a host's loss calls once it is treated.
-
-    Attributes:
-        loss: Sampler and counters of this site.
-        calls: How often it was called in training.
-        metadata: What is known of the step's samples.
-        forgets: Whether that ends with the step's backward pass.
-        temperature: The temperature that was asked for; None inherits the host's.
-    """
-
-    def __init__(
-        self,
-        site: LossSite,
-        sampler: NegativeSampler,
-        objective: Objective | None,
-        temperature: float | None,
-    ) -> None:
-        # Of the site's name too, so that two losses of a model draw different negatives.
-        seed = torch.initial_seed() + zlib.crc32(site.name.encode())
-        self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
-        self.calls = 0
-        self.forgets = False
-        self.metadata = Metadata(unindexed=_NOBODY_SAID)
-        self._inherits_objective = objective is None
-        self.temperature = temperature
-
-    def __call__(
-        self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
-    ) -> Tensor:
-        """Return the mean loss; what was asked for explicitly replaces what the host has."""
-        if batch.training:
-            self.calls += 1
-            ledger.record_call()
-        self.loss.to(batch.anchors.device)
-        loss = self.loss.contrast(
-            batch,
-            objective if self._inherits_objective else None,
-            temperature if self.temperature is None else self.temperature,
-        )
-        if batch.training and self.forgets:
-            loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
-        return loss
-
-    def forget(self, _: Tensor | None = None) -> None:
-        """Forget the step's samples, so that the next step's are not taken for them."""
-        self.metadata = Metadata(unindexed=_NOBODY_SAID)
-        self.forgets = False
 
 
 class Injection:
@@ -110,7 +51,11 @@ class Injection:
             self._treated.pop().restore()
 
     def provide(
-        self, indexes: Tensor | None = None, labels: Tensor | None = None, unindexed: str = ""
+        self,
+        indexes: Tensor | None = None,
+        labels: Tensor | None = None,
+        unindexed: str = "",
+        encode: Encoder | None = None,
     ) -> None:
         """Say what is known of the samples of the step to come; forgotten with its backward pass.
 
@@ -118,9 +63,13 @@ class Injection:
             indexes: ``[B]`` data set indexes, in the order of the batch.
             labels: ``[B]`` integers.
             unindexed: Why there are no indexes, for messages.
+            encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
+                with the current parameters. Kept until another is given.
         """
         for treated in self.losses.values():
-            treated.metadata = Metadata(indexes, labels, unindexed or _NOBODY_SAID)
+            if encode is not None:
+                treated.dataset = DatasetAccess(encode=encode)
+            treated.metadata = Metadata(indexes, labels, unindexed or NOBODY_SAID)
             treated.forgets = indexes is not None or labels is not None
 
     def end_step(self) -> None:

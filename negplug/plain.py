@@ -23,11 +23,12 @@ from torch.nn.modules.module import register_module_forward_hook
 from negplug.adapter import LossSite
 from negplug.blame import blaming
 from negplug.build import as_objective, as_sampler
-from negplug.injection import Injection, TreatedLoss
+from negplug.injection import Injection
 from negplug.inputs import check_temperature
 from negplug.objective import Objective
 from negplug.plugins import plugins
 from negplug.sampler import NegativeSampler
+from negplug.treated import TreatedLoss
 
 _UNINDEXED = (
     "a plain PyTorch loop does not say which samples it trains on; call negplug.inject() in the "

@@ -76,6 +76,21 @@ EXAMPLES = {
         "synthetic(num_mixed=4, num_mixed_with_anchor=2, num_hardest=8, num_noisy=3, sigma=0.1)",
         "synthetic(num_mixed=4, num_hardest=8, source=queue(size=70))",
     ],
+    "gumbel_max": [
+        "gumbel_max()",
+        "gumbel_max(num_negatives=3, source=queue(size=70))",
+        "gumbel_max(num_negatives=3, source=hierarchical(hard(num_negatives=4), memory_bank()))",
+    ],
+    "emc2": [
+        "emc2()",
+        "emc2(burn_in=3, out_of_batch='recompute', size=48)",
+        "emc2(burn_in=0, out_of_batch='drop', source=queue(size=70))",
+    ],
+    "isir": [
+        "isir()",
+        "isir(out_of_batch='recompute', source=memory_bank())",
+        "isir(out_of_batch='drop')",
+    ],
 }
 
 

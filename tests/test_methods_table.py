@@ -38,6 +38,9 @@ SAMPLERS = {
         "filtered(similarity=0.9999)",
     ],
     "synthetic": ["synthetic(num_mixed=4, num_hardest=4)"],
+    "gumbel_max": ["gumbel_max(num_negatives=4)"],
+    "emc2": ["emc2(out_of_batch='recompute')", "emc2(out_of_batch='cached')"],
+    "isir": ["isir(out_of_batch='recompute')", "isir(out_of_batch='cached')"],
 }
 
 NO_NEGATIVES = "no negatives to choose"
@@ -78,7 +81,7 @@ def tried(model, sampler):
     assert hosts.parameters(model).isfinite().all()
     for treated in control.injection.losses.values():
         assert treated.calls >= 2
-        assert treated.loss.num_negatives > 0
+        assert treated.loss.observed["num_negatives"] > 0
     return None
 
 

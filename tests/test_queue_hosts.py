@@ -424,7 +424,9 @@ def fit_and_count(sampler, **options):
 
     class Count(hosts.lightning().Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):
-            counts.append(control.injection.losses[hosts.queue_site_name()].loss.observed["num_negatives"])
+            counts.append(
+                control.injection.losses[hosts.queue_site_name()].loss.observed["num_negatives"]
+            )
 
     hosts.lightning().seed_everything(0)
     model = hosts.queue_recipe(48)

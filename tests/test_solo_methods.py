@@ -336,7 +336,9 @@ def test_every_method_trains(name, sampler):
 
     class Watch(hosts.lightning().Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, *args):
-            seen.append((control.injection.losses[function].loss.observed["num_negatives"], outputs["loss"]))
+            seen.append(
+                (control.injection.losses[function].loss.observed["num_negatives"], outputs["loss"])
+            )
 
     torch.manual_seed(0)
     model = hosts.solo_method(name, **settings)

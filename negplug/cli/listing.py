@@ -90,7 +90,7 @@ def plugins(as_json: _JSON = False) -> None:
 
 
 def doctor(as_json: _JSON = False) -> None:
-    """Report versions, device, backends, hosts, the methods that can be treated, and plugin failures."""
+    """Report versions, device, hosts, methods that can be treated, and plugin failures."""
     found = _plugins()
     report: dict[str, Any] = {
         "negplug": version("negplug"),

@@ -1,11 +1,14 @@
 """The built-in samplers: one file each, registered through the hooks like anyone else's."""
 
 from negplug.samplers import (
+    emc2,
     filtered,
     gather,
+    gumbel_max,
     hard,
     hierarchical,
     in_batch,
+    isir,
     memory_bank,
     queue,
     stratified,
@@ -24,4 +27,7 @@ plugins = [
     stratified,
     hierarchical,
     synthetic,
+    gumbel_max,
+    emc2,
+    isir,
 ]

@@ -2,13 +2,13 @@
 
 Every rank has a sampler of its own, and its batch knows everybody's keys already, with one graph
 through all of them. What the ranks' losses add up to is then plain autograd. A sampler can be
-played like this if it talks to other ranks through ``batch.gathered()`` alone, and draws from
-``self.generator(batch)``.
+played like this if it talks to other ranks through ``batch.gathered()`` and
+``batch.of_all_ranks()`` alone, and draws from ``self.generator(batch)``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,9 +24,13 @@ class PlayedBatch(ContrastiveBatch):
 
     Attributes:
         everywhere: The batch as :meth:`gathered` returns it on this rank.
+        sizes: Number of anchors of each rank.
+        boards: What each exchange has gathered so far, the same list for all ranks.
     """
 
     everywhere: ContrastiveBatch | None = None
+    sizes: tuple[int, ...] = ()
+    boards: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def gathered(self) -> ContrastiveBatch:
         """Return the batch with everybody's keys."""
@@ -34,11 +38,27 @@ class PlayedBatch(ContrastiveBatch):
         self.memo["gathered"] = self.everywhere
         return self.everywhere
 
+    def of_all_ranks(self, values: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a board that is full once every rank has written its part, before any update."""
+        number = self.memo.get("exchanges", 0)
+        self.memo["exchanges"] = number + 1
+        if number == len(self.boards):
+            total = sum(self.sizes)
+            board = values.new_empty(total), names.new_empty(len(names), total)
+            self.boards.append(board)
+        first = sum(self.sizes[: self.draws.rank])
+        board_values, board_names = self.boards[number]
+        board_values[first : first + len(values)] = values.detach()
+        board_names[:, first : first + len(values)] = names
+        return board_values, board_names
+
 
 def played(batches: list[ContrastiveBatch]) -> list[PlayedBatch]:
     """Turn the ranks' batches, whose ids must be data set indexes, into ones that are gathered."""
     keys = torch.cat([batch.keys for batch in batches])
     first, found = 0, []
+    sizes = tuple(len(batch.anchors) for batch in batches)
+    boards: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
         everywhere = replace(
             batch,
@@ -57,7 +77,7 @@ def played(batches: list[ContrastiveBatch]) -> list[PlayedBatch]:
             for name, attribute in ContrastiveBatch.__dataclass_fields__.items()
             if attribute.init
         }
-        found.append(PlayedBatch(**own, everywhere=everywhere))
+        found.append(PlayedBatch(**own, everywhere=everywhere, sizes=sizes, boards=boards))
         first += len(batch.keys)
     return found
 
@@ -76,7 +96,8 @@ def mean_loss(losses: list[ContrastiveLoss], batches: list[ContrastiveBatch], st
     sums, paying, ties = [], [], []
     for rank, (loss, batch) in enumerate(zip(losses, played(batches), strict=True)):
         seed = loss.get_extra_state()["seed"]
-        batch = replace(batch, draws=Draws(seed, step, 0, rank))
+        draws = Draws(seed, step, 0, rank)
+        batch = replace(batch, draws=draws, temperature=loss.temperature)
         negatives = loss.sampler(batch)
         sums.append(loss.objective(batch, negatives, loss.temperature).sum())
         paying.append((batch.positives >= 0).any(1).sum())

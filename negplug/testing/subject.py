@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
+from negplug.dataset import DatasetAccess
 from negplug.loss import ContrastiveLoss
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
@@ -87,6 +88,13 @@ class Subject:
         )
         return first.to(dtype), second.to(dtype)
 
+    def encode(self, indexes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings ``[n, d]`` of two views of any samples of the data set."""
+        shape = (2, self.samples, WIDTH)
+        table = torch.randn(shape, dtype=torch.float64, generator=_generator(5))
+        first, second = table[:, indexes.cpu()].to(indexes.device)
+        return first, second
+
     def batch(
         self, views: tuple[Tensor, Tensor], number: int, form: Form = "views"
     ) -> ContrastiveBatch:
@@ -94,8 +102,10 @@ class Subject:
         indexes = self.indexes(number, len(views[0])).to(views[0].device)
         labels = self.labels(indexes)
         if form == "pairs":
-            return ContrastiveBatch.from_pairs(*views, indexes, labels)
-        return ContrastiveBatch.from_views(views, indexes, labels)
+            batch = ContrastiveBatch.from_pairs(*views, indexes, labels)
+        else:
+            batch = ContrastiveBatch.from_views(views, indexes, labels)
+        return replace(batch, dataset=DatasetAccess(self.samples, self.encode))
 
 
 @dataclass

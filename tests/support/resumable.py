@@ -46,6 +46,9 @@ SAMPLERS = [
     "hierarchical(queue(size=40), hard(num_negatives=2, source=queue(size=40)))",
     "synthetic(num_mixed=4, num_hardest=8, source=queue(size=40))",
     "synthetic(num_mixed_with_anchor=3, num_hardest=8, num_noisy=2, sigma=0.1)",
+    "gumbel_max(num_negatives=3, source=queue(size=40))",
+    "emc2()",
+    "isir(out_of_batch='drop', source=queue(size=40))",
 ]
 
 

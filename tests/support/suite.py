@@ -71,7 +71,7 @@ _current = ""
 
 
 def pytest_configure(config):
-    from negplug.injection import TreatedLoss
+    from negplug.treated import TreatedLoss
 
     theirs = TreatedLoss.__call__
 

@@ -1,0 +1,178 @@
+"""Does training with an estimator end at a stationary point of the global loss?
+
+    python benchmarks/studies/emc2/gradient_norm.py
+
+The experiment of Yau et al. 2024 (EMC², arXiv:2404.10575) on embedded data: 128 images (theirs:
+500 of STL-10, as with ``--size 500``) with two fixed augmentations each, batches of 4 images, SGD
+with momentum, a network without batch normalisation (see :mod:`data`). Logged against the samples
+seen is ‖∇L‖², the squared norm of the exact gradient of the global loss with respect to all
+parameters of the network. The estimators differ in nothing else: each starts from the same
+weights per seed, sees the same batches, and has the same learning rate, which rises for one
+twentieth of the steps and then falls to zero along half a cosine. So the noise of small batches
+vanishes at the end, and what is left is the estimator's bias and what the epochs did not suffice
+for.
+
+Rows go to ``emc2_gradient_norm.csv`` as soon as a run is over; a run that the file holds already
+is not repeated. The picture is ``emc2_gradient_norm.png``, both in ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from data import PooledMLP, embed, fixed_views, shuffled_batches
+from estimators import ESTIMATORS, PAPER, SIMCLR, chosen, described
+from exact import parameter_gradient
+from gradient_norm_figure import draw, final_rows
+from neighbours import RESULTS, Row, machine
+from records import completed
+from torch import Tensor
+
+DEFAULT = (
+    SIMCLR,
+    "SogCLR",
+    "gumbel_max, queue(size=2n)",
+    PAPER,
+    "emc2, cached",
+    "emc2, recompute",
+    "emc2, drop",
+    "isir, cached",
+    "isir, recompute",
+)
+EVALUATIONS = 20  # of the exact gradient, beside the one before training
+WARM_UP = 0.05  # share of the steps
+QUESTION = "emc2_gradient_norm"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; equal settings are the same run.
+
+    Attributes:
+        estimator: Name in :data:`estimators.ESTIMATORS`.
+        temperature: τ.
+        size: n, number of images.
+        batch_size: B.
+        epochs: Of training.
+        learning_rate: At its highest.
+        momentum: Of SGD.
+        seed: Of the weights, of shuffling and of the estimator's draws.
+    """
+
+    estimator: str
+    temperature: float
+    size: int
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    momentum: float
+    seed: int
+
+
+def train(run: Run) -> list[Row]:
+    """Train once; return a row per evaluation of the exact gradient."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    views = fixed_views(run.size)
+    torch.manual_seed(run.seed)
+    network = PooledMLP()
+    estimator = ESTIMATORS[run.estimator](run.size, run.temperature, run.seed)
+
+    def encode(indexes: Tensor) -> tuple[Tensor, Tensor]:
+        z = embed(network, views[indexes])
+        return z[:, 0], z[:, 1]
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=run.learning_rate, momentum=run.momentum)
+    steps = run.epochs * (run.size // run.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step / steps))
+    generator = torch.Generator().manual_seed(run.seed)
+    evaluated = {round(run.epochs * k / EVALUATIONS) for k in range(EVALUATIONS + 1)}
+    rows: list[Row] = []
+    for epoch in range(run.epochs + 1):
+        if epoch in evaluated:
+            loss, gradient = parameter_gradient(network, views, run.temperature)
+            rows.append(_row(run, epoch, loss, float(gradient.square().sum())))
+            rows[-1]["seconds"] = round(time.perf_counter() - started, 1)
+        if epoch == run.epochs:
+            break
+        for indexes in shuffled_batches(run.size, run.batch_size, generator):
+            value = estimator(*encode(indexes), indexes=indexes, encode=encode)
+            optimizer.zero_grad()
+            torch.autograd.backward(value)
+            optimizer.step()
+            schedule.step()
+    return rows
+
+
+def _share(progress: float) -> float:
+    """Return the share of the highest learning rate; chains that have just begun are noisy."""
+    return min(progress / WARM_UP, 1.0) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _row(run: Run, epoch: int, loss: float, squared_norm: float) -> Row:
+    """Return a row of the CSV."""
+    return {
+        "question": QUESTION,
+        **asdict(run),
+        "expression": described(run.estimator),
+        "network": "PooledMLP",
+        "schedule": "warm-up then cosine to 0",
+        "samples_seen": epoch * (run.size // run.batch_size) * run.batch_size,
+        "global_loss": round(loss, 5),
+        "squared_norm": float(f"{squared_norm:.5g}"),
+        **machine(1),
+    }
+
+
+def main(
+    estimator: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
+    temperature: Annotated[float, typer.Option(help="τ")] = 0.07,
+    size: Annotated[int, typer.Option(help="n, number of images")] = 128,
+    batch_size: Annotated[int, typer.Option(help="B")] = 4,
+    epochs: Annotated[int, typer.Option(help="of each run")] = 1200,
+    learning_rate: Annotated[float, typer.Option(help="highest, the same for all")] = 0.014,
+    momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
+    seeds: Annotated[int, typer.Option(help="runs per estimator")] = 3,
+    processes: Annotated[int, typer.Option(help="runs at a time, one thread each")] = 2,
+    results: Annotated[Path, typer.Option(help="folder of table and plot")] = RESULTS,
+) -> None:
+    """Squared norm of the exact global gradient along training."""
+    runs = [
+        Run(name, temperature, size, batch_size, epochs, learning_rate, momentum, seed)
+        for seed in range(seeds)
+        for name in chosen(estimator, DEFAULT)
+    ]
+    rows = completed(QUESTION, runs, train, processes, results)
+    report(rows)
+    print(draw(rows, results / f"{QUESTION}.png"))
+
+
+def report(rows: Sequence[Row]) -> None:
+    """Print the end of each estimator's runs, and how far below SimCLR's it is."""
+    ends = final_rows(rows)
+    means = {name: _geometric_mean(own) for name, own in ends.items()}
+    print("estimator: ‖∇L‖² at the end, geometric mean [least, most] of the seeds; SimCLR's ÷ this")
+    for name, own in ends.items():
+        values = [float(str(row["squared_norm"])) for row in own]
+        ratio = f"{means[SIMCLR] / means[name]:.1f}" if SIMCLR in means else "–"
+        loss = sum(float(str(row["global_loss"])) for row in own) / len(own)
+        print(
+            f"  {name}: {means[name]:.3g} [{min(values):.3g}, {max(values):.3g}]; {ratio}; "
+            f"global loss {loss:.3f}; {len(own)} seeds"
+        )
+
+
+def _geometric_mean(rows: Sequence[Row]) -> float:
+    logs = [math.log(float(str(row["squared_norm"]))) for row in rows]
+    return math.exp(sum(logs) / len(logs))
+
+
+if __name__ == "__main__":
+    typer.run(main)

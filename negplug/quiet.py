@@ -1,0 +1,97 @@
+"""Running a recipe's training step for what it computes, without what it does.
+
+A step that is run a second time must leave no trace: no metrics, no statistics, no attributes.
+What cannot be undone, a write into a parameter or a buffer, is found out and refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Let ``model`` compute without leaving a trace.
+
+    Nothing is logged or printed, by Lightning modules inside ``model`` either. BatchNorm
+    normalises by its running statistics, because a single image has none of its own, and leaves
+    them alone; Dropout and all else keep their mode. Attributes and buffers that are assigned
+    inside are put back on leaving.
+    """
+    modules = list(model.modules())
+    attributes = [dict(vars(module)) for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    try:
+        for module in modules:
+            if hasattr(module, "training_step"):
+                vars(module).update(log=_nothing, log_dict=_nothing, print=_nothing)
+            if isinstance(module, _BatchNorm):
+                module.training = False
+                # Copies, for the backward pass reads them again: a batch of training in between
+                # would change them, which torch neither counts nor notices.
+                module._buffers.update(_copied_statistics(module))
+        yield
+    finally:
+        for module, attribute, buffer in zip(modules, attributes, buffers, strict=True):
+            _put_back(module._buffers, buffer)
+            _put_back(vars(module), attribute)
+
+
+class Writes:
+    """Finds out whether parameters or buffers of a model are written to, since it was made.
+
+    Args:
+        model: The model.
+        by_value: Whether to compare values, on copies of all of them. Otherwise the counters that
+            torch keeps are compared, which miss writes through ``.data`` or without autograd.
+    """
+
+    def __init__(self, model: nn.Module, *, by_value: bool) -> None:
+        self._tensors = dict([*model.named_parameters(), *model.named_buffers()])
+        self._marks = {name: _mark(tensor) for name, tensor in self._tensors.items()}
+        copied = self._tensors if by_value else {}
+        self._copies = {name: tensor.detach().clone() for name, tensor in copied.items()}
+
+    def undo(self) -> list[str]:
+        """Return the names of what was written to; values that were copied are put back."""
+        written = []
+        for name, tensor in self._tensors.items():
+            copy = self._copies.get(name)
+            if copy is None:
+                if _mark(tensor) != self._marks[name]:
+                    written.append(name)
+            elif not _same_values(tensor.detach(), copy):
+                tensor.data.copy_(copy)
+                written.append(name)
+        return written
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Take the place of ``log``, ``log_dict`` and ``print``."""
+
+
+def _copied_statistics(norm: _BatchNorm) -> dict[str, Tensor]:
+    names = ("running_mean", "running_var")
+    own = {name: norm._buffers[name] for name in names}
+    return {name: value.clone() for name, value in own.items() if value is not None}
+
+
+def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in now.keys() - before.keys():
+        del now[name]
+    now.update(before)
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor._version
+
+
+def _same_values(tensor: Tensor, copy: Tensor) -> bool:
+    same = torch.equal(tensor, copy)
+    return same or bool(((tensor == copy) | (tensor.isnan() & copy.isnan())).all())

@@ -1,0 +1,81 @@
+"""Draws of images become weighted rows: of the batch, and of samples outside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.exclusion import UNKNOWN, comparable_ids
+from negplug.negatives import Negatives
+from negplug.samplers.common.images import Images, view_shares
+from negplug.samplers.common.outside import Outside
+
+
+def drawn_rows(pool: Negatives, images: Images, logits: Tensor, shares: Tensor) -> Negatives:
+    """Return draws of a pool's images, spread over their views.
+
+    Args:
+        pool: The whole pool.
+        images: Its images.
+        logits: ``[V, N, C]``, of their views.
+        shares: ``[N, C]``, of the draws of each anchor.
+    """
+    rows = images.rows.reshape(-1)
+    each = (shares * view_shares(logits)).transpose(0, 1).reshape(len(shares), -1)
+    # The last column takes the views that do not exist.
+    weight = shares.new_zeros(len(shares), len(pool.pool) + 1)
+    weight[:, rows] = each
+    weight = weight[:, :-1]
+    return _posterior(pool, weight > 0, weight.log())
+
+
+def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> Negatives:
+    """Return draws of states outside the batch, spread over their views.
+
+    Args:
+        batch: The batch.
+        outside: The states.
+        share: ``[n]``, of the draws of each of their anchors.
+    """
+    place = (outside.known.reshape(-1).cumsum(0) - 1).view_as(outside.known)
+    columns = place.new_zeros(len(batch.anchors), len(outside.known))
+    columns[outside.anchors] = place[:, outside.place].T.clamp(min=0)
+    weight = share.new_zeros(columns.shape)
+    weight[outside.anchors] = (share * view_shares(outside.logits(batch))).T
+    with torch.enable_grad():  # what was embedded anew carries gradient
+        pool = outside.rows[outside.known]
+    return Negatives(
+        pool=pool,
+        pool_ids=place.new_full((len(pool),), UNKNOWN),
+        columns=columns,
+        mask=weight > 0,
+        log_weight=weight.log(),
+        pool_indexes=outside.images.expand_as(outside.known)[outside.known],
+        estimator="posterior",
+    )
+
+
+def softmax_over(batch: ContrastiveBatch, pool: Negatives) -> Negatives:
+    """Return every negative of a pool, with its weight in the softmax over them."""
+    logits = (batch.anchors / batch.temperature) @ pool.pool.T
+    allowed = comparable_ids(batch.anchor_ids)[:, None] != pool.pool_ids
+    weight = torch.where(allowed, logits, torch.finfo(logits.dtype).min).log_softmax(1)
+    return _posterior(pool, allowed & weight.isfinite(), weight)
+
+
+def effective_number(negatives: Negatives) -> Tensor:
+    """Return 1/Σ_r w_r² over the draws of each anchor, ``[N]``; infinite without draws."""
+    squares = [
+        (2 * part.log_weight).masked_fill(~part.mask, -torch.inf)
+        for part in negatives.parts()
+        if part.log_weight is not None and part.mask is not None
+    ]
+    return (-torch.cat(squares, 1).logsumexp(1)).exp()
+
+
+def _posterior(pool: Negatives, mask: Tensor, log_weight: Tensor) -> Negatives:
+    # What the source needs for its own update is none of ours.
+    return replace(pool, mask=mask, log_weight=log_weight, estimator="posterior", aux={})

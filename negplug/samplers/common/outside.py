@@ -1,0 +1,107 @@
+"""Chain states outside the batch: their embeddings, remembered or made anew, and their logits."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.inputs import check_embeddings
+from negplug.samplers.common.images import image_logits
+from negplug.unit import unit_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Outside:
+    """States outside the batch of some of its anchors.
+
+    Attributes:
+        anchors: ``[n]`` int64, the anchors whose states these are.
+        images: ``[m]`` int64, the distinct states, as data set indexes.
+        place: ``[n]`` int64, which of them is each anchor's.
+        rows: ``[V, m, d]``, their views; zero where ``known`` is False. May carry gradient.
+        known: ``[V, m]`` bool.
+    """
+
+    anchors: Tensor
+    images: Tensor
+    place: Tensor
+    rows: Tensor
+    known: Tensor
+
+    @classmethod
+    def anew(
+        cls, name: str, batch: ContrastiveBatch, state: Tensor, anchors: Tensor, seed: int
+    ) -> Outside:
+        """Return the states ``[N]`` of some anchors ``[n]``, see :func:`embedded`."""
+        images, place = torch.unique(state[anchors], return_inverse=True)
+        rows = embedded(name, batch, images, seed)
+        known = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        return cls(anchors, images, place, rows, known)
+
+    def logits(self, batch: ContrastiveBatch) -> Tensor:
+        """Return each anchor's logits with the views of its state, ``[V, n]``; -inf if unknown."""
+        rows = self.rows.detach()[:, self.place]
+        logits = (rows * batch.anchors.detach()[self.anchors]).sum(-1) / batch.temperature
+        return logits.masked_fill(~self.known[:, self.place], -torch.inf)
+
+    def scores(self, batch: ContrastiveBatch) -> Tensor:
+        """Return the logit of each anchor's state as an image, ``[n]``."""
+        return image_logits(self.logits(batch))
+
+
+def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> Tensor:
+    """Return the views of samples that are not in the batch, ``[V, n, d]``, with gradient.
+
+    Args:
+        name: Who asks, for messages.
+        batch: Knows the way to the data set.
+        indexes: ``[n]`` int64 data set indexes, distinct.
+        seed: Of the augmentations; the global generators of torch, numpy and ``random`` are put
+            back afterwards.
+
+    Raises:
+        ValueError: If there is no way to embed them, or what came back does not fit.
+    """
+    encode = batch.dataset.encode
+    if encode is None:
+        raise ValueError(
+            f"{name}: out_of_batch='recompute' embeds samples that are not in the batch, but "
+            f"{batch.dataset.unencoded}; use out_of_batch='cached'"
+        )
+    with _forked_generators(seed, batch.anchors.device), torch.enable_grad():
+        views = encode(indexes)
+        for number, view in enumerate(views):
+            check_embeddings(f"{name}: view {number} of encode", view)
+        shapes = [tuple(view.shape) for view in views]
+        expected = (len(indexes), batch.anchors.shape[1])
+        if not shapes or any(shape != expected for shape in shapes):
+            raise ValueError(
+                f"{name}: encode must return a tuple of views {list(expected)} for "
+                f"{len(indexes)} indexes, got {[list(shape) for shape in shapes]}"
+            )
+        return torch.stack([unit_rows(view).to(batch.anchors) for view in views])
+
+
+@contextlib.contextmanager
+def _forked_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's, numpy's and Python's global generators, and put them back afterwards."""
+    numpy = sys.modules.get("numpy")  # if nobody has loaded it, nobody draws from it
+    pythons, numpys = random.getstate(), numpy and numpy.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            if numpy:
+                numpy.random.seed(seed % (1 << 32))
+            yield
+    finally:
+        random.setstate(pythons)
+        if numpy:
+            numpy.random.set_state(numpys)

@@ -1,0 +1,123 @@
+"""A step of some chains: where they come from, what they are proposed, where they went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.exclusion import UNKNOWN
+from negplug.negatives import Negatives
+from negplug.samplers.common.images import Images, image_logits, view_logits
+from negplug.samplers.common.outside import Outside
+
+
+class Moves(NamedTuple):
+    """Where N chains went in a step.
+
+    Attributes:
+        shares: ``[N, C]``, the share of each proposed image in a chain's draws.
+        stayed: ``[N]``, the share of the state that the chain came with.
+        last: ``[N]`` int64, the column of the final state; -1 = the one that it came with.
+        accepted: ``[N]``, how much of what was proposed was accepted, in [0, 1].
+    """
+
+    shares: Tensor
+    stayed: Tensor
+    last: Tensor
+    accepted: Tensor
+
+
+@dataclass(eq=False)
+class Visit:
+    """N chains that are visited in a step.
+
+    Attributes:
+        images: The proposed images, in the order of proposal.
+        logits: ``[V, N, C]``, of their views; -inf where there is no view or no negative.
+        scores: ``[N, C]``, of the images.
+        state: ``[N]`` int64, the image that each chain comes with; -1 = none yet.
+        stored: ``[N]``, its logit at the last visit.
+        place: ``[N]`` int64, its column if it is among the proposed images, else -1.
+        initial: ``[N]``, its present logit where that is known, otherwise the stored one.
+    """
+
+    images: Images
+    logits: Tensor
+    scores: Tensor
+    state: Tensor
+    stored: Tensor
+    place: Tensor
+    initial: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        batch: ContrastiveBatch,
+        indexes: Tensor,
+        pool: Negatives,
+        images: Images,
+        chains: dict[str, Tensor],
+    ) -> Visit:
+        """Look up and compare what chains come with and are proposed.
+
+        Args:
+            batch: The batch.
+            indexes: ``[N]`` int64, data set indexes of its anchors.
+            pool: The whole pool.
+            images: Its images.
+            chains: ``state`` and ``score`` of the last visit, ``[N]`` each.
+        """
+        logits = view_logits(batch, indexes, pool.pool, images)
+        scores = image_logits(logits)
+        state, stored = chains["state"], chains["score"].to(scores)
+        place = images.find(state)
+        present = scores.gather(1, place.clamp(min=0)[:, None])[:, 0]
+        initial = torch.where(place < 0, stored, present)
+        return cls(images, logits, scores, state, stored, place, initial)
+
+    def away(self) -> Tensor:
+        """Return the anchors whose chain has a state outside the batch, int64."""
+        return ((self.state != UNKNOWN) & (self.place < 0)).nonzero()[:, 0]
+
+    def compare(self, batch: ContrastiveBatch, outside: Outside) -> None:
+        """Take the logits of states outside the batch from their embeddings."""
+        self.initial[outside.anchors] = outside.scores(batch)
+
+    def shares(self, moves: Moves) -> tuple[Tensor, Tensor]:
+        """Return the share of each image of the batch ``[N, C]`` and of states outside ``[N]``."""
+        inside = self.place >= 0
+        stayed = (moves.stayed * inside)[:, None]
+        return (
+            moves.shares.scatter_add(1, self.place.clamp(min=0)[:, None], stayed),
+            moves.stayed.masked_fill(inside, 0.0),
+        )
+
+    def end(self, moves: Moves) -> tuple[Tensor, Tensor]:
+        """Return the final states and their logits, ``[N]`` each."""
+        went, last = moves.last >= 0, moves.last.clamp(min=0)
+        score = self.scores.gather(1, last[:, None])[:, 0]
+        return (
+            torch.where(went, self.images.indexes[last], self.state),
+            torch.where(went, score, self.initial),
+        )
+
+    def measured(self, moves: Moves) -> dict[str, Tensor]:
+        """Return acceptance rate, share of draws outside and staleness; NaN where unknown."""
+        proposed = (self.scores > -torch.inf).any(1)
+        drawn = (moves.shares.sum(1) + moves.stayed) > 0
+        # Infinite where either logit is of no negative, NaN where both are.
+        change = (self.initial - self.stored).abs()
+        return {
+            "acceptance": _mean(moves.accepted, proposed),
+            "outside": _mean(self.shares(moves)[1], drawn),
+            "staleness": _mean(change, (self.place >= 0) & change.isfinite()),
+        }
+
+
+def _mean(values: Tensor, known: Tensor) -> Tensor:
+    """Return the mean of what is known, NaN if nothing is, without waiting for the device."""
+    return values.masked_fill(~known, torch.nan).nanmean()

@@ -1,0 +1,87 @@
+"""``isir()``: draws from the softmax over the data set by iterated importance resampling.
+
+Source: Tjelmeland 2004, "Using all Metropolis–Hastings proposals to estimate mean values"; Andrieu,
+Lee & Vihola 2018, "Uniform ergodicity of the iterated conditional SMC and geometric ergodicity of
+particle Gibbs samplers" (arXiv:1312.6432, section 3, i-SIR), aimed at the target of EMC² (Yau et
+al. 2024, arXiv:2404.10575). For the chain of an anchor with state Z and the images c of the batch,
+
+    candidates  {c in the batch} ∪ {Z},
+    w_c         softmax over the candidates of their logits S_c,
+    gradient    Σ_c w_c ∇S_c                         (Rao–Blackwell: the weights themselves),
+    new state   one draw from w.
+
+A batch drawn uniformly without replacement keeps the chain reversible with respect to the softmax
+over all images at every batch size, the state inside the batch included, which is then one
+candidate and not two. It costs the softmax of the batch and one more column; nothing is
+sequential, and there is no burn-in.
+
+States, views and options are those of :mod:`negplug.samplers.common.chains`. With
+``out_of_batch="drop"`` the weights that are left are the softmax over the batch, so that nothing
+of the data set remains in the gradient. Estimator: ``"posterior"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from negplug.draws import exponentials
+from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.sampler import NegativeSampler
+from negplug.samplers.common.chains import ChainSampler, OutOfBatch
+from negplug.samplers.common.visit import Moves
+
+
+class Isir(ChainSampler):
+    """Weighted draws from the softmax over the data set, by iterated resampling.
+
+    Args:
+        out_of_batch: What becomes of states outside the batch: ``"recompute"`` embeds them anew,
+            one image per anchor and step; ``"cached"`` takes their last embeddings; ``"drop"``
+            leaves them out.
+        size: Number of samples in the data set; None takes what the run says, if it does.
+        source: Whose rows are candidates; those of the batch, of all ranks, by default.
+
+    Raises:
+        ValueError, TypeError: If an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        out_of_batch: OutOfBatch = "cached",
+        size: int | None = None,
+        source: NegativeSampler | None = None,
+    ) -> None:
+        super().__init__("isir", out_of_batch, size, source)
+
+    def noise(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+        """Return standard Gumbel variables, ``[N, C + 1]``; the last is the state's."""
+        return -exponentials((len(scores), scores.shape[1] + 1), scores, generator).log()
+
+    def move(
+        self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int
+    ) -> Moves:
+        """Draw each chain's next state from the weights of its candidates."""
+        own = initial.masked_fill(place >= 0, -torch.inf)
+        candidates = torch.cat([scores, own[:, None]], dim=1)
+        some = (candidates > -torch.inf).any(1)
+        # Finite stand-ins: a softmax over nothing is NaN.
+        lowest = torch.finfo(candidates.dtype).min
+        weights = candidates.clamp(min=lowest).softmax(1).where(some[:, None], 0.0)
+        chosen = (candidates + noise).argmax(1)
+        last = chosen.where(some & (chosen < scores.shape[1]), -1)
+        left = (last >= 0) & (last != place)
+        return Moves(weights[:, :-1], weights[:, -1], last, left.to(scores.dtype))
+
+
+@hookimpl
+def negplug_samplers() -> Iterable[SamplerSpec]:
+    """Offer ``isir``."""
+    yield SamplerSpec(
+        "isir",
+        Isir,
+        "softmax draws over the data set, by iterated resampling",
+        "Andrieu et al. 2018, arXiv:1312.6432; Yau et al. 2024, arXiv:2404.10575",
+    )

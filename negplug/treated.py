@@ -1,0 +1,121 @@
+"""``TreatedLoss``: what a host's loss calls once it is treated."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from negplug import ledger
+from negplug.adapter import LossSite, Metadata
+from negplug.batch import ContrastiveBatch
+from negplug.dataset import DatasetAccess
+from negplug.loss import ContrastiveLoss
+from negplug.objective import Objective
+from negplug.objectives.infonce import InfoNCE
+from negplug.sampler import NegativeSampler
+
+NOBODY_SAID = (
+    "nobody said whose samples the batch holds (a tuner's steps run without the NegativeControl "
+    "callback, and a plain loop has to call provide(indexes=…) before each step)"
+)
+_NOBODY_ENCODES = (
+    "nobody gave a way to do it (a tuner's steps run without the NegativeControl callback, and a "
+    "plain loop, which has no recipe to run again, has to call provide(encode=…))"
+)
+
+
+class StepOver(BaseException):
+    """Ends a step that was run for what its loss is given. No ``except Exception`` stops it."""
+
+
+class TreatedLoss:
+    """What a host's loss calls once it is treated.
+
+    Attributes:
+        loss: Sampler and counters of this site.
+        calls: How often it was called in training.
+        metadata: What is known of the step's samples.
+        forgets: Whether that ends with the step's backward pass.
+        temperature: The temperature that was asked for; None inherits the host's.
+        reads_metadata: Whether the site finds the metadata of a step itself.
+        dataset: What its batches can say of the data set.
+    """
+
+    def __init__(
+        self,
+        site: LossSite,
+        sampler: NegativeSampler,
+        objective: Objective | None,
+        temperature: float | None,
+    ) -> None:
+        # Of the site's name too, so that two losses of a model draw different negatives.
+        seed = torch.initial_seed() + zlib.crc32(site.name.encode())
+        self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
+        self.calls = 0
+        self.forgets = False
+        self.metadata = Metadata(unindexed=NOBODY_SAID)
+        self.reads_metadata = site.reads_metadata
+        self.dataset = DatasetAccess(unencoded=_NOBODY_ENCODES)
+        self._inherits_objective = objective is None
+        self._captured: list[ContrastiveBatch] | None = None
+        self._last: int | None = None
+        self.temperature = temperature
+
+    def __call__(
+        self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
+    ) -> Tensor:
+        """Return the mean loss; what was asked for explicitly replaces what the host has."""
+        if self._captured is not None:
+            return self._capture(batch)
+        batch = replace(batch, dataset=self.dataset)
+        if batch.training:
+            self.calls += 1
+            ledger.record_call()
+        self.loss.to(batch.anchors.device)
+        loss = self.loss.contrast(
+            batch,
+            objective if self._inherits_objective else None,
+            temperature if self.temperature is None else self.temperature,
+        )
+        if batch.training and self.forgets:
+            loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
+        return loss
+
+    @contextlib.contextmanager
+    def capturing(
+        self, metadata: Metadata, last: int | None = None
+    ) -> Iterator[list[ContrastiveBatch]]:
+        """Keep the batches of the calls made inside, in place of computing their loss.
+
+        Nothing is sampled or counted, and each call returns zero.
+
+        Args:
+            metadata: What is known of the samples inside.
+            last: Number of the call, from 0, that ends the step with :class:`StepOver`.
+        """
+        before = self.metadata, self._captured, self._last
+        captured: list[ContrastiveBatch] = []
+        self.metadata, self._captured, self._last = metadata, captured, last
+        try:
+            yield captured
+        finally:
+            self.metadata, self._captured, self._last = before
+
+    @_disable_dynamo
+    def _capture(self, batch: ContrastiveBatch) -> Tensor:
+        assert self._captured is not None
+        self._captured.append(batch)
+        if len(self._captured) - 1 == self._last:
+            raise StepOver
+        return batch.anchors.new_zeros((), requires_grad=True)
+
+    def forget(self, _: Tensor | None = None) -> None:
+        """Forget the step's samples, so that the next step's are not taken for them."""
+        self.metadata = Metadata(unindexed=NOBODY_SAID)
+        self.forgets = False

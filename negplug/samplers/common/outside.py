@@ -94,9 +94,13 @@ def _forked_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's, numpy's and Python's global generators, and put them back afterwards."""
     numpy = sys.modules.get("numpy")  # if nobody has loaded it, nobody draws from it
     pythons, numpys = random.getstate(), numpy and numpy.random.get_state()
+    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices):
+            # Not torch.manual_seed(): it formats a stack trace for each device not yet in use.
+            torch.default_generator.manual_seed(seed)
+            for used in devices:
+                torch.cuda.default_generators[used.index or 0].manual_seed(seed)
             random.seed(seed)
             if numpy:
                 numpy.random.seed(seed % (1 << 32))

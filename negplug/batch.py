@@ -305,7 +305,8 @@ class ContrastiveBatch:
         anchors = self.anchors.detach()
         keys = anchors if self.keys is self.anchors else self.keys.detach()
         token = None if self.token is None else self.token.detach()
-        return replace(self, anchors=anchors, keys=keys, token=token)
+        dataset = DatasetAccess(self.dataset.size)
+        return replace(self, anchors=anchors, keys=keys, token=token, dataset=dataset)
 
 
 def _of_this_batch(numbers: Tensor) -> Tensor:

@@ -27,11 +27,15 @@ from negplug.draws import Draws
 from negplug.inputs import check_temperature
 from negplug.objective import Objective
 from negplug.observation import observe
+from negplug.precision import not_inference
 from negplug.sampler import NegativeSampler
 
 
 class ContrastiveLoss(nn.Module):
     """A contrastive loss whose negatives are a choice.
+
+    One loss object serves one pair of heads: a sampler that remembers embeddings remembers those
+    of every call.
 
     Args:
         sampler: A sampler or an expression.
@@ -106,8 +110,10 @@ class ContrastiveLoss(nn.Module):
             *more_views: Further views ``[B, d]``.
             indexes: ``[B]`` data set indexes, for samplers with per-sample state.
             labels: ``[B]`` integer metadata, for samplers that stratify.
-            encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
-                with the current parameters, for samplers that need samples outside the batch.
+            encode: Maps data set indexes ``[n]``, n ≥ 1, to V views ``[n, d]`` of those samples,
+                embedded with the current parameters, for samplers that need samples outside the
+                batch. Have BatchNorm in eval mode in it, and call the module itself, not DDP's
+                wrapper: one rank may need it while another does not.
 
         Returns:
             A scalar in float32 or better, also under autocast.
@@ -222,9 +228,10 @@ class ContrastiveLoss(nn.Module):
             yield from cast("Iterator[NegativeSampler | Objective]", call.children())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveLoss:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for call in self._fresh:
-            call._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with not_inference():
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            for call in self._fresh:
+                call._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _flush(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.negatives import Negatives
+from negplug.precision import not_inference
 
 if TYPE_CHECKING:
     from negplug.provenance import PluginInfo
@@ -64,7 +64,7 @@ class Objective(nn.Module, abc.ABC):
         """Apply what is held."""
         pending, self._pending = self._pending, []
         for seen in pending:
-            with blaming(self.provider, "update()"), torch.no_grad():
+            with blaming(self.provider, "update()"), not_inference():
                 self.update(seen)
 
     def drop(self) -> None:

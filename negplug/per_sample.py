@@ -124,8 +124,8 @@ def check_indexes(
     known = own if size is None else size
     if known is not None and highest >= known:
         raise ValueError(
-            f"{name}: the data set index {highest} is beyond size={known}; give the size of the "
-            f"whole data set, and indexes that count from 0"
+            f"{name}: the data set index {highest} is beyond size={known} of the data set; indexes "
+            f"must count its samples from 0, so put what numbers them outermost, around any Subset"
         )
     return indexes
 

@@ -7,12 +7,17 @@ What cannot be undone, a write into a parameter or a buffer, is found out and re
 from __future__ import annotations
 
 import contextlib
+import copy
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+# What torch keeps there is looked after by name.
+_OWN = ("_parameters", "_buffers", "_modules")
 
 
 @contextlib.contextmanager
@@ -22,10 +27,12 @@ def quiet(model: nn.Module) -> Iterator[None]:
     Nothing is logged or printed, by Lightning modules inside ``model`` either. BatchNorm
     normalises by its running statistics, because a single image has none of its own, and leaves
     them alone; Dropout and all else keep their mode. Attributes and buffers that are assigned
-    inside are put back on leaving.
+    inside are put back on leaving, and so is what is inside attributes that are containers or
+    tensors: metrics gather their samples there.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
+    contents = [_Contents(value) for attribute in attributes for value in _holders(attribute)]
     buffers = [dict(module._buffers) for module in modules]
     try:
         for module in modules:
@@ -41,6 +48,44 @@ def quiet(model: nn.Module) -> Iterator[None]:
         for module, attribute, buffer in zip(modules, attributes, buffers, strict=True):
             _put_back(module._buffers, buffer)
             _put_back(vars(module), attribute)
+        for content in contents:
+            content.put_back()
+
+
+class _Contents:
+    """What a container or a tensor holds, to be put back into the very object."""
+
+    def __init__(self, holder: Any) -> None:
+        self._holder = holder
+        self._mark = _mark(holder) if isinstance(holder, Tensor) else None
+        self._copy = holder.clone() if isinstance(holder, Tensor) else copy.copy(holder)
+
+    def put_back(self) -> None:
+        """Undo what was written since."""
+        if isinstance(self._holder, Tensor):
+            if _mark(self._holder) != self._mark:
+                self._holder.copy_(self._copy)
+            return
+        if _entries(self._holder) == _entries(self._copy):
+            return
+        self._holder.clear()
+        # Lists and deques extend where dictionaries and sets update.
+        fill = getattr(self._holder, "update", None) or self._holder.extend
+        fill(self._copy)
+
+
+def _entries(container: Any) -> list[int]:
+    """Return which objects a container holds."""
+    values = [*container, *container.values()] if isinstance(container, dict) else container
+    return [id(value) for value in values]
+
+
+def _holders(attributes: dict[str, Any]) -> Iterator[Any]:
+    """Yield the containers and plain tensors among a module's attributes."""
+    for name, value in attributes.items():
+        plain = isinstance(value, Tensor) and not value.requires_grad
+        if name not in _OWN and (plain or isinstance(value, (list, dict, set, deque))):
+            yield value
 
 
 class Writes:
@@ -48,8 +93,8 @@ class Writes:
 
     Args:
         model: The model.
-        by_value: Whether to compare values, on copies of all of them. Otherwise the counters that
-            torch keeps are compared, which miss writes through ``.data`` or without autograd.
+        by_value: Whether to compare values too, on copies of all of them. The counters that torch
+            keeps miss writes through ``.data`` or without autograd.
     """
 
     def __init__(self, model: nn.Module, *, by_value: bool) -> None:
@@ -62,13 +107,13 @@ class Writes:
         """Return the names of what was written to; values that were copied are put back."""
         written = []
         for name, tensor in self._tensors.items():
-            copy = self._copies.get(name)
-            if copy is None:
-                if _mark(tensor) != self._marks[name]:
-                    written.append(name)
-            elif not _same_values(tensor.detach(), copy):
-                tensor.data.copy_(copy)
+            before = self._copies.get(name)
+            changed = before is not None and not _same_values(tensor.detach(), before)
+            # A write of equal values is one too: the next may be of others.
+            if changed or _mark(tensor) != self._marks[name]:
                 written.append(name)
+            if before is not None and changed:
+                tensor.data.copy_(before)
         return written
 
 
@@ -92,6 +137,6 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor._version
 
 
-def _same_values(tensor: Tensor, copy: Tensor) -> bool:
-    same = torch.equal(tensor, copy)
-    return same or bool(((tensor == copy) | (tensor.isnan() & copy.isnan())).all())
+def _same_values(tensor: Tensor, before: Tensor) -> bool:
+    same = torch.equal(tensor, before)
+    return same or bool(((tensor == before) | (tensor.isnan() & before.isnan())).all())

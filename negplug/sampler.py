@@ -13,6 +13,7 @@ from torch import nn
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.negatives import Negatives
+from negplug.precision import not_inference
 from negplug.wellformed import check_negatives
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class NegativeSampler(nn.Module, abc.ABC):
         for sampler in self.all_samplers():
             pending, sampler._pending = sampler._pending, []
             for batch, negatives in pending:
-                with blaming(sampler.provider, "update()"), torch.no_grad():
+                with blaming(sampler.provider, "update()"), not_inference():
                     sampler.update(batch, negatives)
 
     def generator(self, batch: ContrastiveBatch) -> torch.Generator:

@@ -4,6 +4,14 @@ One thread from the start means that there are none; otherwise a rank hangs at i
 convolution. It also lets in-process runs repeat those of other processes to the last bit.
 """
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_default_dtype():
+    """Lightning 1.9 leaves another one behind when a run in precision 64 fails."""
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -73,7 +73,7 @@ def test_a_source_that_is_no_whole_pool_is_refused(source):
             "emc2(size=8)",
             [0, 9],
             None,
-            "emc2: the data set index 9 is beyond size=8; give the size",
+            "emc2: the data set index 9 is beyond size=8 of the data set; indexes",
         ),
         ("emc2()", [0, 9], 8, "emc2: the data set index 9 is beyond size=8"),
         ("isir(size=8)", [0, 1], 14, "isir: size=8, but the data set has 14 samples; give that"),

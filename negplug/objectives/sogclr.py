@@ -58,10 +58,9 @@ class SogCLR(Objective):
 
     def __init__(self, gamma: float = 0.9) -> None:
         super().__init__()
-        if gamma is True or gamma != 1:
-            check_number("sogclr", "gamma", gamma, 0, 1)
-        if gamma == 0:
-            raise ValueError("sogclr: gamma must be above 0; nothing would ever be averaged in")
+        check_number("sogclr", "gamma", gamma, -math.inf, math.inf)
+        if not 0 < gamma <= 1:
+            raise ValueError(f"sogclr: gamma must be in (0, 1], got {gamma}")
         self.gamma = float(gamma)
         self._averages = PerSample(log_u=-torch.inf)
         self._samples: int | None = None

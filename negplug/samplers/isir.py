@@ -67,13 +67,21 @@ class Isir(ChainSampler):
         own = initial.masked_fill(place >= 0, -torch.inf)
         candidates = torch.cat([scores, own[:, None]], dim=1)
         some = (candidates > -torch.inf).any(1)
-        # Finite stand-ins: a softmax over nothing is NaN.
-        lowest = torch.finfo(candidates.dtype).min
-        weights = candidates.clamp(min=lowest).softmax(1).where(some[:, None], 0.0)
+        weights = _softmax(candidates)
         chosen = (candidates + noise).argmax(1)
         last = chosen.where(some & (chosen < scores.shape[1]), -1)
-        left = (last >= 0) & (last != place)
-        return Moves(weights[:, :-1], weights[:, -1], last, left.to(scores.dtype))
+        moved = (last >= 0) & (last != place)
+        return Moves(weights[:, :-1], weights[:, -1], last, moved.to(scores.dtype))
+
+    def left(self, scores: Tensor, shares: Tensor) -> Tensor:
+        """Return the softmax over the batch, whose shares of all draws may have underflowed."""
+        return _softmax(scores)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Return the softmax of each row, 0 where there is nothing but -inf."""
+    some = (scores > -torch.inf).any(1, keepdim=True)
+    return scores.clamp(min=torch.finfo(scores.dtype).min).softmax(1).where(some, 0.0)
 
 
 @hookimpl

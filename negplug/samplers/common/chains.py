@@ -111,6 +111,15 @@ class ChainSampler(NegativeSampler):
             step: Training steps done so far.
         """
 
+    def left(self, scores: Tensor, shares: Tensor) -> Tensor:
+        """Return the shares ``[N, C]`` that are left to the batch where draws outside are dropped.
+
+        Args:
+            scores: As in :meth:`move`.
+            shares: Those of all draws; outside the batch is what they lack of one.
+        """
+        return shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Move the chains of the batch's anchors and return their draws.
 
@@ -119,6 +128,8 @@ class ChainSampler(NegativeSampler):
                 no whole pool, or samples outside the batch cannot be embedded.
         """
         pool = whole_pool(self.name, self.source, batch)
+        if batch.training:
+            batch.gathered()  # with its graph, for whoever asks later
         with torch.no_grad():
             if not batch.training:
                 return softmax_over(batch, pool)
@@ -139,7 +150,7 @@ class ChainSampler(NegativeSampler):
         moves, outside = self._moved(batch, visit, indexes, generator)
         shares, gone = visit.shares(moves)
         if self.out_of_batch == "drop":
-            shares = shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+            shares = self.left(visit.scores, shares)
         negatives = drawn_rows(pool, images, visit.logits, shares)
         if outside is not None:
             elsewhere = drawn_outside(batch, outside, gone[outside.anchors])

@@ -113,7 +113,7 @@ class Visit:
         change = (self.initial - self.stored).abs()
         return {
             "acceptance": _mean(moves.accepted, proposed),
-            "outside": _mean(self.shares(moves)[1], drawn),
+            "outside": _mean(moves.stayed.masked_fill(self.place >= 0, 0.0), drawn),
             "staleness": _mean(change, (self.place >= 0) & change.isfinite()),
         }
 

@@ -1,14 +1,17 @@
-"""The squared norm of the exact global gradient over the samples seen."""
+"""The squared norm of the exact global gradient, and the global loss, over the samples seen."""
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bias_figure import STYLES
 from neighbours import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def final_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -23,7 +26,7 @@ def final_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> str:
-    """Draw a curve per estimator.
+    """Draw a curve per estimator: a small norm at a high loss is a plateau, and no success.
 
     Args:
         rows: Of runs that differ in estimator and seed alone.
@@ -34,39 +37,13 @@ def draw(rows: Sequence[Row], path: Path) -> str:
     """
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(7.2, 4.6), dpi=200, layout="constrained")
-    axes = picture.add_subplot()
-    for name, style in STYLES.items():
-        points: dict[int, list[float]] = {}
-        for row in rows:
-            if row["estimator"] == name:
-                seen = int(str(row["samples_seen"]))
-                points.setdefault(seen, []).append(float(str(row["squared_norm"])))
-        if not points:
-            continue
-        means = [math.exp(sum(map(math.log, own)) / len(own)) for own in points.values()]
-        look: dict[str, Any] = {
-            "markersize": 4,
-            "linewidth": 1.4,
-            "markevery": 4,
-            "label": name,
-        } | style
-        axes.plot(list(points), means, **look)
-        axes.fill_between(
-            list(points),
-            [min(own) for own in points.values()],
-            [max(own) for own in points.values()],
-            color=style["color"],
-            alpha=0.12,
-            linewidth=0,
-        )
-    axes.set_yscale("log")
-    axes.set_xlabel("samples seen", fontsize=8.5)
-    axes.set_title("squared norm of the exact global gradient", loc="left", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(True, which="major", color="0.92", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
-    picture.legend(loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
+    picture = Figure(figsize=(9.6, 4.4), dpi=200, layout="constrained")
+    norm, loss = picture.subplots(1, 2)
+    _panel(norm, rows, "squared_norm", "squared norm of the exact global gradient")
+    norm.set_yscale("log")
+    _panel(loss, rows, "global_loss", "exact global loss")
+    handles, names = norm.get_legend_handles_labels()
+    picture.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, metadata={"Software": ""})
     row = rows[0]
@@ -74,5 +51,38 @@ def draw(rows: Sequence[Row], path: Path) -> str:
     return (
         f"{path.name}: SGD with batches of {row['batch_size']} on {row['size']} images with two "
         f"fixed views, τ = {row['temperature']}, learning rate at most {row['learning_rate']} and "
-        f"0 at the end; geometric mean and range over {seeds} seeds."
+        f"0 at the end; mean and range over {seeds} seeds."
     )
+
+
+def _panel(axes: Axes, rows: Sequence[Row], column: str, title: str) -> None:
+    """Draw a column over the samples seen, a curve per estimator."""
+    for name, style in STYLES.items():
+        points: dict[int, list[float]] = {}
+        for row in rows:
+            if row["estimator"] == name:
+                seen = int(str(row["samples_seen"]))
+                points.setdefault(seen, []).append(float(str(row[column])))
+        if not points:
+            continue
+        mean = statistics.geometric_mean if column == "squared_norm" else statistics.fmean
+        look: dict[str, Any] = {
+            "markersize": 4,
+            "linewidth": 1.4,
+            "markevery": 4,
+            "label": name,
+        } | style
+        axes.plot(list(points), [mean(own) for own in points.values()], **look)
+        axes.fill_between(
+            list(points),
+            [min(own) for own in points.values()],
+            [max(own) for own in points.values()],
+            color=look["color"],
+            alpha=0.12,
+            linewidth=0,
+        )
+    axes.set_xlabel("samples seen", fontsize=8.5)
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(True, which="major", color="0.92", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -66,10 +66,10 @@ class Isir(ChainSampler):
         """Draw each chain's next state from the weights of its candidates."""
         own = initial.masked_fill(place >= 0, -torch.inf)
         candidates = torch.cat([scores, own[:, None]], dim=1)
-        some = (candidates > -torch.inf).any(1)
         weights = _softmax(candidates)
-        chosen = (candidates + noise).argmax(1)
-        last = chosen.where(some & (chosen < scores.shape[1]), -1)
+        best, chosen = (candidates + noise).max(1)
+        # Of nothing but -inf, none is chosen.
+        last = chosen.where((best > -torch.inf) & (chosen < scores.shape[1]), -1)
         moved = (last >= 0) & (last != place)
         return Moves(weights[:, :-1], weights[:, -1], last, moved.to(scores.dtype))
 

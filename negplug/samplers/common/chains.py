@@ -45,6 +45,7 @@ from negplug.samplers.common.choosing import ChoosingSampler
 from negplug.samplers.common.drawn import drawn_outside, drawn_rows, effective_number, softmax_over
 from negplug.samplers.common.images import Images, images_of, no_whole_pool, whole_pool
 from negplug.samplers.common.outside import Outside, embedded
+from negplug.samplers.common.settings import check_settings
 from negplug.samplers.common.visit import Moves, Visit
 from negplug.samplers.gather import Gather
 
@@ -128,11 +129,10 @@ class ChainSampler(NegativeSampler):
                 no whole pool, or samples outside the batch cannot be embedded.
         """
         pool = whole_pool(self.name, self.source, batch)
-        if batch.training:
-            batch.gathered()  # with its graph, for whoever asks later
+        if not batch.training:
+            return softmax_over(batch, pool)
+        batch.gathered()  # with its graph, for whoever asks later
         with torch.no_grad():
-            if not batch.training:
-                return softmax_over(batch, pool)
             if self._chains.device != batch.anchors.device:
                 # In a plain loop nobody moves the loss.
                 self.to(batch.anchors.device)
@@ -251,17 +251,7 @@ class ChainSampler(NegativeSampler):
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Raise ``ValueError`` if ``state`` was saved by another sampler or with other settings."""
-        own, saved = self.settings(), state.get("settings", {})
-        if "chains" not in state or saved.keys() != own.keys():
-            raise ValueError(
-                f"{self}: the saved state is another sampler's; resume with the same expression"
-            )
-        for name, value in saved.items():
-            if own[name] != value:
-                raise ValueError(
-                    f"{self}: was saved with {name}={value!r}, this run has {name}={own[name]!r}; "
-                    f"resume with the same {name}"
-                )
+        check_settings(self, self.settings(), state.get("settings", {}))
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""

@@ -58,6 +58,7 @@ def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> N
     )
 
 
+@torch.no_grad()
 def softmax_over(batch: ContrastiveBatch, pool: Negatives) -> Negatives:
     """Return every negative of a pool, with its weight in the softmax over them."""
     logits = (batch.anchors / batch.temperature) @ pool.pool.T

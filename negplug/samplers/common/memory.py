@@ -22,6 +22,7 @@ from negplug.exclusion import UNKNOWN, or_unknown
 from negplug.inputs import check_flag
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.settings import check_settings
 
 _NAMES = 3
 
@@ -92,25 +93,14 @@ class MemorySampler(NegativeSampler):
     def get_extra_state(self) -> dict[str, Any]:
         """Return the rows written so far, their names, and the settings."""
         return {
-            "settings": self.settings() | {"world_size": world_size(), "gather": self.gather},
+            "settings": self._all_settings(),
             "rows": self._rows[: self._count].clone(),
             "names": self._names[:, : self._count].clone(),
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Raise ``ValueError`` if ``state`` was saved by another sampler or with other settings."""
-        own = self.settings() | {"world_size": world_size(), "gather": self.gather}
-        if own.keys() != state["settings"].keys():
-            raise ValueError(
-                f"{self}: the saved state is another sampler's, with {sorted(state['settings'])}; "
-                f"resume with the same expression"
-            )
-        for name, value in state["settings"].items():
-            if own[name] != value:
-                raise ValueError(
-                    f"{self}: was saved with {name}={value}, this run has {name}={own[name]}; "
-                    f"resume with the same {name}"
-                )
+        check_settings(self, self._all_settings(), state["settings"])
         rows, names = state["rows"], state["names"]
         if rows.ndim != 2 or names.shape != (_NAMES, len(rows)):
             raise ValueError(
@@ -133,6 +123,9 @@ class MemorySampler(NegativeSampler):
         self._count = len(rows)
         self._rows[: self._count] = rows
         self._names[:, : self._count] = state["names"].to(device)
+
+    def _all_settings(self) -> dict[str, Any]:
+        return self.settings() | {"world_size": world_size(), "gather": self.gather}
 
     def _capacity(self, count: int) -> int:
         """Return how many rows to make room for when ``count`` are there."""

@@ -355,6 +355,7 @@ OBJECTIVES = [
     "debiased(tau_plus=0.1)",
     "debiased(tau_plus=0.0)",
     "debiased(tau_plus=0.1, beta=1.0)",
+    "relic()",
 ]
 FORMS = ["chosen", "chosen-masked", "one-weight", "whole", "several-parts"]
 

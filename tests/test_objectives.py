@@ -1,7 +1,8 @@
-"""``decoupled`` and ``debiased``: exact against loops and Lightly, stable, careful with gaps."""
+"""``decoupled``, ``debiased``, ``relic``: exact against loops and Lightly, careful with gaps."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -61,7 +62,28 @@ def debiased_loop(unit, positives, negatives, temperature, tau_plus=0.1, beta=0.
     return torch.stack(losses)
 
 
+def relic_loop(unit, positives, negatives, temperature, alpha=1.0):
+    """Mitrovic et al., equation 3; the second distribution is a constant."""
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        if not own or not others:
+            losses.append(0.0 * unit[i].sum())
+            continue
+        each = []
+        for p in own:
+            candidates = [(unit[p], 1.0), *others]
+            s = torch.stack([unit[i] @ k / temperature + math.log(w) for k, w in candidates])
+            t = torch.stack([unit[p] @ k / temperature + math.log(w) for k, w in candidates])
+            first, second = s.log_softmax(0), t.detach().log_softmax(0)
+            each.append(-first[0] + alpha * (first.exp() * (first - second)).sum())
+        losses.append(sum(each) / len(each))
+    return torch.stack(losses)
+
+
 LOOPS = {
+    "relic()": relic_loop,
+    "relic(alpha=0)": partial(relic_loop, alpha=0.0),
+    "relic(alpha=3.5)": partial(relic_loop, alpha=3.5),
     "decoupled()": decoupled_loop,
     "decoupled(sigma=0.5)": partial(decoupled_loop, sigma=0.5),
     "debiased()": debiased_loop,
@@ -334,6 +356,8 @@ def test_decoupled_is_lightlys_over_two_ranks(sigma):
         ("debiased(tau_plus=None)", TypeError, "debiased: tau_plus must be a number, got None"),
         ("debiased(beta=-1)", ValueError, r"debiased: beta must be in \[0, inf\), got -1"),
         ("debiased(beta=1e999)", ValueError, "debiased: beta must be in .* got inf"),
+        ("relic(alpha=-1)", ValueError, r"relic: alpha must be in \[0, inf\), got -1"),
+        ("relic(alpha='1')", TypeError, "relic: alpha must be a number, got '1'"),
         ("debiased(beta=False)", TypeError, "debiased: beta must be a number, got False"),
     ],
 )
@@ -342,7 +366,7 @@ def test_bad_arguments(expression, error, message):
         make_objective(expression)
 
 
-@pytest.mark.parametrize("objective", ["debiased"])
+@pytest.mark.parametrize("objective", ["debiased", "relic"])
 def test_draws_from_the_softmax_are_refused(objective):
     batch = ContrastiveBatch.from_views(tuple(naive.embeddings(2, 4)))
     drawn = replace(make_sampler("in_batch()").sample(batch), estimator="posterior")
@@ -351,7 +375,12 @@ def test_draws_from_the_softmax_are_refused(objective):
 
 
 @pytest.mark.parametrize(
-    ("objective", "paper"), [("decoupled", "arXiv:2110.06848"), ("debiased", "arXiv:2007.00224")]
+    ("objective", "paper"),
+    [
+        ("decoupled", "arXiv:2110.06848"),
+        ("debiased", "arXiv:2007.00224"),
+        ("relic", "arXiv:2010.07922"),
+    ],
 )
 def test_listed_with_its_paper(objective, paper):
     spec = plugins().lookup("objective", objective).spec

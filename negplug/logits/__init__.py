@@ -7,7 +7,8 @@ answers is decided here, by the shape of the question:
 - every key of a symmetric batch → :mod:`negplug.logits.symmetric`;
 - every row of a pool without gradient → :mod:`negplug.logits.frozen`;
 - every row of any other pool → :mod:`negplug.logits.tiled`;
-- draws from the softmax → :mod:`negplug.logits.posterior`.
+- draws from the softmax → :mod:`negplug.logits.posterior`;
+- the divergence from another row's distribution → :mod:`negplug.logits.divergence`.
 
 Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materialises ``[N, K]``.
 """
@@ -22,14 +23,15 @@ from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
-from negplug.logits.chosen import chosen_similarities
+from negplug.logits.chosen import chosen_logits, chosen_similarities, row_logsumexp
+from negplug.logits.divergence import divergence
 from negplug.logits.frozen import frozen_logsumexp
 from negplug.logits.posterior import expected_logit
 from negplug.logits.symmetric import STEEPEST, symmetric_logsumexp
 from negplug.logits.tiled import pool_logsumexp
 from negplug.negatives import Negatives
 
-__all__ = ["log_number", "negative_logsumexp", "negative_term", "positive_logits"]
+__all__ = ["divergence", "log_number", "negative_logsumexp", "negative_term", "positive_logits"]
 
 
 def positive_logits(batch: ContrastiveBatch, temperature: float) -> Tensor:
@@ -62,7 +64,7 @@ def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperatur
         temperature: τ > 0.
     """
     totals = [_logsumexp(batch, part, temperature) for part in negatives.parts()]
-    return totals[0] if len(totals) == 1 else _sum(torch.stack(totals, dim=1))
+    return totals[0] if len(totals) == 1 else row_logsumexp(torch.stack(totals, dim=1))
 
 
 @torch.no_grad()
@@ -90,29 +92,9 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
 
 
 def _chosen_logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
-    assert part.columns is not None
-    weight, mask = part.log_weight, part.mask
-    similarities = chosen_similarities(batch.anchors, part.pool, part.columns, mask)
-    if part.partners is not None:
-        assert part.coefficients is not None
-        # ⟨a, c₀ p + c₁ q⟩ = c₀ ⟨a, p⟩ + c₁ ⟨a, q⟩: a mixture never exists as a row.
-        second = chosen_similarities(batch.anchors, part.pool, part.partners, mask)
-        first_share, second_share = part.coefficients.unbind(-1)
-        similarities = similarities * first_share + second * second_share
-    logits = similarities / temperature
-    per_column = weight is not None and weight.shape[1] != 1
-    if weight is not None and per_column:
-        logits = logits + weight
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
+    weight = part.log_weight
+    if weight is not None and weight.shape[1] == 1:
+        return _chosen_logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
+    logits = chosen_logits(batch.anchors, part, temperature)
     # Where only the mask hides a row, chosen_similarities stops its gradient.
-    total = _sum(logits) if per_column else torch.logsumexp(logits, dim=1)
-    return total if weight is None or per_column else total + weight[:, 0]
-
-
-def _sum(logits: Tensor) -> Tensor:
-    """Return the log-sum-exp of each row; -inf with zero gradient for a row of nothing but -inf."""
-    # torch's own gradient is NaN there.
-    none = (logits == -torch.inf).all(1)
-    total = torch.logsumexp(logits.masked_fill(none[:, None], 0.0), dim=1)
-    return total.masked_fill(none, -torch.inf)
+    return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)

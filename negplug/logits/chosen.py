@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from negplug.negatives import Negatives
+
 
 def chosen_similarities(
     anchors: Tensor, pool: Tensor, columns: Tensor, mask: Tensor | None = None
@@ -34,6 +36,36 @@ def chosen_similarities(
     columns = columns.contiguous()
     similarities: Tensor = _ChosenSimilarities.apply(anchors, pool, columns, mask)
     return similarities
+
+
+def chosen_logits(rows: Tensor, part: Negatives, temperature: float) -> Tensor:
+    """Return the weighted logits of chosen negatives with some rows, ``[N, M]``; -inf where masked.
+
+    Args:
+        rows: ``[N, d]``, one per anchor: the anchors themselves, or what is compared with them.
+        part: Chosen negatives of one pool; mixtures of its rows too.
+        temperature: τ > 0.
+    """
+    assert part.columns is not None
+    similarities = chosen_similarities(rows, part.pool, part.columns, part.mask)
+    if part.partners is not None:
+        assert part.coefficients is not None
+        # ⟨a, c₀ p + c₁ q⟩ = c₀ ⟨a, p⟩ + c₁ ⟨a, q⟩: a mixture never exists as a row.
+        second = chosen_similarities(rows, part.pool, part.partners, part.mask)
+        first_share, second_share = part.coefficients.unbind(-1)
+        similarities = similarities * first_share + second * second_share
+    logits = similarities / temperature
+    if part.log_weight is not None:
+        logits = logits + part.log_weight
+    return logits if part.mask is None else logits.masked_fill(~part.mask, -torch.inf)
+
+
+def row_logsumexp(logits: Tensor) -> Tensor:
+    """Return the log-sum-exp of each row; -inf with zero gradient for a row of nothing but -inf."""
+    # torch's own gradient is NaN there.
+    none = (logits == -torch.inf).all(1)
+    total = torch.logsumexp(logits.masked_fill(none[:, None], 0.0), dim=1)
+    return total.masked_fill(none, -torch.inf)
 
 
 class _ChosenSimilarities(torch.autograd.Function):

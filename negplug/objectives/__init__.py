@@ -1,5 +1,5 @@
 """The built-in objectives: one file each, registered through the hooks like anyone else's."""
 
-from negplug.objectives import debiased, decoupled, infonce, sogclr
+from negplug.objectives import debiased, decoupled, infonce, relic, sogclr
 
-plugins = [infonce, decoupled, debiased, sogclr]
+plugins = [infonce, decoupled, debiased, relic, sogclr]

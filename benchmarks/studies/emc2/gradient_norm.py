@@ -8,17 +8,23 @@ with momentum, a network without batch normalisation (see :mod:`data`). Logged a
 seen is ‖∇L‖², the squared norm of the exact gradient of the global loss with respect to all
 parameters of the network. The estimators differ in nothing else: each starts from the same
 weights per seed, sees the same batches, and has the same learning rate, which rises for one
-twentieth of the steps and then falls to zero along half a cosine. So the noise of small batches
-vanishes at the end, and what is left is the estimator's bias and what the epochs did not suffice
-for.
+twentieth of the steps. Then it
+
+- stays (``--schedule constant``), as in the theorem, which bounds the mean of ‖∇L‖² over the
+  steps: the end of a run is the mean over its last quarter, the noise of small batches included;
+- or falls to zero along half a cosine (``cosine``): the noise vanishes, and the last value shows
+  the estimator's bias and what the epochs did not suffice for.
 
 Rows go to ``emc2_gradient_norm.csv`` as soon as a run is over; a run that the file holds already
-is not repeated. The picture is ``emc2_gradient_norm.png``, both in ``benchmarks/results``.
+is not repeated. The picture is ``emc2_gradient_norm_constant.png`` (or ``…_cosine.png``), both in
+``benchmarks/results``.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +36,7 @@ import typer
 from data import PooledMLP, embed, fixed_views, shuffled_batches
 from estimators import ESTIMATORS, PAPER, SIMCLR, chosen, described
 from exact import parameter_gradient
-from gradient_norm_figure import draw, final_rows
+from gradient_norm_figure import draw, ends
 from neighbours import RESULTS, Row, machine
 from records import completed
 from torch import Tensor
@@ -63,6 +69,7 @@ class Run:
         epochs: Of training.
         learning_rate: At its highest.
         momentum: Of SGD.
+        schedule: ``"constant"`` or ``"cosine"``, of the learning rate.
         seed: Of the weights, of shuffling and of the estimator's draws.
     """
 
@@ -73,6 +80,7 @@ class Run:
     epochs: int
     learning_rate: float
     momentum: float
+    schedule: str
     seed: int
 
 
@@ -91,7 +99,7 @@ def train(run: Run) -> list[Row]:
 
     optimizer = torch.optim.SGD(network.parameters(), lr=run.learning_rate, momentum=run.momentum)
     steps = run.epochs * (run.size // run.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_share, run, steps))
     generator = torch.Generator().manual_seed(run.seed)
     evaluated = {round(run.epochs * k / EVALUATIONS) for k in range(EVALUATIONS + 1)}
     rows: list[Row] = []
@@ -111,9 +119,11 @@ def train(run: Run) -> list[Row]:
     return rows
 
 
-def _share(progress: float) -> float:
+def _share(run: Run, steps: int, step: int) -> float:
     """Return the share of the highest learning rate; chains that have just begun are noisy."""
-    return min(progress / WARM_UP, 1.0) * (1 + math.cos(math.pi * progress)) / 2
+    progress = step / steps
+    fallen = (1 + math.cos(math.pi * progress)) / 2 if run.schedule == "cosine" else 1.0
+    return min(progress / WARM_UP, 1.0) * fallen
 
 
 def _row(run: Run, epoch: int, loss: float, squared_norm: float) -> Row:
@@ -123,7 +133,6 @@ def _row(run: Run, epoch: int, loss: float, squared_norm: float) -> Row:
         **asdict(run),
         "expression": described(run.estimator),
         "network": "PooledMLP",
-        "schedule": "warm-up then cosine to 0",
         "samples_seen": epoch * (run.size // run.batch_size) * run.batch_size,
         "global_loss": round(loss, 5),
         "squared_norm": float(f"{squared_norm:.5g}"),
@@ -139,39 +148,34 @@ def main(
     epochs: Annotated[int, typer.Option(help="of each run")] = 1200,
     learning_rate: Annotated[float, typer.Option(help="highest, the same for all")] = 0.014,
     momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
+    schedule: Annotated[str, typer.Option(help="constant or cosine")] = "constant",
     seeds: Annotated[int, typer.Option(help="runs per estimator")] = 3,
     processes: Annotated[int, typer.Option(help="runs at a time, one thread each")] = 2,
     results: Annotated[Path, typer.Option(help="folder of table and plot")] = RESULTS,
 ) -> None:
     """Squared norm of the exact global gradient along training."""
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
+    setting = (temperature, size, batch_size, epochs, learning_rate, momentum, schedule)
     runs = [
-        Run(name, temperature, size, batch_size, epochs, learning_rate, momentum, seed)
-        for seed in range(seeds)
-        for name in chosen(estimator, DEFAULT)
+        Run(name, *setting, seed) for seed in range(seeds) for name in chosen(estimator, DEFAULT)
     ]
     rows = completed(QUESTION, runs, train, processes, results)
     report(rows)
-    print(draw(rows, results / f"{QUESTION}.png"))
+    print(draw(rows, results / f"{QUESTION}_{schedule}.png"))
 
 
 def report(rows: Sequence[Row]) -> None:
     """Print the end of each estimator's runs, and how far below SimCLR's it is."""
-    ends = final_rows(rows)
-    means = {name: _geometric_mean(own) for name, own in ends.items()}
+    norms, losses = ends(rows, "squared_norm"), ends(rows, "global_loss")
+    means = {name: statistics.geometric_mean(own) for name, own in norms.items()}
     print("estimator: ‖∇L‖² at the end, geometric mean [least, most] of the seeds; SimCLR's ÷ this")
-    for name, own in ends.items():
-        values = [float(str(row["squared_norm"])) for row in own]
+    for name, own in norms.items():
         ratio = f"{means[SIMCLR] / means[name]:.1f}" if SIMCLR in means else "–"
-        loss = sum(float(str(row["global_loss"])) for row in own) / len(own)
         print(
-            f"  {name}: {means[name]:.3g} [{min(values):.3g}, {max(values):.3g}]; {ratio}; "
-            f"global loss {loss:.3f}; {len(own)} seeds"
+            f"  {name}: {means[name]:.3g} [{min(own):.3g}, {max(own):.3g}]; {ratio}; "
+            f"global loss {statistics.fmean(losses[name]):.3f}; {len(own)} seeds"
         )
-
-
-def _geometric_mean(rows: Sequence[Row]) -> float:
-    logs = [math.log(float(str(row["squared_norm"]))) for row in rows]
-    return math.exp(sum(logs) / len(logs))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def final_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the last row of each run, by estimator."""
-    last: dict[tuple[object, object], Row] = {}
+def ends(rows: Sequence[Row], column: str) -> dict[str, list[float]]:
+    """Return where each run ended, by estimator, a value per seed.
+
+    The last value of a column; at a constant learning rate the mean over the last quarter.
+    """
+    runs: dict[tuple[str, object], list[Row]] = {}
     for row in rows:
-        last[row["estimator"], row["seed"]] = row
-    ends: dict[str, list[Row]] = {}
-    for (name, _), row in last.items():
-        ends.setdefault(str(name), []).append(row)
-    return ends
+        runs.setdefault((str(row["estimator"]), row["seed"]), []).append(row)
+    found: dict[str, list[float]] = {}
+    for (name, _), own in runs.items():
+        values = [float(str(row[column])) for row in own]
+        last = 1 if own[0]["schedule"] == "cosine" else len(values) // 4
+        found.setdefault(name, []).append(statistics.fmean(values[-last:]))
+    return found
 
 
 def draw(rows: Sequence[Row], path: Path) -> str:
@@ -47,11 +52,12 @@ def draw(rows: Sequence[Row], path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, metadata={"Software": ""})
     row = rows[0]
+    kept = "falling to 0" if row["schedule"] == "cosine" else "constant"
     seeds = len({row["seed"] for row in rows})
     return (
         f"{path.name}: SGD with batches of {row['batch_size']} on {row['size']} images with two "
-        f"fixed views, τ = {row['temperature']}, learning rate at most {row['learning_rate']} and "
-        f"0 at the end; mean and range over {seeds} seeds."
+        f"fixed views, τ = {row['temperature']}, learning rate {row['learning_rate']}, {kept}; "
+        f"mean and range over {seeds} seeds."
     )
 
 

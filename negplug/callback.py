@@ -32,6 +32,8 @@ logger = logging.getLogger("negplug")
 _UNTESTED = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
 """Parts of the names of strategies that shard or rewrite the model."""
 
+_OF_THE_HOST = "of the host"
+
 
 class NegativeControlMixin:
     """The callback's behaviour, on either Lightning.
@@ -183,7 +185,7 @@ class NegativeControlMixin:
         self._give_back()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the expression and all sampler state: tensors and built-in types only."""
+        """Return the expressions and all state: tensors and built-in types only."""
         losses = self._saved
         if self.injection is not None:
             # Another callback may save at the end of a batch before this one has closed it.
@@ -191,30 +193,36 @@ class NegativeControlMixin:
             losses = self.injection.state_dict()
             if any(part.per_rank for part in self.injection.samplers()):
                 # Lightning asks every rank and writes what rank 0 answers.
-                return {"sampler": str(self.sampler), "losses": {}, "ranks": everyones(losses)}
-        return {"sampler": str(self.sampler), "losses": losses or {}}
+                return self._choice() | {"losses": {}, "ranks": everyones(losses)}
+        return self._choice() | {"losses": losses or {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep the state until the model is treated.
 
         Raises:
-            ValueError: If the checkpoint was written with another sampler or, where ranks have
-                state of their own, by another number of ranks.
+            ValueError: If the checkpoint was written with another sampler or objective or, where
+                ranks have state of their own, by another number of ranks.
         """
         ranks = state.get("ranks")
         if not (state["losses"] or ranks):
             return
-        if state["sampler"] != str(self.sampler):
-            raise ValueError(
-                f"the checkpoint was written with the sampler {state['sampler']}, this run has "
-                f"{self.sampler}; resume with the same expression"
-            )
+        for kind, own in self._choice().items():
+            if state[kind] != own:
+                raise ValueError(
+                    f"the checkpoint was written with the {kind} {state[kind] or _OF_THE_HOST}, "
+                    f"this run has {own or _OF_THE_HOST}; resume with the same expression"
+                )
         if ranks is not None and len(ranks) != world_size():
             raise ValueError(
                 f"the checkpoint holds the sampler state of {len(ranks)} ranks, this run has "
                 f"{world_size()}; resume with as many"
             )
         self._saved = state["losses"] if ranks is None else ranks[rank()]
+
+    def _choice(self) -> dict[str, str | None]:
+        """Return what a run that resumes must have chosen too."""
+        objective = None if self.objective is None else str(self.objective)
+        return {"sampler": str(self.sampler), "objective": objective}
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         injection = inject(model, self.sampler, self.objective, self.temperature, self.target)

@@ -27,7 +27,7 @@ from negplug.draws import Draws
 from negplug.inputs import check_temperature
 from negplug.objective import Objective
 from negplug.observation import observe
-from negplug.precision import not_inference
+from negplug.precision import as_under_present_autocast, not_inference
 from negplug.sampler import NegativeSampler
 
 
@@ -145,6 +145,10 @@ class ContrastiveLoss(nn.Module):
             self._after_backward()
         draws = Draws(self._seed, self._step, self._call, rank())
         batch = replace(batch, draws=draws, temperature=tau)
+        if batch.dataset.encode is not None:
+            # Samplers ask where autocast is off.
+            encode = as_under_present_autocast(batch.dataset.encode, batch.anchors.device)
+            batch = replace(batch, dataset=replace(batch.dataset, encode=encode))
         sampler, own = self._of_call(batch.training)
         objective = own if objective is None else objective
         try:

@@ -1,11 +1,15 @@
-"""Types and modes of torch: the widest type of a device, and memory outside inference mode."""
+"""Types and modes of torch: the widest type of a device, autocast, memory in inference mode."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -21,3 +25,22 @@ def not_inference() -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def as_under_present_autocast(
+    function: Callable[Arguments, Result], device: torch.device
+) -> Callable[Arguments, Result]:
+    """Return a function that computes as it would here, wherever it is called.
+
+    Args:
+        function: Any function.
+        device: Whose autocast counts.
+    """
+    kind = device.type
+    here = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.autocast(kind, enabled=here[0], dtype=here[1]):
+            return function(*args, **kwargs)
+
+    return call

@@ -120,12 +120,22 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert (state["step"], state["call"]) == (12, 0)
 
 
-def test_resuming_with_another_sampler_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (("uniform(num_negatives=3)",), "written with the sampler uniform"),
+        (
+            ("uniform(num_negatives=2)", "sogclr()"),
+            r"written with the objective of the host, this run has sogclr\(\)",
+        ),
+    ],
+)
+def test_resuming_with_another_choice_is_refused(tmp_path, choice, message):
     _, _, trainer = fit("uniform(num_negatives=2)")
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    callback = hosts.negative_control()("uniform(num_negatives=3)")
+    callback = hosts.negative_control()(*choice)
     other = hosts.trainer(callbacks=[callback], max_epochs=2)
-    with _full_load(), pytest.raises(ValueError, match="written with the sampler"):
+    with _full_load(), pytest.raises(ValueError, match=message):
         other.fit(hosts.recipe(), hosts.loader(), ckpt_path=str(tmp_path / "last.ckpt"))
 
 

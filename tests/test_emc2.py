@@ -293,3 +293,25 @@ def test_recomputation_leaves_the_global_generators_alone(expression):
     assert run() == first
     for source in zip(*first, strict=True):
         assert len(set(source)) == len(first) > 2
+
+
+def test_samples_are_embedded_anew_under_the_autocast_of_the_loop():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 12, 8, generator=generator)
+    encoder = torch.nn.Linear(8, 5)
+    kinds = []
+
+    def encode(wanted):
+        views = tuple(encoder(view[wanted]) for view in images)
+        kinds.append(views[0].dtype)
+        return views
+
+    loss_fn = ContrastiveLoss("emc2(out_of_batch='recompute')", seed=0)
+    for lower in (False, True):
+        for _ in range(3):
+            for indexes in torch.randperm(12, generator=generator).split(4):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower):
+                    loss_fn(*encode(indexes), indexes=indexes, encode=encode).backward()
+        assert len(kinds) > 10  # the batches' own, the first step's trial, and states outside
+        assert set(kinds) == {torch.bfloat16 if lower else torch.float32}
+        kinds.clear()

@@ -8,7 +8,6 @@ forward and backward.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -21,6 +20,7 @@ from negplug.adapter import LossSite
 from negplug.batch import ContrastiveBatch
 from negplug.blame import blaming
 from negplug.build import as_objective, as_sampler
+from negplug.calls import CallState, check_saved
 from negplug.dataset import DatasetAccess, Encoder
 from negplug.distributed import rank, total, world_size
 from negplug.draws import Draws
@@ -81,7 +81,7 @@ class ContrastiveLoss(nn.Module):
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
         remembers = self.objective.updates or any(part.updates for part in parts)
-        self._fresh = [_Call(self.sampler, self.objective).copy()] if remembers else []
+        self._fresh = [CallState(self.sampler, self.objective).copy()] if remembers else []
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise TypeError(f"seed must be an integer, got {seed!r}")
         self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
@@ -218,7 +218,7 @@ class ContrastiveLoss(nn.Module):
             return self.sampler, self.objective
         while len(self.further) < self._call:
             self._add_call()
-        call = cast(_Call, self.further[self._call - 1])
+        call = cast(CallState, self.further[self._call - 1])
         return call.sampler, call.objective or self.objective
 
     def _add_call(self) -> None:
@@ -259,19 +259,6 @@ class ContrastiveLoss(nn.Module):
         self._call = 0
 
 
-class _Call(nn.Module):
-    """What one call of a step remembers for itself."""
-
-    def __init__(self, sampler: NegativeSampler, objective: Objective) -> None:
-        super().__init__()
-        self.sampler = sampler
-        self.objective = objective if objective.updates else None
-
-    def copy(self) -> _Call:
-        """Return one that remembers the same, in memory of its own."""
-        return copy.deepcopy(self)
-
-
 def _prepare_to_load(
     loss: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
 ) -> None:
@@ -281,21 +268,10 @@ def _prepare_to_load(
     held back belongs to the state that is replaced, and is dropped.
     """
     assert isinstance(loss, ContrastiveLoss)
-    own = _Call(loss.sampler, loss.objective)
-    for name, part in own.named_modules(remove_duplicate=False):
-        if not isinstance(part, (NegativeSampler, Objective)):
-            continue
-        for call in ("", *(f"further.{n}." for n in range(_further(state, prefix)))):
-            key = f"{prefix}{call}{name}._extra_state"
-            if key in state:
-                part.check_state(state[key])
+    check_saved(CallState(loss.sampler, loss.objective), state, prefix)
     loss._backward_seen = False
     for part in loss._remembering():
         part.drop()
-
-
-def _further(state: dict[str, Any], prefix: str) -> int:
-    return int(state.get(f"{prefix}_extra_state", {}).get("further", 0))
 
 
 def _paying(batch: ContrastiveBatch) -> Tensor:

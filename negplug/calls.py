@@ -1,0 +1,46 @@
+"""What the calls of a step remember, each for itself: a loss called twice remembers twice.
+
+Losses such as MoCo v2+'s (two calls a step) or NNCLR's (four) share one loss object. The first call
+has the loss's own sampler and objective; further ones have copies of what these were at first.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from negplug.objective import Objective
+from negplug.sampler import NegativeSampler
+
+
+class CallState(nn.Module):
+    """What one call of a step remembers for itself."""
+
+    def __init__(self, sampler: NegativeSampler, objective: Objective) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.objective = objective if objective.updates else None
+
+    def copy(self) -> CallState:
+        """Return one that remembers the same, in memory of its own."""
+        return copy.deepcopy(self)
+
+
+def check_saved(own: CallState, state: dict[str, Any], prefix: str) -> None:
+    """Raise ``ValueError`` if what a loss saved for its calls cannot be loaded.
+
+    Args:
+        own: What the loss's first call remembers.
+        state: A ``state_dict``.
+        prefix: Of the loss in it.
+    """
+    further = int(state.get(f"{prefix}_extra_state", {}).get("further", 0))
+    for name, part in own.named_modules(remove_duplicate=False):
+        if not isinstance(part, (NegativeSampler, Objective)):
+            continue
+        for call in ("", *(f"further.{n}." for n in range(further))):
+            key = f"{prefix}{call}{name}._extra_state"
+            if key in state:
+                part.check_state(state[key])

@@ -6,18 +6,13 @@ are about the sweep alone. `tests/test_run.py` has the recorder and a Lightning 
 
 from __future__ import annotations
 
-import csv
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from sweeps import Workplace, is_gone, wait_for
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
@@ -49,74 +44,15 @@ with open(os.environ["NEGPLUG_METRICS"], "a") as file:
 UNIFORM = "uniform(num_negatives=4)"
 
 
-class Workplace:
-    """A folder with the script, in which sweeps run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        for folder in ("starts", "control"):
-            (path / folder).mkdir(parents=True)
-        (path / "script.py").write_text(SCRIPT)
-
-    def start(self, *arguments: str, args: tuple[str, ...] = ("{seed}",)) -> subprocess.Popen[str]:
-        """Start a sweep to the folder `out`."""
-        command = [sys.executable, "-m", "negplug", "sweep", "script.py", "--out", "out"]
-        return subprocess.Popen(
-            [*command, *arguments, "--", *args],
-            cwd=self.path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def sweep(
-        self, *arguments: str, args: tuple[str, ...] = ("{seed}",)
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a sweep to its end."""
-        process = self.start(*arguments, args=args)
-        out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def starts(self) -> list[str]:
-        """Sampler and seed of every start of the script, sorted."""
-        names = (path.name for path in (self.path / "starts").iterdir())
-        return sorted(name.rpartition("-")[0] for name in names)
-
-    def starts_of(self, name: str) -> set[Path]:
-        """The files that the starts of one run left; they end in the process id."""
-        return set((self.path / "starts").glob(f"{name}-*"))
-
-    def control(self, name: str) -> Path:
-        """The file that makes a run fail or hang while it is there."""
-        return self.path / "control" / name
-
-    def rows(self) -> list[dict[str, str]]:
-        """Rows of results.csv."""
-        with (self.path / "out" / "results.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.05)
-
-
-def is_gone(path: Path) -> bool:
-    return not path.exists()
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path)
+    return Workplace(tmp_path, SCRIPT)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A finished sweep, to be read and not extended."""
-    place = Workplace(tmp_path_factory.mktemp("finished") / "place")
+    place = Workplace(tmp_path_factory.mktemp("finished") / "place", SCRIPT)
     done = place.sweep("--sampler", UNIFORM, "--sampler", "baseline", "--seeds", "2")
     assert done.returncode == 0, done.stderr
     assert "0.550 ± 0.071" in done.stdout
@@ -162,7 +98,7 @@ def test_the_report_names_command_metric_and_error_bars(finished: Workplace) -> 
     ],
 )
 def test_numbers_are_short_and_aligned(values: list[float], shown: str) -> None:
-    from negplug.cli.summary import mean_and_deviation
+    from negplug.cli.spread import mean_and_deviation
 
     assert mean_and_deviation(values) == shown
 
@@ -184,7 +120,12 @@ def test_settings_are_never_mixed(finished: Workplace) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("script", "b.py"), ("args", ("--epochs=3",)), ("objective", "infonce()")],
+    [
+        ("script", "b.py"),
+        ("args", ("--epochs=3",)),
+        ("objective", "infonce()"),
+        ("diagnose", ("gradient_snr",)),
+    ],
 )
 def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: object) -> None:
     from negplug.cli.study import Settings, SweepStudy
@@ -195,6 +136,26 @@ def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: obje
         SweepStudy(*where, settings)
     with pytest.raises(ValueError, match=f"this study was created with {field}="):
         SweepStudy(*where, replace(settings, **{field: value}))
+
+
+def test_a_study_from_before_there_were_grids_goes_on(tmp_path: Path) -> None:
+    import optuna
+
+    from negplug.cli.study import Result, Run, Settings, SweepStudy
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    settings = {"script": "a.py", "args": [], "objective": None, "temperature": None}
+    old = optuna.create_study(storage=url, study_name="sweep")
+    old.set_user_attr("settings", settings)
+    old.enqueue_trial({}, user_attrs={"sampler": "baseline", "seed": 0})
+    trial = old.ask()
+    trial.set_user_attr("metrics", {"acc": 0.5})
+    old.tell(trial, 2.5)
+
+    study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))
+    assert study.results() == [Result(Run("baseline", 0), 2.5, {"acc": 0.5}, [])]
+    study.enqueue([Run("baseline", 0)])
+    assert len(old.trials) == 1
 
 
 def test_finished_runs_are_skipped_and_an_unknown_metric_is_named(finished: Workplace) -> None:
@@ -300,6 +261,35 @@ def test_two_sweeps_started_at_the_same_moment(place: Workplace) -> None:
     assert [process.returncode for process in both] == [0, 0], errors
     assert place.starts() == [f"baseline-{seed}" for seed in range(3)]
     assert len(place.rows()) == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) -> None:
+    """Two sweeps that start at the same moment may both enqueue what is to run."""
+    import optuna
+
+    from negplug.cli.child import RunFailedError
+    from negplug.cli.study import Result, Run, Settings, SweepStudy
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))
+    run, done = Run("baseline", 0), []
+    study.enqueue([run])
+    twin = optuna.load_study(study_name="sweep", storage=url)
+    twin.enqueue_trial({}, user_attrs=twin.trials[0].user_attrs)
+    # Of what is not asked for, nothing runs.
+    study.enqueue([Run("baseline", 1)])
+
+    def execute(run: Run) -> Result:
+        done.append(run)
+        if fails:
+            raise RunFailedError("out of luck")
+        return Result(run, 1.0, {})
+
+    study.work([run], execute, lambda runs: None)
+    study.work([run], execute, lambda runs: None)
+    assert done == [run]
+    assert study.failures() == ({run: "out of luck"} if fails else {})
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from negplug.cli.figures import Picture
 from negplug.cli.study import Run
 from negplug.cli.summary import Summary
 from negplug.provenance import installed_version
@@ -22,6 +23,9 @@ _PACKAGES = (
     "negplug torch torchvision lightning pytorch-lightning lightly solo-learn numpy optuna"
 ).split()
 
+# A longer table of grid points is for a program to read, which has results.csv.
+_MOST_POINTS = 200
+
 
 def print_table(summary: Summary) -> None:
     """Show the summary in the terminal."""
@@ -29,7 +33,7 @@ def print_table(summary: Summary) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(box=box.SIMPLE_HEAD, caption=summary.note(), caption_justify="left")
     for i, name in enumerate(summary.header()):
-        # Expressions wrap, numbers do not.
+        # Expressions wrap, values do not.
         table.add_column(Text(name), justify="right" if i else "left", no_wrap=i > 0)
     for row in summary.rows():
         table.add_row(*map(Text, row))
@@ -37,7 +41,11 @@ def print_table(summary: Summary) -> None:
 
 
 def write_report(
-    summary: Summary, failures: Mapping[Run, str], command: str, caption: str | None, path: Path
+    summary: Summary,
+    failures: Mapping[Run, str],
+    command: str,
+    pictures: Sequence[Picture],
+    path: Path,
 ) -> None:
     """Write the report.
 
@@ -45,7 +53,7 @@ def write_report(
         summary: The finished runs.
         failures: Runs that failed, with the end of their log.
         command: The command that makes the study.
-        caption: Caption of ``plot.png``, which lies beside the report; ``None`` without plot.
+        pictures: Pictures that lie beside the report.
         path: Where the report goes.
     """
     lines = [
@@ -61,24 +69,37 @@ def write_report(
         "",
         "## Results",
         "",
-        *(_markdown_table(summary) if summary.results else ["No run finished."]),
-        "",
     ]
-    if caption:
-        lines += [f"![{summary.metric} per sampler](plot.png)", "", caption, ""]
+    if summary.results:
+        lines += [*_markdown_table(summary.header(), summary.rows()), "", summary.note(), ""]
+    else:
+        lines += ["No run finished.", ""]
+    for picture in pictures:
+        lines += [f"![{picture.title}]({picture.file})", "", picture.caption, ""]
+    lines += _all_settings(summary)
     if failures:
         lines += ["## Failed runs", ""]
     for run, error in failures.items():
-        lines += [f"`{run.sampler}`, seed {run.seed}:", "", "```text", error, "```", ""]
+        setting = ", ".join([f"`{run.sampler}`", *(f"{n}={v}" for n, v in run.point)])
+        lines += [f"{setting}, seed {run.seed}:", "", "```text", error, "```", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _markdown_table(summary: Summary) -> list[str]:
-    lines = [_markdown_row(summary.header())]
-    lines.append(_markdown_row(["---"] + ["---:"] * (len(summary.header()) - 1)))
-    for sampler, *cells in summary.rows():
-        lines.append(_markdown_row([f"`{sampler}`", *cells]))
-    return [*lines, "", summary.note()]
+def _all_settings(summary: Summary) -> list[str]:
+    """The table of all grid points, folded away; nothing if each sampler has one."""
+    rows = summary.all_rows()
+    if len(rows) == len(summary.samplers):
+        return []
+    if len(rows) > _MOST_POINTS:
+        return [f"All {len(rows)} settings are in results.csv.", ""]
+    table = _markdown_table(summary.header(), rows)
+    title = f"<summary>All {len(rows)} settings, by sampler, the best first</summary>"
+    return ["<details>", title, "", *table, "", "</details>", ""]
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [_markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
+    return lines + [_markdown_row([f"`{sampler}`", *cells]) for sampler, *cells in rows]
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

@@ -4,9 +4,10 @@ The whole grid is enqueued, each run a trial; Optuna's queue hands the trials ou
 sweeps that share a storage, and its heartbeat tells a run in progress from one whose process was
 killed, which is then enqueued anew.
 
-Sampler and seed are attributes rather than parameters, because the choices of an Optuna
+What makes a run is in attributes rather than parameters, because the choices of an Optuna
 categorical are fixed with the first trial, while a sweep may grow. The metrics are attributes too:
 Optuna keeps only finite values, and a metric may be NaN or absent; a trial's value is its seconds.
+So the storage has all that a report needs, wherever the runs were done.
 """
 
 from __future__ import annotations
@@ -14,32 +15,36 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from negplug.cli.child import RunFailedError
+from negplug.cli.curve import Curve
+from negplug.cli.storage import open_storage, open_study
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Trial
     from optuna.trial import FrozenTrial
 
-# A killed process is noticed after the grace period; a beat is one small write.
-_HEARTBEAT_SECONDS = 3
-_GRACE_SECONDS = 12
+
+#: Values of a grid, sorted by name: ``(("lr", "0.1"), ("tau", "0.2"))``.
+Point = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of a study share; results under different settings are never mixed."""
+    """What all runs of a study share; results under different settings are never mixed.
+
+    Args, objective and temperature may hold placeholders, see :mod:`negplug.cli.grid`.
+    """
 
     script: str
     args: tuple[str, ...]
     objective: str | None
-    temperature: float | None
+    temperature: float | str | None
+    diagnose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,21 @@ class Run:
 
     sampler: str
     seed: int
+    point: Point = ()
 
     def __str__(self) -> str:
-        return f"{self.sampler}, seed {self.seed}"
+        values = (f"{name}={value}" for name, value in self.point)
+        return ", ".join([self.sampler, *values, f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run."""
+    """A finished run; ``gradient_snr`` is over training, empty if it was not logged."""
 
     run: Run
     seconds: float
     metrics: dict[str, float]
+    gradient_snr: Curve = ()
 
 
 class SweepStudy:
@@ -71,7 +79,7 @@ class SweepStudy:
         settings: What all runs share.
 
     Raises:
-        ValueError: If the study was created with other settings.
+        ValueError: If the storage cannot be opened, or the study has other settings.
     """
 
     def __init__(self, url: str, name: str, settings: Settings) -> None:
@@ -79,31 +87,16 @@ class SweepStudy:
 
         # What a sweep does and what fails in it is reported by the sweep itself.
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-        # Two sweeps write to one SQLite file: wait for the other's lock.
-        patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-        with warnings.catch_warnings():
-            # The heartbeat is marked experimental, which no user of a sweep can act on.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url,
-                engine_kwargs=patience,
-                heartbeat_interval=_HEARTBEAT_SECONDS,
-                grace_period=_GRACE_SECONDS,
-            )
-        self._study: Study = optuna.create_study(
-            storage=storage, study_name=name, load_if_exists=True
-        )
-        stored = self._study.user_attrs.get("settings")
         # Through JSON, because tuples come back from the storage as lists.
         wanted = json.loads(json.dumps(asdict(settings)))
-        if stored is None:
-            self._study.set_user_attr("settings", wanted)
-            stored = wanted
+        self._study = open_study(open_storage(url), name, wanted)
+        stored = self._study.user_attrs["settings"]
         for key, value in wanted.items():
-            if stored[key] != value:
+            before = stored.get(key, [])  # `diagnose` is younger than some studies
+            if before != value:
                 raise ValueError(
-                    f"this study was created with {key}={stored[key]!r}, not {key}={value!r}, and "
-                    "results must not be mixed; repeat its settings or choose another folder"
+                    f"this study was created with {key}={before!r}, not {key}={value!r}, and "
+                    "results must not be mixed; repeat its settings or start another study"
                 )
         self._began = datetime.now()
 
@@ -112,19 +105,20 @@ class SweepStudy:
         trials = self._trials()
         for run in runs:
             if not any(self._settles(trial) for trial in trials.get(run, [])):
-                self._study.enqueue_trial({}, user_attrs=asdict(run))
+                attributes = {**asdict(run), "point": dict(run.point)}
+                self._study.enqueue_trial({}, user_attrs=attributes)
 
     def work(
         self,
         runs: Sequence[Run],
-        execute: Callable[[Run], tuple[float, dict[str, float]]],
+        execute: Callable[[Run], Result],
         on_wait: Callable[[Sequence[Run]], None],
     ) -> None:
         """Do the runs until each is finished or has failed once, here or in another sweep.
 
         Args:
             runs: The grid.
-            execute: Does one run; returns its seconds and final metrics.
+            execute: Does one run.
             on_wait: Told, when nothing is left to do here, what other sweeps are doing.
         """
         import optuna
@@ -136,12 +130,13 @@ class SweepStudy:
             if run is None or run not in runs or self._is_taken(run, trial.number):
                 raise optuna.TrialPruned
             try:
-                seconds, metrics = execute(run)
+                result = execute(run)
             except RunFailedError as error:
                 trial.set_user_attr("error", str(error))
                 raise
-            trial.set_user_attr("metrics", metrics)
-            return seconds
+            trial.set_user_attr("metrics", result.metrics)
+            trial.set_user_attr("gradient_snr", result.gradient_snr)
+            return result.seconds
 
         while True:
             with warnings.catch_warnings():
@@ -160,7 +155,7 @@ class SweepStudy:
     def results(self) -> list[Result]:
         """Return all finished runs, in the order in which they were asked for."""
         return [
-            Result(run, cast(float, trial.value), trial.user_attrs["metrics"])
+            _result_of(run, trial)
             for run, trials in self._trials().items()
             for trial in trials
             if trial.state.name == "COMPLETE"
@@ -184,10 +179,12 @@ class SweepStudy:
         return trial.state.name in ("COMPLETE", "RUNNING", "WAITING")
 
     def _is_taken(self, run: Run, number: int) -> bool:
+        """Whether another trial than this one has done the run, is doing it, or failed in it."""
         return any(
-            trial.state.name == "COMPLETE"
-            or (trial.state.name == "RUNNING" and trial.number < number)
+            self._settles(trial)
             for trial in self._trials()[run]
+            if trial.state.name in ("COMPLETE", "FAIL")
+            or (trial.state.name == "RUNNING" and trial.number < number)
         )
 
     def _trials(self) -> dict[Run, list[FrozenTrial]]:
@@ -199,17 +196,14 @@ class SweepStudy:
         return grouped
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other sweeps on the same folder out: Optuna makes its tables in no atomic act."""
-    import fcntl  # not on Windows, where the rest of the command line works
-
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _run_of(attributes: dict[str, object]) -> Run | None:
     if "sampler" not in attributes:
         return None
-    return Run(str(attributes["sampler"]), cast(int, attributes["seed"]))
+    point = cast(dict[str, str], attributes.get("point", {}))
+    sampler, seed = str(attributes["sampler"]), cast(int, attributes["seed"])
+    return Run(sampler, seed, tuple(sorted(point.items())))
+
+
+def _result_of(run: Run, trial: FrozenTrial) -> Result:
+    curve = [(step, value) for step, value in trial.user_attrs.get("gradient_snr", [])]
+    return Result(run, cast(float, trial.value), trial.user_attrs["metrics"], curve)

@@ -1,35 +1,41 @@
-"""The numbers of a sweep: finished runs grouped by sampler, and ``results.csv``."""
+"""The numbers of a sweep: finished runs by sampler, each at its best setting."""
 
 from __future__ import annotations
 
-import csv
 import math
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-from negplug.cli.study import Result
+from negplug.cli.choice import ranked, values_of
+from negplug.cli.spread import count, mean, mean_and_deviation
+from negplug.cli.study import Point, Result
 from negplug.cli.treatment import BASELINE
 
 # More columns than these do not fit a page; results.csv has them all.
 _SIDE_METRICS = 3
 
+# What negplug's callback logs for every loss that it treats.
+_NUM_NEGATIVES = re.compile(r"negplug/.+/num_negatives")
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Finished runs, grouped by sampler: the baseline first, then in the order given.
+    """Finished runs by sampler: the baseline first, then in the order given.
 
     Args:
         results: The finished runs.
         order: Samplers in the order in which they are to appear; those left out come last.
-        wanted_metric: The metric shown first, or ``None`` for an accuracy.
+        wanted_metric: The metric shown first, by which settings are chosen, or ``None`` for an
+            accuracy.
+        minimize: Whether less of that metric is better.
     """
 
     results: Sequence[Result]
     order: Sequence[str]
     wanted_metric: str | None = None
+    minimize: bool = False
 
     @cached_property
     def samplers(self) -> list[str]:
@@ -40,9 +46,25 @@ class Summary:
         ]
 
     @cached_property
+    def names(self) -> list[str]:
+        """Names of the grid."""
+        return sorted({name for result in self.results for name, _ in result.run.point})
+
+    @cached_property
+    def ranking(self) -> dict[str, list[tuple[Point, list[Result]]]]:
+        """Grid points by sampler with their runs, the best first."""
+        by_sampler: dict[str, list[Result]] = {sampler: [] for sampler in self.samplers}
+        for result in sorted(self.results, key=lambda result: result.run.seed):
+            by_sampler[result.run.sampler].append(result)
+        return {
+            sampler: ranked(results, self.metric, self.minimize)
+            for sampler, results in by_sampler.items()
+        }
+
+    @cached_property
     def repeated(self) -> bool:
-        """Whether some sampler ran with several seeds, so that there is a spread to show."""
-        return len(self.results) > len(self.samplers)
+        """Whether some setting shown ran with several seeds, so that there is a spread to show."""
+        return any(len(self.best(sampler)) > 1 for sampler in self.samplers)
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -65,82 +87,65 @@ class Summary:
         # Lightning logs `loss_step` and `loss_epoch` beside `loss`, which is the latter.
         echoes = {name + end for name in self.metrics for end in ("_step", "_epoch")}
         others = [name for name in self.metrics if name != self.metric and name not in echoes]
+        others.sort(key=lambda name: name.startswith("negplug/"))  # the recipe's own first
         return ([self.metric] if self.metric else []) + others[:_SIDE_METRICS]
 
-    def sorted_results(self) -> list[Result]:
-        """Return the finished runs by sampler, then seed."""
-        return sorted(self.results, key=lambda r: (self.samplers.index(r.run.sampler), r.run.seed))
+    def best(self, sampler: str) -> list[Result]:
+        """Return a sampler's runs at its best setting, seed by seed; nothing of one unknown."""
+        return self.ranking[sampler][0][1] if sampler in self.ranking else []
 
     def values(self, sampler: str, metric: str) -> list[float]:
-        """Return a metric of one sampler, one value per seed that logged it."""
-        runs = (result for result in self.sorted_results() if result.run.sampler == sampler)
-        return [result.metrics[metric] for result in runs if metric in result.metrics]
+        """Return a metric of a sampler at its best setting, one value per seed that logged it."""
+        return values_of(self.best(sampler), metric)
+
+    def num_negatives(self, sampler: str) -> float:
+        """Return how many negatives per anchor were measured at the end; NaN if nothing was."""
+        return self._num_negatives(self.best(sampler))
 
     def header(self) -> list[str]:
         """Return the column names of the tables."""
-        return ["sampler", *self.columns, "seconds", "runs"]
+        counted = ["negatives"] if self._counted else []
+        return ["sampler", *self.names, *counted, *self.columns, "seconds", "runs"]
 
     def rows(self) -> list[list[str]]:
-        """Return the cells of the tables, one row per sampler."""
-        rows = []
-        for sampler in self.samplers:
-            seconds = [r.seconds for r in self.results if r.run.sampler == sampler]
-            cells = [mean_and_deviation(self.values(sampler, name)) for name in self.columns]
-            rows.append([sampler, *cells, mean_and_deviation(seconds), str(len(seconds))])
-        return rows
+        """Return the cells of the table of samplers, each at its best setting."""
+        return [self._row(sampler, *self.ranking[sampler][0]) for sampler in self.samplers]
+
+    def all_rows(self) -> list[list[str]]:
+        """Return the cells of the table of all grid points, by sampler, the best first."""
+        return [
+            self._row(sampler, point, runs)
+            for sampler in self.samplers
+            for point, runs in self.ranking[sampler]
+        ]
 
     def note(self) -> str:
         """Return what the numbers in the tables are."""
-        what = "Mean ± standard deviation over the seeds." if self.repeated else "One run each."
-        hidden = len(self.metrics) > len(self.columns)
-        return f"{what} All {len(self.metrics)} metrics are in results.csv." if hidden else what
+        sentences = []
+        if self.names:
+            sentences.append(
+                f"Per sampler the setting with the {'lowest' if self.minimize else 'highest'} mean "
+                f"{self.metric} over its seeds; one that fewer seeds finished is not chosen over "
+                "one that more did."
+            )
+        repeated = "Mean ± standard deviation over the seeds."
+        sentences.append(repeated if self.repeated else "One run each.")
+        if len(self.metrics) > len(self.columns):
+            sentences.append(f"All {len(self.metrics)} metrics are in results.csv.")
+        return " ".join(sentences)
 
+    @cached_property
+    def _counted(self) -> bool:
+        return math.isfinite(self._num_negatives(self.results))
 
-def write_csv(summary: Summary, path: Path) -> None:
-    """Write one row per finished run: sampler, seed, seconds, then every metric."""
-    # Swapped in whole: another process of the same sweep may be writing too.
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sampler", "seed", "seconds", *summary.metrics])
-        for result in summary.sorted_results():
-            values = [result.metrics.get(name, "") for name in summary.metrics]
-            seconds = f"{result.seconds:.3f}"
-            writer.writerow([result.run.sampler, result.run.seed, seconds, *values])
-    os.replace(partial, path)
+    def _num_negatives(self, runs: Sequence[Result]) -> float:
+        names = [name for name in self.metrics if _NUM_NEGATIVES.fullmatch(name)]
+        return mean([value for name in names for value in values_of(runs, name)])
 
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean; NaN of nothing."""
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation; zero of one value, which has no spread to show."""
-    if len(values) < 2:
-        return 0.0
-    center = mean(values)
-    return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return ``0.550 ± 0.071``: two digits of the deviation, as many decimals of the mean.
-
-    Without a spread: four digits of the mean.
-    """
-    if not values:
-        return "-"
-    center, spread = mean(values), deviation(values)
-    if len(values) == 1 or not math.isfinite(spread):
-        return f"{center:.{_decimals(center, 4)}f}"
-    if spread == 0:
-        return f"{center:.{_decimals(center, 4)}f} ± 0"
-    decimals = _decimals(spread, 2)
-    return f"{center:.{decimals}f} ± {spread:.{decimals}f}"
-
-
-def _decimals(value: float, digits: int) -> int:
-    """How many decimals show a value with so many significant digits, within reason."""
-    if value == 0 or not math.isfinite(value):
-        return 0
-    return min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 8)
+    def _row(self, sampler: str, point: Point, runs: Sequence[Result]) -> list[str]:
+        setting = dict(point)
+        cells = [sampler, *(setting.get(name, "-") for name in self.names)]
+        cells += [count(self._num_negatives(runs))] if self._counted else []
+        cells += [mean_and_deviation(values_of(runs, name)) for name in self.columns]
+        seconds = [result.seconds for result in runs]
+        return [*cells, mean_and_deviation(seconds), str(len(seconds))]

@@ -1,29 +1,30 @@
-"""``negplug sweep``: one script under several samplers and seeds, each run its own process."""
+"""``negplug sweep``: one script under several samplers, settings and seeds, a process per run."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import re
-import shlex
 import signal
-import sys
-import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from negplug.cli.child import METRICS_FILE, RunFailedError, run_child
-from negplug.cli.plot import draw_plot
-from negplug.cli.progress import SweepProgress
+from negplug.cli.command import sweep_command
+from negplug.cli.figures import draw_pictures
+from negplug.cli.grid import (
+    as_temperature,
+    check_names,
+    expand,
+    filled,
+    one_spelling,
+    parse_grid,
+)
 from negplug.cli.report import print_table, write_report
-from negplug.cli.study import Run, Settings, SweepStudy, alone
-from negplug.cli.summary import Summary, write_csv
-from negplug.cli.treatment import BASELINE, check_treatment, fail
-from negplug.metrics import final_metrics
+from negplug.cli.results import write_csv
+from negplug.cli.runs import do_runs
+from negplug.cli.study import Run, Settings, SweepStudy
+from negplug.cli.summary import Summary
+from negplug.cli.treatment import check_diagnostics, check_treatment, fail
 
 
 def sweep(
@@ -45,7 +46,9 @@ def sweep(
     args: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- ARGS]", help="Handed to SCRIPT; '{seed}' becomes the seed of the run."
+            metavar="[-- ARGS]",
+            help="Handed to SCRIPT. '{seed}' becomes the seed of the run, '{NAME}' a value of the "
+            "--grid of that name; other braces, and '${NAME}', reach SCRIPT as they are.",
         ),
     ] = None,
     objective: Annotated[
@@ -53,21 +56,56 @@ def sweep(
         typer.Option("--objective", metavar="EXPR", help="Objective of all but the baseline."),
     ] = None,
     temperature: Annotated[
-        float | None,
+        str | None,
         typer.Option("--temperature", metavar="T", help="Temperature of all but the baseline."),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="NAME=V1,V2",
+            help="Values of '{NAME}' in ARGS, --objective and --temperature: every sampler runs "
+            "with all combinations, and its best counts. In --sampler they make further samplers. "
+            "Repeatable.",
+        ),
+    ] = None,
+    diagnose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--diagnose",
+            metavar="NAME",
+            help="Diagnostics of every run, as for 'negplug run'. Repeatable.",
+        ),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            "--metric", metavar="NAME", help="Metric shown first; default: a logged accuracy."
+            "--metric",
+            metavar="NAME",
+            help="Metric shown first, by whose mean over the seeds settings are chosen; default: "
+            "a logged accuracy.",
         ),
     ] = None,
+    minimize: Annotated[
+        bool, typer.Option("--minimize", help="Less of --metric is better.")
+    ] = False,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", metavar="URL", help="Optuna storage; default: DIR/study.db."),
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Optuna storage; default: DIR/study.db. Sweeps on one storage, on any machine, "
+            "share the runs of a study; SCRIPT has the same path on all.",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study", metavar="NAME", help="Study in --storage; default: the name of DIR."
+        ),
     ] = None,
 ) -> None:
-    """Run SCRIPT once per sampler and seed, and compare what it logs.
+    """Run SCRIPT once per sampler, setting and seed, and compare what it logs.
 
     Started again, a sweep goes on: finished runs stay, failed and new ones run.
 
@@ -78,40 +116,53 @@ def sweep(
         fail(f'sweep needs {" and ".join(missing)}: pip install "negplug[sweep]"', code=1)
     if not script.is_file():
         fail(f"SCRIPT {str(script)!r} is no file; check its name.")
-    check_treatment(sampler, objective, temperature)
-    samplers = list(dict.fromkeys(_one_spelling(text) for text in sampler))
-    settings = Settings(
-        script=str(script.resolve()),
-        args=tuple(args or ()),
-        objective=_one_spelling(objective) if objective else None,
-        temperature=temperature,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    # Seed by seed, so that a sweep that is still running compares all samplers.
-    runs = [Run(text, seed) for seed in range(seeds) for text in samplers]
-    # A shared storage tells its studies apart by folder name; a folder's own may be renamed.
-    where = (storage, out.resolve().name) if storage else (f"sqlite:///{out / 'study.db'}", "sweep")
+    if minimize and metric is None:
+        fail("--minimize has no effect without --metric; name the metric.")
+    if study is not None and storage is None:
+        fail(f"--study {study!r} has no effect without --storage; give the storage's URL.")
+    check_diagnostics(diagnose or ())
     try:
-        with alone(out):
-            study = SweepStudy(*where, settings)
-            study.enqueue(runs)
+        settings = Settings(
+            script=str(script.resolve()),
+            args=tuple(args or ()),
+            objective=None if objective is None else one_spelling(objective),
+            temperature=None if temperature is None else as_temperature(temperature),
+            diagnose=tuple(sorted(set(diagnose or ()))),
+        )
+        runs = _planned(sampler, settings, parse_grid(grid or ()), seeds)
     except ValueError as error:
-        fail(f"--out {out}: {error}.")
-
-    # A terminated sweep has to end its child as an interrupted one does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        fail(f"{error}.")
+    out.mkdir(parents=True, exist_ok=True)
+    # A shared storage tells its studies apart by name; a folder of its own may be renamed.
+    url = storage or f"sqlite:///{out / 'study.db'}"
+    name = (study or out.resolve().name) if storage else "sweep"
     try:
-        _do(runs, study, settings, samplers, out)
+        shared = SweepStudy(url, name, settings)
+    except ValueError as error:
+        fail(f"{f'--study {name}' if storage else f'--out {out}'}: {error}.")
+    shared.enqueue(runs)
+
+    def summarize() -> Summary:
+        return Summary(shared.results(), [run.sampler for run in runs], metric, minimize)
+
+    # A terminated sweep has to end its child as an interrupted one does; nohup stays nohup.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        do_runs(runs, shared, settings, summarize, out)
     except KeyboardInterrupt:
         typer.echo("negplug: stopped; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
 
-    summary, failures = Summary(study.results(), samplers, metric), study.failures()
+    summary, failures = summarize(), shared.failures()
+    options = ["--out", str(out)]
+    if metric is not None:
+        options += ["--metric", metric, *(["--minimize"] if minimize else [])]
+    everything = [*runs, *(result.run for result in summary.results)]
+    command = sweep_command(script, settings, everything, options)
     write_csv(summary, out / "results.csv")
-    caption = draw_plot(summary, out / "plot.png")
-    command = _own_command(script, settings, summary, out)
-    write_report(summary, failures, command, caption, out / "report.md")
+    write_report(summary, failures, command, draw_pictures(summary, out), out / "report.md")
     print_table(summary)
     typer.echo(f"Report: {out / 'report.md'}")
     failed = [run for run in runs if run in failures]
@@ -125,63 +176,15 @@ def sweep(
         fail(f"--metric {metric!r} was logged by no run, logged were: {logged}.")
 
 
-def _do(
-    runs: Sequence[Run], study: SweepStudy, settings: Settings, samplers: Sequence[str], out: Path
-) -> None:
-    """Do the runs that are still to do, showing where they stand; results.csv grows with each."""
-    finished = {result.run for result in study.results()}.intersection(runs)
-    with SweepProgress(total=len(runs), finished=len(finished)) as progress:
-
-        def execute(run: Run) -> tuple[float, dict[str, float]]:
-            # What ran before this run is in the study by now.
-            write_csv(Summary(study.results(), samplers), out / "results.csv")
-            directory = out / "runs" / f"{_folder_name(run.sampler)}-seed{run.seed}"
-            progress.started(run)
-            begin = time.monotonic()
-            try:
-                run_child(_child_command(run, settings), directory, progress.tick)
-            except RunFailedError:
-                progress.ended(run, "failed")
-                raise
-            seconds = time.monotonic() - begin
-            progress.ended(run, f"finished in {seconds:.1f} s")
-            return seconds, final_metrics(directory / METRICS_FILE)
-
-        study.work(runs, execute, progress.waiting)
-
-
-def _one_spelling(expression: str) -> str:
-    """One spelling per expression, so that blanks and quotes do not make another sampler."""
-    return ast.unparse(ast.parse(expression.strip(), mode="eval"))
-
-
-def _folder_name(sampler: str) -> str:
-    """A readable folder name; a hash keeps apart what the readable part may not."""
-    name = re.sub(r"[^\w.=+-]+", "_", sampler).strip("_")
-    if re.fullmatch(r"\w+(\([\w=., +-]*\))?", sampler) and len(name) <= 80:
-        return name
-    return f"{name[:80]}-{hashlib.sha256(sampler.encode()).hexdigest()[:8]}"
-
-
-def _child_command(run: Run, settings: Settings) -> list[str]:
-    treatment = [] if run.sampler == BASELINE else _treatment(settings)
-    command = [sys.executable, "-m", "negplug", "run", "--sampler", run.sampler, *treatment]
-    args = [arg.replace("{seed}", str(run.seed)) for arg in settings.args]
-    return [*command, "--seed", str(run.seed), settings.script, *args]
-
-
-def _own_command(script: Path, settings: Settings, summary: Summary, out: Path) -> str:
-    """The command that makes the whole study, which may have grown over several calls."""
-    command = ["negplug", "sweep", str(script)]
-    for sampler in summary.samplers:
-        command += ["--sampler", sampler]
-    seeds = 1 + max((result.run.seed for result in summary.results), default=0)
-    command += [*_treatment(settings), "--seeds", str(seeds), "--out", str(out)]
-    return shlex.join([*command, "--", *settings.args] if settings.args else command)
-
-
-def _treatment(settings: Settings) -> list[str]:
-    objective = [] if settings.objective is None else ["--objective", settings.objective]
-    if settings.temperature is None:
-        return objective
-    return [*objective, "--temperature", str(settings.temperature)]
+def _planned(
+    samplers: list[str], settings: Settings, grid: dict[str, tuple[str, ...]], seeds: int
+) -> list[Run]:
+    """Return all runs, once it is clear that every one of them can be built."""
+    for name in check_names(samplers, settings, grid):
+        typer.echo(f"negplug: {{{name}}} in ARGS has no --grid and stays as it is.", err=True)
+    runs = expand(samplers, settings, grid, seeds)
+    check_treatment(dict.fromkeys(run.sampler for run in runs), None, None)
+    inputs = (filled(settings, run) for run in runs)
+    for objective, temperature in dict.fromkeys((i.objective, i.temperature) for i in inputs):
+        check_treatment((), objective, temperature)
+    return runs

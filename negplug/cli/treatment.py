@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import typer
 
+from negplug.autoload import DIAGNOSTICS
+
 #: The "sampler" that leaves the host as it is.
 BASELINE = "baseline"
 
@@ -37,6 +39,13 @@ def check_treatment(
             negplug.make_objective(objective)
         except (TypeError, ValueError, OSError) as error:
             fail(f"--objective {objective!r}: {error}")
+
+
+def check_diagnostics(names: Iterable[str]) -> None:
+    """End the command with one sentence unless there are such diagnostics."""
+    for name in names:
+        if name not in DIAGNOSTICS:
+            fail(f"--diagnose {name!r}: there are {', '.join(DIAGNOSTICS)}.")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -1,0 +1,71 @@
+"""Command lines of a sweep: that of each run, and the one that makes the whole study."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from negplug.cli.grid import filled
+from negplug.cli.study import Run, Settings
+from negplug.cli.treatment import BASELINE
+
+
+def run_command(run: Run, settings: Settings) -> list[str]:
+    """Return the ``negplug run …`` of one run."""
+    inputs = filled(settings, run)
+    command = [sys.executable, "-m", "negplug", "run", "--sampler", run.sampler]
+    command += _options(inputs.objective, inputs.temperature, settings.diagnose)
+    return [*command, "--seed", str(run.seed), settings.script, *inputs.args]
+
+
+def sweep_command(
+    script: Path, settings: Settings, runs: Sequence[Run], options: Sequence[str]
+) -> str:
+    """Return the ``negplug sweep …`` that makes the whole study, which grew over several calls.
+
+    Args:
+        script: The script, as it was given.
+        settings: What all runs share.
+        runs: All runs of the study, those of the last call first.
+        options: Further options, which do not say what is run.
+    """
+    samplers = dict.fromkeys(run.sampler for run in runs)
+    command = ["negplug", "sweep", str(script)]
+    for sampler in sorted(samplers, key=lambda sampler: sampler != BASELINE):
+        command += ["--sampler", sampler]
+    grid: dict[str, dict[str, None]] = {}
+    for name, value in (pair for run in runs for pair in run.point):
+        grid.setdefault(name, {})[value] = None
+    command += _options(settings.objective, settings.temperature, settings.diagnose)
+    for name, values in grid.items():
+        command += ["--grid", f"{name}={','.join(values)}"]
+    command += ["--seeds", str(1 + max(run.seed for run in runs)), *options]
+    return shlex.join([*command, "--", *settings.args] if settings.args else command)
+
+
+def run_folder(run: Run) -> str:
+    """Return a readable folder name; a hash keeps apart what the readable part may not."""
+    parts = [run.sampler, *(f"{name}={value}" for name, value in run.point)]
+    name = "-".join(re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
+    plain = r"\w+(\([\w=., +-]*\))?|\w+=[\w.+-]+"
+    if len(name) > 80 or not all(re.fullmatch(plain, part) for part in parts):
+        name = f"{name[:80]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
+    return f"{name}-seed{run.seed}"
+
+
+def _options(
+    objective: str | None, temperature: float | str | None, diagnose: Sequence[str]
+) -> list[str]:
+    """Return the options that ``run`` and ``sweep`` share."""
+    options = []
+    if objective is not None:
+        options += ["--objective", objective]
+    if temperature is not None:
+        options += ["--temperature", str(temperature)]
+    for name in diagnose:
+        options += ["--diagnose", name]
+    return options

@@ -1,0 +1,35 @@
+"""``results.csv``: a row per finished run."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from negplug.cli.summary import Summary
+
+
+def write_csv(summary: Summary, path: Path) -> None:
+    """Write every finished run: sampler, setting, seed, seconds, then every metric.
+
+    With a grid the column ``chosen`` is 1 for the runs at their sampler's best setting, which are
+    those that tables and pictures show, and 0 for the others.
+    """
+    names, metrics = summary.names, summary.metrics
+    header = ["sampler", *names, "seed", *(["chosen"] if names else []), "seconds"]
+    # A recipe may log its learning rate under the name that the grid has for it.
+    header += [f"logged {name}" if name in header else name for name in metrics]
+    # Swapped in whole: another process of the same sweep may be writing too.
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for sampler in summary.samplers:
+            for place, (point, results) in enumerate(summary.ranking[sampler]):
+                setting = dict(point)
+                chosen = [int(place == 0)] if names else []
+                for result in results:
+                    row = [sampler, *(setting.get(name, "") for name in names), result.run.seed]
+                    row += [*chosen, f"{result.seconds:.3f}"]
+                    writer.writerow(row + [result.metrics.get(name, "") for name in metrics])
+    os.replace(partial, path)

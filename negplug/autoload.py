@@ -6,6 +6,8 @@ processes inherit the environment and so the treatment.
 
 Environment:
     NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
+    NEGPLUG_DIAGNOSTICS: Names of :data:`DIAGNOSTICS`, separated by commas; with or without a
+        sampler, so that an untouched recipe is measured too.
     NEGPLUG_METRICS: A file; what the recipe logs is appended to it (see :mod:`negplug.metrics`).
 """
 
@@ -13,6 +15,14 @@ from __future__ import annotations
 
 import os
 from typing import Any
+
+DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
+
+DIAGNOSTICS = {
+    "gradient_snr": "GradientSNR",
+    "representation": "RepresentationDiagnostics",
+}
+"""Name → callback, see :mod:`negplug.diagnostics.callbacks`."""
 
 
 def lightning() -> list[Any]:
@@ -25,12 +35,33 @@ def pytorch_lightning() -> list[Any]:
     return _callbacks("pytorch_lightning")
 
 
+def asked_diagnostics() -> list[str]:
+    """Return the names in ``NEGPLUG_DIAGNOSTICS``, each once.
+
+    Raises:
+        ValueError: If there is no such diagnostic.
+    """
+    given = os.environ.get(DIAGNOSTICS_VARIABLE, "").split(",")
+    names = list(dict.fromkeys(name.strip() for name in given if name.strip()))
+    for name in names:
+        if name not in DIAGNOSTICS:
+            raise ValueError(
+                f"{DIAGNOSTICS_VARIABLE} names {name!r}; there are {', '.join(DIAGNOSTICS)}"
+            )
+    return names
+
+
 def _callbacks(framework: str) -> list[Any]:
     sampler = os.environ.get("NEGPLUG_SAMPLER")
     metrics = os.environ.get("NEGPLUG_METRICS")
     callbacks: list[Any] = []
     if sampler:
         callbacks.append(_control(framework, sampler))
+    for name in asked_diagnostics():
+        from negplug.lightnings import callback_class
+
+        diagnostic = callback_class(DIAGNOSTICS[name], framework)
+        callbacks.append(diagnostic(from_environment=True))
     if metrics:
         import importlib
 
@@ -48,6 +79,6 @@ def _control(framework: str, sampler: str) -> Any:
         number = float(temperature) if temperature else None
     except ValueError:
         raise ValueError(f"NEGPLUG_TEMPERATURE must be a number, got {temperature!r}") from None
-    return callback_class(framework)(
+    return callback_class("NegativeControl", framework)(
         sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number, from_environment=True
     )

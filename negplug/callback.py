@@ -29,7 +29,7 @@ from negplug.sampler import NegativeSampler
 
 logger = logging.getLogger("negplug")
 
-_UNTESTED = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
+UNTESTED_STRATEGIES = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
 """Parts of the names of strategies that shard or rewrite the model."""
 
 _OF_THE_HOST = "of the host"
@@ -231,7 +231,7 @@ class NegativeControlMixin:
             # manual optimisation may run several in one.
             treated.loss.steps_by_backward = bool(model.automatic_optimization)
         strategy = type(trainer.strategy).__name__
-        if any(part in strategy for part in _UNTESTED):
+        if any(part in strategy for part in UNTESTED_STRATEGIES):
             injection.remove()
             raise ValueError(
                 f"negplug is untested with {strategy}, which shards or rewrites the model; "

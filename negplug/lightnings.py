@@ -1,4 +1,8 @@
-"""Two Lightnings, two ``Callback`` classes: the ``NegativeControl`` for the one in use."""
+"""Two Lightnings, two ``Callback`` classes: negplug's callbacks for the one in use.
+
+The behaviour of a callback is a mixin that imports no Lightning; its class is made here, by
+joining the mixin with the ``Callback`` of the Lightning whose Trainer will call it.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +12,47 @@ import importlib.util
 import sys
 from typing import Any
 
-from negplug.callback import NegativeControlMixin
+_HOME = {
+    "NegativeControl": "negplug.callback",
+    "GradientSNR": "negplug.diagnostics.callbacks",
+    "RepresentationDiagnostics": "negplug.diagnostics.callbacks",
+}
+"""Where the behaviour of each callback is, under its name with ``Mixin`` behind."""
 
 
-def callback_class(*preferred: str) -> type[NegativeControlMixin]:
-    """Return the callback class for the Lightning in use.
+def callback_class(name: str, *preferred: str) -> type[Any]:
+    """Return a callback's class for the Lightning in use.
 
     Args:
+        name: ``"NegativeControl"``, ``"GradientSNR"`` or ``"RepresentationDiagnostics"``.
         *preferred: Module names that hold a ``Callback``, the usual one first. Those that are
             imported already are in use; if none is, the first that is installed.
 
     Raises:
         ImportError: If no Lightning is installed.
     """
-    used = [name for name in preferred if name in sys.modules]
+    used = [module for module in preferred if module in sys.modules]
     if not used:
-        used = [name for name in preferred if _installed(name)][:1]
+        used = [module for module in preferred if _installed(module)][:1]
     if not used:
-        raise ImportError(f"NegativeControl needs one of {', '.join(preferred)}; install it")
-    return _derive(tuple(importlib.import_module(name).Callback for name in used))
+        raise ImportError(f"{name} needs one of {', '.join(preferred)}; install it")
+    return _derive(name, *(importlib.import_module(module).Callback for module in used))
 
 
 @functools.cache
-def _derive(bases: tuple[type, ...]) -> type[NegativeControlMixin]:
-    def reduce(control: NegativeControlMixin) -> tuple[Any, ...]:
+def _derive(name: str, *bases: type) -> type[Any]:
+    behaviour = getattr(importlib.import_module(_HOME[name]), f"{name}Mixin")
+
+    def reduce(callback: Any) -> tuple[Any, ...]:
         # The class is made on the fly, so pickle (ddp_spawn's ranks) makes it anew.
-        return _blank, bases, vars(control)
+        return _blank, (name, *bases), vars(callback)
 
-    body = {"__module__": __name__, "__doc__": NegativeControlMixin.__doc__, "__reduce__": reduce}
-    return type("NegativeControl", (NegativeControlMixin, *bases), body)
+    body = {"__module__": __name__, "__doc__": behaviour.__doc__, "__reduce__": reduce}
+    return type(name, (behaviour, *bases), body)
 
 
-def _blank(*bases: type) -> NegativeControlMixin:
-    cls = _derive(bases)
-    return cls.__new__(cls)
+def _blank(name: str, *bases: type) -> Any:
+    return object.__new__(_derive(name, *bases))
 
 
 def _installed(name: str) -> bool:

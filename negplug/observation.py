@@ -3,16 +3,28 @@
 Every value is without gradient, and is only computed in the calls that will be logged:
 
 - ``num_negatives``: mean number of negatives per anchor;
+- ``effective_negatives``: mean of their effective number in the softmax, 1/Σ p², for negatives
+  that estimate the denominator (draws from the softmax have ``effective_draws``);
+- ``hardness``: mean similarity of the negatives;
 - ``infonce``: the softmax contrastive loss over all keys of the batch, whatever the sampler and
   the objective: comparable between runs, where the training loss is not;
+- ``alignment``: mean ‖a − k‖² of the positive pairs;
+- ``uniformity``: log of the mean e^{−2‖a − b‖²} of anchors that are not positives of each other;
 - and what each sampler says of its own draws, see :meth:`NegativeSampler.metrics`.
+
+What does not exist, the hardness of no negatives say, is left out.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
+from negplug.diagnostics.hypersphere import uniformity
+from negplug.diagnostics.negatives import effective_number, hardness
+from negplug.exclusion import UNKNOWN
+from negplug.logits import positive_logits
 from negplug.negatives import Negatives
 from negplug.objectives.infonce import InfoNCE
 from negplug.sampler import NegativeSampler
@@ -29,14 +41,31 @@ def observe(
         sampler: The sampler that was asked.
         negatives: What it gave.
     """
-    detached = batch.detach()
-    paying = (batch.positives >= 0).any(1).sum().clamp(min=1)
-    comparable = InfoNCE()(detached, detached.all_keys(), batch.temperature).sum() / paying
-    measured = {
-        "num_negatives": float(negatives.counts(batch.anchor_ids).float().mean()),
-        "infonce": float(comparable),
-    }
+    # Similarities in half precision carry three digits.
+    with torch.autocast(batch.anchors.device.type, enabled=False):
+        measured = {name: float(value) for name, value in _measure(batch, negatives).items()}
     for part in sampler.all_samplers():
         if part in batch.memo:
             measured |= part.metrics(batch, batch.memo[part])
+    return measured
+
+
+def _measure(batch: ContrastiveBatch, negatives: Negatives) -> dict[str, Tensor]:
+    detached, given = batch.detach(), negatives.detach()
+    number = negatives.counts(batch.anchor_ids)
+    paired = batch.positives >= 0
+    paying = paired.any(1).sum().clamp(min=1)
+    comparable = InfoNCE()(detached, detached.all_keys(), batch.temperature).sum() / paying
+    measured = {"num_negatives": number.float().mean(), "infonce": comparable}
+    if given.estimator == "partition":
+        effective = effective_number(detached, given, batch.temperature)
+        measured["effective_negatives"] = effective.mean()
+    if number.any():
+        measured["hardness"] = hardness(detached, given)[number > 0].mean()
+    if paired.any():
+        # ‖a − k‖² = 2 − 2⟨a, k⟩ for rows of unit length
+        measured["alignment"] = 2 - 2 * positive_logits(detached, 1.0)[paired].mean()
+    ids = batch.anchor_ids
+    if len(ids) > 1 and ((ids != ids[0]) | (ids == UNKNOWN)).any():
+        measured["uniformity"] = uniformity(detached.anchors, ids=ids)
     return measured

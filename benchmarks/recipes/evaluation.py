@@ -1,4 +1,4 @@
-"""Accuracy of frozen features: nearest neighbours and a linear probe."""
+"""Frozen features: accuracy of nearest neighbours and of a linear probe, clusters of classes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+from negplug.diagnostics.clusters import intra_class_distance, silhouette
 
 
 def extract_features(
@@ -50,7 +52,7 @@ def evaluate(
     neighbors: int = 20,
     workers: int = 0,
 ) -> dict[str, float]:
-    """Classifies frozen features of the test images from those of the training images.
+    """Measures frozen features of the test images, with those of the training images at hand.
 
     Args:
         encoder: Maps images to representations.
@@ -60,8 +62,9 @@ def evaluate(
         workers: Number of loader processes.
 
     Returns:
-        ``knn_acc`` and ``linear_acc``, in [0, 1]. The linear probe is a multinomial logistic
-        regression on standardised features.
+        ``knn_acc`` and ``linear_acc``, in [0, 1]; the linear probe is a multinomial logistic
+        regression on standardised features. ``intra_class_distance`` and ``silhouette`` of the
+        test features, scaled to unit length.
     """
     features, labels = extract_features(encoder, train_set, workers=workers)
     test_features, test_labels = extract_features(encoder, test_set, workers=workers)
@@ -70,10 +73,14 @@ def evaluate(
         # Regularised enough to converge within a few dozen iterations.
         "linear_acc": make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
     }
-    return {
+    scores = {
         name: float(classifier.fit(features, labels).score(test_features, test_labels))
         for name, classifier in classifiers.items()
     }
+    rows, names = torch.from_numpy(test_features), torch.from_numpy(test_labels)
+    scores["intra_class_distance"] = intra_class_distance(rows, names)
+    scores["silhouette"] = silhouette(rows, names)
+    return scores
 
 
 class OnlineEvaluation:
@@ -112,6 +119,6 @@ class OnlineEvaluation:
         """Evaluates where due; the signature is that of ``on_train_epoch_end``."""
         epoch = trainer.current_epoch + 1
         if epoch == trainer.max_epochs or (self.every and epoch % self.every == 0):
-            accuracies = evaluate(self.encoder, self.train_set, self.test_set, workers=self.workers)
+            scores = evaluate(self.encoder, self.train_set, self.test_set, workers=self.workers)
             # Normalisation statistics differ between processes, hence a mean over them.
-            module.log_dict(accuracies, prog_bar=True, sync_dist=True)
+            module.log_dict(scores, prog_bar=True, sync_dist=True)

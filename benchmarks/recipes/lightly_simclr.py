@@ -15,8 +15,10 @@ from datasets import MEAN, STD, DatasetError, build_dataset, dataset_info, evalu
 from evaluation import OnlineEvaluation
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
+from lightly.models.utils import get_weight_decay_parameters
 from lightly.transforms.simclr_transform import SimCLRTransform
-from options import parse_options, recipe_parser
+from lightly.utils.lars import LARS
+from options import LARS_MOMENTUM, LARS_WEIGHT_DECAY, parse_options, recipe_parser
 from pytorch_lightning.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
@@ -27,17 +29,26 @@ class SimCLR(pl.LightningModule):
     Args:
         backbone: ``"small"`` or ``"resnet18"``.
         image_size: Side of the views, in pixels.
-        lr: Learning rate of Adam.
+        lr: Learning rate.
         temperature: Temperature of the contrastive loss.
+        optimizer: ``"adam"`` or ``"lars"``.
     """
 
-    def __init__(self, backbone: str, image_size: int, lr: float, temperature: float) -> None:
+    def __init__(
+        self,
+        backbone: str,
+        image_size: int,
+        lr: float,
+        temperature: float,
+        optimizer: str = "adam",
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.backbone, num_features = build_backbone(backbone, image_size)
         self.projection_head = SimCLRProjectionHead(num_features, num_features, 64)
         self.criterion = NTXentLoss(temperature=temperature, gather_distributed=True)
         self.lr = lr
+        self.optimizer = optimizer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the representations of a batch of images."""
@@ -54,8 +65,18 @@ class SimCLR(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Returns Adam with a cosine schedule over all steps."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        """Returns Adam or LARS with a cosine schedule over all steps."""
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "lars":
+            decayed, others = get_weight_decay_parameters([self.backbone, self.projection_head])
+            optimizer = LARS(
+                [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+                lr=self.lr,
+                momentum=LARS_MOMENTUM,
+                weight_decay=LARS_WEIGHT_DECAY,
+            )
+        else:
+            optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
@@ -88,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
     )
-    model = SimCLR(args.backbone, info.image_size, args.lr, args.temperature)
+    model = SimCLR(args.backbone, info.image_size, args.lr, args.temperature, args.optimizer)
     evaluation = OnlineEvaluation(model.backbone, labelled_set, test_set, every=args.eval_every)
     trainer = pl.Trainer(
         max_epochs=args.epochs,
@@ -106,9 +127,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    options = recipe_parser(
-        __doc__, train_size=2048, epochs=5, batch_size=128, lr=2e-3, temperature=0.1
-    )
+    options = recipe_parser(__doc__, train_size=2048, epochs=5, batch_size=128, temperature=0.1)
     try:
         main(parse_options(options))
     except DatasetError as error:

@@ -7,6 +7,13 @@ from typing import Any
 
 from datasets import DatasetError, dataset_info
 
+ADAM_LR = 2e-3
+# Of a batch of one; it grows with the root of the batch size (Chen et al. 2020, appendix B.1).
+LARS_LR = 0.075
+LARS_MOMENTUM = 0.9
+# Hosts' LARS leaves parameters without weight decay unscaled.
+LARS_WEIGHT_DECAY = 1e-6
+
 
 def recipe_parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """Returns a parser with the options that all recipes share.
@@ -34,7 +41,15 @@ def recipe_parser(description: str | None, **defaults: Any) -> argparse.Argument
     train.add_argument("--backbone", choices=["small", "resnet18"], default="small")
     train.add_argument("--epochs", type=int)
     train.add_argument("--batch-size", type=int)
-    train.add_argument("--lr", type=float, help="learning rate")
+    train.add_argument(
+        "--optimizer", choices=["adam", "lars"], default="adam", help="lars is the host's own"
+    )
+    train.add_argument(
+        "--lr",
+        type=float,
+        help=f"learning rate; None: {ADAM_LR} with adam, "
+        f"{LARS_LR} times the root of the batch size with lars",
+    )
     train.add_argument("--temperature", type=float)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument(
@@ -52,8 +67,13 @@ def recipe_parser(description: str | None, **defaults: Any) -> argparse.Argument
 
 
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parses the command line and checks that there is a known data set and a step to train."""
+    """Parses the command line and checks that there is a known data set and a step to train.
+
+    The learning rate, where none is given, is that of the optimizer.
+    """
     args = parser.parse_args()
+    if args.lr is None:
+        args.lr = LARS_LR * args.batch_size**0.5 if args.optimizer == "lars" else ADAM_LR
     if args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     if args.train_size is not None and args.train_size < args.batch_size:

@@ -16,7 +16,7 @@ from evaluation import OnlineEvaluation
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig, OmegaConf
-from options import parse_options, recipe_parser
+from options import LARS_MOMENTUM, LARS_WEIGHT_DECAY, parse_options, recipe_parser
 from solo.data.pretrain_dataloader import (
     FullTransformPipeline,
     NCropAugmentation,
@@ -30,6 +30,7 @@ from solo.methods import METHODS
 def build_config(args: argparse.Namespace) -> DictConfig:
     """Translates the command line to solo-learn's configuration."""
     info = dataset_info(args.data)
+    lars = args.optimizer == "lars"
     large = {
         "rrc": {"enabled": True, "crop_min_scale": 0.6, "crop_max_scale": 1.0},
         "color_jitter": {
@@ -73,11 +74,14 @@ def build_config(args: argparse.Namespace) -> DictConfig:
                 "num_small_crops": args.small_crops,
             },
             "optimizer": {
-                "name": "adam",
+                "name": args.optimizer,
                 "batch_size": args.batch_size,
                 "lr": args.lr,
                 "classifier_lr": args.lr,
-                "weight_decay": 0.0,
+                "weight_decay": LARS_WEIGHT_DECAY if lars else 0.0,
+                "kwargs": (
+                    {"momentum": LARS_MOMENTUM, "exclude_bias_n_norm": True} if lars else {}
+                ),
             },
             "scheduler": {"name": "warmup_cosine", "warmup_epochs": 0},
             "max_epochs": args.epochs,
@@ -141,9 +145,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    options = recipe_parser(
-        __doc__, train_size=2048, epochs=5, batch_size=128, lr=2e-3, temperature=0.1
-    )
+    options = recipe_parser(__doc__, train_size=2048, epochs=5, batch_size=128, temperature=0.1)
     options.add_argument(
         "--supervised", action="store_true", help="count images of one class as positives"
     )

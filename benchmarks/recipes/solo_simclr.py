@@ -120,14 +120,16 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    options = recipe_parser(
-        __doc__, train_size=2048, epochs=5, batch_size=128, lr=2e-3, temperature=0.1
-    )
+    options = recipe_parser(__doc__, train_size=2048, epochs=5, batch_size=128, temperature=0.1)
     options.add_argument(
         "--supervised", action="store_true", help="count images of one class as positives"
     )
     options.add_argument("--small-crops", type=int, default=0, help="additional small views")
+    parsed = parse_options(options)
+    if parsed.optimizer == "lars":
+        # Its wrapper scales the gradients that it finds before the step's own are there.
+        options.error("solo-learn 1.0.2's LARS has no effect here; use solo_main_simclr.py")
     try:
-        main(parse_options(options))
+        main(parsed)
     except DatasetError as error:
         options.error(str(error))

@@ -1,6 +1,7 @@
 """negplug for Lightly: its criteria, treated in place.
 
-``NegativeControl`` is a Lightning callback that treats the criteria of the module it trains.
+``NegativeControl`` is a Lightning callback that treats the criteria of the module it trains;
+``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from negplug.callback import NegativeControlMixin as NegativeControl
+    from negplug.diagnostics.callbacks import GradientSNRMixin as GradientSNR
+    from negplug.diagnostics.callbacks import (
+        RepresentationDiagnosticsMixin as RepresentationDiagnostics,
+    )
 
-__all__ = ["NegativeControl"]
+__all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "NegativeControl":
+    if name in __all__:
         from negplug.lightnings import callback_class
 
         # Lightly's recipes import pytorch_lightning.
-        return callback_class("pytorch_lightning", "lightning.pytorch")
+        return callback_class(name, "pytorch_lightning", "lightning.pytorch")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

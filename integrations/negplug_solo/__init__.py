@@ -1,6 +1,7 @@
 """negplug for solo-learn (main, and 1.0.2 as published): its methods, treated in place.
 
-``NegativeControl`` is a Lightning callback that treats the loss of the method it trains.
+``NegativeControl`` is a Lightning callback that treats the loss of the method it trains;
+``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from negplug.callback import NegativeControlMixin as NegativeControl
+    from negplug.diagnostics.callbacks import GradientSNRMixin as GradientSNR
+    from negplug.diagnostics.callbacks import (
+        RepresentationDiagnosticsMixin as RepresentationDiagnostics,
+    )
 
-__all__ = ["NegativeControl"]
+__all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "NegativeControl":
+    if name in __all__:
         from negplug.lightnings import callback_class
 
         # solo-learn main imports lightning.pytorch, 1.0.2 pytorch_lightning.
-        return callback_class("lightning.pytorch", "pytorch_lightning")
+        return callback_class(name, "lightning.pytorch", "pytorch_lightning")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from negplug import ledger
+from negplug.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
 from negplug.cli.child import die_with_parent
 from negplug.cli.script import execute, script_exists
-from negplug.cli.treatment import BASELINE, check_treatment, fail
+from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
 
 
 def run(
@@ -50,6 +51,15 @@ def run(
             "A script that seeds itself overrides it.",
         ),
     ] = None,
+    diagnose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--diagnose",
+            metavar="NAME",
+            help=f"Measure what each Lightning Trainer trains: {' or '.join(DIAGNOSTICS)}. Repeat "
+            "for both.",
+        ),
+    ] = None,
     module: Annotated[
         bool, typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
     ] = False,
@@ -69,9 +79,11 @@ def run(
     if not script_exists(script, module):
         fail(f"SCRIPT {script!r} is no {'module' if module else 'file'}; check its name.")
     check_treatment([sampler], objective, temperature)
+    check_diagnostics(diagnose or ())
     _set_variable("NEGPLUG_SAMPLER", sampler if treated else None)
     _set_variable("NEGPLUG_OBJECTIVE", objective)
     _set_variable("NEGPLUG_TEMPERATURE", temperature)
+    _set_variable(DIAGNOSTICS_VARIABLE, ",".join(diagnose or ()) or None)
     if seed is not None:
         _seed(seed)
     if treated:

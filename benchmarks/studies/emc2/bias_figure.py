@@ -41,8 +41,8 @@ def draw(rows: Sequence[Row], path: Path) -> str:
     from matplotlib.figure import Figure
 
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
-    width = 1.2 + 2.9 * len(temperatures)
-    picture = Figure(figsize=(width, 4.4), dpi=200, layout="constrained")
+    width = max(1.2 + 2.9 * len(temperatures), 5.5)
+    picture = Figure(figsize=(width, 4.6), dpi=200, layout="constrained")
     panels = picture.subplots(1, len(temperatures), sharey=True, squeeze=False)[0]
     for axes, temperature in zip(panels, temperatures, strict=True):
         own = [row for row in rows if row["temperature"] == temperature]
@@ -59,7 +59,12 @@ def draw(rows: Sequence[Row], path: Path) -> str:
     panels[0].set_ylabel("relative error of the mean gradient", fontsize=8.5)
     handles, labels = panels[0].get_legend_handles_labels()
     picture.legend(
-        handles, labels, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=4 if width > 7 else 2,
+        fontsize=7.5,
+        frameon=False,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, metadata={"Software": ""})

@@ -2,13 +2,13 @@
 
     python benchmarks/studies/emc2/gradient_norm.py
 
-The experiment of Yau et al. 2024 (EMC², arXiv:2404.10575) on embedded data: 128 images (theirs:
-500 of STL-10, as with ``--size 500``) with two fixed augmentations each, batches of 4 images, SGD
-with momentum, a network without batch normalisation (see :mod:`data`). Logged against the samples
-seen is ‖∇L‖², the squared norm of the exact gradient of the global loss with respect to all
-parameters of the network. The estimators differ in nothing else: each starts from the same
-weights per seed, sees the same batches, and has the same learning rate, which rises for one
-twentieth of the steps. Then it
+The experiment of Yau et al. 2024 (EMC², arXiv:2404.10575) on embedded data: 500 images (theirs
+are of STL-10) with two fixed augmentations each, batches of 4 images, SGD with momentum, a
+network without batch normalisation (see :mod:`data`). Logged against the samples seen is ‖∇L‖²,
+the squared norm of the exact gradient of the global loss with respect to all parameters of the
+network. The estimators differ in nothing else: each starts from the same weights per seed, sees
+the same batches, and has the same learning rate, which rises for one twentieth of the steps. Then
+it
 
 - stays (``--schedule constant``), as in the theorem, which bounds the mean of ‖∇L‖² over the
   steps: the end of a run is the mean over its last quarter, the noise of small batches included;
@@ -143,10 +143,10 @@ def _row(run: Run, epoch: int, loss: float, squared_norm: float) -> Row:
 def main(
     estimator: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
     temperature: Annotated[float, typer.Option(help="τ")] = 0.07,
-    size: Annotated[int, typer.Option(help="n, number of images")] = 128,
+    size: Annotated[int, typer.Option(help="n, number of images")] = 500,
     batch_size: Annotated[int, typer.Option(help="B")] = 4,
-    epochs: Annotated[int, typer.Option(help="of each run")] = 1200,
-    learning_rate: Annotated[float, typer.Option(help="highest, the same for all")] = 0.014,
+    epochs: Annotated[int, typer.Option(help="of each run")] = 600,
+    learning_rate: Annotated[float, typer.Option(help="highest, the same for all")] = 0.02,
     momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
     schedule: Annotated[str, typer.Option(help="constant or cosine")] = "constant",
     seeds: Annotated[int, typer.Option(help="runs per estimator")] = 3,

@@ -116,6 +116,7 @@ def main(args: argparse.Namespace) -> None:
         accelerator=args.accelerator,
         devices=args.devices,
         default_root_dir=args.default_root_dir,
+        log_every_n_steps=min(50, max(len(loader), 1)),  # short runs log something too
         logger=args.default_root_dir is not None,
         enable_checkpointing=args.default_root_dir is not None,
         callbacks=[LambdaCallback(on_train_epoch_end=evaluation)],

@@ -16,6 +16,9 @@ logit is then
 - ``"drop"``: that of its last visit. Draws of such states are left out, the weights of the others
   scaled up to one; an anchor whose draws are all outside has no negatives in this step.
 
+``"recompute"`` alone is unbiased: ``"cached"`` has no gradient to the rows outside. In a batch of a
+hundred those are few, and it costs a third, so it is the default (``benchmarks/studies/emc2``).
+
 Weights are those of images, spread over their views by the views' own softmax (Rao–Blackwell).
 States, and the logits of their last visit, are the same on all ranks; the draws are keyed by the
 rank, so they are those of a single process only if given the same random numbers.

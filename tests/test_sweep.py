@@ -98,7 +98,7 @@ def test_the_report_names_command_metric_and_error_bars(finished: Workplace) -> 
     ],
 )
 def test_numbers_are_short_and_aligned(values: list[float], shown: str) -> None:
-    from negplug.cli.spread import mean_and_deviation
+    from negplug.cli.sweep.spread import mean_and_deviation
 
     assert mean_and_deviation(values) == shown
 
@@ -128,7 +128,7 @@ def test_settings_are_never_mixed(finished: Workplace) -> None:
     ],
 )
 def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: object) -> None:
-    from negplug.cli.study import Settings, SweepStudy
+    from negplug.cli.sweep.study import Settings, SweepStudy
 
     settings = Settings(script="a.py", args=("{seed}",), objective=None, temperature=0.1)
     where = (f"sqlite:///{tmp_path / 'study.db'}", "sweep")
@@ -141,7 +141,7 @@ def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: obje
 def test_a_study_from_before_there_were_grids_goes_on(tmp_path: Path) -> None:
     import optuna
 
-    from negplug.cli.study import Result, Run, Settings, SweepStudy
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
 
     url = f"sqlite:///{tmp_path / 'study.db'}"
     settings = {"script": "a.py", "args": [], "objective": None, "temperature": None}
@@ -269,7 +269,7 @@ def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) ->
     import optuna
 
     from negplug.cli.child import RunFailedError
-    from negplug.cli.study import Result, Run, Settings, SweepStudy
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
 
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))

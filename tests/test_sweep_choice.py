@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
 
-from negplug.cli.curve import averaged, curve_of
-from negplug.cli.figures.gradient_snr import gradient_snr_figure
-from negplug.cli.figures.num_negatives import num_negatives_figure
-from negplug.cli.figures.samplers import samplers_figure
-from negplug.cli.study import Result, Run
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.curve import averaged, curve_of
+from negplug.cli.sweep.figures.gradient_snr import gradient_snr_figure
+from negplug.cli.sweep.figures.num_negatives import num_negatives_figure
+from negplug.cli.sweep.figures.samplers import samplers_figure
+from negplug.cli.sweep.study import Result, Run
+from negplug.cli.sweep.summary import Summary
 
 COUNT = "negplug/criterion/num_negatives"
 DISTANCE = "negplug/intra_class_distance"

@@ -82,8 +82,8 @@ def test_every_run_gets_its_values_and_runs_once(finished: Workplace) -> None:
 
 
 def test_a_name_in_sampler_and_args_stands_for_one_value() -> None:
-    from negplug.cli.grid import expand
-    from negplug.cli.study import Run, Settings
+    from negplug.cli.sweep.grid import expand
+    from negplug.cli.sweep.study import Run, Settings
 
     settings = Settings("script.py", ("n={M}",), None, None)
     samplers = ["baseline", "in_batch()", "uniform(num_negatives = {M})"]
@@ -99,8 +99,8 @@ def test_a_name_in_sampler_and_args_stands_for_one_value() -> None:
 
 
 def test_the_baseline_does_not_multiply_by_what_it_does_not_get() -> None:
-    from negplug.cli.grid import expand
-    from negplug.cli.study import Settings
+    from negplug.cli.sweep.grid import expand
+    from negplug.cli.sweep.study import Settings
 
     grid = {name: ("1", "2") for name in ("alpha", "lr", "tau")}
     settings = Settings("script.py", ("lr={lr}",), "relic(alpha={alpha})", "{tau}")
@@ -114,8 +114,8 @@ def test_the_baseline_does_not_multiply_by_what_it_does_not_get() -> None:
 
 
 def test_folders_of_runs_are_readable_and_never_shared() -> None:
-    from negplug.cli.command import run_folder
-    from negplug.cli.study import Run
+    from negplug.cli.sweep.command import run_folder
+    from negplug.cli.sweep.study import Run
 
     assert run_folder(Run("in_batch()", 2, (("lr", "1e-3"), ("tau", "0.1")))) == (
         "in_batch-lr=1e-3-tau=0.1-seed2"

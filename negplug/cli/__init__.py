@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import typer
 
-from negplug.cli import listing, run, sweep
+from negplug.cli import listing, run
+from negplug.cli.sweep import main as sweep
 
 app = typer.Typer(
     name="negplug",

@@ -17,7 +17,7 @@ logit is then
   scaled up to one; an anchor whose draws are all outside has no negatives in this step.
 
 ``"recompute"`` alone is unbiased: ``"cached"`` has no gradient to the rows outside. In a batch of a
-hundred those are few, and it costs a third, so it is the default (``benchmarks/studies/emc2``).
+hundred those are few, and a step costs less, so it is the default (``benchmarks/studies/emc2``).
 
 Weights are those of images, spread over their views by the views' own softmax (Rao–Blackwell).
 States, and the logits of their last visit, are the same on all ranks; the draws are keyed by the

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from negplug.cli.figures.style import BLUE, GREY, new_figure, tidy, wrapped
-from negplug.cli.spread import deviation, mean, mean_and_deviation
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.figures.style import BLUE, GREY, new_figure, tidy, wrapped
+from negplug.cli.sweep.spread import deviation, mean, mean_and_deviation
+from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
 
 if TYPE_CHECKING:

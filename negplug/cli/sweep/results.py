@@ -6,7 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.summary import Summary
 
 
 def write_csv(summary: Summary, path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from negplug.cli.command import sweep_command
-from negplug.cli.figures import draw_pictures
-from negplug.cli.grid import (
+from negplug.cli.sweep.command import sweep_command
+from negplug.cli.sweep.figures import draw_pictures
+from negplug.cli.sweep.grid import (
     as_temperature,
     check_names,
     expand,
@@ -19,11 +19,11 @@ from negplug.cli.grid import (
     one_spelling,
     parse_grid,
 )
-from negplug.cli.report import print_table, write_report
-from negplug.cli.results import write_csv
-from negplug.cli.runs import do_runs
-from negplug.cli.study import Run, Settings, SweepStudy
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.report import print_table, write_report
+from negplug.cli.sweep.results import write_csv
+from negplug.cli.sweep.runs import do_runs
+from negplug.cli.sweep.study import Run, Settings, SweepStudy
+from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import check_diagnostics, check_treatment, fail
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from negplug.cli.study import Run
+from negplug.cli.sweep.study import Run
 from negplug.metrics import Record
 
 

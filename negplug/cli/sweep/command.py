@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from negplug.cli.grid import filled
-from negplug.cli.study import Run, Settings
+from negplug.cli.sweep.grid import filled
+from negplug.cli.sweep.study import Run, Settings
 from negplug.cli.treatment import BASELINE
 
 

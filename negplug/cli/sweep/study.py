@@ -21,8 +21,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from negplug.cli.child import RunFailedError
-from negplug.cli.curve import Curve
-from negplug.cli.storage import open_storage, open_study
+from negplug.cli.sweep.curve import Curve
+from negplug.cli.sweep.storage import open_storage, open_study
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -37,7 +37,7 @@ Point = tuple[tuple[str, str], ...]
 class Settings:
     """What all runs of a study share; results under different settings are never mixed.
 
-    Args, objective and temperature may hold placeholders, see :mod:`negplug.cli.grid`.
+    Args, objective and temperature may hold placeholders, see :mod:`negplug.cli.sweep.grid`.
     """
 
     script: str

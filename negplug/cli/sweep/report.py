@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from negplug.cli.figures import Picture
-from negplug.cli.study import Run
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.figures import Picture
+from negplug.cli.sweep.study import Run
+from negplug.cli.sweep.summary import Summary
 from negplug.provenance import installed_version
 
 _PACKAGES = (

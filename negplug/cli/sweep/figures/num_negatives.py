@@ -11,9 +11,9 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from negplug.cli.figures.style import GREY, PALETTE, legend, new_figure, tidy, wrapped
-from negplug.cli.spread import count, deviation, mean
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.figures.style import GREY, PALETTE, legend, new_figure, tidy, wrapped
+from negplug.cli.sweep.spread import count, deviation, mean
+from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from negplug.cli.child import METRICS_FILE, RunFailedError, run_child
-from negplug.cli.command import run_command, run_folder
-from negplug.cli.curve import curve_of
-from negplug.cli.progress import SweepProgress
-from negplug.cli.results import write_csv
-from negplug.cli.study import Result, Run, Settings, SweepStudy
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.command import run_command, run_folder
+from negplug.cli.sweep.curve import curve_of
+from negplug.cli.sweep.progress import SweepProgress
+from negplug.cli.sweep.results import write_csv
+from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+from negplug.cli.sweep.summary import Summary
 from negplug.metrics import final_metrics, read_records
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from negplug.cli.spread import deviation, mean
+from negplug.cli.sweep.spread import deviation, mean
 from negplug.metrics import Record
 
 #: Steps and values, in the order of the steps.

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from negplug.cli.spread import mean
-from negplug.cli.study import Point, Result
+from negplug.cli.sweep.spread import mean
+from negplug.cli.sweep.study import Point, Result
 
 
 def values_of(results: Iterable[Result], metric: str) -> list[float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from negplug.cli.figures.gradient_snr import gradient_snr_figure
-from negplug.cli.figures.num_negatives import num_negatives_figure
-from negplug.cli.figures.samplers import samplers_figure
-from negplug.cli.summary import Summary
+from negplug.cli.sweep.figures.gradient_snr import gradient_snr_figure
+from negplug.cli.sweep.figures.num_negatives import num_negatives_figure
+from negplug.cli.sweep.figures.samplers import samplers_figure
+from negplug.cli.sweep.summary import Summary
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from negplug.sampler import NegativeSampler
 
 logger = logging.getLogger("negplug")
 
-UNTESTED_STRATEGIES = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
+_UNTESTED = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
 """Parts of the names of strategies that shard or rewrite the model."""
 
 _OF_THE_HOST = "of the host"
@@ -230,8 +230,7 @@ class NegativeControlMixin:
             # Otherwise one backward pass closes a step, also when a closure runs it again; a
             # manual optimisation may run several in one.
             treated.loss.steps_by_backward = bool(model.automatic_optimization)
-        strategy = type(trainer.strategy).__name__
-        if any(part in strategy for part in UNTESTED_STRATEGIES):
+        if strategy := untested_strategy(trainer):
             injection.remove()
             raise ValueError(
                 f"negplug is untested with {strategy}, which shards or rewrites the model; "
@@ -295,3 +294,9 @@ class NegativeControlMixin:
             "target": self.target,
         }
         return {f"negplug/{key}": str(value) for key, value in given.items() if value is not None}
+
+
+def untested_strategy(trainer: Any) -> str | None:
+    """Return the name of the Trainer's strategy if it shards or rewrites the model, else None."""
+    strategy = type(trainer.strategy).__name__
+    return strategy if any(part in strategy for part in _UNTESTED) else None

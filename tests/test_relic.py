@@ -97,15 +97,8 @@ def first_gradient(sampler, objective):
         def on_after_backward(self, trainer, pl_module):
             found.extend(p.grad.flatten() for p in pl_module.parameters() if p.grad is not None)
 
-    trainer = lightning.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[hosts.negative_control()(sampler, objective=objective), Keep()],
-    )
+    control = hosts.negative_control()(sampler, objective=objective)
+    trainer = hosts.trainer(callbacks=[control, Keep()], max_steps=1)
     trainer.fit(hosts.recipe(), hosts.loader())
     return torch.cat(found)
 

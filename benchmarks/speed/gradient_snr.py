@@ -11,24 +11,16 @@ that are logged. Both are timed inside the step, so that the rest of the machine
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
-import torch
 import typer
 from harness import RESULTS, Row, append, machine, quantiles, show
 from negplug_lightly import GradientSNR
-from torch.utils.data import DataLoader
+from training import train
 
-sys.path.insert(1, str(Path(__file__).parents[1] / "recipes"))
-from cluttered_digits import ClutteredDigits
-from lightly.transforms.simclr_transform import SimCLRTransform
-from lightly_simclr import SimCLR
-
-IMAGES = 1024
 WARM_UP = 5  # allocations, the moments themselves
 LOGGED_EVERY = 10
 
@@ -71,25 +63,11 @@ class Clock(pl.Callback):
 
 def measure(backbone: str, batch_size: int, epochs: int, threads: int) -> Row:
     """Train with one backbone and return its row."""
-    torch.set_num_threads(threads)
-    pl.seed_everything(0, verbose=False)
-    views = SimCLRTransform(input_size=32, min_scale=0.6, gaussian_blur=0.0, hf_prob=0.0)
-    data = ClutteredDigits(train=True, size=IMAGES, transform=views)
-    loader = DataLoader(data, batch_size=batch_size, shuffle=True, drop_last=True)
     snr = GradientSNR()
     clock = Clock(snr)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        log_every_n_steps=LOGGED_EVERY,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[snr, clock],
+    model = train(
+        backbone, [snr, clock], batch_size, epochs, threads, log_every_n_steps=LOGGED_EVERY
     )
-    model = SimCLR(backbone, 32, 2e-3, 0.1)
-    trainer.fit(model, loader)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     pairs = list(zip(clock.steps, clock.updates, strict=True))[WARM_UP:]
     update = 1e3 * statistics.median(inside for _, inside in pairs)

@@ -12,23 +12,16 @@ outside the batch. ``baseline`` is the recipe untouched.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
-import torch
 import typer
 from harness import RESULTS, Row, append, machine, quantiles, show
 from negplug_lightly import NegativeControl
-from torch.utils.data import DataLoader
-
-sys.path.insert(1, str(Path(__file__).parents[1] / "recipes"))
-from cluttered_digits import ClutteredDigits
-from lightly.transforms.simclr_transform import SimCLRTransform
-from lightly_simclr import SimCLR
+from training import train
 
 SAMPLERS = (
     "baseline",
@@ -43,7 +36,6 @@ SAMPLERS = (
     "isir(out_of_batch='cached')",
     "isir(out_of_batch='recompute')",
 )
-IMAGES = 1024
 WARM_UP = 5  # first visits, allocations, compilation
 
 
@@ -90,23 +82,10 @@ class Clock(pl.Callback):
 
 def measure(sampler: str, batch_size: int, epochs: int, threads: int) -> Row:
     """Train with one sampler and return its row."""
-    torch.set_num_threads(threads)
-    pl.seed_everything(0, verbose=False)
-    views = SimCLRTransform(input_size=32, min_scale=0.6, gaussian_blur=0.0, hf_prob=0.0)
-    data = ClutteredDigits(train=True, size=IMAGES, transform=views)
-    loader = DataLoader(data, batch_size=batch_size, shuffle=True, drop_last=True)
     control = None if sampler == "baseline" else NegativeControl(sampler)
     clock = Clock(control)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[clock] if control is None else [control, clock],
-    )
-    trainer.fit(SimCLR("small", 32, 2e-3, 0.1), loader)
+    callbacks = [clock] if control is None else [control, clock]
+    train("small", callbacks, batch_size, epochs, threads)
     pairs = list(zip(clock.steps, clock.sampling, strict=True))[WARM_UP:]
     shares = sorted(inside / whole for whole, inside in pairs)
     return {

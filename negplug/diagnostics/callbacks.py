@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from negplug.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
-from negplug.callback import UNTESTED_STRATEGIES
+from negplug.callback import untested_strategy
 from negplug.diagnostics.clusters import intra_class_distance, silhouette, silhouette_score
 from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
@@ -63,8 +63,7 @@ class GradientSNRMixin:
         Raises:
             ValueError: If the strategy is one of them.
         """
-        strategy = type(trainer.strategy).__name__
-        if any(part in strategy for part in UNTESTED_STRATEGIES):
+        if strategy := untested_strategy(trainer):
             raise ValueError(
                 f"GradientSNR does not see whole gradients under {strategy}; use a single device "
                 f"or DDP"

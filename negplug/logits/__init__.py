@@ -78,23 +78,16 @@ def log_number(batch: ContrastiveBatch, negatives: Negatives) -> Tensor:
 
 def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
     """Return the log-sum-exp of the negatives of one pool."""
-    if part.columns is not None:
-        return _chosen_logsumexp(batch, part, temperature)
-    ids = comparable_ids(batch.anchor_ids)
     weight = part.log_weight
     if weight is not None and weight.shape[1] == 1:
         return _logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
+    if part.columns is not None:
+        logits = chosen_logits(batch.anchors, part, temperature)
+        # Where only the mask hides a row, chosen_similarities stops its gradient.
+        return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)
+    ids = comparable_ids(batch.anchor_ids)
     own = part.pool is batch.anchors and part.pool_ids is batch.anchor_ids
     if own and weight is None and part.mask is None and 1.0 / temperature <= STEEPEST:
         return symmetric_logsumexp(batch.anchors, ids, temperature)
     whole_pool = pool_logsumexp if part.pool.requires_grad else frozen_logsumexp
     return whole_pool(batch.anchors, part.pool, ids, part.pool_ids, temperature, weight, part.mask)
-
-
-def _chosen_logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
-    weight = part.log_weight
-    if weight is not None and weight.shape[1] == 1:
-        return _chosen_logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
-    logits = chosen_logits(batch.anchors, part, temperature)
-    # Where only the mask hides a row, chosen_similarities stops its gradient.
-    return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)

@@ -3,8 +3,7 @@
 ``Draws`` turns the place of a call in the run into a generator of its own.
 ``distinct_ranks`` draws, for each row, M distinct integers below that row's bound:
 
-- few of many (4·M ≤ bound): draw with replacement, sort, redraw the repeats until none is left.
-  The rule treats all values alike, so every M-subset is equally likely.
+- few of many (4·M ≤ bound): one after the other (:mod:`negplug.kernels.distinct`);
 - otherwise: the M largest of ``bound`` < 4·M random keys.
 """
 
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negplug.precision import widest
+from negplug.kernels.distinct import distinct_integers
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,13 @@ def distinct_ranks(
     count = min(count, max(most, 1))
     ample = bounds.clamp(min=count)
     few = ample >= 4 * count
-    ranks = ample.new_empty(len(bounds), count)
-    if few.any():
-        ranks[few] = _by_rejection(ample[few], count, generator)
-    if not few.all():
+    seed = torch.randint(2**62, (), generator=generator, device=bounds.device)
+    if least >= 4 * count:
+        ranks = distinct_integers(ample, count, seed)
+    else:
+        ranks = ample.new_empty(len(bounds), count)
+        if few.any():
+            ranks[few] = distinct_integers(ample[few], count, seed)
         ranks[~few] = _by_random_keys(ample[~few], count, generator)
     if least >= count:
         return ranks, None
@@ -87,6 +89,10 @@ def distinct_ranks(
     short = (bounds < count)[:, None]
     mask = ~short | (slot < bounds[:, None])
     return torch.where(short, torch.where(mask, slot, 0), ranks), mask
+
+
+# Comparing with each takes less time than a search.
+_FEW_EXCLUDED = 4
 
 
 def ranks_to_columns(ranks: Tensor, excluded: Tensor) -> Tensor:
@@ -99,31 +105,12 @@ def ranks_to_columns(ranks: Tensor, excluded: Tensor) -> Tensor:
         excluded: ``[N, E]`` int64, ascending in each row, padded with ``exclusion.BEYOND``.
     """
     shifted = excluded - torch.arange(excluded.shape[1], device=excluded.device)
-    return ranks + torch.searchsorted(shifted, ranks, right=True)
-
-
-def _by_rejection(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    ranks = _integers(bounds[:, None].expand(-1, count), generator).sort(1).values
-    todo = torch.arange(len(bounds), device=bounds.device)
-    while True:
-        rows = ranks[todo]
-        repeated = torch.zeros_like(rows, dtype=torch.bool)
-        repeated[:, 1:] = rows[:, 1:] == rows[:, :-1]
-        unfinished = repeated.any(1)
-        todo, rows, repeated = todo[unfinished], rows[unfinished], repeated[unfinished]
-        if not len(todo):
-            return ranks
-        fresh = bounds[todo, None].expand(-1, count)[repeated]
-        rows[repeated] = _integers(fresh, generator)
-        ranks[todo] = rows.sort(1).values
-
-
-def _integers(bounds: Tensor, generator: torch.Generator) -> Tensor:
-    # 53 random bits, scaled: the bias is below bound · 2⁻⁵³.
-    uniform = torch.rand(
-        bounds.shape, dtype=widest(bounds.device), device=bounds.device, generator=generator
-    )
-    return (uniform * bounds).long()
+    if excluded.shape[1] > _FEW_EXCLUDED:
+        return ranks + torch.searchsorted(shifted, ranks, right=True)
+    columns = ranks.clone()
+    for each in shifted.T:
+        columns += each[:, None] <= ranks
+    return columns
 
 
 def _by_random_keys(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:

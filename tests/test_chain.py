@@ -1,4 +1,4 @@
-"""Chains: both backends against the loop over proposals, stationarity, forks, the choice."""
+"""Chains: all kernels against the loop over proposals, stationarity, forks."""
 
 import math
 import os
@@ -12,14 +12,15 @@ import torch
 from scipy import stats
 
 import negplug
-from negplug import chain
-from negplug.chain import Walk, scan
-from negplug.chain.scan import scan_walk
+from negplug.kernels import chain
+from negplug.kernels.chain import Walk, scan
+from negplug.kernels.chain.reference import loop_walk
+from negplug.kernels.chain.scan import scan_walk
 
 pytest.importorskip("numba")
-from negplug.chain.compiled import compiled_walk
+from negplug.kernels.chain.compiled import compiled_walk
 
-BACKENDS = {"scan": scan_walk, "compiled": compiled_walk}
+BACKENDS = {"scan": scan_walk, "compiled": compiled_walk, "reference": loop_walk}
 
 
 def naive_walk(scores, noise, initial, burn_in):
@@ -139,8 +140,8 @@ def test_draws_follow_the_softmax():
 IN_A_FORK = """
 import os
 import torch
-from negplug.chain import walk
-from negplug.chain.compiled import _FEW
+from negplug.kernels.chain import walk
+from negplug.kernels.chain.compiled import _FEW
 
 torch.set_num_threads(2)
 chains = _FEW // 256
@@ -169,8 +170,10 @@ def test_an_install_that_cannot_be_written_to_compiles_all_the_same(tmp_path):
     package = Path(negplug.__file__).parent
     shutil.copytree(package, tmp_path / "negplug", ignore=shutil.ignore_patterns("__pycache__"))
     # A file in the way of the folder stops root too; so does the user's cache on a device.
-    (tmp_path / "negplug/chain/__pycache__").touch()
-    code = "from negplug.chain import compiled; print(compiled._walk_in_turn.stats.cache_path)"
+    (tmp_path / "negplug/kernels/chain/__pycache__").touch()
+    code = (
+        "from negplug.kernels.chain import compiled; print(compiled._walk_in_turn.stats.cache_path)"
+    )
     found = python(code, tmp_path, XDG_CACHE_HOME="/dev/null")
     assert found.stdout == "None\n", found.stderr
 
@@ -186,33 +189,7 @@ def python(code, cwd, **environment):
     )
 
 
-def test_the_backend_is_chosen(monkeypatch):
-    cpu, other = torch.device("cpu"), torch.device("meta")
-    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
-    assert (chain.backend(cpu), chain.backend(other)) == ("numba", "torch")
-    monkeypatch.setenv("NEGPLUG_BACKEND", "torch")
-    assert chain.backend(cpu) == "torch"
-    monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
-    assert chain.backend(cpu) == "numba"
-    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND.*'meta'"):
-        chain.backend(other)
-    monkeypatch.setenv("NEGPLUG_BACKEND", "cuda")
-    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND.*'cuda'"):
-        chain.walk(*inputs(2, 2, 0))
-
-
-def test_without_numba_the_scan_serves(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(chain, "_numba_failure", chain._numba_failure.__wrapped__)
-    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
-    assert chain.backend(torch.device("cpu")) == "torch"
-    assert_equal(chain.walk(*inputs(5, 9, 0)), naive_walk(*inputs(5, 9, 0)))
-    monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
-    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND.*negplug\[fast\]"):
-        chain.backend(torch.device("cpu"))
-
-
-@pytest.mark.parametrize("name", ["numba", "torch"])
+@pytest.mark.parametrize("name", ["numba", "torch", "reference"])
 def test_walk_is_deterministic_and_leaves_gradients_alone(monkeypatch, name):
     monkeypatch.setenv("NEGPLUG_BACKEND", name)
     scores, noise, initial, burn_in = inputs(8, 30, 3)

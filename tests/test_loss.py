@@ -14,9 +14,9 @@ from negplug import (
     make_objective,
 )
 from negplug.exclusion import comparable_ids
+from negplug.kernels.pool import pool_logsumexp
+from negplug.kernels.pool.symmetric import symmetric_logsumexp
 from negplug.logits import negative_logsumexp
-from negplug.logits.symmetric import symmetric_logsumexp
-from negplug.logits.tiled import pool_logsumexp
 
 SAMPLERS = [
     "in_batch()",

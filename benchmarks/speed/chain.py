@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from views import correlated_views
 
-from negplug.chain.scan import scan_walk
+from negplug.kernels.chain.scan import scan_walk
 
 DIMENSION = 128
 TEMPERATURE = 0.1
@@ -67,7 +67,7 @@ def scan(batch_size: int, proposals: str) -> Step:
 
 def compiled(batch_size: int, proposals: str) -> Step:
     """Return the walk as a compiled loop, compiled already."""
-    from negplug.chain.compiled import compiled_walk
+    from negplug.kernels.chain.compiled import compiled_walk
 
     compiled_walk(*chains(512, "images"))
     return functools.partial(compiled_walk, *chains(batch_size, proposals))

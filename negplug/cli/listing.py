@@ -18,6 +18,7 @@ from rich.table import Table
 from negplug.provenance import installed_version
 
 if TYPE_CHECKING:
+    from negplug.kernels.choice import Operation
     from negplug.plugins import Plugins
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -97,7 +98,7 @@ def doctor(as_json: _JSON = False) -> None:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": _device(),
-        "chains": _chain_backend(),
+        "kernels": _kernels(),
         "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
         "failures": [failure.as_dict() for failure in found.failures],
     }
@@ -111,7 +112,8 @@ def doctor(as_json: _JSON = False) -> None:
     for name, found_version in report["packages"].items():
         table.add_row(name, found_version or "not installed")
     table.add_row("device", report["device"])
-    table.add_row("chains of emc2 on the CPU", report["chains"])
+    for operation, backend in report["kernels"].items():
+        table.add_row(operation, escape(backend))
     console.print(table)
     for host, methods in report["hosts"].items():
         if "error" in methods:
@@ -172,15 +174,23 @@ def _device() -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
-def _chain_backend() -> str:
+def _kernels() -> dict[str, str]:
+    """Return the backend that computes each operation here, or why none does."""
     import torch
 
-    from negplug.chain import backend
+    from negplug.kernels.chain import CHAINS
+    from negplug.kernels.chosen import CHOSEN
+    from negplug.kernels.pool import POOL
 
-    try:
-        return backend(torch.device("cpu"))
-    except ValueError as error:
-        return str(error)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    operations: tuple[Operation[Any], ...] = (CHOSEN, POOL, CHAINS)
+    found = {}
+    for operation in operations:
+        try:
+            found[operation.name] = str(operation.backend(device, operation.typical))
+        except ValueError as error:
+            found[operation.name] = str(error)
+    return found
 
 
 def _print_failures(found: Plugins) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from negplug.exclusion import BEYOND, UNKNOWN
-from negplug.logits.tiled import pool_logsumexp
+from negplug.kernels.pool import pool_logsumexp
 from negplug.unit import unit_rows
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
+from negplug.kernels.pool.tiled import tiles
 from negplug.logits import negative_logsumexp
 from negplug.logits.chosen import chosen_logits
 from negplug.logits.posterior import expected_logit
-from negplug.logits.tiled import tiles
 from negplug.negatives import Negatives
 
 

@@ -1,15 +1,12 @@
 """The arithmetic between samplers and objectives.
 
-Samplers and objectives speak of logits s = ⟨a, k⟩/τ only through this interface; which kernel
-answers is decided here, by the shape of the question:
+Samplers and objectives speak of logits s = ⟨a, k⟩/τ only through this interface:
 
-- chosen columns → :mod:`negplug.logits.chosen`;
-- every key of a symmetric batch → :mod:`negplug.logits.symmetric`;
-- every row of a pool without gradient → :mod:`negplug.logits.frozen`;
-- every row of any other pool → :mod:`negplug.logits.tiled`;
-- draws from the softmax → :mod:`negplug.logits.posterior`;
-- the divergence from another row's distribution → :mod:`negplug.logits.divergence`.
+- :mod:`negplug.logits.chosen`: weighted logits of chosen columns, mixtures of rows among them;
+- :mod:`negplug.logits.posterior`: the expected logit of draws from the softmax;
+- :mod:`negplug.logits.divergence`: the divergence from another row's distribution.
 
+Which kernel computes is decided in :mod:`negplug.kernels`.
 Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materialises ``[N, K]``.
 """
 
@@ -23,12 +20,11 @@ from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
-from negplug.logits.chosen import chosen_logits, chosen_similarities, row_logsumexp
+from negplug.kernels.chosen import chosen_similarities
+from negplug.kernels.pool import pool_logsumexp, row_logsumexp
+from negplug.logits.chosen import chosen_logits
 from negplug.logits.divergence import divergence
-from negplug.logits.frozen import frozen_logsumexp
 from negplug.logits.posterior import expected_logit
-from negplug.logits.symmetric import STEEPEST, symmetric_logsumexp
-from negplug.logits.tiled import pool_logsumexp
 from negplug.negatives import Negatives
 
 __all__ = ["divergence", "log_number", "negative_logsumexp", "negative_term", "positive_logits"]
@@ -87,7 +83,6 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
         return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)
     ids = comparable_ids(batch.anchor_ids)
     own = part.pool is batch.anchors and part.pool_ids is batch.anchor_ids
-    if own and weight is None and part.mask is None and 1.0 / temperature <= STEEPEST:
-        return symmetric_logsumexp(batch.anchors, ids, temperature)
-    whole_pool = pool_logsumexp if part.pool.requires_grad else frozen_logsumexp
-    return whole_pool(batch.anchors, part.pool, ids, part.pool_ids, temperature, weight, part.mask)
+    return pool_logsumexp(
+        batch.anchors, part.pool, ids, part.pool_ids, temperature, weight, part.mask, own
+    )

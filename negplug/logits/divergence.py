@@ -9,7 +9,7 @@ q is a constant. Candidates come in parts (the positive, each pool), and each pa
 numbers: its log-sum-exps ℓ and ℓ' under s and t, and D = E_p[s − t] inside the part. With the
 shares c = softmax(ℓ) of the parts the whole has D = Σ c D and log-sum-exps over those of the parts.
 
-Over a whole pool the three are streamed in tiles, as in :mod:`negplug.logits.frozen`, and the
+Over a whole pool the three are streamed in tiles, as in :mod:`negplug.kernels.pool.frozen`, and the
 gradient is made of recomputed ones:
 
     ∂ℓ/∂s_j = p_j,      ∂D/∂s_j = p_j (1 + s_j − t_j − D).
@@ -27,8 +27,9 @@ from torch.autograd.function import once_differentiable
 
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
-from negplug.logits.chosen import chosen_logits, row_logsumexp
-from negplug.logits.tiled import tiles
+from negplug.kernels.pool import row_logsumexp
+from negplug.kernels.pool.tiled import tiles
+from negplug.logits.chosen import chosen_logits
 from negplug.negatives import Negatives
 
 

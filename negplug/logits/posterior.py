@@ -17,7 +17,7 @@ from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
-from negplug.logits.chosen import chosen_similarities
+from negplug.kernels.chosen import chosen_similarities
 from negplug.negatives import Negatives
 
 

@@ -29,7 +29,8 @@ Proposals without replacement are close to independent ones as long as the squar
 is small against that of the samples; ``isir()`` has no such condition.
 
 States and options are those of :mod:`negplug.samplers.common.chains`; how a chain is computed
-without a loop over its proposals is told in :mod:`negplug.chain`. Estimator: ``"posterior"``.
+without a loop over its proposals is told in :mod:`negplug.kernels.chain`.
+Estimator: ``"posterior"``.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.chain import walk
 from negplug.draws import exponentials
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_integer
+from negplug.kernels.chain import walk
 from negplug.precision import widest
 from negplug.sampler import NegativeSampler
 from negplug.samplers.common.chains import ChainSampler, OutOfBatch

@@ -30,8 +30,8 @@ from torch import Tensor
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN, comparable_ids
 from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.logits.chosen import chosen_similarities
-from negplug.logits.tiled import product_tiles
+from negplug.kernels.chosen import chosen_similarities
+from negplug.kernels.pool.tiled import product_tiles
 from negplug.negatives import Negatives
 from negplug.sampler import NegativeSampler
 from negplug.samplers.common.choosing import labels_of, rows_offered

@@ -33,8 +33,8 @@ from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_integer
-from negplug.logits.chosen import chosen_similarities
-from negplug.logits.tiled import tiles
+from negplug.kernels.chosen import chosen_similarities
+from negplug.kernels.pool.tiled import tiles
 from negplug.negatives import Negatives
 from negplug.precision import widest
 from negplug.sampler import NegativeSampler

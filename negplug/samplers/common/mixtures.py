@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.logits.chosen import chosen_similarities
+from negplug.kernels.chosen import chosen_similarities
 from negplug.negatives import Negatives
 from negplug.precision import widest
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.logits.tiled import tiles
+from negplug.kernels.pool.tiled import tiles
 
 
 def frozen_logsumexp(
@@ -34,17 +34,7 @@ def frozen_logsumexp(
     log_weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return ℓ ``[N]``; -inf (and no gradient) for an anchor without negatives.
-
-    Args:
-        anchors: ``[N, d]``.
-        pool: ``[K, d]``; gets no gradient.
-        anchor_ids: ``[N]`` int64, comparable with ``==`` (an unknown anchor is not -1).
-        pool_ids: ``[K]`` int64.
-        temperature: τ > 0.
-        log_weight: Detached, ``[N|1, K]``.
-        mask: ``[N, K]`` bool, True where a row of the pool may serve.
-    """
+    """Return ℓ, without gradient to the pool; see :func:`negplug.kernels.pool.pool_logsumexp`."""
     value: Tensor = _FrozenLogSumExp.apply(
         anchors, pool, anchor_ids, pool_ids, temperature, log_weight, mask
     )

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from negplug.chain.result import Walk
+from negplug.kernels.chain.result import Walk
 
 # Finite stand-ins for the score of what is no state and for a noise that accepts anything: lerp,
 # on a CPU ten times as quick as where, multiplies by zero. Their sum is _NOTHING in every dtype.
@@ -35,7 +35,7 @@ _ENTRIES_ELSEWHERE = 2**24
 
 
 def scan_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
-    """Return what :func:`negplug.chain.walk` returns; see there for the arguments.
+    """Return what :func:`negplug.kernels.chain.walk` returns; see there for the arguments.
 
     Quickest where ``scores.T`` and ``noise.T`` are contiguous; ``counts.T`` is. Draws are counted
     in the dtype of the scores: in float32 exactly up to R = 2²⁴.

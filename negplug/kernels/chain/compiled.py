@@ -1,17 +1,10 @@
 """Chains as the plain loop over proposals, compiled by numba, for tensors on the CPU.
 
-Chains are shared out to as many threads as torch uses. A loop without threads serves small inputs,
-processes that have one thread (``torchrun`` sets OMP_NUM_THREADS to 1), and forked processes: a
-pool of threads that numba started before the fork aborts them (GNU OpenMP) or leaves them hanging.
-
 Import this module only where numba is installed.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -19,21 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negplug.chain.result import Walk
+from negplug.kernels.chain.result import Walk
+from negplug.kernels.compiling import compiled, threads
 
 # Below so many proposals the loop takes a few milliseconds at most. Threads may take longer, where
 # they wait for a core that a data loader holds.
 _FEW = 2**20
 
-# Not all of numba's thread pools may be entered twice at a time.
-_pool = threading.Lock()
-
-# Another one later on is a fork's.
-_process = os.getpid()
-
 
 def compiled_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
-    """Return what :func:`negplug.chain.walk` returns; see there for the arguments."""
+    """Return what :func:`negplug.kernels.chain.walk` returns; see there for the arguments."""
     chains = len(scores)
     walk = Walk(
         torch.empty(scores.shape, dtype=torch.int32),
@@ -44,40 +32,12 @@ def compiled_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tenso
     arguments = (scores, noise, initial, burn_in, *walk)
     # One memory layout, so that there is one compiled function for each dtype.
     arrays = [tensor.detach().contiguous().numpy() for tensor in arguments]
-    config: Any = numba.config
-    threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
-    alone = threads == 1 or os.getpid() != _process or scores.numel() < _FEW
-    if alone or not _pool.acquire(blocking=False):
-        _walk_in_turn(*arrays)
-        return walk
-    try:
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try:
-            _walk_at_once(*arrays)
-        finally:
-            numba.set_num_threads(before)
-    finally:
-        _pool.release()
+    with threads(scores.numel() >= _FEW) as at_once:
+        (_walk_at_once if at_once else _walk_in_turn)(*arrays)
     return walk
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compile at the first call, and keep the result on disk if there is a place."""
-
-    def compile_later(function: Callable[..., None]) -> Callable[..., None]:
-        compiled: Callable[..., None]
-        try:
-            compiled = numba.njit(cache=True, nogil=True, **options)(function)
-        except RuntimeError:
-            # Neither this folder nor the user's cache can be written to: each process compiles.
-            compiled = numba.njit(nogil=True, **options)(function)
-        return compiled
-
-    return compile_later
-
-
-@_compiled()
+@compiled()
 def _walk_one(
     i: int,
     scores: Any,
@@ -116,13 +76,13 @@ def _walk_one(
 # Two functions: on disk numba tells functions apart by name, not by how they were compiled.
 
 
-@_compiled()
+@compiled()
 def _walk_in_turn(*arrays: Any) -> None:
     for i in range(arrays[0].shape[0]):
         _walk_one(i, *arrays)
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def _walk_at_once(*arrays: Any) -> None:
     for i in numba.prange(arrays[0].shape[0]):
         _walk_one(i, *arrays)

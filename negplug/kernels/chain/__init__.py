@@ -10,27 +10,43 @@ make the softmax of the scores its stationary distribution; this is the sampler 
 al., "EMC²: Efficient MCMC Negative Sampling for Contrastive Learning with Global Convergence",
 2024), whose gradient averages the states that follow a burn-in.
 
-Two backends take the same decisions from the same noise, draw for draw:
+All kernels take the same decisions from the same noise, draw for draw:
 
-- :mod:`negplug.chain.compiled`, a loop in numba, for tensors on the CPU (``negplug[fast]``);
-- :mod:`negplug.chain.scan`, an associative scan in torch operations, on any device.
-
-Environment:
-    NEGPLUG_BACKEND: ``numba`` or ``torch`` forces one; unset, numba serves the CPU if installed.
+- :mod:`negplug.kernels.chain.compiled`, a loop in numba, for tensors on the CPU;
+- :mod:`negplug.kernels.chain.scan`, an associative scan in torch operations, on any device;
+- :mod:`negplug.kernels.chain.reference`, a loop over proposals in Python.
 """
 
 from __future__ import annotations
 
-import functools
-import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from negplug.chain.result import Walk
-from negplug.chain.scan import scan_walk
+from negplug.kernels.chain.reference import loop_walk
+from negplug.kernels.chain.result import Walk
+from negplug.kernels.chain.scan import scan_walk
+from negplug.kernels.choice import Kernel, Operation, numba_refusal
 
-__all__ = ["Walk", "backend", "walk"]
+__all__ = ["CHAINS", "Walk", "walk"]
+
+
+def _compiled_walk() -> Callable[..., Walk]:
+    from negplug.kernels.chain.compiled import compiled_walk
+
+    return compiled_walk
+
+
+CHAINS: Operation[None] = Operation(
+    "Metropolis–Hastings chains",
+    None,
+    (
+        Kernel("numba", _compiled_walk, numba_refusal),
+        Kernel("torch", lambda: scan_walk),
+        Kernel("reference", lambda: loop_walk),
+    ),
+)
 
 
 @torch.no_grad()
@@ -51,49 +67,8 @@ def walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Wal
         ValueError: If a shape is another one, or NEGPLUG_BACKEND names no backend that can serve.
     """
     _check(scores, noise, initial, burn_in)
-    if backend(scores.device) == "torch":
-        return scan_walk(scores, noise, initial, burn_in)
-    from negplug.chain.compiled import compiled_walk
-
-    return compiled_walk(scores, noise, initial, burn_in)
-
-
-def backend(device: torch.device) -> str:
-    """Return which backend serves tensors on ``device``: ``"numba"`` or ``"torch"``.
-
-    Raises:
-        ValueError: If NEGPLUG_BACKEND names no backend, or numba where it cannot serve.
-    """
-    forced = os.environ.get("NEGPLUG_BACKEND") or None
-    if forced not in (None, "numba", "torch"):
-        raise ValueError(f"NEGPLUG_BACKEND must be 'numba' or 'torch', got {forced!r}")
-    if forced == "torch" or (forced is None and device.type != "cpu"):
-        return "torch"
-    if device.type != "cpu":
-        raise ValueError(
-            f"NEGPLUG_BACKEND is 'numba', which serves the CPU only, but the tensors are on "
-            f"{device.type!r}: set it to 'torch' or unset it"
-        )
-    failure = _numba_failure()
-    if failure is None:
-        return "numba"
-    if forced is None:
-        return "torch"
-    raise ValueError(
-        f"NEGPLUG_BACKEND is 'numba', which cannot be imported ({failure}): install "
-        "negplug[fast], set it to 'torch' or unset it"
-    )
-
-
-@functools.cache
-def _numba_failure() -> str | None:
-    """Return why numba cannot be imported, None if it can."""
-    try:
-        import numba  # noqa: F401
-    # Beside an unsuitable numpy its import raises more than ImportError.
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+    walked: Walk = CHAINS.kernel(scores.device, None)(scores, noise, initial, burn_in)
+    return walked
 
 
 def _check(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> None:

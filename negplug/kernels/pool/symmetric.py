@@ -12,7 +12,7 @@ accurate at small temperatures, where "probability minus one-hot" cancels.
 
 No maximum is subtracted: unit rows bound the exponent by 1/τ, and up to :data:`STEEPEST` the
 sums and their reciprocals fit float32. Steeper softmaxes take the shifted, row-wise path of
-:mod:`negplug.logits.tiled`.
+:mod:`negplug.kernels.pool.tiled`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""Metropolis–Hastings chains step by step, as a loop over proposals in Python.
+"""Chains as a loop over proposals in torch operations, on any device.
 
-The form in which EMC² was published (Yau et al., 2024), written anew from its description: all
-chains take a proposal at a time, and a step is a handful of masked vector operations on N chains.
-It is rather quicker than that, for it neither exponentiates nor draws: proposals are accepted in
-log space, and the noise is an argument. So it returns to the last draw what
-:func:`negplug.chain.walk` returns.
+All chains take a proposal at a time, which is a handful of masked operations on N of them: the
+form in which EMC² was published (Yau et al. 2024, algorithm 1), in log space.
 """
 
 from __future__ import annotations
@@ -12,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.chain import Walk
+from negplug.kernels.chain.result import Walk
 
 
-def masked_loop(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
-    """Return the walk; arguments as of :func:`negplug.chain.walk`."""
+def loop_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
+    """Return what :func:`negplug.kernels.chain.walk` returns; see there for the arguments."""
     chains, steps = scores.shape
     rows = torch.arange(chains, device=scores.device)
     # The last column is the initial state's.

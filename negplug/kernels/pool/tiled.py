@@ -5,23 +5,28 @@
 
 This is attention with k = v = keys, kept in the log domain: each tile is reduced with its row
 maximum subtracted and merged by logaddexp, so it is exact for every temperature. Tiles are
-recomputed in the backward pass; memory is O((N + K)·d).
+recomputed in the backward pass, but for those of a small pool, which are kept; memory is
+O((N + K)·d).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Of a tile: more anchors than this where the pool is narrower.
 _ROWS = 512
 _COLUMNS = 1024
 
+# Up to so many logits (8 MiB in float32) it is quicker to keep them than to compute them again.
+_KEPT = 2**21
 
-def pool_logsumexp(
+
+def tiled_logsumexp(
     anchors: Tensor,
     pool: Tensor,
     anchor_ids: Tensor,
@@ -30,17 +35,7 @@ def pool_logsumexp(
     log_weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return ℓ ``[N]``; -inf (and no gradient) for an anchor without negatives.
-
-    Args:
-        anchors: ``[N, d]``.
-        pool: ``[K, d]``; gets a gradient if it requires one.
-        anchor_ids: ``[N]`` int64, comparable with ``==`` (an unknown anchor is not -1).
-        pool_ids: ``[K]`` int64.
-        temperature: τ > 0.
-        log_weight: Detached, ``[N|1, K]``.
-        mask: ``[N, K]`` bool, True where a row of the pool may serve.
-    """
+    """Return ℓ ``[N]``; see :func:`negplug.kernels.pool.pool_logsumexp`."""
     value: Tensor = _PoolLogSumExp.apply(
         anchors, pool, anchor_ids, pool_ids, temperature, log_weight, mask
     )
@@ -60,25 +55,33 @@ class _PoolLogSumExp(torch.autograd.Function):
         mask: Tensor | None,
     ) -> Tensor:
         total = anchors.new_full((len(anchors),), -torch.inf)
+        small = len(anchors) * len(pool) <= _KEPT
+        kept = []
         for rows, _, tile in tiles(
             anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
         ):
             total[rows] = torch.logaddexp(total[rows], tile.logsumexp(1))
-        ctx.save_for_backward(anchors, pool, anchor_ids, pool_ids, log_weight, mask, total)
+            if small:
+                kept.append(tile.clone())
+        # Tiles that are kept have the weights and exclusions in them.
+        question = (None,) * 4 if small else (anchor_ids, pool_ids, log_weight, mask)
+        ctx.save_for_backward(anchors, pool, total, *question, *kept)
         ctx.temperature = temperature
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, pool, anchor_ids, pool_ids, log_weight, mask, total = ctx.saved_tensors
+        anchors, pool, total = ctx.saved_tensors[:3]
+        anchor_ids, pool_ids, log_weight, mask = ctx.saved_tensors[3:7]
+        kept = ctx.saved_tensors[7:]
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
         shift = total.masked_fill(total == -torch.inf, 0.0)
         grad_anchors = torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None
-        for rows, columns, tile in tiles(
-            anchors, pool, anchor_ids, pool_ids, log_weight, mask, ctx.temperature
-        ):
+        question = (anchor_ids, pool_ids, log_weight, mask, ctx.temperature)
+        again = _copied_tiles(kept, anchors, pool) if kept else tiles(anchors, pool, *question)
+        for rows, columns, tile in again:
             tile = tile.sub_(shift[rows, None]).exp_().mul_(grad[rows, None])
             grad_anchors[rows].addmm_(tile, pool[columns])
             if grad_pool is not None:
@@ -122,16 +125,31 @@ def product_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice,
         pool: ``[K, d]``.
     """
     anchors, pool = anchors.detach(), pool.detach()
-    buffer = anchors.new_empty(min(_ROWS, len(anchors)) * min(_COLUMNS, len(pool)))
-    for first in range(0, len(anchors), _ROWS):
-        rows = slice(first, min(first + _ROWS, len(anchors)))
+    for rows, columns, tile in _empty_tiles(anchors, pool):
+        # With `out` the product keeps its precision when the backward pass runs in autocast.
+        torch.mm(anchors[rows], pool[columns].T, out=tile)
+        yield rows, columns, tile
+
+
+def _copied_tiles(
+    kept: Sequence[Tensor], anchors: Tensor, pool: Tensor
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (rows, columns, a tile's copy): what is kept may serve a second backward pass."""
+    for (rows, columns, tile), saved in zip(_empty_tiles(anchors, pool), kept, strict=True):
+        yield rows, columns, tile.copy_(saved)
+
+
+def _empty_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (rows, columns, a tile to write to), a view of one reused buffer."""
+    width = max(1, min(_COLUMNS, len(pool)))
+    height = min(_ROWS * _COLUMNS // width, len(anchors))
+    buffer = anchors.new_empty(height * width)
+    for first in range(0, len(anchors), max(1, height)):
+        rows = slice(first, min(first + height, len(anchors)))
         for start in range(0, len(pool), _COLUMNS):
             columns = slice(start, min(start + _COLUMNS, len(pool)))
             shape = (rows.stop - rows.start, columns.stop - columns.start)
-            tile = buffer[: shape[0] * shape[1]].view(shape)
-            # With `out` the product keeps its precision when the backward pass runs in autocast.
-            torch.mm(anchors[rows], pool[columns].T, out=tile)
-            yield rows, columns, tile
+            yield rows, columns, buffer[: shape[0] * shape[1]].view(shape)
 
 
 def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:

@@ -1,0 +1,9 @@
+"""The arithmetic: operations on embeddings and logits, each with kernels that compete for it.
+
+- :mod:`negplug.kernels.chosen`: similarities of chosen pairs, and their log-sum-exp;
+- :mod:`negplug.kernels.pool`: log-sum-exp over a whole pool;
+- :mod:`negplug.kernels.chain`: Metropolis–Hastings chains.
+
+In each folder ``__init__`` is the operation, ``reference`` its equation, the other files its
+kernels. :mod:`negplug.kernels.choice` decides between them.
+"""

@@ -1,0 +1,119 @@
+"""Which kernel computes an operation: what was asked, what this machine has, what the user wants.
+
+An operation has kernels, the most wanted first. The first that can serve the device and suits the
+question (its sizes, say) computes it. A new kernel is a file and a line in its operation's table.
+
+Environment:
+    NEGPLUG_BACKEND: forces the kernels of one backend wherever it has any: ``numba`` (loops
+        compiled for the CPU, with ``negplug[fast]``), ``torch`` (torch operations, on any device),
+        or ``reference`` (the equations, plainly, in torch and autograd; for comparison).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import torch
+
+Backend = Literal["numba", "torch", "reference"]
+_VARIABLE = "NEGPLUG_BACKEND"
+
+Question = TypeVar("Question")
+
+
+def _no_refusal(_: torch.device) -> str | None:
+    return None
+
+
+def _suits(_: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Kernel(Generic[Question]):
+    """One way to compute an operation.
+
+    Attributes:
+        backend: What it is made of.
+        load: Imports and returns the function.
+        refusal: Why it cannot serve a device here; None if it can.
+        suits: Whether it is the one to take for a question that it can serve.
+    """
+
+    backend: Backend
+    load: Callable[[], Callable[..., Any]]
+    refusal: Callable[[torch.device], str | None] = _no_refusal
+    suits: Callable[[Question], bool] = _suits
+
+
+@dataclass(frozen=True)
+class Operation(Generic[Question]):
+    """What has several kernels.
+
+    Attributes:
+        name: For messages and tables.
+        typical: A question, for tables.
+        kernels: Those that are wanted most first. The last of a backend suits every question.
+    """
+
+    name: str
+    typical: Question
+    kernels: tuple[Kernel[Question], ...]
+
+    def kernel(self, device: torch.device, question: Question) -> Callable[..., Any]:
+        """Return the function that computes the answer.
+
+        Raises:
+            ValueError: If NEGPLUG_BACKEND names no backend, or one that cannot serve here.
+        """
+        return self._choose(device, question).load()
+
+    def backend(self, device: torch.device, question: Question) -> Backend:
+        """Return which backend computes the answer; raises as :meth:`kernel` does."""
+        return self._choose(device, question).backend
+
+    def _choose(self, device: torch.device, question: Question) -> Kernel[Question]:
+        forced = forced_backend()
+        wanted = [kernel for kernel in self.kernels if kernel.backend == forced] or self.kernels
+        able = [kernel for kernel in wanted if kernel.refusal(device) is None]
+        if not able:
+            raise ValueError(
+                f"{_VARIABLE} is {forced!r}, which cannot compute {self.name} here: "
+                f"{wanted[0].refusal(device)}; set it to 'torch' or unset it"
+            )
+        # What is forced need not be the one to take.
+        return next((kernel for kernel in able if kernel.suits(question)), able[-1])
+
+
+def forced_backend() -> str | None:
+    """Return the backend that NEGPLUG_BACKEND forces, None if it is not set.
+
+    Raises:
+        ValueError: If there is no such backend.
+    """
+    forced = os.environ.get(_VARIABLE) or None
+    if forced is not None and forced not in get_args(Backend):
+        raise ValueError(f"{_VARIABLE} must be one of {get_args(Backend)}, got {forced!r}")
+    return forced
+
+
+def numba_refusal(device: torch.device) -> str | None:
+    """Return why compiled loops cannot serve a device here; None if they can."""
+    if device.type != "cpu":
+        return f"it serves the CPU only, and the tensors are on {device.type!r}"
+    failure = _numba_failure()
+    return failure and f"numba cannot be imported ({failure}), which negplug[fast] installs"
+
+
+@functools.cache
+def _numba_failure() -> str | None:
+    try:
+        import numba  # noqa: F401
+    # Beside an unsuitable numpy its import raises more than ImportError.
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,61 @@
+"""Loops compiled by numba, shared out to as many threads as torch uses.
+
+A loop without threads serves small inputs, processes that have one thread (``torchrun`` sets
+OMP_NUM_THREADS to 1), and forked processes: a pool of threads that numba started before the fork
+aborts them (GNU OpenMP) or leaves them hanging.
+
+Import this module only where numba is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numba
+import torch
+
+# Not all of numba's thread pools may be entered twice at a time.
+_pool = threading.Lock()
+
+# Another one later on is a fork's.
+_process = os.getpid()
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile at the first call, and keep the result on disk if there is a place."""
+
+    def compile_later(function: Callable[..., Any]) -> Callable[..., Any]:
+        later: Callable[..., Any]
+        try:
+            later = numba.njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:
+            # Neither this folder nor the user's cache can be written to: each process compiles.
+            later = numba.njit(nogil=True, **options)(function)
+        return later
+
+    return compile_later
+
+
+@contextlib.contextmanager
+def threads(wanted: bool) -> Iterator[bool]:
+    """Say whether a loop may use threads, and let it have as many as torch uses.
+
+    Args:
+        wanted: False for an input too small for them.
+    """
+    config: Any = numba.config
+    number = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    if not wanted or number == 1 or os.getpid() != _process:
+        yield False
+        return
+    with _pool:
+        before = numba.get_num_threads()
+        numba.set_num_threads(number)
+        try:
+            yield True
+        finally:
+            numba.set_num_threads(before)

@@ -1,0 +1,77 @@
+"""Distinct random integers one after the other, compiled by numba, for tensors on the CPU.
+
+Whether a number has been drawn before is looked up in a hash table of its row: open addressing
+with linear probing, at most a quarter full.
+
+Import this module only where numba is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from negplug.kernels.compiling import compiled, threads
+
+# Integers; below so many, threads cost more than they save.
+_FEW = 2**15
+
+
+def compiled_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
+    """Return distinct integers; see :func:`negplug.kernels.distinct.distinct_integers`."""
+    drawn = torch.empty(len(bounds), count, dtype=torch.int64)
+    start = np.uint64(int(seed) % 2**64)
+    with threads(drawn.numel() >= _FEW) as at_once:
+        draw = _draw_at_once if at_once else _draw_in_turn
+        draw(bounds.contiguous().numpy(), start, drawn.numpy())
+    return drawn
+
+
+@compiled()
+def _mix(state: Any) -> Any:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@compiled()
+def _draw_row(i: int, bounds: Any, seed: Any, drawn: Any) -> None:
+    gamma = np.uint64(0x9E3779B97F4A7C15)
+    stream = _mix(seed + np.uint64(i) * gamma)
+    bound = np.uint64(bounds[i])
+    count = drawn.shape[1]
+    slots = 4
+    while slots < 4 * count:
+        slots *= 2
+    table = np.full(slots, -1, np.int64)
+    found = 0
+    place = np.uint64(0)
+    while found < count:
+        number = np.int64((_mix(stream + place * gamma) >> np.uint64(1)) % bound)
+        place += np.uint64(1)
+        slot = number & (slots - 1)
+        while table[slot] != -1 and table[slot] != number:
+            slot = (slot + 1) & (slots - 1)
+        if table[slot] == -1:
+            table[slot] = number
+            drawn[i, found] = number
+            found += 1
+
+
+# Two functions: on disk numba tells functions apart by name, not by how they were compiled.
+
+
+@compiled()
+def _draw_in_turn(bounds: Any, seed: Any, drawn: Any) -> None:
+    for i in range(len(bounds)):
+        _draw_row(i, bounds, seed, drawn)
+
+
+@compiled(parallel=True)
+def _draw_at_once(bounds: Any, seed: Any, drawn: Any) -> None:
+    for i in numba.prange(len(bounds)):
+        _draw_row(i, bounds, seed, drawn)

@@ -1,0 +1,71 @@
+"""Distinct random integers by sorting: what repeats its neighbour is drawn anew.
+
+In torch operations, on any device. As many numbers are drawn anew as are missing, so those used
+are the first of a row's stream, as if drawn one after the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Integers at a time: what a CPU's cache holds. Large temporaries cost page faults there.
+_AT_ONCE = {"cpu": 2**17}
+_AT_ONCE_ELSEWHERE = 2**24
+
+# γ and the two factors of SplitMix64, as int64; products wrap.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def sorted_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
+    """Return the integers in ascending order; see :mod:`negplug.kernels.distinct`."""
+    rows = torch.arange(len(bounds), device=bounds.device)
+    streams = _mix(seed + rows * _GAMMA)
+    drawn = bounds.new_empty(len(bounds), count)
+    width = max(1, _AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // count)
+    for start in range(0, len(bounds), width):
+        part = slice(start, start + width)
+        drawn[part] = _of_some(streams[part], bounds[part], count)
+    return drawn
+
+
+def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
+    number = torch.arange(count, device=bounds.device)
+    drawn = _numbers(streams[:, None], number, bounds[:, None]).sort(1).values
+    todo = torch.arange(len(bounds), device=bounds.device)
+    used = torch.full_like(bounds, count)
+    rows = drawn
+    while True:
+        repeated = torch.zeros_like(rows, dtype=torch.bool)
+        repeated[:, 1:] = rows[:, 1:] == rows[:, :-1]
+        missing = repeated.sum(1)
+        unfinished = missing > 0
+        todo, rows, repeated = todo[unfinished], rows[unfinished], repeated[unfinished]
+        if not len(todo):
+            return drawn
+        next_ones = repeated.cumsum(1) - 1 + used[todo, None]
+        anew = _numbers(streams[todo, None], next_ones, bounds[todo, None])
+        rows = torch.where(repeated, anew, rows).sort(1).values
+        used[todo] += missing[unfinished]
+        drawn[todo] = rows
+
+
+def _numbers(streams: Tensor, places: Tensor, bounds: Tensor) -> Tensor:
+    """Return the numbers at some places of some streams."""
+    hashed = _mix(streams + places * _GAMMA)
+    return _shifted(hashed, 1).remainder_(bounds)
+
+
+def _mix(state: Tensor) -> Tensor:
+    state = (state ^ _shifted(state, 30)).mul_(_FIRST)
+    state ^= _shifted(state, 27)
+    state *= _SECOND
+    state ^= _shifted(state, 31)
+    return state
+
+
+def _shifted(state: Tensor, by: int) -> Tensor:
+    """Return the bits shifted to the right, zeros coming in."""
+    return (state >> by).bitwise_and_((1 << (64 - by)) - 1)

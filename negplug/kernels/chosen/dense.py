@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.chosen.gradient import differentiable
+from negplug.kernels.product import write_products
 
 _ROWS = 512
 
@@ -24,7 +25,7 @@ _ROWS = 512
 def _products(anchors: Tensor, pool: Tensor, columns: Tensor) -> Tensor:
     products = anchors.new_empty(columns.shape)
     for rows, block in _blocks(anchors, pool):
-        torch.mm(anchors[rows], pool.T, out=block)
+        write_products(anchors[rows], pool, block)
         torch.gather(block, 1, columns[rows], out=products[rows])
     return products
 

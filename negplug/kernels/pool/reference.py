@@ -1,9 +1,14 @@
-"""Log-sum-exp over a whole pool by its definition, for autograd; materialises ``[N, K]``."""
+"""Log-sum-exp over a whole pool by its definition, for autograd; materialises ``[N, K]``.
+
+Similarities are summed in float64, as a reference should.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from negplug.precision import widest
 
 
 def full_logsumexp(
@@ -16,7 +21,8 @@ def full_logsumexp(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Return ℓ; see :func:`negplug.kernels.pool.pool_logsumexp`."""
-    logits = anchors @ pool.T / temperature
+    wide = widest(anchors.device)
+    logits = (anchors.to(wide) @ pool.to(wide).T).to(anchors.dtype) / temperature
     if log_weight is not None:
         logits = logits + log_weight
     logits = logits.masked_fill(anchor_ids[:, None] == pool_ids, -torch.inf)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.product import write_products
+
 STEEPEST = 50.0
 """Largest 1/τ for which e^{±1/τ} and a row's sum stay inside float32."""
 
@@ -104,7 +106,7 @@ class _Grid:
     def tile(self, rows: slice, columns: slice) -> Tensor:
         """Return E[rows, columns], in a buffer that the next call reuses."""
         tile = self._buffer[: _area(rows, columns)].view(_length(rows), _length(columns))
-        torch.mm(self._scaled[rows], self._z[columns].T, out=tile)
+        write_products(self._scaled[rows], self._z[columns], tile)
         negative = self.scratch_like(tile)
         torch.ne(self._names[rows, None], self._names[columns], out=negative)
         return tile.exp_().mul_(negative)

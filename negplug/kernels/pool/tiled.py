@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.product import write_products
+
 # Of a tile: more anchors than this where the pool is narrower.
 _ROWS = 512
 _COLUMNS = 1024
@@ -126,8 +128,7 @@ def product_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice,
     """
     anchors, pool = anchors.detach(), pool.detach()
     for rows, columns, tile in _empty_tiles(anchors, pool):
-        # With `out` the product keeps its precision when the backward pass runs in autocast.
-        torch.mm(anchors[rows], pool[columns].T, out=tile)
+        write_products(anchors[rows], pool[columns], tile)
         yield rows, columns, tile
 
 

@@ -2,7 +2,7 @@
 
 nox                 lint and all tests, in both host environments
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
-nox -s speed        the loss side by side with both hosts' (an idle machine, please)
+nox -s speed        every question of cost, beside both hosts (an idle machine, please)
 nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
 """
 
@@ -82,7 +82,6 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def speed(session: nox.Session) -> None:
-    """Time and memory of the loss beside both hosts' own, and its accuracy."""
+    """Time, memory and accuracy beside both hosts' own; tables in benchmarks/results/speed.md."""
     session.install(".[fast,sweep]", "scikit-learn", "lightly>=1.6", *SOLO)
-    for question in ("in_batch_loss", "queue_loss", "chain"):
-        session.run("python", f"benchmarks/speed/{question}.py", *session.posargs, env=ENVIRONMENT)
+    session.run("python", "benchmarks/speed/all.py", *session.posargs, env=ENVIRONMENT)

@@ -1,70 +1,168 @@
-"""Relative error of float32 gradients of the in-batch loss, hosts' and ours.
+"""Relative error of float32 gradients: the hosts' losses, and ours under every backend.
 
-The reference is a dense formula in float64, of the same float32 embeddings. Views of a sample
-are strongly correlated (cosine 0.96), as they are late in training: the positive takes almost all
-of the softmax, so that the gradient is small and "probability minus one" cancels.
+The reference is a dense formula in float64, of the same float32 embeddings and the same draws.
+Views of a sample are strongly correlated (cosine 0.96), as they are late in training: the positive
+takes almost all of the softmax, so that the gradient is small and "probability minus one" cancels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from harness import Row, machine
-from losses import full_losses
+from backends import BACKENDS, forced
+from harness import Row, installed, machine
+from losses import Build, hosts, ours
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 from views import correlated_views
 
+import negplug
+
 BATCH_SIZE = 512
 DIMENSION = 128
+QUEUE = 4096
+SAMPLERS = ("in_batch()", "uniform(num_negatives=100)", f"queue(size={QUEUE})")
 TEMPERATURES = (0.1, 0.05, 0.02)
 SPREAD = 0.2
 
+Error = Callable[[float], float]
+"""Temperature → relative error of the gradient."""
+
 
 def measure_accuracy(threads: int) -> list[Row]:
-    """Return one row per loss and temperature.
+    """Return one row per loss, backend and temperature.
 
     Args:
         threads: torch's threads.
     """
     torch.set_num_threads(threads)
     rows: list[Row] = []
-    for name, build in full_losses().items():
-        for temperature in TEMPERATURES:
-            views = correlated_views(BATCH_SIZE, DIMENSION, SPREAD)
-            got = _gradient(build(temperature)(*views), views).double()
-            exact = tuple(view.detach().double().requires_grad_() for view in views)
-            wanted = _gradient(reference(exact, temperature), exact)
-            error = float((got - wanted).norm() / wanted.norm())
-            rows.append(
-                {
-                    "question": "gradient_accuracy",
-                    "competitor": name,
-                    "batch_size": BATCH_SIZE,
-                    "d": DIMENSION,
-                    "dtype": "float32",
-                    "spread": SPREAD,
-                    "temperature": temperature,
-                    **machine(threads),
-                    "relative_error": f"{error:.1e}",
-                }
-            )
-    return rows
+    for name, build in hosts().items():
+        rows += _rows(name, None, threads, _error_of(build))
+    for backend in installed({name: (module, name) for name, module in BACKENDS.items()}):
+        rows += _rows_of_backend(backend, threads)
+    return rows + _rows_of_backend("reference", threads)
 
 
-def reference(views: tuple[Tensor, ...], temperature: float) -> Tensor:
-    """Return the mean over all anchors of −log softmax of the positive, from a dense matrix.
+def reference(
+    anchors: Tensor, positives: Tensor, pool: Tensor, serves: Tensor, temperature: float
+) -> Tensor:
+    """Return the mean over anchors of −log softmax of the positive, from a dense matrix.
 
     As softplus of the negatives' log-sum-exp minus the positive: where the positive takes all
     but 1e-16 of the softmax, cross-entropy's gradient is noise in float64 too.
+
+    Args:
+        anchors: ``[N, d]``.
+        positives: ``[N, d]``, that of each anchor.
+        pool: ``[K, d]``.
+        serves: ``[N, K]`` or ``[1, K]`` bool, which rows are an anchor's negatives.
+        temperature: τ.
     """
-    z = normalize(torch.cat(views), dim=1)
-    row = torch.arange(len(z))
-    logits = z @ z.T / temperature
-    same = row[:, None] % BATCH_SIZE == row % BATCH_SIZE
-    negatives = logits.masked_fill(same, -torch.inf).logsumexp(1)
-    difference = negatives - logits[row, row.roll(BATCH_SIZE)]
+    logits = (anchors @ pool.T / temperature).masked_fill(~serves, -torch.inf)
+    difference = logits.logsumexp(1) - (anchors * positives).sum(1) / temperature
     return softplus(difference, threshold=50.0).mean()
 
 
-def _gradient(loss: Tensor, views: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(torch.autograd.grad(loss, views))
+def _rows(name: str, backend: str | None, threads: int, error: Error) -> list[Row]:
+    return [
+        {
+            "question": "gradient_accuracy",
+            "competitor": name,
+            "backend": backend,
+            "batch_size": BATCH_SIZE,
+            "d": DIMENSION,
+            "dtype": "float32",
+            "spread": SPREAD,
+            "temperature": temperature,
+            **machine(threads),
+            "relative_error": f"{error(temperature):.1e}",
+        }
+        for temperature in TEMPERATURES
+    ]
+
+
+def _rows_of_backend(backend: str, threads: int) -> list[Row]:
+    rows: list[Row] = []
+    for sampler in SAMPLERS:
+        error = _queue_error if sampler.startswith("queue") else _sampler_error(sampler)
+        with forced(backend):
+            rows += _rows(sampler, backend, threads, error)
+    return rows
+
+
+def _error_of(build: Build) -> Error:
+    """Return the error of a loss over all negatives of the batch."""
+
+    def error(temperature: float) -> float:
+        views = _views()
+        return _both_views_error(build(temperature)(*views), views, None, temperature)
+
+    return error
+
+
+def _sampler_error(sampler: str) -> Error:
+    """Return the error of our loss, with negatives from the batch."""
+
+    def error(temperature: float) -> float:
+        views = _views()
+        loss = ours(temperature, sampler)
+        drawn = _watch(loss)
+        return _both_views_error(loss(*views), views, drawn, temperature)
+
+    return error
+
+
+def _queue_error(temperature: float) -> float:
+    """Return the error of our loss of queries against a full queue."""
+    queries, keys = _views()
+    keys = keys.detach()
+    loss = ours(temperature, SAMPLERS[-1])
+    past = correlated_views(QUEUE, DIMENSION, seed=1)
+    loss.sampler(negplug.ContrastiveBatch.from_pairs(past[0], past[1].detach()))
+    loss.sampler.flush()
+    drawn = _watch(loss)
+    got = loss.contrast(negplug.ContrastiveBatch.from_pairs(queries, keys))
+    exact = queries.detach().double().requires_grad_()
+    pool = drawn[0].pool.double()
+    anchors, positives = normalize(exact, dim=1), normalize(keys.double(), dim=1)
+    serves = torch.ones(1, len(pool), dtype=torch.bool)
+    wanted = reference(anchors, positives, pool, serves, temperature)
+    return _relative(got, (queries,), wanted, (exact,))
+
+
+def _both_views_error(
+    got: Tensor,
+    views: tuple[Tensor, ...],
+    drawn: list[negplug.Negatives] | None,
+    temperature: float,
+) -> float:
+    exact = tuple(view.detach().double().requires_grad_() for view in views)
+    z = normalize(torch.cat(exact), dim=1)
+    sample = torch.arange(len(z)) % BATCH_SIZE
+    serves = sample[:, None] != sample
+    if drawn and drawn[0].columns is not None:
+        serves = torch.zeros_like(serves).scatter_(1, drawn[0].columns, True)
+    wanted = reference(z, z.roll(BATCH_SIZE, 0), z, serves, temperature)
+    return _relative(got, views, wanted, exact)
+
+
+def _views() -> tuple[Tensor, Tensor]:
+    return correlated_views(BATCH_SIZE, DIMENSION, SPREAD)
+
+
+def _watch(loss: negplug.ContrastiveLoss) -> list[negplug.Negatives]:
+    """Return a list that receives the negatives of the calls to come."""
+    drawn: list[negplug.Negatives] = []
+    loss.sampler.register_forward_hook(lambda _, __, negatives: drawn.append(negatives))
+    return drawn
+
+
+def _relative(
+    got: Tensor, inputs: tuple[Tensor, ...], wanted: Tensor, exact: tuple[Tensor, ...]
+) -> float:
+    """Return ‖∇got − ∇wanted‖/‖∇wanted‖, each loss differentiated in its own inputs."""
+    gradient = torch.cat(torch.autograd.grad(got, inputs)).double()
+    truth = torch.cat(torch.autograd.grad(wanted, exact))
+    return float((gradient - truth).norm() / truth.norm())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import importlib.util
 import math
 import os
 import platform
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peak_memory import peak_extra_mib
@@ -31,10 +33,11 @@ Setup = Callable[[int], Step]
 
 Row = dict[str, object]
 
+Candidate = TypeVar("Candidate")
+
 RESULTS = Path(__file__).parents[1] / "results"
 
-_ROUNDS = (5, 200)
-"""Fewest and most rounds; in between, what the time allows."""
+_MOST_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,21 @@ class Question:
         for short, baseline in self.baselines.items():
             faster = smaller = None
             if baseline in times:
-                pairs = zip(times[baseline], times[name], strict=True)
-                faster = round(statistics.median(theirs / own for theirs, own in pairs), 2)
+                faster = paired_ratio(times[baseline], times[name])
                 smaller = round(peaks[baseline] / peaks[name], 2) if peaks[name] > 0 else math.inf
             ratios |= {f"ratio_to_{short}": faster, f"memory_ratio_to_{short}": smaller}
         return ratios
 
 
-def interleaved(steps: Mapping[str, Step], seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    steps: Mapping[str, Step], seconds: float, fewest: int = 5
+) -> dict[str, list[float]]:
     """Time all steps round-robin.
 
     Args:
         steps: By name.
         seconds: To spend in total; a round takes what it takes.
+        fewest: Rounds, however long they take.
 
     Returns:
         Seconds of every round, by name.
@@ -111,8 +116,7 @@ def interleaved(steps: Mapping[str, Step], seconds: float) -> dict[str, list[flo
     start = time.perf_counter()
     for name in names:
         steps[name]()
-    fewest, most = _ROUNDS
-    rounds = max(fewest, min(most, int(seconds / (time.perf_counter() - start))))
+    rounds = max(fewest, min(_MOST_ROUNDS, int(seconds / (time.perf_counter() - start))))
     times: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
     gc.disable()
@@ -129,6 +133,12 @@ def interleaved(steps: Mapping[str, Step], seconds: float) -> dict[str, list[flo
     return times
 
 
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Return the median over rounds of the ratio of two times."""
+    pairs = zip(numerators, denominators, strict=True)
+    return round(statistics.median(above / below for above, below in pairs), 2)
+
+
 def quantiles(seconds: Sequence[float]) -> Row:
     """Return median, 20 % and 80 % quantile in milliseconds."""
     fifths = statistics.quantiles(seconds, n=5, method="inclusive")
@@ -139,7 +149,8 @@ def quantiles(seconds: Sequence[float]) -> Row:
 
 def machine(threads: int) -> Row:
     """Return the columns that say where a row was measured."""
-    hosts = {name: _version(name) for name in ("lightly", "solo-learn", "negplug")}
+    libraries = ("lightly", "solo-learn", "negplug", "numba")
+    versions = {name: _version(name) for name in libraries}
     return {
         "device": "cpu",
         "cpu_model": _cpu_model(),
@@ -147,9 +158,24 @@ def machine(threads: int) -> Row:
         # Large temporaries cost page faults, which huge pages save: hosts gain most by them.
         "huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE", "0"),
         "torch": torch.__version__,
-        "hosts": "; ".join(f"{name} {found}" for name, found in hosts.items() if found),
+        "hosts": "; ".join(f"{name} {found}" for name, found in versions.items() if found),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+
+
+def installed(candidates: Mapping[str, tuple[str, Candidate]]) -> dict[str, Candidate]:
+    """Return those whose module can be imported, and name the others on standard output.
+
+    Args:
+        candidates: Name → (the module that it needs, what is returned of it).
+    """
+    known = {}
+    for name, (module, candidate) in candidates.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"without {name}: {module} is not installed")
+        else:
+            known[name] = candidate
+    return known
 
 
 def append(rows: Sequence[Row], results: Path = RESULTS) -> Path:

@@ -4,8 +4,8 @@
 
 measures time and peak memory over batch sizes, and the accuracy of the gradient over
 temperatures; writes ``in_batch_loss.csv``, ``gradient_accuracy.csv`` and ``in_batch_loss.png``
-to ``benchmarks/results``. A host that is not installed is left out. For figures to publish, have
-the machine for yourself.
+to ``benchmarks/results``. Losses that draw per anchor run under each of negplug's backends. A host
+that is not installed is left out. For figures to publish, have the machine for yourself.
 """
 
 from __future__ import annotations
@@ -14,49 +14,41 @@ import functools
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from figure import draw
+from figure import BLUE, GREEN, LIGHTLY_LOOK, SOLO_LOOK, draw
 from gradient_accuracy import measure_accuracy
-from harness import RESULTS, Question, Row, Step, append, show
-from losses import LIGHTLY, SOLO, Build, full_losses, ours
-from views import correlated_views
-
-TEMPERATURE = 0.1
-DIMENSION = 128
-SAMPLERS = (
-    "uniform(num_negatives=10)",
-    "uniform(num_negatives=100)",
-    "uniform(num_negatives=100, shared=True)",
+from harness import RESULTS, Question, Row, append, show
+from losses import (
+    CONFIG,
+    DIMENSION,
+    LIGHTLY,
+    LIGHTLY_DCL,
+    OURS,
+    SOLO,
+    by_backend,
+    decoupled_losses,
+    forward_backward,
+    hosts,
+    ours,
+    sampled,
 )
 
-
-def setup(build: Build, batch_size: int) -> Step:
-    """Return forward and backward pass of a loss, its inputs allocated.
-
-    Args:
-        build: Temperature → loss.
-        batch_size: B.
-    """
-    loss = build(TEMPERATURE)
-    views = correlated_views(batch_size, DIMENSION)
-
-    def step() -> None:
-        for view in views:
-            view.grad = None
-        torch.autograd.backward(loss(*views))
-
-    return step
+UNIFORM = ("uniform(num_negatives=10)", "uniform(num_negatives=100)")
+SHARED = "uniform(num_negatives=100, shared=True)"
 
 
 def question(threads: int, seconds: float) -> Question:
     """Return all losses that are installed, as competitors."""
-    builds = full_losses() | {name: functools.partial(ours, sampler=name) for name in SAMPLERS}
+    whole = hosts() | {OURS: ours} | decoupled_losses()
+    competitors = {name: functools.partial(forward_backward, whole[name]) for name in whole}
+    for sampler in UNIFORM:
+        competitors |= by_backend(sampler, sampled(sampler))
+    competitors[SHARED] = sampled(SHARED)
     return Question(
         name="in_batch_loss",
-        competitors={name: functools.partial(setup, build) for name, build in builds.items()},
-        baselines={"lightly": LIGHTLY, "solo": SOLO},
-        config={"d": DIMENSION, "dtype": "float32", "temperature": TEMPERATURE},
+        competitors=competitors,
+        baselines={"lightly": LIGHTLY, "solo": SOLO, "dcl": LIGHTLY_DCL},
+        config=CONFIG,
         threads=threads,
         seconds=seconds,
     )
@@ -69,11 +61,24 @@ COLUMNS = {
     "q80_ms": "80 %",
     "ratio_to_lightly": "Lightly ÷",
     "ratio_to_solo": "solo ÷",
+    "ratio_to_dcl": "DCLLoss ÷",
     "peak_extra_mib": "peak MiB",
     "memory_ratio_to_lightly": "Lightly ÷",
     "memory_ratio_to_solo": "solo ÷",
 }
 """Key → heading of the printed table; ÷: the host's number divided by this loss's."""
+
+LOOKS = {
+    LIGHTLY: LIGHTLY_LOOK,
+    SOLO: SOLO_LOOK,
+    OURS: {"color": BLUE, "marker": "o", "linewidth": 2.2},
+    f"{UNIFORM[1]}, numba": {"color": BLUE, "marker": "^", "linestyle": "--"},
+    f"{UNIFORM[1]}, torch": {"color": BLUE, "marker": "^", "linestyle": ":"},
+    f"{UNIFORM[0]}, numba": {"color": GREEN, "marker": "v", "linestyle": "--"},
+    f"{UNIFORM[0]}, torch": {"color": GREEN, "marker": "v", "linestyle": ":"},
+    SHARED: {"color": GREEN, "marker": "D"},
+}
+"""Treated hosts are left out, for their points lie on ours; so does the decoupled loss."""
 
 
 def main(
@@ -96,9 +101,15 @@ def main(
         show(title, measured, COLUMNS)
     accuracy = measure_accuracy(threads)
     append(accuracy, results)
-    columns = {"competitor": "loss", "temperature": "τ", "relative_error": "gradient error"}
+    columns = {
+        "competitor": "loss",
+        "backend": "backend",
+        "temperature": "τ",
+        "relative_error": "gradient error",
+    }
     show("Gradient in float32 against float64, B = 512", accuracy, columns)
-    print(draw(rows, results / "in_batch_loss.png"))
+    axis = "batch size B (2B anchors)"
+    print(draw(rows, LOOKS, results / "in_batch_loss.png", "batch_size", axis))
 
 
 if __name__ == "__main__":

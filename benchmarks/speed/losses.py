@@ -6,14 +6,17 @@ A host's loss is imported when it is built, so that one host's absence leaves th
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import functools
 import inspect
 import io
 import warnings
 from collections.abc import Callable
 
 import torch
+from backends import BACKENDS, under
+from harness import Setup, Step, installed
 from torch import Tensor
+from views import correlated_views
 
 import negplug
 
@@ -21,28 +24,34 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Build = Callable[[float], Loss]
 """Temperature → loss."""
 
+TEMPERATURE = 0.1
+DIMENSION = 128
+CONFIG = {"d": DIMENSION, "dtype": "float32", "temperature": TEMPERATURE}
+
 LIGHTLY = "Lightly NTXentLoss"
 SOLO = "solo-learn simclr_loss_func"
 TREATED = "Lightly NTXentLoss, treated: in_batch()"
 OURS = "in_batch()"
+LIGHTLY_DCL = "Lightly DCLLoss"
+TREATED_DCL = "Lightly DCLLoss, treated: in_batch()"
+OURS_DCL = "in_batch() with decoupled()"
 
 
-def lightly(temperature: float) -> Loss:
-    """Lightly's loss, negatives of the same process."""
-    from lightly.loss import NTXentLoss
+def lightly(temperature: float, criterion: str, treated: bool = False) -> Loss:
+    """A criterion of Lightly, negatives of the same process.
 
-    loss: Loss = NTXentLoss(temperature=temperature)
-    return loss
+    Args:
+        temperature: τ.
+        criterion: Name of its class.
+        treated: Whether its negatives are handed to negplug.
+    """
+    from lightly import loss as criteria
 
-
-def lightly_treated(temperature: float) -> Loss:
-    """Lightly's loss with its negatives handed to negplug."""
-    from lightly.loss import NTXentLoss
-
-    criterion = NTXentLoss(temperature=temperature)
-    negplug.inject(criterion, "in_batch()")
-    loss: Loss = criterion
-    return loss
+    loss = getattr(criteria, criterion)(temperature=temperature)
+    if treated:
+        negplug.inject(loss, "in_batch()")
+    built: Loss = loss
+    return built
 
 
 def solo(temperature: float) -> Loss:
@@ -67,25 +76,65 @@ def solo(temperature: float) -> Loss:
     return by_view
 
 
-def ours(temperature: float, sampler: str = "in_batch()") -> Loss:
-    """Our loss on its own."""
-    return negplug.ContrastiveLoss(sampler, temperature=temperature)
+def ours(
+    temperature: float, sampler: str = "in_batch()", objective: str = "infonce()"
+) -> negplug.ContrastiveLoss:
+    """Our loss on its own, with the same draws in every process."""
+    return negplug.ContrastiveLoss(sampler, objective, temperature=temperature, seed=0)
 
 
-def full_losses() -> dict[str, Build]:
-    """Return temperature → loss for every importable loss over all negatives of the batch.
+def hosts() -> dict[str, Build]:
+    """Return temperature → loss for the hosts' softmax losses that can be imported."""
+    criterion = "NTXentLoss"
+    return installed(
+        {
+            LIGHTLY: ("lightly", functools.partial(lightly, criterion=criterion)),
+            SOLO: ("solo", solo),
+            TREATED: ("lightly", functools.partial(lightly, criterion=criterion, treated=True)),
+        }
+    )
 
-    What cannot be imported is named on standard output.
+
+def decoupled_losses() -> dict[str, Build]:
+    """Return the same for the decoupled loss, ours included; solo-learn has none."""
+    criterion = "DCLLoss"
+    return installed(
+        {
+            LIGHTLY_DCL: ("lightly", functools.partial(lightly, criterion=criterion)),
+            TREATED_DCL: ("lightly", functools.partial(lightly, criterion=criterion, treated=True)),
+            OURS_DCL: ("negplug", functools.partial(ours, objective="decoupled()")),
+        }
+    )
+
+
+def forward_backward(build: Build, batch_size: int) -> Step:
+    """Return forward and backward pass of a loss, its inputs allocated.
+
+    Args:
+        build: Temperature → loss.
+        batch_size: B.
     """
-    hosts = {
-        LIGHTLY: ("lightly", lightly),
-        SOLO: ("solo", solo),
-        TREATED: ("lightly", lightly_treated),
-    }
-    known: dict[str, Build] = {}
-    for name, (module, build) in hosts.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"without {name}: {module} is not installed")
-        else:
-            known[name] = build
-    return known | {OURS: ours}
+    loss = build(TEMPERATURE)
+    views = correlated_views(batch_size, DIMENSION)
+
+    def step() -> None:
+        for view in views:
+            view.grad = None
+        torch.autograd.backward(loss(*views))
+
+    return step
+
+
+def sampled(sampler: str) -> Setup:
+    """Return forward and backward pass of the softmax loss with ``sampler``, as a setup."""
+    return functools.partial(forward_backward, functools.partial(ours, sampler=sampler))
+
+
+def by_backend(name: str, setup: Setup) -> dict[str, Setup]:
+    """Return ``setup`` under each backend that is installed, named after it too."""
+    return installed(
+        {
+            f"{name}, {backend}": (module, functools.partial(under, backend, setup))
+            for backend, module in BACKENDS.items()
+        }
+    )

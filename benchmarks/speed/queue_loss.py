@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from harness import RESULTS, Question, Setup, Step, append, show
+from harness import RESULTS, Question, Step, append, installed, show
 from torch import Tensor
 from views import correlated_views
 
@@ -136,17 +135,6 @@ def fill(sampler: negplug.NegativeSampler) -> None:
     """Fill a queue, so that all of it serves."""
     sampler(negplug.ContrastiveBatch.from_pairs(*pairs(SIZE)))
     sampler.flush()
-
-
-def installed(setups: dict[str, tuple[str, Setup]]) -> dict[str, Setup]:
-    """Return the setups whose module can be imported, and name the others."""
-    known = {}
-    for name, (module, setup) in setups.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"without {name}: {module} is not installed")
-        else:
-            known[name] = setup
-    return known
 
 
 def questions(threads: int, seconds: float) -> list[Question]:

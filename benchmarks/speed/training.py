@@ -38,7 +38,7 @@ def train(
         **trainer: Further settings of the Trainer.
     """
     torch.set_num_threads(threads)
-    pl.seed_everything(0, verbose=False)
+    pl.seed_everything(0)
     views = SimCLRTransform(input_size=32, min_scale=0.6, gaussian_blur=0.0, hf_prob=0.0)
     data = ClutteredDigits(train=True, size=IMAGES, transform=views)
     loader = DataLoader(data, batch_size=batch_size, shuffle=True, drop_last=True)

@@ -1,0 +1,68 @@
+"""All questions in turn, then the tables of what was measured.
+
+    python benchmarks/speed/all.py
+
+runs each question's script in a process of its own and writes ``speed.md`` beside their CSV files.
+A question that fails is named at the end, and the others run all the same. For figures to publish,
+have the machine for yourself. ``--quick`` tries everything out in small.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from harness import RESULTS
+from report import write
+
+QUESTIONS = {
+    "in_batch_loss": "--batch-size 256 --seconds 1",
+    "queue_loss": "--seconds 1",
+    "negatives_number": "--num-negatives 4 --num-negatives 64 --seconds 1",
+    "chosen_columns": "--pool 512 --seconds 0.1",
+    "growth": "--batch-size 256 --batch-size 512 --seconds 1",
+    "chain": "--batch-size 256 --seconds 1",
+    "emc2_step": "--batch-size 256 --seconds 1",
+    "step_share": "--epochs 3 --sampler baseline --sampler in_batch()",
+    "injection": "--epochs 4",
+    "gradient_snr": "--epochs 3",
+}
+"""Script → its arguments for a quick try."""
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="one question; repeat for several")] = None,
+    threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="small settings, to try it out")] = False,
+    results: Annotated[Path, typer.Option(help="folder of tables and plots")] = RESULTS,
+) -> None:
+    """Measure everything, and write it down beside the targets."""
+    if unknown := set(only or ()) - set(QUESTIONS):
+        raise typer.BadParameter(f"no question {sorted(unknown)}; there are {list(QUESTIONS)}")
+    if quick and results.resolve() == RESULTS.resolve():
+        raise typer.BadParameter("--quick gives no figures to keep; name another --results")
+    # What a caller's environment asks of negplug is no part of any question.
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("NEGPLUG_")}
+    failed = []
+    for question in only or QUESTIONS:
+        script = Path(__file__).with_name(f"{question}.py")
+        command = [sys.executable, str(script), "--threads", str(threads)]
+        command += ["--results", str(results), *(QUESTIONS[question].split() if quick else ())]
+        start = time.perf_counter()
+        print(f"\n{question}", flush=True)
+        if subprocess.run(command, env=environment).returncode:
+            failed.append(question)
+        print(f"{question}: {time.perf_counter() - start:.0f} s", flush=True)
+    print(write(results))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -3,20 +3,22 @@
 ``Draws`` turns the place of a call in the run into a generator of its own.
 ``distinct_ranks`` draws, for each row, M distinct integers below that row's bound:
 
-- few of many (4·M ≤ bound): one after the other (:mod:`negplug.kernels.distinct`);
+- few of many (4·M ≤ bound): one after the other (:mod:`negplug.kernels.random`);
 - otherwise: the M largest of ``bound`` < 4·M random keys.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from negplug.kernels.distinct import distinct_integers
+from negplug.kernels.random import distinct_integers, uniforms
+from negplug.precision import widest
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,15 @@ class Draws:
 
 
 def exponentials(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard exponential variables −log u, above 0, of the type and device of ``like``."""
+    """Return standard exponential variables −log u, above 0, of the type and device of ``like``.
+
+    Where there is float64, u is that of :mod:`negplug.kernels.random`, keyed by one number of
+    ``generator``: the same whatever computes it. A CPU's own generator goes number by number.
+    """
+    if widest(like.device) == torch.float64:
+        seed = torch.randint(2**62, (), generator=generator, device=like.device)
+        drawn = uniforms(math.prod(shape), seed).log_()
+        return drawn.to(like.dtype).neg_().view(shape)
     drawn = torch.empty(shape, dtype=like.dtype, device=like.device)
     return drawn.exponential_(generator=generator).clamp_(min=torch.finfo(like.dtype).tiny)
 

@@ -18,6 +18,7 @@ from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.scan import scan_walk
 
 pytest.importorskip("numba")
+from negplug.kernels.chain import compiled
 from negplug.kernels.chain.compiled import compiled_walk
 
 BACKENDS = {"scan": scan_walk, "compiled": compiled_walk, "reference": loop_walk}
@@ -117,6 +118,13 @@ def test_large_inputs_in_parts_and_threads(monkeypatch):
     transposed = (scores.T.contiguous().T, noise.T.contiguous().T, initial, burn_in)
     assert_equal(scan_walk(*transposed), wanted)
     assert_equal(compiled_walk(*transposed), wanted)
+
+
+def test_blocks_of_chains_in_threads(monkeypatch):
+    monkeypatch.setattr(compiled, "_FEW", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    arguments = inputs(1100, 9, 2)
+    assert_equal(compiled_walk(*arguments), naive_walk(*arguments))
 
 
 def test_draws_follow_the_softmax():

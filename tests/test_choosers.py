@@ -22,7 +22,8 @@ from negplug import (
     NegativeSampler,
     make_sampler,
 )
-from negplug.logits import negative_logsumexp, tiled
+from negplug.kernels.pool import tiled
+from negplug.logits import negative_logsumexp
 from negplug.samplers.filtered import Filtered
 from negplug.samplers.hard import Hard, hardest
 from negplug.samplers.stratified import Stratified

@@ -57,7 +57,7 @@ def bias(estimates, exact, gap=0):
 
 IMAGES = 256
 ANCHORS = torch.arange(0, IMAGES, 8)
-REPLICAS = 64
+REPLICAS = 128
 UNCOUNTED = COUNTED = 150
 """Visits of a chain, so many epochs: the former to forget where it started."""
 

@@ -20,7 +20,8 @@ from negplug import (
     make_objective,
     make_sampler,
 )
-from negplug.logits import negative_term, tiled
+from negplug.kernels.pool import tiled
+from negplug.logits import negative_term
 from negplug.samplers.gumbel_max import GumbelMax, _invert
 
 CONFIDENCE = 1 - 1e-6

@@ -21,12 +21,12 @@ from negplug.kernels.chosen import CHOSEN, Sizes, chosen_similarities
 from negplug.kernels.chosen.bags import bag_similarities
 from negplug.kernels.chosen.dense import dense_similarities
 from negplug.kernels.chosen.reference import gathered_similarities
-from negplug.kernels.distinct import distinct_integers
-from negplug.kernels.distinct.sorting import sorted_integers
 from negplug.kernels.pool import POOL, pool_logsumexp, tiled
 from negplug.kernels.pool.frozen import frozen_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp
 from negplug.kernels.pool.tiled import tiled_logsumexp
+from negplug.kernels.random import distinct_integers
+from negplug.kernels.random.sorting import sorted_integers
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 NUMBA = importlib.util.find_spec("numba") is not None
@@ -34,7 +34,7 @@ BACKENDS = ["torch", "reference", *(["numba"] if NUMBA else [])]
 SIMILARITIES = {"bags": bag_similarities, "dense": dense_similarities}
 if NUMBA:
     from negplug.kernels.chosen.compiled import compiled_similarities
-    from negplug.kernels.distinct.compiled import compiled_integers
+    from negplug.kernels.random.compiled import compiled_integers
 
     SIMILARITIES["compiled"] = compiled_similarities
 needs_numba = pytest.mark.skipif(not NUMBA, reason="numba is not installed")
@@ -187,7 +187,7 @@ def test_distinct_integers_are_the_first_of_their_streams(rows, count, bound):
 
 
 def test_draws_in_parts_are_the_same(monkeypatch):
-    from negplug.kernels.distinct import sorting
+    from negplug.kernels.random import sorting
 
     bounds, seed = torch.full((40,), 100), torch.tensor(7)
     whole = sorted_integers(bounds, 20, seed)

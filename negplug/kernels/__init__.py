@@ -2,7 +2,8 @@
 
 - :mod:`negplug.kernels.chosen`: similarities of chosen pairs, and their log-sum-exp;
 - :mod:`negplug.kernels.pool`: log-sum-exp over a whole pool;
-- :mod:`negplug.kernels.chain`: Metropolis–Hastings chains.
+- :mod:`negplug.kernels.chain`: Metropolis–Hastings chains;
+- :mod:`negplug.kernels.random`: distinct integers and uniform numbers.
 
 In each folder ``__init__`` is the operation, ``reference`` its equation, the other files its
 kernels. :mod:`negplug.kernels.choice` decides between them.

@@ -58,14 +58,14 @@ class Isir(ChainSampler):
 
     def noise(self, scores: Tensor, generator: torch.Generator) -> Tensor:
         """Return standard Gumbel variables, ``[N, C + 1]``; the last is the state's."""
-        return -exponentials((len(scores), scores.shape[1] + 1), scores, generator).log()
+        return -exponentials((scores.shape[1] + 1, len(scores)), scores, generator).log_().T
 
     def move(
         self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int
     ) -> Moves:
         """Draw each chain's next state from the weights of its candidates."""
         own = initial.masked_fill(place >= 0, -torch.inf)
-        candidates = torch.cat([scores, own[:, None]], dim=1)
+        candidates = torch.cat([scores.T, own[None]]).T
         weights = _softmax(candidates)
         best, chosen = (candidates + noise).max(1)
         # Of nothing but -inf, none is chosen.
@@ -80,8 +80,9 @@ class Isir(ChainSampler):
 
 def _softmax(scores: Tensor) -> Tensor:
     """Return the softmax of each row, 0 where there is nothing but -inf."""
-    some = (scores > -torch.inf).any(1, keepdim=True)
-    return scores.clamp(min=torch.finfo(scores.dtype).min).softmax(1).where(some, 0.0)
+    lowest = torch.finfo(scores.dtype).min
+    weights = scores.T.clamp(min=lowest).softmax(0).T
+    return weights.mul_(scores.amax(1, keepdim=True) > -torch.inf)
 
 
 @hookimpl

@@ -25,14 +25,16 @@ class EmbeddingCache(PerSample):
         return {"keys": everyones.keys.detach(), "images": images, "views": views}
 
     def take(self, keys: Tensor, images: Tensor, views: Tensor) -> None:
-        """Take the keys of a step in; of an image's earlier visit nothing is left beside them."""
-        self.forget(images)
+        """Take the keys of a step in; of an image's earlier visit nothing is known beside them."""
+        known = self._values["known"]
+        known[:, images[images < known.shape[1]]] = False
         self.write(images, views, known=torch.ones_like(images, dtype=torch.bool), embedding=keys)
 
     def find(self, batch: ContrastiveBatch, state: Tensor, anchors: Tensor) -> Outside:
         """Return the states ``[N]`` of some anchors ``[n]``, which lie outside their batch."""
         images, place = torch.unique(state[anchors], return_inverse=True)
-        view = torch.arange(self.views, device=images.device).repeat_interleave(len(images))
-        found = self.read(images.repeat(self.views), view)
-        rows = found["embedding"].view(self.views, len(images), -1).to(batch.anchors)
-        return Outside(anchors, images, place, rows, found["known"].view(self.views, -1))
+        length = self._values["known"].shape[1]
+        here = images.clamp(max=length - 1)
+        known = self._values["known"].index_select(1, here) & (images < length)
+        rows = self._values["embedding"].index_select(1, here).to(batch.anchors)
+        return Outside.of(batch, anchors, images, place, rows, known)

@@ -151,16 +151,16 @@ class ChainSampler(NegativeSampler):
         views = views_of(batch, indexes)
         visit = Visit.of(batch, indexes, pool, images, self._chains.read(indexes, views))
         moves, outside = self._moved(batch, visit, indexes, generator)
+        measures, (state, score) = visit.measures(moves), visit.end(moves)
         shares, gone = visit.shares(moves)
         if self.out_of_batch == "drop":
             shares = self.left(visit.scores, shares)
-        negatives = drawn_rows(pool, images, visit.logits, shares)
+        negatives = drawn_rows(pool, images, visit.logits, visit.scores, shares)
         if outside is not None:
             elsewhere = drawn_outside(batch, outside, gone[outside.anchors])
             negatives = replace(negatives, others=(elsewhere,))
-        state, score = visit.end(moves)
         aux = self._changes(batch, torch.stack([indexes, views, state]), score)
-        return replace(negatives, aux=aux | {"measured": visit.measured(moves)})
+        return replace(negatives, aux=aux | {"measures": measures})
 
     def _moved(
         self, batch: ContrastiveBatch, visit: Visit, indexes: Tensor, generator: torch.Generator
@@ -169,7 +169,7 @@ class ChainSampler(NegativeSampler):
         step, away, outside = batch.draws.step, visit.away(), None
         if self.out_of_batch == "cached" and len(away):
             outside = self._cache.find(batch, visit.state, away)
-            visit.compare(batch, outside)
+            visit.compare(outside)
         noise = self.noise(visit.scores, generator)
         moves = self.move(visit.scores, visit.initial, visit.place, noise, step)
         if self.out_of_batch != "recompute":
@@ -180,7 +180,7 @@ class ChainSampler(NegativeSampler):
             # Another stream than that of the sampler's own draws.
             seed = batch.draws.seed_of(-1 - self.stream)
             outside = Outside.anew(self.name, batch, visit.state, away, seed)
-            visit.compare(batch, outside)
+            visit.compare(outside)
             chosen = visit.scores[away], visit.initial[away], visit.place[away], noise[away]
             for first, again in zip(moves, self.move(*chosen, step), strict=True):
                 first[away] = again
@@ -236,7 +236,8 @@ class ChainSampler(NegativeSampler):
         """
         effective = effective_number(negatives)
         measured = {"effective_draws": effective[effective.isfinite()].mean()}
-        measured |= negatives.aux.get("measured", {})
+        if "measures" in negatives.aux:
+            measured |= negatives.aux["measures"].means()
         return {name: float(value) for name, value in measured.items() if not value.isnan()}
 
     def settings(self) -> dict[str, Any]:

@@ -10,26 +10,30 @@ from torch import Tensor
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN, comparable_ids
 from negplug.negatives import Negatives
-from negplug.samplers.common.images import Images, view_shares
+from negplug.samplers.common.images import Images, log_shares
 from negplug.samplers.common.outside import Outside
 
 
-def drawn_rows(pool: Negatives, images: Images, logits: Tensor, shares: Tensor) -> Negatives:
+def drawn_rows(
+    pool: Negatives, images: Images, logits: Tensor, scores: Tensor, shares: Tensor
+) -> Negatives:
     """Return draws of a pool's images, spread over their views.
 
     Args:
         pool: The whole pool.
         images: Its images.
-        logits: ``[V, N, C]``, of their views.
+        logits: ``[K + 1, N]``, of its rows; overwritten.
+        scores: ``[N, C]``, of the images.
         shares: ``[N, C]``, of the draws of each anchor.
     """
-    rows = images.rows.reshape(-1)
-    each = (shares * view_shares(logits)).transpose(0, 1).reshape(len(shares), -1)
-    # The last column takes the views that do not exist.
-    weight = shares.new_zeros(len(shares), len(pool.pool) + 1)
-    weight[:, rows] = each
-    weight = weight[:, :-1]
-    return _posterior(pool, weight > 0, weight.log())
+    each = log_shares(scores.T, images.number(), shares.T)
+    drawn = shares.T.bool()
+    # A row that is no view of an image (its sample is in the pool twice) stays masked.
+    mask = torch.zeros_like(logits, dtype=torch.bool)
+    for rows in images.rows % len(logits):
+        logits.index_add_(0, rows, each)
+        mask.index_copy_(0, rows, drawn)
+    return _posterior(pool, mask[:-1].T, logits[:-1].T)
 
 
 def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> Negatives:
@@ -40,20 +44,24 @@ def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> N
         outside: The states.
         share: ``[n]``, of the draws of each of their anchors.
     """
-    place = (outside.known.reshape(-1).cumsum(0) - 1).view_as(outside.known)
-    columns = place.new_zeros(len(batch.anchors), len(outside.known))
-    columns[outside.anchors] = place[:, outside.place].T.clamp(min=0)
-    weight = share.new_zeros(columns.shape)
-    weight[outside.anchors] = (share * view_shares(outside.logits(batch))).T
+    known = outside.known
+    place = (known.reshape(-1).cumsum(0) - 1).view_as(known).clamp(min=0)
+    columns = place.new_zeros(len(batch.anchors), len(known))
+    columns[outside.anchors] = place[:, outside.place].T
+    mask = torch.zeros_like(columns, dtype=torch.bool)
+    mask[outside.anchors] = (known[:, outside.place] & (share > 0)).T
+    log_weight = share.new_full(columns.shape, -torch.inf)
+    each = log_shares(outside.scores, outside.number, share)
+    log_weight[outside.anchors] = (outside.logits + each).T
     with torch.enable_grad():  # what was embedded anew carries gradient
-        pool = outside.rows[outside.known]
+        pool = outside.rows[known]
     return Negatives(
         pool=pool,
         pool_ids=place.new_full((len(pool),), UNKNOWN),
         columns=columns,
-        mask=weight > 0,
-        log_weight=weight.log(),
-        pool_indexes=outside.images.expand_as(outside.known)[outside.known],
+        mask=mask,
+        log_weight=log_weight,
+        pool_indexes=outside.images.expand_as(known)[known],
         estimator="posterior",
     )
 

@@ -8,13 +8,15 @@ an image a view has its conditional probability, the softmax over the views.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import BEYOND, comparable_ids
+from negplug.exclusion import BEYOND, columns_with_same_id
 from negplug.negatives import Negatives
 from negplug.per_sample import occurrences
 from negplug.sampler import NegativeSampler
@@ -39,8 +41,12 @@ class Images(NamedTuple):
         order = torch.randperm(count, generator=generator, device=device)
         return Images(self.indexes[order], self.ids[order], self.rows[:, order])
 
+    def number(self) -> Tensor:
+        """Return the number of views of each image, ``[C, 1]`` int64."""
+        return (self.rows >= 0).sum(0)[:, None]
+
     def find(self, indexes: Tensor) -> Tensor:
-        """Return the column of each of these images, ``[N]`` int64; -1 where it is not here."""
+        """Return the column of each of these images, ``[…]`` int64; -1 where it is not here."""
         ordered, order = self.indexes.sort()
         column = order[torch.searchsorted(ordered, indexes).clamp_(max=len(ordered) - 1)]
         return column.where(self.indexes[column] == indexes, -1)
@@ -98,37 +104,52 @@ def images_of(batch: ContrastiveBatch, pool: Negatives) -> Images:
     return Images(known, pool.pool_ids[rows.amax(0)] if len(known) else known, rows)
 
 
-def view_logits(batch: ContrastiveBatch, indexes: Tensor, pool: Tensor, images: Images) -> Tensor:
-    """Return the logits ⟨a_i, z_cu⟩/τ, ``[V, N, C]``; -inf where there is no view or no negative.
+def row_logits(batch: ContrastiveBatch, own: Tensor, pool: Tensor, images: Images) -> Tensor:
+    """Return the logits ⟨a_i, k_j⟩/τ of a pool's rows, ``[K + 1, N]``.
+
+    -inf where a row is no negative, and in the last row, which stands for views that are missing.
 
     Args:
         batch: Anchors, ids and temperature.
-        indexes: ``[N]`` int64, data set indexes of the anchors. Ids may number the rows of a batch
-            alone, and a sample that is in it twice then has two.
+        own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here. Ids may
+            number the rows of a batch alone, and a sample that is in it twice then has two.
         pool: ``[K, d]``.
         images: Its images.
     """
-    number, count = images.rows.shape
-    flat = images.rows.clamp(min=0).reshape(-1)
-    logits = (batch.anchors / batch.temperature) @ pool[flat].T
-    logits = logits.view(-1, number, count).transpose(0, 1)
-    logits = logits.masked_fill((images.rows < 0)[:, None], -torch.inf)
-    own = comparable_ids(batch.anchor_ids)[:, None] == images.ids
-    return logits.masked_fill_(own | (indexes[:, None] == images.indexes), -torch.inf)
+    logits = pool.new_empty(len(pool) + 1, len(batch.anchors))
+    torch.mm(pool, (batch.anchors / batch.temperature).T, out=logits[:-1])
+    logits[-1] = -torch.inf
+    # A few entries: quicker one by one than by a mask over all.
+    excluded, _ = columns_with_same_id(batch.anchor_ids, images.ids)
+    excluded = torch.cat([excluded, own.masked_fill(own < 0, BEYOND)[:, None]], dim=1)
+    anchor, slot = (excluded != BEYOND).nonzero(as_tuple=True)
+    logits[images.rows[:, excluded[anchor, slot]], anchor] = -torch.inf
+    return logits
 
 
-def image_logits(logits: Tensor) -> Tensor:
-    """Return log mean_u e^{s_u} of an image's views, ``[…]`` from ``[V, …]``; -inf if none."""
-    if len(logits) == 1:
-        return logits[0]
-    present = (logits > -torch.inf).sum(0)
-    return torch.logsumexp(logits, 0) - present.clamp(min=1).to(logits).log()
+def image_logits(logits: Iterable[Tensor], number: Tensor) -> Tensor:
+    """Return log mean_u e^{s_u} of an image's views, ``[…]``; -inf if none.
+
+    Args:
+        logits: ``[…]`` of each view; -inf where there is none.
+        number: How many views there are, broadcastable to ``[…]``.
+    """
+    together = functools.reduce(torch.logaddexp, logits)
+    return together - number.clamp(min=1).to(together).log()
 
 
-def view_shares(logits: Tensor) -> Tensor:
-    """Return the probability of each view inside its image, ``[V, …]``; 0 where there is none."""
-    if len(logits) == 1:
-        return (logits > -torch.inf).to(logits)
-    return torch.softmax(logits.clamp(min=torch.finfo(logits.dtype).min), 0).where(
-        logits > -torch.inf, 0.0
-    )
+def log_shares(scores: Tensor, number: Tensor, shares: Tensor) -> Tensor:
+    """Return what the logit of a view lacks of the logarithm of its weight, ``[…]``.
+
+    That is the share of its image times the probability of the view inside it. Where a share is 0
+    the number is finite and means nothing.
+
+    Args:
+        scores: ``[…]``, of the images.
+        number: As for :func:`image_logits`.
+        shares: ``[…]``.
+    """
+    limits = torch.finfo(scores.dtype)
+    # A logarithm of 0 takes thirty times as long as any other.
+    each = shares.clamp(min=limits.tiny).log_().sub_(number.clamp(min=1).to(scores).log())
+    return each.sub_(scores.clamp(min=limits.min))

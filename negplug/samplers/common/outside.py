@@ -25,8 +25,11 @@ class Outside:
         anchors: ``[n]`` int64, the anchors whose states these are.
         images: ``[m]`` int64, the distinct states, as data set indexes.
         place: ``[n]`` int64, which of them is each anchor's.
-        rows: ``[V, m, d]``, their views; zero where ``known`` is False. May carry gradient.
+        rows: ``[V, m, d]``, their views, anything where ``known`` is False. May carry gradient.
         known: ``[V, m]`` bool.
+        logits: ``[V, n]``, of each anchor with the views of its state; -inf if unknown.
+        number: ``[n]`` int64, how many views of its state are known.
+        scores: ``[n]``, the logit of each anchor's state as an image.
     """
 
     anchors: Tensor
@@ -34,6 +37,28 @@ class Outside:
     place: Tensor
     rows: Tensor
     known: Tensor
+    logits: Tensor
+    number: Tensor
+    scores: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        batch: ContrastiveBatch,
+        anchors: Tensor,
+        images: Tensor,
+        place: Tensor,
+        rows: Tensor,
+        known: Tensor,
+    ) -> Outside:
+        """Compare anchors with their states; see the attributes for the arguments."""
+        known_here = known[:, place]
+        # With every state, and then its own: a state's rows may serve many anchors.
+        compared = rows.detach() @ batch.anchors.detach().T / batch.temperature
+        logits = compared[:, place, anchors].masked_fill_(~known_here, -torch.inf)
+        number = known_here.sum(0)
+        scores = image_logits(logits, number)
+        return cls(anchors, images, place, rows, known, logits, number, scores)
 
     @classmethod
     def anew(
@@ -43,17 +68,7 @@ class Outside:
         images, place = torch.unique(state[anchors], return_inverse=True)
         rows = embedded(name, batch, images, seed)
         known = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-        return cls(anchors, images, place, rows, known)
-
-    def logits(self, batch: ContrastiveBatch) -> Tensor:
-        """Return each anchor's logits with the views of its state, ``[V, n]``; -inf if unknown."""
-        rows = self.rows.detach()[:, self.place]
-        logits = (rows * batch.anchors.detach()[self.anchors]).sum(-1) / batch.temperature
-        return logits.masked_fill(~self.known[:, self.place], -torch.inf)
-
-    def scores(self, batch: ContrastiveBatch) -> Tensor:
-        """Return the logit of each anchor's state as an image, ``[n]``."""
-        return image_logits(self.logits(batch))
+        return cls.of(batch, anchors, images, place, rows, known)
 
 
 def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> Tensor:

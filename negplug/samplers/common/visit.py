@@ -11,7 +11,7 @@ from torch import Tensor
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN
 from negplug.negatives import Negatives
-from negplug.samplers.common.images import Images, image_logits, view_logits
+from negplug.samplers.common.images import Images, image_logits, row_logits
 from negplug.samplers.common.outside import Outside
 
 
@@ -37,7 +37,7 @@ class Visit:
 
     Attributes:
         images: The proposed images, in the order of proposal.
-        logits: ``[V, N, C]``, of their views; -inf where there is no view or no negative.
+        logits: ``[K + 1, N]``, of the pool's rows, see :func:`.images.row_logits`.
         scores: ``[N, C]``, of the images.
         state: ``[N]`` int64, the image that each chain comes with; -1 = none yet.
         stored: ``[N]``, its logit at the last visit.
@@ -71,10 +71,13 @@ class Visit:
             images: Its images.
             chains: ``state`` and ``score`` of the last visit, ``[N]`` each.
         """
-        logits = view_logits(batch, indexes, pool.pool, images)
-        scores = image_logits(logits)
-        state, stored = chains["state"], chains["score"].to(scores)
-        place = images.find(state)
+        state = chains["state"]
+        own, place = images.find(torch.stack([indexes, state]))
+        logits = row_logits(batch, own, pool.pool, images)
+        # A row of memory for each image: chains go in lock step, and are neighbours there.
+        views = (logits.index_select(0, rows) for rows in images.rows % len(logits))
+        scores = image_logits(views, images.number()).T
+        stored = chains["score"].to(scores)
         present = scores.gather(1, place.clamp(min=0)[:, None])[:, 0]
         initial = torch.where(place < 0, stored, present)
         return cls(images, logits, scores, state, stored, place, initial)
@@ -83,16 +86,19 @@ class Visit:
         """Return the anchors whose chain has a state outside the batch, int64."""
         return ((self.state != UNKNOWN) & (self.place < 0)).nonzero()[:, 0]
 
-    def compare(self, batch: ContrastiveBatch, outside: Outside) -> None:
+    def compare(self, outside: Outside) -> None:
         """Take the logits of states outside the batch from their embeddings."""
-        self.initial[outside.anchors] = outside.scores(batch)
+        self.initial[outside.anchors] = outside.scores
 
     def shares(self, moves: Moves) -> tuple[Tensor, Tensor]:
-        """Return the share of each image of the batch ``[N, C]`` and of states outside ``[N]``."""
+        """Return the share of each image of the batch ``[N, C]`` and of states outside ``[N]``.
+
+        The former are written over those of the moves.
+        """
         inside = self.place >= 0
         stayed = (moves.stayed * inside)[:, None]
         return (
-            moves.shares.scatter_add(1, self.place.clamp(min=0)[:, None], stayed),
+            moves.shares.scatter_add_(1, self.place.clamp(min=0)[:, None], stayed),
             moves.stayed.masked_fill(inside, 0.0),
         )
 
@@ -105,16 +111,42 @@ class Visit:
             torch.where(went, score, self.initial),
         )
 
-    def measured(self, moves: Moves) -> dict[str, Tensor]:
+    def measures(self, moves: Moves) -> Measures:
+        """Return what :meth:`Measures.means` needs, before shares are written over."""
+        highest = self.scores.amax(1)
+        stayed, accepted = moves.stayed, moves.accepted
+        return Measures(highest, self.initial, self.stored, self.place >= 0, stayed, accepted)
+
+
+class Measures(NamedTuple):
+    """What is worth logging of a step, of N chains, ``[N]`` each.
+
+    Attributes:
+        highest: Highest logit of the proposed images; -inf without any.
+        initial: Present logit of the state that a chain came with.
+        stored: Its logit at the last visit.
+        inside: Whether it is among the proposed images.
+        stayed: Its share in the draws.
+        accepted: How much of what was proposed was accepted.
+    """
+
+    highest: Tensor
+    initial: Tensor
+    stored: Tensor
+    inside: Tensor
+    stayed: Tensor
+    accepted: Tensor
+
+    def means(self) -> dict[str, Tensor]:
         """Return acceptance rate, share of draws outside and staleness; NaN where unknown."""
-        proposed = (self.scores > -torch.inf).any(1)
-        drawn = (moves.shares.sum(1) + moves.stayed) > 0
+        proposed = self.highest > -torch.inf
+        drawn = proposed | (self.initial > -torch.inf)
         # Infinite where either logit is of no negative, NaN where both are.
         change = (self.initial - self.stored).abs()
         return {
-            "acceptance": _mean(moves.accepted, proposed),
-            "outside": _mean(moves.stayed.masked_fill(self.place >= 0, 0.0), drawn),
-            "staleness": _mean(change, (self.place >= 0) & change.isfinite()),
+            "acceptance": _mean(self.accepted, proposed),
+            "outside": _mean(self.stayed.masked_fill(self.inside, 0.0), drawn),
+            "staleness": _mean(change, self.inside & change.isfinite()),
         }
 
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.kernels.random.hashing import GAMMA, mix_, shift
+
 # Integers at a time: what a CPU's cache holds. Large temporaries cost page faults there.
 _AT_ONCE = {"cpu": 2**17}
 _AT_ONCE_ELSEWHERE = 2**24
 
-# γ and the two factors of SplitMix64, as int64; products wrap.
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_FIRST = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND = 0x94D049BB133111EB - 2**64
-
 
 def sorted_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
-    """Return the integers in ascending order; see :mod:`negplug.kernels.distinct`."""
+    """Return the integers in ascending order; see :mod:`negplug.kernels.random`."""
     rows = torch.arange(len(bounds), device=bounds.device)
-    streams = _mix(seed + rows * _GAMMA)
+    streams = mix_(seed + rows * GAMMA, torch.empty_like(rows))
     drawn = bounds.new_empty(len(bounds), count)
     width = max(1, _AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // count)
     for start in range(0, len(bounds), width):
@@ -54,18 +51,6 @@ def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
 
 def _numbers(streams: Tensor, places: Tensor, bounds: Tensor) -> Tensor:
     """Return the numbers at some places of some streams."""
-    hashed = _mix(streams + places * _GAMMA)
-    return _shifted(hashed, 1).remainder_(bounds)
-
-
-def _mix(state: Tensor) -> Tensor:
-    state = (state ^ _shifted(state, 30)).mul_(_FIRST)
-    state ^= _shifted(state, 27)
-    state *= _SECOND
-    state ^= _shifted(state, 31)
-    return state
-
-
-def _shifted(state: Tensor, by: int) -> Tensor:
-    """Return the bits shifted to the right, zeros coming in."""
-    return (state >> by).bitwise_and_((1 << (64 - by)) - 1)
+    states = streams + places * GAMMA
+    spare = torch.empty_like(states)
+    return shift(mix_(states, spare), 1, spare).remainder_(bounds)

@@ -1,7 +1,7 @@
-"""Distinct random integers one after the other, compiled by numba, for tensors on the CPU.
+"""Random numbers one after the other, compiled by numba, for tensors on the CPU.
 
-Whether a number has been drawn before is looked up in a hash table of its row: open addressing
-with linear probing, at most a quarter full.
+Whether a distinct integer has been drawn before is looked up in a hash table of its row: open
+addressing with linear probing, at most a quarter full.
 
 Import this module only where numba is installed.
 """
@@ -17,17 +17,27 @@ from torch import Tensor
 
 from negplug.kernels.compiling import compiled, threads
 
-# Integers; below so many, threads cost more than they save.
+# Numbers; below so many, threads cost more than they save.
 _FEW = 2**15
+_FEW_UNIFORMS = 2**20
 
 
 def compiled_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
-    """Return distinct integers; see :func:`negplug.kernels.distinct.distinct_integers`."""
+    """Return distinct integers; see :func:`negplug.kernels.random.distinct_integers`."""
     drawn = torch.empty(len(bounds), count, dtype=torch.int64)
     start = np.uint64(int(seed) % 2**64)
     with threads(drawn.numel() >= _FEW) as at_once:
         draw = _draw_at_once if at_once else _draw_in_turn
         draw(bounds.contiguous().numpy(), start, drawn.numpy())
+    return drawn
+
+
+def compiled_uniforms(count: int, seed: Tensor) -> Tensor:
+    """Return uniform numbers; see :func:`negplug.kernels.random.uniforms`."""
+    drawn = torch.empty(count, dtype=torch.float64)
+    start = np.uint64(int(seed) % 2**64)
+    with threads(count >= _FEW_UNIFORMS) as at_once:
+        (_uniforms_at_once if at_once else _uniforms_in_turn)(start, drawn.numpy())
     return drawn
 
 
@@ -62,7 +72,15 @@ def _draw_row(i: int, bounds: Any, seed: Any, drawn: Any) -> None:
             found += 1
 
 
-# Two functions: on disk numba tells functions apart by name, not by how they were compiled.
+@compiled()
+def _uniforms(seed: Any, drawn: Any, start: int, stop: int) -> None:
+    for t in range(start, stop):
+        state = _mix(seed + np.uint64(t + 1) * np.uint64(0x9E3779B97F4A7C15))
+        # Through a signed integer, for which there is a vector instruction everywhere.
+        drawn[t] = (np.float64(np.int64(state >> np.uint64(12))) + 0.5) * 2.0**-52
+
+
+# Two functions each: on disk numba tells functions apart by name, not by how they were compiled.
 
 
 @compiled()
@@ -75,3 +93,15 @@ def _draw_in_turn(bounds: Any, seed: Any, drawn: Any) -> None:
 def _draw_at_once(bounds: Any, seed: Any, drawn: Any) -> None:
     for i in numba.prange(len(bounds)):
         _draw_row(i, bounds, seed, drawn)
+
+
+@compiled()
+def _uniforms_in_turn(seed: Any, drawn: Any) -> None:
+    _uniforms(seed, drawn, 0, len(drawn))
+
+
+@compiled(parallel=True)
+def _uniforms_at_once(seed: Any, drawn: Any) -> None:
+    parts = 64
+    for part in numba.prange(parts):
+        _uniforms(seed, drawn, len(drawn) * part // parts, len(drawn) * (part + 1) // parts)

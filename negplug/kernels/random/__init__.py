@@ -1,0 +1,88 @@
+"""Random numbers that are the same whatever computes them, on every device.
+
+They come from a counter-based generator: number t of a stream is a hash of t, so it depends on no
+thread and on no other number,
+
+    h_t = mix(seed + t·γ),
+
+with mix and γ of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+generators", OOPSLA, figure 13).
+
+- **Uniform numbers**, u_t = (⌊h_t/2¹²⌋ + ½) · 2⁻⁵² for t = 1, 2, …: exact in float64, never 0 or 1.
+  The 52 bits matter: of exponential variables −log u made from 24 bits, one in a few million is
+  the largest there can be and wins over any score.
+- **Distinct integers**, for each row the first M different ones of a stream of its own, whose seed
+  is mix(seed + i·γ): ⌊h_t/2⌋ mod bound for t = 0, 1, …. What repeats an earlier one is passed
+  over, a rule that treats all values alike, so every M-subset of [0, bound) is equally likely; no
+  number's probability is off by more than bound · 2⁻⁶³.
+
+Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in numba, on the CPU;
+:mod:`negplug.kernels.random.hashing` and :mod:`negplug.kernels.random.sorting`, in torch
+operations, on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from negplug.kernels.choice import Kernel, Operation, numba_refusal
+from negplug.kernels.random.hashing import hashed_uniforms
+from negplug.kernels.random.sorting import sorted_integers
+
+__all__ = ["DISTINCT", "UNIFORMS", "distinct_integers", "uniforms"]
+
+
+def _compiled_integers() -> Callable[..., Tensor]:
+    from negplug.kernels.random.compiled import compiled_integers
+
+    return compiled_integers
+
+
+def _compiled_uniforms() -> Callable[..., Tensor]:
+    from negplug.kernels.random.compiled import compiled_uniforms
+
+    return compiled_uniforms
+
+
+DISTINCT: Operation[None] = Operation(
+    "distinct random integers",
+    None,
+    (
+        Kernel("numba", _compiled_integers, numba_refusal),
+        Kernel("torch", lambda: sorted_integers),
+    ),
+)
+
+UNIFORMS: Operation[None] = Operation(
+    "uniform random numbers",
+    None,
+    (
+        Kernel("numba", _compiled_uniforms, numba_refusal),
+        Kernel("torch", lambda: hashed_uniforms),
+    ),
+)
+
+
+def distinct_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
+    """Return M distinct integers in [0, bound) for each row, ``[N, M]`` int64, in any order.
+
+    Args:
+        bounds: ``[N]`` int64, well above M: the time grows with the numbers that are passed over.
+        count: M ≥ 1.
+        seed: One int64, on the device of ``bounds``.
+    """
+    drawn: Tensor = DISTINCT.kernel(bounds.device, None)(bounds, count, seed)
+    return drawn
+
+
+def uniforms(count: int, seed: Tensor) -> Tensor:
+    """Return ``[count]`` float64, uniform in (0, 1).
+
+    Args:
+        count: How many.
+        seed: One int64, on the device where they are wanted.
+    """
+    drawn: Tensor = UNIFORMS.kernel(seed.device, None)(count, seed)
+    return drawn

@@ -1,0 +1,81 @@
+"""The noise of ``emc2()`` and ``isir()``: bits, distribution, ends, generators."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from negplug.draws import exponentials
+from negplug.kernels.random import hashing
+from negplug.kernels.random.hashing import hashed_uniforms
+
+pytest.importorskip("numba")
+from negplug.kernels.random import compiled
+from negplug.kernels.random.compiled import compiled_uniforms
+
+
+def naive_uniforms(count, seed):
+    """SplitMix64 in Python's integers."""
+    numbers, state = [], seed
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        numbers.append((2 * ((mixed ^ (mixed >> 31)) >> 12) + 1) / 2**53)
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**61 + 12345, -1])
+@pytest.mark.parametrize("drawn", [hashed_uniforms, compiled_uniforms])
+def test_uniforms_are_those_of_splitmix64(monkeypatch, drawn, seed):
+    monkeypatch.setattr(hashing, "_AT_ONCE", {"cpu": 64})
+    for count in (0, 1, 64, 1000):
+        found = drawn(count, torch.tensor(seed))
+        assert torch.equal(found, naive_uniforms(count, seed))
+        assert ((found > 0) & (found < 1)).all()
+
+
+def test_uniforms_in_threads(monkeypatch):
+    wanted = compiled_uniforms(1000, torch.tensor(7))
+    monkeypatch.setattr(compiled, "_FEW_UNIFORMS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert torch.equal(compiled_uniforms(1000, torch.tensor(7)), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponentials_come_from_their_generator_whatever_computes_them(monkeypatch, dtype):
+    state = torch.get_rng_state()
+    like = torch.empty((), dtype=dtype)
+    found = []
+    for name in ("numba", "torch"):
+        monkeypatch.setenv("NEGPLUG_BACKEND", name)
+        generator = torch.Generator().manual_seed(3)
+        found.append([exponentials((300, 700), like, generator) for _ in range(2)])
+    first, second = found[0]
+    assert first.dtype == dtype
+    assert first.shape == (300, 700)
+    assert torch.equal(torch.stack(found[0]), torch.stack(found[1]))
+    assert torch.equal(torch.get_rng_state(), state)
+    # Neither related to the next call's nor to their neighbours, nor off the distribution: normal
+    # and Kolmogorov–Smirnov tests at 1e-6.
+    for one, other in ((first, second), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])):
+        correlation = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]).double())[0, 1]
+        assert abs(float(correlation)) * math.sqrt(one.numel()) < 5
+    values = first.double().flatten().numpy()
+    assert stats.kstest(values, "expon").pvalue > 1e-6
+
+
+def test_exponentials_are_fine_at_both_ends():
+    # Of 2²² draws the least are about 2⁻²², where 24 bits would leave a handful of values, and the
+    # largest about 15, where they would leave gaps of a tenth.
+    generator = torch.Generator().manual_seed(0)
+    drawn = exponentials((2**22,), torch.empty(()), generator).sort().values
+    assert len(drawn[:1000].unique()) > 990
+    assert len(drawn[-200:].unique()) > 190
+    assert float(drawn[0]) > 0
+    for count, least in (
+        ((drawn < 1e-4).sum(), 1 - math.exp(-1e-4)),
+        ((drawn > 11).sum(), math.exp(-11)),
+    ):
+        assert stats.binomtest(int(count), len(drawn), least).pvalue > 1e-6

@@ -12,6 +12,9 @@ mean and variance estimates: an improved method", CACM 22(9), with weights that 
 
 and Var g = S/W, the variance of the weighted sample itself (divided by the sum of weights, no
 Bessel correction). No difference of large numbers appears, as in E g² − (E g)².
+
+Pure noise has a ratio too: about √(2/(π n)) over n equal steps, n = (1 + β)/(1 − β) of them in the
+long run. Values near it say nothing.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class _UnitRows(torch.autograd.Function):
             wide = z[rows].to(widest(z.device), copy=True)
             length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min_(_SHORTEST)
             norm[rows] = length
-            unit[rows] = wide.mul_(length.reciprocal_())
+            unit[rows] = wide.div_(length)
         ctx.save_for_backward(unit, norm)
         ctx.dtype = z.dtype
         return unit

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+
+def _heed_interrupts() -> None:
+    # A shell's background job ignores them, and so would all that it starts: these tests too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Workplace:
@@ -32,6 +38,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_interrupts,
         )
 
     def sweep(

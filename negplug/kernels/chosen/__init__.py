@@ -54,13 +54,14 @@ def _dense_refusal(device: torch.device) -> str | None:
     return None if device.type == "cpu" else "it has been measured on CPUs only"
 
 
-# The shares at which the dense kernel draws level: benchmarks/speed/chosen_columns.py.
+# About the shares at which the dense kernel draws level (benchmarks/speed/chosen_columns.py):
+# K/M = 10 to 15 with numba, 12 to 24 with torch.
 CHOSEN: Operation[Sizes] = Operation(
     "similarities of chosen columns",
     Sizes(anchors=512, columns=64, pool=65536),
     (
-        Kernel("numba", _compiled_similarities, numba_refusal, _scarce(8)),
-        Kernel("torch", lambda: bag_similarities, suits=_scarce(14)),
+        Kernel("numba", _compiled_similarities, numba_refusal, _scarce(12)),
+        Kernel("torch", lambda: bag_similarities, suits=_scarce(17)),
         Kernel("torch", lambda: dense_similarities, _dense_refusal),
         Kernel("torch", lambda: bag_similarities),
         Kernel("reference", lambda: gathered_similarities),

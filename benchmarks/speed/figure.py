@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,9 @@ def draw(
 
     picture = Figure(figsize=(8.2, 4.3), dpi=200, layout="constrained")
     panels = picture.subplots(1, 2)
-    ticks = sorted({int(str(row[x])) for row in rows})
+    # A level line has no place.
+    places = Counter(str(row["competitor"]) for row in rows)
+    ticks = sorted({int(str(row[x])) for row in rows if places[str(row["competitor"])] > 1})
     for panel, (column, title) in zip(panels, _PANELS.items(), strict=True):
         for name, look in looks.items():
             own = [row for row in rows if row["competitor"] == name]

@@ -10,6 +10,14 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture
+def two_threads():
+    """Two threads for a test, and one again after it."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _same_default_dtype():
     """Lightning 1.9 leaves another one behind when a run in precision 64 fails."""

@@ -120,9 +120,9 @@ def test_large_inputs_in_parts_and_threads(monkeypatch):
     assert_equal(compiled_walk(*transposed), wanted)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_blocks_of_chains_in_threads(monkeypatch):
     monkeypatch.setattr(compiled, "_FEW", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     arguments = inputs(1100, 9, 2)
     assert_equal(compiled_walk(*arguments), naive_walk(*arguments))
 

@@ -36,10 +36,10 @@ def test_uniforms_are_those_of_splitmix64(monkeypatch, drawn, seed):
         assert ((found > 0) & (found < 1)).all()
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_uniforms_in_threads(monkeypatch):
     wanted = compiled_uniforms(1000, torch.tensor(7))
     monkeypatch.setattr(compiled, "_FEW_UNIFORMS", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(compiled_uniforms(1000, torch.tensor(7)), wanted)
 
 

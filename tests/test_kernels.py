@@ -10,6 +10,7 @@ import sys
 import naive
 import pytest
 import torch
+from distributions import python
 from torch.nn.functional import normalize
 from typer.testing import CliRunner
 
@@ -90,27 +91,39 @@ def test_who_needs_no_gradient_gets_none_and_strided_columns_do(kernel):
 
 
 @needs_numba
+@pytest.mark.usefixtures("two_threads")
 def test_compiled_loops_repeat_themselves_with_threads_and_refuse_what_is_no_row(monkeypatch):
     from negplug.kernels.chosen import compiled
 
     a, k, chosen, mask, weights = pairs(300, 11, 80, 32, torch.float32)
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(compiled, "_FEW", 1)
-    try:
-        found = []
-        for number in (1, 2, 2):
-            torch.set_num_threads(number)
-            similarities = compiled_similarities(a, k, chosen, mask)
-            loss = (similarities * weights.float() * mask).sum()
-            found.append((loss, *torch.autograd.grad(loss, [a, k])))
-    finally:
-        torch.set_num_threads(threads)
+    found = []
+    for threads_from in (2**30, 1, 1):
+        monkeypatch.setattr(compiled, "_FEW", threads_from)
+        similarities = compiled_similarities(a, k, chosen, mask)
+        loss = (similarities * weights.float() * mask).sum()
+        found.append((loss, *torch.autograd.grad(loss, [a, k])))
     assert all(map(torch.equal, found[1], found[2]))
     torch.testing.assert_close(found[0], found[1])
     for wrong in (-1, 80):
         chosen[3, 4] = wrong
         with pytest.raises(IndexError, match=r"columns must lie in \[0, 80\)"):
             compiled_similarities(a, k, chosen, mask)
+
+
+THREADS = """
+import torch
+torch.set_num_threads(2)
+from negplug.kernels.compiling import threads
+with threads(True) as at_once:
+    print(at_once, torch.get_num_threads(), end=" ")
+print(torch.get_num_threads())
+"""
+
+
+@needs_numba
+def test_loops_with_threads_leave_torch_its_own_number(tmp_path):
+    found = python("-c", THREADS, cwd=tmp_path, NUMBA_NUM_THREADS="4")
+    assert found.stdout == "True 2 2\n", found.stderr
 
 
 @pytest.mark.parametrize("kept", [0, 2**21])

@@ -48,13 +48,18 @@ def threads(wanted: bool) -> Iterator[bool]:
         wanted: False for an input too small for them.
     """
     config: Any = numba.config
-    number = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    torchs = torch.get_num_threads()
+    number = min(torchs, config.NUMBA_NUM_THREADS)
     if not wanted or number == 1 or os.getpid() != _process:
         yield False
         return
     with _pool:
         before = numba.get_num_threads()
         numba.set_num_threads(number)
+        if torch.get_num_threads() != torchs:
+            # Numba's pool, where it is OpenMP's, has just been started: with as many threads as
+            # there are cores, which torch then takes for its own number.
+            torch.set_num_threads(torchs)
         try:
             yield True
         finally:

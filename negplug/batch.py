@@ -111,7 +111,7 @@ class ContrastiveBatch:
         check_views(views)
         count, size = len(views), views[0].shape[0]
         device = views[0].device
-        z = unit_rows(torch.cat(views))
+        z = unit_rows(*views)
         row = torch.arange(count * size, device=device)
         shifts = size * torch.arange(1, count, device=device)
         indexes = per_sample("indexes", indexes, size, count, device, least=0)

@@ -40,11 +40,21 @@ def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, 
         being the largest number of such columns; and their number per anchor, ``[N]`` int64.
     """
     ordered, order = torch.sort(pool_ids, stable=True)
-    wanted = comparable_ids(anchor_ids).contiguous()
-    first = torch.searchsorted(ordered, wanted)
-    count = torch.searchsorted(ordered, wanted, right=True) - first
+    first, count = _run_of_each(anchor_ids, ordered)
     width = int(count.max()) if count.numel() else 0
     slot = torch.arange(width, device=pool_ids.device)
     present = slot < count[:, None]
     position = (first[:, None] + slot).clamp_(max=max(len(pool_ids) - 1, 0))
     return order[position].masked_fill_(~present, BEYOND), count
+
+
+def number_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> Tensor:
+    """Return the number of the pool columns that each anchor must not take, ``[N]`` int64."""
+    return _run_of_each(anchor_ids, pool_ids.sort().values)[1]
+
+
+def _run_of_each(anchor_ids: Tensor, ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each anchor's id begins in ascending ids, and how often it is there."""
+    wanted = comparable_ids(anchor_ids).contiguous()
+    first = torch.searchsorted(ordered, wanted)
+    return first, torch.searchsorted(ordered, wanted, right=True) - first

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from negplug.exclusion import columns_with_same_id, comparable_ids, or_unknown
+from negplug.exclusion import comparable_ids, number_with_same_id, or_unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Negatives:
             if self.mask is not None:
                 own = self._allowed(anchor_ids).sum(1)
             else:
-                own = len(self.pool) - columns_with_same_id(anchor_ids, self.pool_ids)[1]
+                own = len(self.pool) - number_with_same_id(anchor_ids, self.pool_ids)
         elif self.mask is None:
             own = torch.full_like(anchor_ids, self.columns.shape[1])
         else:

@@ -5,11 +5,15 @@ which at τ = 0.02 is the largest error of the gradient. For the backward pass,
 
     ∂L/∂z = (g − ⟨g, u⟩ u) / ‖z‖,
 
-the rounded rows and norms suffice, so no float64 copy is kept.
+the rounded rows and norms suffice, so no float64 copy is kept. Both passes go through a few rows
+at a time, and views are written to their place in one tensor: on a CPU fresh temporaries of a
+large batch's size cost more than the arithmetic.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,39 +22,66 @@ from torch.autograd.function import once_differentiable
 
 from negplug.precision import widest
 
-# At a time: their float64 copies stay in a core's cache.
-_ROWS = 1024
+# At a time: what stays in a core's cache.
+_ROWS = {"cpu": 1024}
+_ROWS_ELSEWHERE = 2**17
 
 # As torch.nn.functional.normalize: a zero row stays zero.
 _SHORTEST = 1e-12
 
 
-def unit_rows(z: Tensor) -> Tensor:
-    """Return ``z`` ``[N, d]`` with rows of unit length, in float32 or better."""
-    unit: Tensor = _UnitRows.apply(z)
+def unit_rows(*parts: Tensor) -> Tensor:
+    """Return rows of unit length, ``[N, d]``, in float32 or better.
+
+    Args:
+        *parts: ``[n, d]`` each; their rows follow one another.
+    """
+    unit: Tensor = _UnitRows.apply(*parts)
     return unit
 
 
 class _UnitRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        unit = torch.empty_like(z, dtype=dtype)
-        norm = z.new_empty(len(z), 1, dtype=dtype)
-        for start in range(0, len(z), _ROWS):
-            rows = slice(start, start + _ROWS)
-            wide = z[rows].to(widest(z.device), copy=True)
-            length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min_(_SHORTEST)
-            norm[rows] = length
-            unit[rows] = wide.div_(length)
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        ctx.dtypes = [part.dtype for part in parts]
+        ctx.lengths = [len(part) for part in parts]
+        dtype = functools.reduce(torch.promote_types, ctx.dtypes, torch.float32)
+        unit = parts[0].new_empty(sum(ctx.lengths), parts[0].shape[1], dtype=dtype)
+        norm = unit.new_empty(len(unit), 1)
+        places = (torch.split(whole, ctx.lengths) for whole in (unit, norm))
+        for part, units, norms in zip(parts, *places, strict=True):
+            _write(part, units, norms)
         ctx.save_for_backward(unit, norm)
-        ctx.dtype = z.dtype
         return unit
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unit, norm = ctx.saved_tensors
-        along = (grad * unit).sum(1, keepdim=True)
-        across: Tensor = torch.addcmul(grad, along, unit, value=-1)
-        return across.div_(norm).to(ctx.dtype)
+        wholes = (torch.split(whole, ctx.lengths) for whole in (grad, unit, norm))
+        return tuple(
+            _gradient(*part) if wanted else None
+            for *part, wanted in zip(*wholes, ctx.dtypes, ctx.needs_input_grad, strict=True)
+        )
+
+
+def _write(z: Tensor, unit: Tensor, norm: Tensor) -> None:
+    for rows, units, norms in _blocks(z, unit, norm):
+        wide = rows.to(widest(rows.device))
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min_(_SHORTEST)
+        torch.div(wide, length, out=units)
+        norms.copy_(length)
+
+
+def _gradient(grad: Tensor, unit: Tensor, norm: Tensor, dtype: torch.dtype) -> Tensor:
+    passed = torch.empty_like(unit, dtype=dtype)
+    for grads, units, norms, ours in _blocks(grad, unit, norm, passed):
+        along = (grads * units).sum(1, keepdim=True)
+        torch.div(torch.addcmul(grads, along, units, value=-1), norms, out=ours)
+    return passed
+
+
+def _blocks(*wholes: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same few rows of each tensor, and then the next ones."""
+    width = _ROWS.get(wholes[0].device.type, _ROWS_ELSEWHERE)
+    return zip(*(torch.split(whole, width) for whole in wholes), strict=True)

@@ -7,23 +7,23 @@ which at τ = 0.02 is the error of their exponentials.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 # Numbers in a piece; elsewhere a launch costs more than the digit is worth.
 _PIECE = {"cpu": 64}
 
 
-def write_products(anchors: Tensor, keys: Tensor, out: Tensor) -> None:
-    """Write ⟨a_i, k_j⟩ to ``out`` ``[N, K]``, without gradient.
+def write_products(anchors: Tensor, keys: Tensor, out: Tensor, scale: float = 1.0) -> None:
+    """Write c·⟨a_i, k_j⟩ to ``out`` ``[N, K]``, without gradient.
 
     Args:
         anchors: ``[N, d]``.
         keys: ``[K, d]``.
         out: Of the same dtype, which the product keeps under autocast too.
+        scale: c.
     """
     width = _PIECE.get(out.device.type, anchors.shape[1])
-    torch.mm(anchors[:, :width], keys[:, :width].T, out=out)
-    for start in range(width, anchors.shape[1], width):
+    for start in range(0, anchors.shape[1], width):
         piece = slice(start, start + width)
-        out.addmm_(anchors[:, piece], keys[:, piece].T)
+        # Of what is there before the first piece, nothing is read.
+        out.addmm_(anchors[:, piece], keys[:, piece].T, beta=min(start, 1), alpha=scale)

@@ -42,15 +42,16 @@ def _gradients(
     rows, keys, chosen = anchors.detach().numpy(), pool.detach().numpy(), columns.numpy()
     weights = grad.numpy()
     grad_anchors = torch.empty_like(anchors) if wanted[0] else None
-    grad_pool = torch.empty_like(pool) if wanted[1] else None
+    both = anchors is pool and wanted == (True, True)
+    grad_pool = grad_anchors if both else torch.empty_like(pool) if wanted[1] else None
     with threads(columns.numel() * anchors.shape[1] >= _FEW) as at_once:
         if grad_anchors is not None:
             sums = _anchors_at_once if at_once else _anchors_in_turn
             sums(weights, keys, chosen, grad_anchors.numpy())
         if grad_pool is not None:
             sums = _pool_at_once if at_once else _pool_in_turn
-            sums(*_by_row(weights, chosen, len(pool)), rows, grad_pool.numpy())
-    return grad_anchors, grad_pool
+            sums(*_by_row(weights, chosen, len(pool)), rows, grad_pool.numpy(), not both)
+    return grad_anchors, None if both else grad_pool
 
 
 compiled_similarities = differentiable(_products, _gradients)
@@ -83,9 +84,12 @@ def _anchor_sum(i: int, weights: Any, pool: Any, columns: Any, sums: Any) -> Non
 
 
 @compiled(fastmath=_SUMS)
-def _pool_sum(j: int, weights: Any, owners: Any, starts: Any, anchors: Any, sums: Any) -> None:
-    for k in range(anchors.shape[1]):
-        sums[j, k] = 0
+def _pool_sum(
+    j: int, weights: Any, owners: Any, starts: Any, anchors: Any, sums: Any, fresh: bool
+) -> None:
+    if fresh:
+        for k in range(anchors.shape[1]):
+            sums[j, k] = 0
     for place in range(starts[j], starts[j + 1]):
         i, weight = owners[place], weights[place]
         for k in range(anchors.shape[1]):
@@ -144,12 +148,16 @@ def _anchors_at_once(weights: Any, pool: Any, columns: Any, sums: Any) -> None:
 
 
 @compiled()
-def _pool_in_turn(weights: Any, owners: Any, starts: Any, anchors: Any, sums: Any) -> None:
+def _pool_in_turn(
+    weights: Any, owners: Any, starts: Any, anchors: Any, sums: Any, fresh: bool
+) -> None:
     for j in range(len(sums)):
-        _pool_sum(j, weights, owners, starts, anchors, sums)
+        _pool_sum(j, weights, owners, starts, anchors, sums, fresh)
 
 
 @compiled(parallel=True)
-def _pool_at_once(weights: Any, owners: Any, starts: Any, anchors: Any, sums: Any) -> None:
+def _pool_at_once(
+    weights: Any, owners: Any, starts: Any, anchors: Any, sums: Any, fresh: bool
+) -> None:
     for j in numba.prange(len(sums)):
-        _pool_sum(j, weights, owners, starts, anchors, sums)
+        _pool_sum(j, weights, owners, starts, anchors, sums, fresh)

@@ -33,16 +33,17 @@ def _products(anchors: Tensor, pool: Tensor, columns: Tensor) -> Tensor:
 def _gradients(
     grad: Tensor, anchors: Tensor, pool: Tensor, columns: Tensor, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    grad_anchors = torch.empty_like(anchors) if wanted[0] else None
-    grad_pool = torch.zeros_like(pool) if wanted[1] else None
+    grad_anchors = torch.zeros_like(anchors) if wanted[0] else None
+    both = anchors is pool and wanted == (True, True)
+    grad_pool = grad_anchors if both else torch.zeros_like(pool) if wanted[1] else None
     for rows, block in _blocks(anchors, pool):
         # Adds: a row of the pool may be chosen twice.
         block.zero_().scatter_add_(1, columns[rows], grad[rows])
         if grad_anchors is not None:
-            torch.mm(block, pool, out=grad_anchors[rows])
+            grad_anchors[rows].addmm_(block, pool)
         if grad_pool is not None:
             grad_pool.addmm_(block.T, anchors[rows])
-    return grad_anchors, grad_pool
+    return grad_anchors, None if both else grad_pool
 
 
 def _blocks(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -36,7 +36,8 @@ class Gradients(Protocol):
         Args:
             grad: ``[N, M]``, that of the similarities.
             anchors: ``[N, d]``.
-            pool: ``[K, d]``.
+            pool: ``[K, d]``. Where it is the very tensor of the anchors, and both gradients are
+                wanted, the first is their sum and the second None.
             columns: ``[N, M]`` int64.
             wanted: Whether the anchors' and the pool's are.
         """
@@ -67,6 +68,7 @@ class _Similarities(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(anchors, pool, columns, mask)
         ctx.gradients = gradients
+        ctx.own = pool is anchors
         return products(anchors.contiguous(), pool.contiguous(), columns)
 
     @staticmethod
@@ -76,7 +78,7 @@ class _Similarities(torch.autograd.Function):
         if mask is not None:
             grad = grad.masked_fill(~mask, 0.0)
         wanted = (ctx.needs_input_grad[2], ctx.needs_input_grad[3])
-        passed = ctx.gradients(
-            grad.contiguous(), anchors.contiguous(), pool.contiguous(), columns, wanted
-        )
+        rows = anchors.contiguous()
+        keys = rows if ctx.own else pool.contiguous()
+        passed = ctx.gradients(grad.contiguous(), rows, keys, columns, wanted)
         return None, None, *passed, None, None

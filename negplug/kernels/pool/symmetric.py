@@ -17,6 +17,8 @@ sums and their reciprocals fit float32. Steeper softmaxes take the shifted, row-
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import Any
 
 import torch
@@ -52,17 +54,15 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, ids: Tensor, temperature: float) -> Tensor:
         grid = _Grid(z, ids, temperature)
+        keep = len(z) <= _KEPT
+        tiles = grid.room(keep)
         sums = z.new_zeros(len(z))
-        kept = []
-        for rows, columns in grid.spans:
-            tile = grid.tile(rows, columns)
-            if len(z) <= _KEPT:
-                kept.append(tile)
-                grid.renew()
+        for (rows, columns), tile in zip(grid.spans, tiles, strict=True):
+            grid.write(rows, columns, tile)
             sums[rows] += tile.sum(1)
             if rows != columns:
                 sums[columns] += tile.sum(0)
-        ctx.save_for_backward(z, ids, sums, *kept)
+        ctx.save_for_backward(z, ids, sums, *(tiles if keep else ()))
         ctx.temperature = temperature
         return sums.log()
 
@@ -73,8 +73,9 @@ class _SymmetricLogSumExp(torch.autograd.Function):
         ratio = torch.where(sums > 0, grad / sums, 0.0)
         grad_z = torch.zeros_like(z)
         grid = _Grid(z, ids, ctx.temperature)
-        for number, (rows, columns) in enumerate(grid.spans):
-            tile = kept[number] if kept else grid.tile(rows, columns)
+        for (rows, columns), tile in zip(grid.spans, kept or grid.room(keep=False), strict=True):
+            if not kept:
+                grid.write(rows, columns, tile)
             # Into the scratch tile: a kept one may serve a second backward pass.
             weights = torch.add(ratio[rows, None], ratio[columns], out=grid.scratch_like(tile))
             weights *= tile
@@ -92,28 +93,47 @@ class _Grid:
     """
 
     def __init__(self, z: Tensor, ids: Tensor, temperature: float) -> None:
-        width = min(_TILE.get(z.device.type, _TILE_ELSEWHERE), len(z))
-        cuts = [slice(i, min(i + width, len(z))) for i in range(0, len(z), width)]
+        self._width = min(_TILE.get(z.device.type, _TILE_ELSEWHERE), len(z))
+        cuts = [slice(i, min(i + self._width, len(z))) for i in range(0, len(z), self._width)]
         self.spans = [(rows, columns) for n, rows in enumerate(cuts) for columns in cuts[n:]]
         self._z = z
-        self._scaled = z / temperature
+        self._ids = ids
+        self._scale = 1.0 / temperature
+        self._scratch = z.new_empty(self._width**2)
+
+    def room(self, keep: bool) -> list[Tensor]:
+        """Return a tile to write to for each span: a place of its own, or the same for all."""
+        shapes = [(_length(rows), _length(columns)) for rows, columns in self.spans]
+        areas = [height * width for height, width in shapes]
+        # One piece of memory, however many tiles: a CPU's allocator, which hands many small ones
+        # back to the system, has it at hand in the next step.
+        memory = self._z.new_empty(sum(areas) if keep else max(areas))
+        starts = itertools.accumulate(areas, initial=0) if keep else itertools.repeat(0)
+        return [
+            memory[start : start + area].view(shape)
+            for start, area, shape in zip(starts, areas, shapes, strict=False)
+        ]
+
+    def write(self, rows: slice, columns: slice, tile: Tensor) -> None:
+        """Write E[rows, columns] to ``tile``."""
+        write_products(self._z[rows], self._z[columns], tile, self._scale)
+        tile.exp_()
+        names, touched = self._exclusions
+        if touched[rows.start // self._width][columns.start // self._width]:
+            negative = self.scratch_like(tile)
+            torch.ne(names[rows, None], names[columns], out=negative)
+            tile.mul_(negative)
+
+    @functools.cached_property
+    def _exclusions(self) -> tuple[Tensor, list[list[bool]]]:
+        """Return short names of the ids, ``[N]``, and which pairs of spans have one in common."""
+        names = torch.searchsorted(self._ids.sort().values, self._ids)
+        span = torch.arange(len(names), device=names.device) // self._width
+        present = self._z.new_zeros(len(names), int(span[-1]) + 1)
+        present[names, span] = 1.0
         # Comparing floats into floats is vectorised; a mask of equal integers takes almost as
-        # long as the product. Ranks of ids are small enough for a float to hold them.
-        self._names = torch.searchsorted(ids.sort().values, ids).to(z.dtype)
-        self._buffer = z.new_empty(width * width)
-        self._scratch = z.new_empty(width * width)
-
-    def tile(self, rows: slice, columns: slice) -> Tensor:
-        """Return E[rows, columns], in a buffer that the next call reuses."""
-        tile = self._buffer[: _area(rows, columns)].view(_length(rows), _length(columns))
-        write_products(self._scaled[rows], self._z[columns], tile)
-        negative = self.scratch_like(tile)
-        torch.ne(self._names[rows, None], self._names[columns], out=negative)
-        return tile.exp_().mul_(negative)
-
-    def renew(self) -> None:
-        """Give the last tile away: the next one goes to a buffer of its own."""
-        self._buffer = torch.empty_like(self._buffer)
+        # long as the product.
+        return names.to(self._z.dtype), (present.T @ present > 0).tolist()
 
     def scratch_like(self, tile: Tensor) -> Tensor:
         """Return a tile of the same shape to write to."""
@@ -122,7 +142,3 @@ class _Grid:
 
 def _length(span: slice) -> int:
     return int(span.stop - span.start)
-
-
-def _area(rows: slice, columns: slice) -> int:
-    return _length(rows) * _length(columns)

@@ -59,38 +59,58 @@ class _PoolLogSumExp(torch.autograd.Function):
         total = anchors.new_full((len(anchors),), -torch.inf)
         small = len(anchors) * len(pool) <= _KEPT
         kept = []
-        for rows, _, tile in tiles(
-            anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
-        ):
-            total[rows] = torch.logaddexp(total[rows], tile.logsumexp(1))
+        question = (anchor_ids, pool_ids, log_weight, mask)
+        for rows, _, tile in tiles(anchors, pool, *question, temperature, fresh=small):
+            highest = _finite(tile.amax(1))
+            sums = tile.sub_(highest[:, None]).exp_().sum(1)
+            total[rows] = torch.logaddexp(total[rows], sums.log_().add_(highest))
             if small:
-                kept.append(tile.clone())
+                kept += [tile, highest]
         # Tiles that are kept have the weights and exclusions in them.
-        question = (None,) * 4 if small else (anchor_ids, pool_ids, log_weight, mask)
-        ctx.save_for_backward(anchors, pool, total, *question, *kept)
+        ctx.save_for_backward(anchors, pool, total, *([None] * 4 if small else question), *kept)
         ctx.temperature = temperature
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, pool, total = ctx.saved_tensors[:3]
-        anchor_ids, pool_ids, log_weight, mask = ctx.saved_tensors[3:7]
+        anchors, pool, total, *question = ctx.saved_tensors[:7]
         kept = ctx.saved_tensors[7:]
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
-        shift = total.masked_fill(total == -torch.inf, 0.0)
+        total = _finite(total)
+        grad = grad / ctx.temperature
         grad_anchors = torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None
-        question = (anchor_ids, pool_ids, log_weight, mask, ctx.temperature)
-        again = _copied_tiles(kept, anchors, pool) if kept else tiles(anchors, pool, *question)
-        for rows, columns, tile in again:
-            tile = tile.sub_(shift[rows, None]).exp_().mul_(grad[rows, None])
-            grad_anchors[rows].addmm_(tile, pool[columns])
+        if kept:
+            parts = _kept_exponentials(kept, anchors, pool)
+        else:
+            parts = _exponentials(anchors, pool, total, *question, ctx.temperature)
+        for rows, columns, tile, highest in parts:
+            # P is the tile with its rows multiplied, which is less to do in narrow matrices.
+            factor = (grad[rows] * (highest - total[rows]).exp_())[:, None]
+            # Into a tensor: autocast, of a backward pass inside of it, leaves that in peace.
+            means = torch.mm(tile, pool[columns], out=torch.empty_like(anchors[rows]))
+            grad_anchors[rows].addcmul_(means, factor)
             if grad_pool is not None:
-                grad_pool[columns].addmm_(tile.T, anchors[rows])
-        if grad_pool is not None:
-            grad_pool.div_(ctx.temperature)
-        return grad_anchors.div_(ctx.temperature), grad_pool, None, None, None, None, None
+                grad_pool[columns].addmm_(tile.T, anchors[rows] * factor)
+        return grad_anchors, grad_pool, None, None, None, None, None
+
+
+def _exponentials(
+    anchors: Tensor, pool: Tensor, total: Tensor, *question: Any
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Yield (rows, columns, tile of w e^{s − m}, m) with m the whole row's ℓ, computed again."""
+    for rows, columns, tile in tiles(anchors, pool, *question):
+        yield rows, columns, tile.sub_(total[rows, None]).exp_(), total[rows]
+
+
+def _kept_exponentials(
+    kept: Sequence[Tensor], anchors: Tensor, pool: Tensor
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Yield (rows, columns, tile of w e^{s − m}, m) with m the greatest of the tile's row."""
+    spans = _spans(len(anchors), len(pool))
+    for (rows, columns), tile, highest in zip(spans, kept[::2], kept[1::2], strict=True):
+        yield rows, columns, tile, highest
 
 
 def tiles(
@@ -101,13 +121,15 @@ def tiles(
     log_weight: Tensor | None,
     mask: Tensor | None,
     temperature: float,
+    fresh: bool = False,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield (rows, columns, tile of weighted logits), -inf where excluded.
 
-    The tile is a view of one reused buffer: consume it before asking for the next.
+    The tile is a view of one reused buffer, to be consumed before asking for the next; with
+    ``fresh`` each is the caller's to keep.
     """
     touched = _tiles_with_exclusions(anchor_ids, pool_ids)
-    for rows, columns, tile in product_tiles(anchors / temperature, pool):
+    for rows, columns, tile in product_tiles(anchors, pool, 1.0 / temperature, fresh):
         if log_weight is not None:
             tile += log_weight[rows if len(log_weight) > 1 else slice(None), columns]
         if columns.start // _COLUMNS in touched:
@@ -117,40 +139,45 @@ def tiles(
         yield rows, columns, tile
 
 
-def product_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, tile of ⟨a_i, k_j⟩), row block after row block, without gradient.
-
-    The tile is a view of one reused buffer: consume it before asking for the next.
+def product_tiles(
+    anchors: Tensor, pool: Tensor, scale: float = 1.0, fresh: bool = False
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (rows, columns, tile of c·⟨a_i, k_j⟩), row block after row block, without gradient.
 
     Args:
         anchors: ``[N, d]``.
         pool: ``[K, d]``.
+        scale: c.
+        fresh: As for :func:`tiles`.
     """
     anchors, pool = anchors.detach(), pool.detach()
-    for rows, columns, tile in _empty_tiles(anchors, pool):
-        write_products(anchors[rows], pool[columns], tile)
+    memory = anchors.new_empty(0)
+    first = 0
+    for rows, columns in _spans(len(anchors), len(pool)):
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        area = shape[0] * shape[1]
+        if not len(memory):
+            # The first tile is the largest; and fresh ones come of one piece of memory, which a
+            # CPU's allocator has at hand in the next step, as it has not many small ones.
+            memory = anchors.new_empty(len(anchors) * len(pool) if fresh else area)
+        tile = memory[first : first + area].view(shape)
+        write_products(anchors[rows], pool[columns], tile, scale)
         yield rows, columns, tile
+        first += area * fresh
 
 
-def _copied_tiles(
-    kept: Sequence[Tensor], anchors: Tensor, pool: Tensor
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, a tile's copy): what is kept may serve a second backward pass."""
-    for (rows, columns, tile), saved in zip(_empty_tiles(anchors, pool), kept, strict=True):
-        yield rows, columns, tile.copy_(saved)
+def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:
+    """Yield (rows, columns) of every tile, row block after row block."""
+    width = max(1, min(_COLUMNS, pool))
+    height = max(1, _ROWS * _COLUMNS // width)
+    for first in range(0, anchors, height):
+        for start in range(0, pool, width):
+            yield slice(first, min(first + height, anchors)), slice(start, min(start + width, pool))
 
 
-def _empty_tiles(anchors: Tensor, pool: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, a tile to write to), a view of one reused buffer."""
-    width = max(1, min(_COLUMNS, len(pool)))
-    height = min(_ROWS * _COLUMNS // width, len(anchors))
-    buffer = anchors.new_empty(height * width)
-    for first in range(0, len(anchors), max(1, height)):
-        rows = slice(first, min(first + height, len(anchors)))
-        for start in range(0, len(pool), _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, len(pool)))
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            yield rows, columns, buffer[: shape[0] * shape[1]].view(shape)
+def _finite(logits: Tensor) -> Tensor:
+    """Return the logits, 0 where they are -inf: what may be subtracted from any other."""
+    return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
 def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:

@@ -105,26 +105,26 @@ def distinct_ranks(
 _FEW_EXCLUDED = 4
 
 
-def ranks_to_columns(ranks: Tensor, excluded: Tensor) -> Tensor:
-    """Map rank r to the r-th column that is not excluded.
+def ranks_to_columns_(ranks: Tensor, excluded: Tensor) -> Tensor:
+    """Turn rank r into the r-th column that is not excluded, in place, and return the ranks.
 
-    With the excluded columns x_0 < x_1 < … of a row, column = r + #{j: x_j − j ≤ r}.
+    With the excluded columns x_0 < x_1 < … of a row, column = r + #{j: x_j − j ≤ r}. What was
+    found of x_0 … x_{j−1} has been added to r when x_j is compared, so all that counts is x_j ≤ r.
 
     Args:
         ranks: ``[N, M]`` int64.
         excluded: ``[N, E]`` int64, ascending in each row, padded with ``exclusion.BEYOND``.
     """
-    shifted = excluded - torch.arange(excluded.shape[1], device=excluded.device)
     if excluded.shape[1] > _FEW_EXCLUDED:
-        return ranks + torch.searchsorted(shifted, ranks, right=True)
-    columns = ranks.clone()
-    for each in shifted.T:
-        columns += each[:, None] <= ranks
-    return columns
+        shifted = excluded - torch.arange(excluded.shape[1], device=excluded.device)
+        return ranks.add_(torch.searchsorted(shifted, ranks, right=True))
+    for each in excluded.T:
+        ranks += each[:, None] <= ranks
+    return ranks
 
 
 def _by_random_keys(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:
     width = int(bounds.max())
     keys = torch.rand((len(bounds), width), device=bounds.device, generator=generator)
     beyond = torch.arange(width, device=bounds.device) >= bounds[:, None]
-    return keys.masked_fill_(beyond, -1.0).topk(count, dim=1).indices
+    return keys.masked_fill_(beyond, -1.0).topk(count, dim=1, sorted=False).indices

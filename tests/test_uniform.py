@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
-from negplug.draws import distinct_ranks, ranks_to_columns
+from negplug.draws import distinct_ranks, ranks_to_columns_
 from negplug.exclusion import columns_with_same_id
 
 
@@ -144,13 +144,14 @@ def test_correction_makes_the_denominator_unbiased(shared):
     assert negative_logsumexp(batch, plain.sample(batch), 0.5).exp().mean() < 0.5 * full.mean()
 
 
-def test_rank_maps_to_the_column_that_is_not_excluded():
-    ids = torch.tensor([0, 1, 0, 2, 1, 1, 3, 0, 2])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_rank_maps_to_the_column_that_is_not_excluded(copies):
+    ids = torch.tensor([0, 1, 0, 2, 1, 1, 3, 0, 2]).repeat(copies)
     excluded, own = columns_with_same_id(ids, ids)
     for i, count in enumerate(own.tolist()):
         legal = [k for k in range(len(ids)) if ids[k] != ids[i]]
         ranks = torch.arange(len(ids) - count)[None]
-        assert ranks_to_columns(ranks, excluded[i : i + 1])[0].tolist() == legal
+        assert ranks_to_columns_(ranks, excluded[i : i + 1])[0].tolist() == legal
 
 
 def test_unknown_ids_equal_nothing():

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.draws import distinct_ranks, ranks_to_columns
+from negplug.draws import distinct_ranks, ranks_to_columns_
 from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_flag
@@ -165,7 +165,7 @@ class _SortedPool:
 
     def slots(self, part: int, ranks: Tensor) -> Tensor:
         """Return the pool columns of ranks ``[N, m]`` in a part; any column beyond its end."""
-        place = ranks_to_columns(ranks, self._excluded[part])
+        place = ranks_to_columns_(ranks, self._excluded[part])
         if part == 0:
             place = place + self._first
         else:

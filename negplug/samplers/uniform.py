@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.draws import distinct_ranks, ranks_to_columns
+from negplug.draws import distinct_ranks, ranks_to_columns_
 from negplug.exclusion import columns_with_same_id
 from negplug.hookspecs import SamplerSpec, hookimpl
 from negplug.inputs import check_flag
@@ -90,7 +90,7 @@ class Uniform(ChoosingSampler):
             return offered
         ranks, mask = distinct_ranks(available, self.num_negatives, self.generator(batch))
         if offered.columns is None:
-            slots = columns = ranks_to_columns(ranks, excluded)
+            slots = columns = ranks_to_columns_(ranks, excluded)
         else:
             slots = ranks
             if offered.mask is not None:

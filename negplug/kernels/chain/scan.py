@@ -29,8 +29,8 @@ from negplug.kernels.chain.result import Walk
 _NOTHING = -1e37
 _CERTAIN = 1e25
 
-# Entries at a time: as many as keep temporaries in a CPU's cache, or in bounds elsewhere.
-_ENTRIES = {"cpu": 2**18}
+# Entries at a time, to keep the temporaries in bounds.
+_ENTRIES = {"cpu": 2**20}
 _ENTRIES_ELSEWHERE = 2**24
 
 

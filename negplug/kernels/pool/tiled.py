@@ -23,6 +23,7 @@ from negplug.kernels.product import write_products
 # Of a tile: more anchors than this where the pool is narrower.
 _ROWS = 512
 _COLUMNS = 1024
+_MOST_ROWS = 2048
 
 # Up to so many logits (8 MiB in float32) it is quicker to keep them than to compute them again.
 _KEPT = 2**21
@@ -79,7 +80,8 @@ class _PoolLogSumExp(torch.autograd.Function):
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
         total = _finite(total)
         grad = grad / ctx.temperature
-        grad_anchors = torch.zeros_like(anchors)
+        # Each row block's first tile writes to it.
+        grad_anchors = torch.empty_like(anchors) if len(pool) else torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None
         if kept:
             parts = _kept_exponentials(kept, anchors, pool)
@@ -88,9 +90,12 @@ class _PoolLogSumExp(torch.autograd.Function):
         for rows, columns, tile, highest in parts:
             # P is the tile with its rows multiplied, which is less to do in narrow matrices.
             factor = (grad[rows] * (highest - total[rows]).exp_())[:, None]
-            # Into a tensor: autocast, of a backward pass inside of it, leaves that in peace.
-            means = torch.mm(tile, pool[columns], out=torch.empty_like(anchors[rows]))
-            grad_anchors[rows].addcmul_(means, factor)
+            ours = grad_anchors[rows]
+            # Into tensors: autocast, of a backward pass inside of it, leaves that in peace.
+            if columns.start == 0:
+                torch.mm(tile, pool[columns], out=ours).mul_(factor)
+            else:
+                ours.addcmul_(torch.mm(tile, pool[columns], out=torch.empty_like(ours)), factor)
             if grad_pool is not None:
                 grad_pool[columns].addmm_(tile.T, anchors[rows] * factor)
         return grad_anchors, grad_pool, None, None, None, None, None
@@ -169,7 +174,7 @@ def product_tiles(
 def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:
     """Yield (rows, columns) of every tile, row block after row block."""
     width = max(1, min(_COLUMNS, pool))
-    height = max(1, _ROWS * _COLUMNS // width)
+    height = min(_ROWS * _COLUMNS // width, _MOST_ROWS)
     for first in range(0, anchors, height):
         for start in range(0, pool, width):
             yield slice(first, min(first + height, anchors)), slice(start, min(start + width, pool))
@@ -185,6 +190,9 @@ def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:
 
     Few do in a queue much smaller than the data set, and comparing takes as long as the product.
     """
+    if len(pool_ids) <= _COLUMNS:
+        # Finding out takes longer than comparing.
+        return {0}
     ordered = anchor_ids.sort().values
     place = torch.searchsorted(ordered, pool_ids).clamp_(max=len(ordered) - 1)
     excluded = (ordered[place] == pool_ids).nonzero()[:, 0]

@@ -78,6 +78,19 @@ def test_similarities_of_chosen_pairs_equal_the_reference(kernel, masked, dtype,
             torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance * sizes[1] * 10)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kernel", SIMILARITIES)
+def test_a_pool_that_is_the_anchors_gets_both_gradients(kernel, masked):
+    for seed, (rows, width) in enumerate([(1, 1), (9, 2), (40, 7), (1100, 3)]):
+        z, _, chosen, mask, weights = pairs(rows, width, rows, 16, torch.float64, seed)
+        mask = mask if masked else torch.ones_like(mask)
+        wanted = (gathered_similarities(z, z, chosen, mask) * weights)[mask].sum()
+        found = (SIMILARITIES[kernel](z, z, chosen, mask) * weights)[mask].sum()
+        (expected,) = torch.autograd.grad(wanted, [z])
+        (got,) = torch.autograd.grad(found, [z])
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("kernel", SIMILARITIES)
 def test_who_needs_no_gradient_gets_none_and_strided_columns_do(kernel):
     a, k, chosen, _, _ = pairs(6, 8, 20, 16, torch.float64)
@@ -158,6 +171,37 @@ def test_pools_equal_the_reference(rows, keys, weighted, kept, monkeypatch):
     torch.testing.assert_close(frozen, wanted, rtol=1e-12, atol=1e-12)
     (got,) = torch.autograd.grad((frozen * weights)[~nothing].sum(), [a])
     torch.testing.assert_close(got, expected[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kept", [0, 2**21])
+@pytest.mark.parametrize("weight", [None, -200.0])
+def test_a_row_of_low_logits_that_a_whole_tile_excludes_has_a_finite_gradient(
+    weight, kept, monkeypatch
+):
+    # In float32 e^{−ℓ} is infinite; what the tile's row of zeros makes of it must not be NaN.
+    monkeypatch.setattr(tiled, "_KEPT", kept)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.ones(1103, 8) + 0.1 * torch.randn(1103, 8, generator=generator)
+    a, k = (
+        normalize(rows[:3], dim=1).requires_grad_(),
+        (-normalize(rows[3:], dim=1)).requires_grad_(),
+    )
+    pool_ids = torch.where(torch.arange(1100) < 1024, torch.arange(1100) + 10, 1)
+    log_weight = None if weight is None else torch.full((1, 1100), weight)
+    question = [torch.tensor([1, 2, 3]), pool_ids, 0.005, log_weight]
+    exact = [x.detach().double().requires_grad_() for x in (a, k)]
+    wanted = torch.autograd.grad(full_logsumexp(*exact, *question).sum(), exact)
+    found = torch.autograd.grad(tiled_logsumexp(a, k, *question).sum(), [a, k])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=2e-3)
+
+
+def test_a_pool_without_rows_leaves_the_anchors_a_gradient_of_zero():
+    a, k = torch.randn(3, 4, requires_grad=True), torch.empty(0, 4, requires_grad=True)
+    found = tiled_logsumexp(a, k, torch.arange(3), torch.empty(0, dtype=torch.int64), 0.1)
+    assert (found == -torch.inf).all()
+    ours, _ = torch.autograd.grad(found, [a, k], torch.ones(3))
+    assert not ours.any()
 
 
 GAMMA = 0x9E3779B97F4A7C15

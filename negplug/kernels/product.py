@@ -22,8 +22,9 @@ def write_products(anchors: Tensor, keys: Tensor, out: Tensor, scale: float = 1.
         out: Of the same dtype, which the product keeps under autocast too.
         scale: c.
     """
-    width = _PIECE.get(out.device.type, anchors.shape[1])
-    for start in range(0, anchors.shape[1], width):
+    numbers = max(anchors.shape[1], 1)
+    width = _PIECE.get(out.device.type, numbers)
+    for start in range(0, numbers, width):
         piece = slice(start, start + width)
         # Of what is there before the first piece, nothing is read.
         out.addmm_(anchors[:, piece], keys[:, piece].T, beta=min(start, 1), alpha=scale)

@@ -127,9 +127,10 @@ class _Grid:
     @functools.cached_property
     def _exclusions(self) -> tuple[Tensor, list[list[bool]]]:
         """Return short names of the ids, ``[N]``, and which pairs of spans have one in common."""
-        names = torch.searchsorted(self._ids.sort().values, self._ids)
+        ids, names = torch.unique(self._ids, return_inverse=True)
         span = torch.arange(len(names), device=names.device) // self._width
-        present = self._z.new_zeros(len(names), int(span[-1]) + 1)
+        # Smaller than z up to 500·d rows or so.
+        present = self._z.new_zeros(len(ids), (len(names) - 1) // self._width + 1)
         present[names, span] = 1.0
         # Comparing floats into floats is vectorised; a mask of equal integers takes almost as
         # long as the product.

@@ -62,13 +62,15 @@ class _PoolLogSumExp(torch.autograd.Function):
         kept = []
         question = (anchor_ids, pool_ids, log_weight, mask)
         for rows, _, tile in tiles(anchors, pool, *question, temperature, fresh=small):
-            highest = _finite(tile.amax(1))
-            sums = tile.sub_(highest[:, None]).exp_().sum(1)
-            total[rows] = torch.logaddexp(total[rows], sums.log_().add_(highest))
+            highest = tile.amax(1)
+            shift = _finite(highest)
+            sums = tile.sub_(shift[:, None]).exp_().sum(1)
+            total[rows] = torch.logaddexp(total[rows], sums.log_().add_(shift))
             if small:
                 kept += [tile, highest]
         # Tiles that are kept have the weights and exclusions in them.
         ctx.save_for_backward(anchors, pool, total, *([None] * 4 if small else question), *kept)
+        ctx.small = small
         ctx.temperature = temperature
         return total
 
@@ -76,15 +78,14 @@ class _PoolLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         anchors, pool, total, *question = ctx.saved_tensors[:7]
-        kept = ctx.saved_tensors[7:]
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
         total = _finite(total)
         grad = grad / ctx.temperature
         # Each row block's first tile writes to it.
         grad_anchors = torch.empty_like(anchors) if len(pool) else torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None
-        if kept:
-            parts = _kept_exponentials(kept, anchors, pool)
+        if ctx.small:
+            parts = _kept_exponentials(ctx.saved_tensors[7:], anchors, pool)
         else:
             parts = _exponentials(anchors, pool, total, *question, ctx.temperature)
         for rows, columns, tile, highest in parts:
@@ -112,7 +113,10 @@ def _exponentials(
 def _kept_exponentials(
     kept: Sequence[Tensor], anchors: Tensor, pool: Tensor
 ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Yield (rows, columns, tile of w e^{s − m}, m) with m the greatest of the tile's row."""
+    """Yield (rows, columns, tile of w e^{s − m}, m) with m the greatest s of the tile's row.
+
+    Of a row that is excluded from the tile m is -inf, and e^{s − m} is 0.
+    """
     spans = _spans(len(anchors), len(pool))
     for (rows, columns), tile, highest in zip(spans, kept[::2], kept[1::2], strict=True):
         yield rows, columns, tile, highest
@@ -156,19 +160,20 @@ def product_tiles(
         fresh: As for :func:`tiles`.
     """
     anchors, pool = anchors.detach(), pool.detach()
-    memory = anchors.new_empty(0)
-    first = 0
+    memory: Tensor | None = None
+    place = 0
     for rows, columns in _spans(len(anchors), len(pool)):
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         area = shape[0] * shape[1]
-        if not len(memory):
-            # The first tile is the largest; and fresh ones come of one piece of memory, which a
-            # CPU's allocator has at hand in the next step, as it has not many small ones.
+        if memory is None:
+            # The first tile is the largest. Fresh ones come of one piece of memory, which a CPU's
+            # allocator has at hand in the next step; many small ones it gives to the system.
             memory = anchors.new_empty(len(anchors) * len(pool) if fresh else area)
-        tile = memory[first : first + area].view(shape)
+        tile = memory[place : place + area].view(shape)
+        if fresh:
+            place += area
         write_products(anchors[rows], pool[columns], tile, scale)
         yield rows, columns, tile
-        first += area * fresh
 
 
 def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:

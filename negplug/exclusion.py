@@ -50,6 +50,11 @@ def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, 
 
 def number_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> Tensor:
     """Return the number of the pool columns that each anchor must not take, ``[N]`` int64."""
+    if anchor_ids is pool_ids:
+        # Half the time of looking them up.
+        _, place, count = torch.unique(pool_ids, return_inverse=True, return_counts=True)
+        number: Tensor = count[place].masked_fill_(pool_ids == UNKNOWN, 0)
+        return number
     return _run_of_each(anchor_ids, pool_ids.sort().values)[1]
 
 

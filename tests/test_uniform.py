@@ -10,7 +10,7 @@ import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
 from negplug.draws import distinct_ranks, ranks_to_columns_
-from negplug.exclusion import columns_with_same_id
+from negplug.exclusion import columns_with_same_id, number_with_same_id
 
 
 def batch_of(views: int, size: int, step: int = 0) -> ContrastiveBatch:
@@ -155,9 +155,11 @@ def test_rank_maps_to_the_column_that_is_not_excluded(copies):
 
 
 def test_unknown_ids_equal_nothing():
-    anchor_ids, pool_ids = torch.tensor([-1, 4]), torch.tensor([-1, 4, -1, 5])
+    anchor_ids, pool_ids = torch.tensor([-1, 4]), torch.tensor([-1, 4, -1, 5, 4])
     _, own = columns_with_same_id(anchor_ids, pool_ids)
-    assert own.tolist() == [0, 1]
+    assert own.tolist() == [0, 2]
+    assert number_with_same_id(anchor_ids, pool_ids).tolist() == [0, 2]
+    assert number_with_same_id(pool_ids, pool_ids).tolist() == [0, 2, 0, 1, 2]
 
 
 def test_more_than_a_full_batch_supplies_is_an_error_that_says_how_many():

@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from negplug.kernels.product import write_products
 
 # Of a tile: more anchors than this where the pool is narrower.
-_ROWS = 512
-_COLUMNS = 1024
+_ROWS = 256
+_COLUMNS = 2048
 _MOST_ROWS = 2048
 
 # Up to so many logits (8 MiB in float32) it is quicker to keep them than to compute them again.

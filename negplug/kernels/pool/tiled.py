@@ -199,6 +199,10 @@ def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:
         # Finding out takes longer than comparing.
         return {0}
     ordered = anchor_ids.sort().values
+    lowest, highest = pool_ids.aminmax()
+    if highest < ordered[0] or lowest > ordered[-1]:
+        # Ids that number the samples of a batch, and names of rows that have none.
+        return set()
     place = torch.searchsorted(ordered, pool_ids).clamp_(max=len(ordered) - 1)
     excluded = (ordered[place] == pool_ids).nonzero()[:, 0]
     return set(torch.unique(excluded // _COLUMNS).tolist())

@@ -13,6 +13,7 @@ import importlib.util
 import math
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -122,9 +123,8 @@ def interleaved(
     gc.disable()
     try:
         for number in range(rounds):
-            # Another first one in each round: nobody always runs in the wake of the same one.
-            shift = number % len(names)
-            for name in names[shift:] + names[:shift]:
+            # In a new order: nobody always runs in the wake of the same one.
+            for name in random.Random(number).sample(names, len(names)):
                 start = time.perf_counter()
                 steps[name]()
                 times[name].append(time.perf_counter() - start)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,33 @@ def test_new_folders_on_a_new_storage_at_the_same_moment(place: Workplace) -> No
     errors = [process.communicate(timeout=240)[1] for process in several]
     assert [process.returncode for process in several] == [0, 0, 0], errors
     assert place.starts() == ["0-0.1-0", "0-0.2-0"]
+
+
+CLAIMS = """
+import sys
+from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+runs = [Run("baseline", seed) for seed in range(30)]
+study = SweepStudy(sys.argv[1], "common", Settings("train.py", (), None, None))
+study.enqueue(runs)
+
+def execute(run):
+    print(run.seed)
+    return Result(run, 0.0, {})
+
+study.work(runs, execute, lambda elsewhere: None)
+"""
+
+
+def test_no_run_is_taken_twice_however_short_it_is(tmp_path: Path) -> None:
+    # Without a lock around reading and writing two of three attempts fail.
+    command = [sys.executable, "-c", CLAIMS, f"sqlite:///{tmp_path / 'shared.db'}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    several = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    said = [process.communicate(timeout=240) for process in several]
+    assert [process.returncode for process in several] == [0, 0, 0, 0], said
+    taken = [int(seed) for out, _ in said for seed in out.split()]
+    assert sorted(taken) == list(range(30))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
+    from sqlalchemy import Connection
 
 # A killed process is noticed after the grace period; a beat is one small write.
 _HEARTBEAT_SECONDS = 3
@@ -28,6 +29,7 @@ def open_storage(url: str) -> RDBStorage:
         ValueError: If it cannot be opened.
     """
     import optuna
+    from sqlalchemy import event
     from sqlalchemy.exc import ArgumentError, DatabaseError
 
     # Two sweeps write to one SQLite file: wait for the other's lock.
@@ -38,12 +40,15 @@ def open_storage(url: str) -> RDBStorage:
             with warnings.catch_warnings():
                 # The heartbeat is marked experimental, which no user of a sweep can act on.
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
+                storage = optuna.storages.RDBStorage(
                     url,
                     engine_kwargs=patience,
                     heartbeat_interval=_HEARTBEAT_SECONDS,
                     grace_period=_GRACE_SECONDS,
                 )
+            if storage.engine.dialect.name == "sqlite":
+                event.listen(storage.engine, "begin", _lock_before_reading)
+            return storage
         except (ArgumentError, ImportError) as error:
             raise ValueError(_unopened(error)) from None
         except DatabaseError as error:
@@ -51,6 +56,19 @@ def open_storage(url: str) -> RDBStorage:
             if time.monotonic() > deadline:
                 raise ValueError(_unopened(error)) from None
             time.sleep(0.5)
+
+
+def _lock_before_reading(connection: Connection) -> None:
+    """Take SQLite's lock where a transaction begins, not where it first writes.
+
+    Optuna reads that a trial is waiting and then writes that it runs. Other databases lock the row
+    that is read; SQLite has no such lock, and two sweeps could read it and both run the trial. This
+    is what SQLAlchemy's documentation of the dialect advises.
+    """
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+    driver.isolation_level = None  # or Python's module begins transactions of its own
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def open_study(storage: RDBStorage, name: str, settings: dict[str, Any]) -> Study:

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import comparable_ids
 from negplug.kernels.pool import row_logsumexp
-from negplug.kernels.pool.tiled import tiles
+from negplug.kernels.pool.tiled import finite, tiles
 from negplug.logits.chosen import chosen_logits
 from negplug.negatives import Negatives
 
@@ -94,7 +94,7 @@ def _of_chosen(
     logits = chosen_logits(batch.anchors, part, temperature)
     theirs = chosen_logits(others, part, temperature).detach()
     total = row_logsumexp(logits)
-    shares = (logits - total.masked_fill(total == -torch.inf, 0.0)[:, None]).exp()
+    shares = (logits - finite(total)[:, None]).exp()
     difference = (logits - theirs).masked_fill(logits == -torch.inf, 0.0)
     return _Part(total, (shares * difference).sum(1), row_logsumexp(theirs))
 
@@ -120,7 +120,7 @@ class _PoolDifference(torch.autograd.Function):
             change = _difference(logits, theirs)
             after = torch.logaddexp(total[rows], logits.logsumexp(1))
             # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
-            shift = after.masked_fill(after == -torch.inf, 0.0)
+            shift = finite(after)
             difference[rows] *= (total[rows] - shift).exp()
             difference[rows] += change.mul_(logits.sub_(shift[:, None]).exp_()).sum(1)
             total[rows] = after
@@ -138,7 +138,7 @@ class _PoolDifference(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         anchors, pool, others, anchor_ids, pool_ids, log_weight, mask = ctx.saved_tensors[:7]
         total, difference = ctx.saved_tensors[7:]
-        shift = total.masked_fill(total == -torch.inf, 0.0)
+        shift = finite(total)
         constant = grad_total + grad_difference * (1 - difference)
         grad_anchors = torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None

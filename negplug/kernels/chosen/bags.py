@@ -63,8 +63,6 @@ def _gradients(
             per_sample_weights=grad.reshape(-1)[order],
             mode="sum",
         )
-    if anchors is pool and grad_anchors is not None and grad_pool is not None:
-        return grad_anchors.add_(grad_pool), None
     return grad_anchors, grad_pool
 
 

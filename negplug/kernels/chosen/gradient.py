@@ -37,7 +37,7 @@ class Gradients(Protocol):
             grad: ``[N, M]``, that of the similarities.
             anchors: ``[N, d]``.
             pool: ``[K, d]``. Where it is the very tensor of the anchors, and both gradients are
-                wanted, the first is their sum and the second None.
+                wanted, the first may be their sum and the second None.
             columns: ``[N, M]`` int64.
             wanted: Whether the anchors' and the pool's are.
         """

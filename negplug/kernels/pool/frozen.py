@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.pool.tiled import tiles
+from negplug.kernels.pool.tiled import finite, tiles
 
 
 def frozen_logsumexp(
@@ -62,7 +62,7 @@ class _FrozenLogSumExp(torch.autograd.Function):
             before = highest[rows]
             after = torch.maximum(before, tile.amax(1))
             # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
-            shift = after.masked_fill(after == -torch.inf, 0.0)
+            shift = finite(after)
             faded = (before - shift).exp_()
             tile.sub_(shift[:, None]).exp_()
             sums[rows] = faded * sums[rows] + tile.sum(1)

@@ -63,7 +63,7 @@ class _PoolLogSumExp(torch.autograd.Function):
         question = (anchor_ids, pool_ids, log_weight, mask)
         for rows, _, tile in tiles(anchors, pool, *question, temperature, fresh=small):
             highest = tile.amax(1)
-            shift = _finite(highest)
+            shift = finite(highest)
             sums = tile.sub_(shift[:, None]).exp_().sum(1)
             total[rows] = torch.logaddexp(total[rows], sums.log_().add_(shift))
             if small:
@@ -79,7 +79,7 @@ class _PoolLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         anchors, pool, total, *question = ctx.saved_tensors[:7]
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
-        total = _finite(total)
+        total = finite(total)
         grad = grad / ctx.temperature
         # Each row block's first tile writes to it.
         grad_anchors = torch.empty_like(anchors) if len(pool) else torch.zeros_like(anchors)
@@ -185,7 +185,7 @@ def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:
             yield slice(first, min(first + height, anchors)), slice(start, min(start + width, pool))
 
 
-def _finite(logits: Tensor) -> Tensor:
+def finite(logits: Tensor) -> Tensor:
     """Return the logits, 0 where they are -inf: what may be subtracted from any other."""
     return logits.masked_fill(logits == -torch.inf, 0.0)
 

@@ -10,14 +10,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from negplug.kernels.random import distinct_integers, uniforms
+from negplug.kernels.random import distinct_integers, write_uniforms
 from negplug.precision import widest
 
 
@@ -53,18 +52,29 @@ class Draws:
         return int.from_bytes(digest, "little") >> 1
 
 
+# Numbers at a time, so that all passes over them stay in a CPU's cache.
+_AT_ONCE = {"cpu": 2**17}
+_AT_ONCE_ELSEWHERE = 2**24
+
+
 def exponentials(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     """Return standard exponential variables −log u, above 0, of the type and device of ``like``.
 
     Where there is float64, u is that of :mod:`negplug.kernels.random`, keyed by one number of
     ``generator``: the same whatever computes it. A CPU's own generator goes number by number.
     """
-    if widest(like.device) == torch.float64:
-        seed = torch.randint(2**62, (), generator=generator, device=like.device)
-        drawn = uniforms(math.prod(shape), seed).log_()
-        return drawn.to(like.dtype).neg_().view(shape)
     drawn = torch.empty(shape, dtype=like.dtype, device=like.device)
-    return drawn.exponential_(generator=generator).clamp_(min=torch.finfo(like.dtype).tiny)
+    if widest(like.device) != torch.float64:
+        return drawn.exponential_(generator=generator).clamp_(min=torch.finfo(like.dtype).tiny)
+    seed = torch.randint(2**62, (), generator=generator, device=like.device)
+    width = min(drawn.numel(), _AT_ONCE.get(like.device.type, _AT_ONCE_ELSEWHERE))
+    numbers = drawn.new_empty(width, dtype=torch.float64)
+    for start in range(0, drawn.numel(), max(width, 1)):
+        part = drawn.view(-1)[start : start + width]
+        uniform = numbers[: len(part)]
+        write_uniforms(uniform, seed, start)
+        part.copy_(uniform.log_()).neg_()
+    return drawn
 
 
 def distinct_ranks(

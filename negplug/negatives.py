@@ -24,7 +24,8 @@ class Negatives:
         mask: ``[N, M]`` bool, True where ``columns`` holds a negative; None if all do. Without
             ``columns`` it is ``[N, K]``, True where a row of the pool may serve the anchor.
         log_weight: Detached log importance weights, broadcastable to ``[N, M]`` (or ``[N, K]``
-            without ``columns``); None is all zero.
+            without ``columns``); None is all zero. -inf is no draw; who estimates the denominator
+            masks what is no negative.
         partners: ``[N, M]`` int64 columns. Negative m of an anchor is then not the row
             ``pool[columns]`` but the mixture of it and ``pool[partners]``.
         coefficients: ``[N, M, 2]``, detached: what the mixture takes of each of the two rows.
@@ -75,15 +76,12 @@ class Negatives:
     def counts(self, anchor_ids: Tensor) -> Tensor:
         """Return the number of negatives of each anchor, ``[N]`` int64."""
         others = sum(other.counts(anchor_ids) for other in self.others)
-        if self.columns is None:
-            if self.mask is not None:
-                own = self._allowed(anchor_ids).sum(1)
-            else:
-                own = len(self.pool) - number_with_same_id(anchor_ids, self.pool_ids)
-        elif self.mask is None:
-            own = torch.full_like(anchor_ids, self.columns.shape[1])
+        if self.mask is not None or self._drops_draws:
+            own = self._chosen(anchor_ids).sum(1)
+        elif self.columns is None:
+            own = len(self.pool) - number_with_same_id(anchor_ids, self.pool_ids)
         else:
-            own = self.mask.sum(1)
+            own = torch.full_like(anchor_ids, self.columns.shape[1])
         return own + others
 
     def enumerated(self, anchor_ids: Tensor) -> Negatives:
@@ -105,13 +103,10 @@ class Negatives:
             )
         columns, masks, first = [], [], 0
         for part in parts:
-            own = part.columns
+            own, mask = part.columns, part._chosen(anchor_ids)
             if own is None:
                 own = torch.arange(len(part.pool), device=anchor_ids.device)
                 own = own.expand(len(anchor_ids), -1)
-                mask = part._allowed(anchor_ids)
-            else:
-                mask = torch.ones_like(own, dtype=torch.bool) if part.mask is None else part.mask
             columns.append(own + first)
             masks.append(mask)
             first += len(part.pool)
@@ -140,10 +135,23 @@ class Negatives:
         others = tuple(other.detach() for other in self.others)
         return replace(self, pool=self.pool.detach(), others=others)
 
-    def _allowed(self, anchor_ids: Tensor) -> Tensor:
-        """Return ``[N, K]``, True where a row of the whole pool is a negative of the anchor."""
-        allowed = comparable_ids(anchor_ids)[:, None] != self.pool_ids
-        return allowed if self.mask is None else allowed & self.mask
+    @property
+    def _drops_draws(self) -> bool:
+        """Whether weights of 0 say what was not drawn."""
+        return self.estimator == "posterior" and self.log_weight is not None
+
+    def _chosen(self, anchor_ids: Tensor) -> Tensor:
+        """Return ``[N, M]``, or ``[N, K]`` of a whole pool, True where there is a negative."""
+        if self.columns is None:
+            chosen = comparable_ids(anchor_ids)[:, None] != self.pool_ids
+        else:
+            chosen = torch.ones_like(self.columns, dtype=torch.bool)
+        if self.mask is not None:
+            chosen &= self.mask
+        if self._drops_draws:
+            assert self.log_weight is not None
+            chosen &= self.log_weight > -torch.inf
+        return chosen
 
 
 def _joined(values: list[Tensor | None], parts: list[Negatives]) -> Tensor | None:

@@ -30,25 +30,39 @@ class PerSample:
 
     def read(self, indexes: Tensor, views: Tensor) -> dict[str, Tensor]:
         """Return the values ``[N, …]`` of N samples and views; those never written are empty."""
+        height, width = self._shape
+        if not height * width:
+            return {
+                name: values.new_full((len(indexes), *values.shape[2:]), self._empty[name])
+                for name, values in self._values.items()
+            }
+        known = (views < height) & (indexes < width)
+        place = views.clamp(max=height - 1) * width + indexes.clamp(max=width - 1)
         found = {}
         for name, values in self._values.items():
-            known = (views < values.shape[0]) & (indexes < values.shape[1])
-            rows = values.new_full((len(indexes), *values.shape[2:]), self._empty[name])
-            rows[known] = values[views[known], indexes[known]]
-            found[name] = rows
+            rows = values.flatten(0, 1).index_select(0, place)
+            here = known.view(-1, *(1 for _ in rows.shape[1:]))
+            found[name] = rows.where(here, self._empty[name])
         return found
 
     def write(self, indexes: Tensor, views: Tensor, **values: Tensor) -> None:
         """Write values ``[N, …]``; of a sample and view that occurs twice, the last one."""
         if not len(indexes):
             return
-        highest = int(indexes.max()) + 1
+        height, length = int(views.max()) + 1, int(indexes.max()) + 1
         for name, rows in values.items():
-            self._reserve(name, int(views.max()) + 1, highest, rows)
-        last = _last_of_each(views * highest + indexes)
+            self._reserve(name, height, length, rows)
+        place = views * self._shape[1] + indexes
+        ordered, order = place.sort(stable=True)
+        ends = ordered[1:] != ordered[:-1]
+        if not ends.all():
+            last = order[torch.cat([ends, ends.new_ones(1)])]
+            place = place[last]
+            values = {name: rows[last] for name, rows in values.items()}
         for name, rows in values.items():
-            self._values[name][views[last], indexes[last]] = rows[last].to(self._values[name])
-        self._length = max(self._length, highest)
+            kept = self._values[name]
+            kept.view(-1, *kept.shape[2:]).index_copy_(0, place, rows.to(kept))
+        self._length = max(self._length, length)
 
     def forget(self, indexes: Tensor) -> None:
         """Empty every value of these samples, of all their views."""
@@ -85,7 +99,13 @@ class PerSample:
     @property
     def views(self) -> int:
         """V, as far as they were written."""
-        return next(iter(self._values.values())).shape[0]
+        return self._shape[0]
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """How many views and samples there is room for."""
+        height, width, *_ = next(iter(self._values.values())).shape
+        return height, width
 
     @property
     def device(self) -> torch.device:
@@ -155,11 +175,3 @@ def occurrences(indexes: Tensor) -> Tensor:
     first = torch.searchsorted(ordered, ordered)
     count = torch.arange(len(indexes), device=indexes.device) - first
     return torch.empty_like(count).index_copy_(0, order, count)
-
-
-def _last_of_each(keys: Tensor) -> Tensor:
-    """Return the last place of each distinct key, in ascending order of keys."""
-    ordered, order = torch.sort(keys, stable=True)
-    ends = torch.ones_like(ordered, dtype=torch.bool)
-    ends[:-1] = ordered[1:] != ordered[:-1]
-    return order[ends]

@@ -27,10 +27,10 @@ BACKENDS = {"scan": scan_walk, "compiled": compiled_walk, "reference": loop_walk
 def naive_walk(scores, noise, initial, burn_in):
     """One chain after the other, one proposal after the other."""
     chains, steps = scores.shape
-    counts = torch.zeros(chains, steps, dtype=torch.int32)
-    stayed = torch.zeros(chains, dtype=torch.int32)
+    counts = scores.new_zeros(chains, steps)
+    stayed = scores.new_zeros(chains)
     last = torch.full((chains,), -1)
-    accepted = torch.zeros(chains, dtype=torch.int32)
+    accepted = scores.new_zeros(chains)
     thresholds = scores + noise
     for i in range(chains):
         current, seen = initial[i].item(), 0

@@ -80,12 +80,25 @@ def outside_of(negatives, anchor):
     """What an anchor draws outside the batch: Σ_u w_u (1, row) of each image."""
     found = {}
     for part in negatives.others:
-        for column, here in zip(part.columns[anchor], part.mask[anchor], strict=True):
+        drawn = part.log_weight[anchor] > -torch.inf
+        for column, here in zip(part.columns[anchor], drawn, strict=True):
             if here:
                 place = len(found.setdefault(int(part.pool_indexes[column]), []))
                 weight = part.log_weight[anchor, place].exp()
                 found[int(part.pool_indexes[column])].append((part.pool[column], weight))
     return {image: together(rows) for image, rows in found.items()}
+
+
+def by_key(batch, negatives):
+    """Weights ``[N, K]`` of the batch's keys, which the pool holds in another order."""
+    weights = torch.zeros(len(batch.anchors), len(batch.keys), dtype=torch.float64)
+    free = list(range(len(batch.keys)))
+    for column in (negatives.log_weight > -torch.inf).any(0).nonzero()[:, 0].tolist():
+        # Of rows that are alike (a sample that is in the batch twice), the first comes first.
+        key = next(key for key in free if torch.equal(batch.keys[key], negatives.pool[column]))
+        weights[:, key] = negatives.log_weight[:, column].exp()
+        free.remove(key)
+    return weights
 
 
 def together(rows):
@@ -131,7 +144,7 @@ def test_the_whole_step_equals_a_loop(expression, option, form):
         loss = loss_fn.contrast(replace(batch, dataset=DatasetAccess(SAMPLES, encode)))
         draws = reference.step(batch, step, TAU, encode)
         negatives = seen[0][1]
-        weights = negatives.log_weight.exp().where(negatives.mask, 0.0)
+        weights = by_key(batch, negatives)
         for anchor, (inside, elsewhere) in enumerate(draws):
             wanted = torch.zeros(len(batch.keys), dtype=torch.float64)
             for key, weight in inside.items():

@@ -27,7 +27,9 @@ def posterior(pool, ids, kind, seed=0):
         junk = torch.tensor([torch.inf, -torch.inf, 1e300]).to(weight)
         weight[~mask] = junk.repeat(99)[: int((~mask).sum())]
     elif kind == "tiny":
-        weight[mask] -= 1e4
+        weight[:, ::2] -= 1e4
+    elif kind == "dropped":
+        weight[~mask] = -torch.inf
     elif kind == "one for each row of the pool":
         weight = weight[:1]
     elif kind == "one for each anchor":
@@ -35,13 +37,13 @@ def posterior(pool, ids, kind, seed=0):
     elif kind == "transposed":
         weight, mask = weight.T.contiguous().T, mask.T.contiguous().T
     weight = None if kind == "none" else weight
-    mask = None if kind == "no mask" else mask
+    mask = None if kind in ("no mask", "dropped") else mask
     return Negatives(pool, ids, mask=mask, log_weight=weight, estimator="posterior")
 
 
 def naive(batch, part):
-    """Σ_j w_ij ⟨a_i, k_j⟩ and whether there is a draw, one pair at a time."""
-    totals, drawn = [], []
+    """Σ_j w_ij ⟨a_i, k_j⟩ and the number of draws of any weight, one pair at a time."""
+    totals, numbers = [], []
     for i, anchor in enumerate(batch.anchors):
         total, number = 0.0 * anchor.sum(), 0
         for j, row in enumerate(part.pool):
@@ -53,16 +55,17 @@ def naive(batch, part):
             weight = 1.0
             if part.log_weight is not None:
                 weight = part.log_weight.expand(ANCHORS, len(part.pool))[i, j].exp()
-            total, number = total + weight * (anchor @ row), number + 1
+            total, number = total + weight * (anchor @ row), number + bool(weight)
         totals.append(total)
-        drawn.append(number > 0)
-    return torch.stack(totals), torch.tensor(drawn)
+        numbers.append(number)
+    return torch.stack(totals), torch.tensor(numbers)
 
 
 KINDS = [
     "plain",
     "junk",
     "tiny",
+    "dropped",
     "none",
     "no mask",
     "transposed",
@@ -78,7 +81,10 @@ def test_a_whole_pool_equals_a_loop(kind):
     batch = ContrastiveBatch(anchors, anchors, ids, ids, torch.full((ANCHORS, 1), -1))
     part = posterior(pool, torch.tensor([5, 1, 1, -1, -1, 0, 3, 7, 8]), kind)
     found = expected_logit(batch, part, TAU)
-    total, drawn = naive(batch, part)
+    total, number = naive(batch, part)
+    if kind != "tiny":
+        assert torch.equal(part.counts(ids), number)
+    drawn = number > 0
     wanted = (total / TAU).masked_fill(~drawn, -torch.inf)
     torch.testing.assert_close(found, wanted)
     assert drawn.all() == (kind == "no mask")

@@ -7,40 +7,34 @@ import torch
 from scipy import stats
 
 from negplug.draws import exponentials
-from negplug.kernels.random import hashing
 from negplug.kernels.random.hashing import hashed_uniforms
 
 pytest.importorskip("numba")
-from negplug.kernels.random import compiled
 from negplug.kernels.random.compiled import compiled_uniforms
 
 
-def naive_uniforms(count, seed):
+def naive_uniforms(count, seed, start):
     """SplitMix64 in Python's integers."""
     numbers, state = [], seed
-    for _ in range(count):
+    for _ in range((start + count + 1) // 2):
         state = (state + 0x9E3779B97F4A7C15) % 2**64
         mixed = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
-        numbers.append((2 * ((mixed ^ (mixed >> 31)) >> 12) + 1) / 2**53)
-    return torch.tensor(numbers, dtype=torch.float64)
+        mixed ^= mixed >> 31
+        for half in (mixed % 2**32, mixed >> 32):
+            signed = half - 2**32 if half >= 2**31 else half
+            numbers.append((2 * signed + 1 + 2**32) / 2**33)
+    return torch.tensor(numbers[start : start + count], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**61 + 12345, -1])
 @pytest.mark.parametrize("drawn", [hashed_uniforms, compiled_uniforms])
-def test_uniforms_are_those_of_splitmix64(monkeypatch, drawn, seed):
-    monkeypatch.setattr(hashing, "_AT_ONCE", {"cpu": 64})
-    for count in (0, 1, 64, 1000):
-        found = drawn(count, torch.tensor(seed))
-        assert torch.equal(found, naive_uniforms(count, seed))
+def test_uniforms_are_those_of_splitmix64(drawn, seed):
+    for count, start in ((0, 0), (1, 0), (64, 0), (1001, 0), (64, 2), (7, 100)):
+        found = torch.empty(count, dtype=torch.float64)
+        drawn(found, torch.tensor(seed), start)
+        assert torch.equal(found, naive_uniforms(count, seed, start))
         assert ((found > 0) & (found < 1)).all()
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_uniforms_in_threads(monkeypatch):
-    wanted = compiled_uniforms(1000, torch.tensor(7))
-    monkeypatch.setattr(compiled, "_FEW_UNIFORMS", 0)
-    assert torch.equal(compiled_uniforms(1000, torch.tensor(7)), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -100,15 +100,15 @@ class Emc2(ChainSampler):
         proposed = proposes.sum(1).long()
         passed = self._passed_over(proposed, step, scores.shape[1])
         counts, stayed, last, accepted = walk(scores, noise, initial, passed)
-        total = (proposed - passed).to(scores.dtype)
+        total = proposed - passed
         # Where nothing is proposed, the state is still a draw.
         idle = (total == 0) & (initial > -torch.inf)
-        share = 1 / total.clamp(min=1)
+        share = total.clamp_(min=1).to(scores).reciprocal_()
         return Moves(
-            counts * share[:, None],
-            torch.where(idle, 1.0, stayed * share),
+            counts.mul_(share[:, None]),
+            stayed.mul_(share).masked_fill_(idle, 1.0),
             last,
-            accepted / proposed.clamp(min=1),
+            accepted.div_(proposed),
         )
 
     def _passed_over(self, proposed: Tensor, step: int, images: int) -> Tensor:

@@ -71,7 +71,9 @@ class Isir(ChainSampler):
         # Of nothing but -inf, none is chosen.
         last = chosen.where((best > -torch.inf) & (chosen < scores.shape[1]), -1)
         moved = (last >= 0) & (last != place)
-        return Moves(weights[:, :-1], weights[:, -1], last, moved.to(scores.dtype))
+        idle = scores.amax(1) == -torch.inf
+        accepted = moved.to(scores.dtype).masked_fill_(idle, torch.nan)
+        return Moves(weights[:, :-1], weights[:, -1], last, accepted)
 
     def left(self, scores: Tensor, shares: Tensor) -> Tensor:
         """Return the softmax over the batch, whose shares of all draws may have underflowed."""

@@ -133,7 +133,11 @@ def _chosen(part: Negatives, anchor_ids: Tensor) -> Tensor:
         chosen = comparable_ids(anchor_ids)[:, None] != part.pool_ids
     else:
         chosen = torch.ones_like(part.columns, dtype=torch.bool)
-    return chosen if part.mask is None else chosen & part.mask
+    if part.mask is not None:
+        chosen &= part.mask
+    if part.estimator == "posterior" and part.log_weight is not None:
+        chosen &= part.log_weight != -torch.inf
+    return chosen
 
 
 def _owners(part: Negatives, keys: Tensor, owners: Tensor) -> Tensor:

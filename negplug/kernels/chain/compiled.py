@@ -35,10 +35,9 @@ def compiled_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tenso
     Quickest where ``scores.T`` and ``noise.T`` are contiguous; ``counts.T`` is.
     """
     chains, steps = scores.shape
-    counts = torch.empty(steps, chains, dtype=torch.int32)
-    stayed = torch.empty(chains, dtype=torch.int32)
+    counts = scores.new_empty(steps, chains)
+    stayed, accepted = scores.new_empty(2, chains)
     last = torch.empty(chains, dtype=torch.int64)
-    accepted = torch.empty(chains, dtype=torch.int32)
     arguments = (scores.T, noise.T, initial, burn_in, counts, stayed, last, accepted)
     # One memory layout, so that there is one compiled function for each dtype.
     arrays = [tensor.detach().contiguous().numpy() for tensor in arguments]
@@ -87,7 +86,7 @@ def _walk_block(
             counted[i] -= score[i] != -np.inf
             before = max(counted[i], np.int32(0))
             accept = draws[i] != 0
-            draws[i] = until[i] - before if accept else np.int32(0)
+            draws[i] = until[i] - before if accept else 0
             until[i] = before if accept else until[i]
     for i in range(width):
         stayed[start + i] = until[i]

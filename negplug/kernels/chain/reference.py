@@ -17,7 +17,7 @@ def loop_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -
     chains, steps = scores.shape
     rows = torch.arange(chains, device=scores.device)
     # The last column is the initial state's.
-    counts = torch.zeros(chains, steps + 1, dtype=torch.int32, device=scores.device)
+    counts = scores.new_zeros(chains, steps + 1)
     state = torch.full_like(rows, steps)
     accepted = torch.zeros_like(counts[:, 0])
     done = torch.zeros_like(rows)
@@ -30,6 +30,6 @@ def loop_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -
         state = torch.where(accept, column, state)
         accepted += accept
         done += valid
-        counts[rows, state] += (valid & (done > burn_in)).int()
+        counts[rows, state] += valid & (done > burn_in)
     last = torch.where(state == steps, -1, state)
     return Walk(counts[:, :steps], counts[:, steps], last, accepted)

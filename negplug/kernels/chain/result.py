@@ -10,11 +10,13 @@ from torch import Tensor
 class Walk(NamedTuple):
     """Counted draws and final states of N chains of R proposals each.
 
+    Numbers have the dtype of the scores, in which they are multiplied: float32 is exact up to 2²⁴.
+
     Attributes:
-        counts: ``[N, R]`` int32, how many of a chain's counted draws are proposal j.
-        stayed: ``[N]`` int32, how many of them are still the initial state.
+        counts: ``[N, R]``, how many of a chain's counted draws are proposal j.
+        stayed: ``[N]``, how many of them are still the initial state.
         last: ``[N]`` int64, column of the final state; -1 is the initial state.
-        accepted: ``[N]`` int32, number of accepted proposals.
+        accepted: ``[N]``, number of accepted proposals.
     """
 
     counts: Tensor

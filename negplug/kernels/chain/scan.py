@@ -37,31 +37,25 @@ _ENTRIES_ELSEWHERE = 2**24
 def scan_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Walk:
     """Return what :func:`negplug.kernels.chain.walk` returns; see there for the arguments.
 
-    Quickest where ``scores.T`` and ``noise.T`` are contiguous; ``counts.T`` is. Draws are counted
-    in the dtype of the scores: in float32 exactly up to R = 2²⁴.
+    Quickest where ``scores.T`` and ``noise.T`` are contiguous; ``counts.T`` is.
     """
     chains, steps = scores.shape
-    counts = scores.new_empty((steps, chains), dtype=torch.int32)
-    stayed = scores.new_empty(chains, dtype=torch.int32)
+    counts = scores.new_empty(steps, chains)
+    stayed, accepted = scores.new_empty(2, chains)
     last = scores.new_empty(chains, dtype=torch.int64)
-    accepted = scores.new_empty(chains, dtype=torch.int32)
-    columns = torch.arange(1, steps + 1, dtype=scores.dtype, device=scores.device)[:, None]
     width = max(1, _ENTRIES.get(scores.device.type, _ENTRIES_ELSEWHERE) // steps)
     for start in range(0, chains, width):
         part = slice(start, start + width)
-        accepts, draws, held = _walk(scores[part].T, noise[part].T, initial[part], burn_in[part])
-        counts[:, part] = draws
-        stayed[part] = held
-        accepted[part] = accepts.sum(0)
-        last[part] = accepts.mul(columns).amax(0) - 1
+        found = _walk(scores[part].T, noise[part].T, initial[part], burn_in[part])
+        counts[:, part], stayed[part], last[part], accepted[part] = found
     return Walk(counts.T, stayed, last, accepted)
 
 
 @torch.inference_mode()  # A quarter less overhead per operation; the caller copies the results.
 def _walk(
     scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return acceptance (0 or 1), draws of each proposal, and of the initial state, in floats.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what a walk leaves behind, all of it in the dtype of the scores.
 
     Args:
         scores: ``[R, N]``.
@@ -72,8 +66,8 @@ def _walk(
     count = len(scores)
     # Few buffers, each used more than once: fresh ones cost page faults.
     states, spare = scores.new_empty((2, count + 1, scores.shape[1]))
-    values = spare[:count].copy_(scores).clamp_(min=_NOTHING)
-    thresholds = torch.empty_like(values).copy_(noise).clamp_(max=_CERTAIN).add_(values)
+    values = torch.clamp(scores, min=_NOTHING, out=spare[:count])
+    thresholds = torch.clamp(noise, max=_CERTAIN, out=torch.empty_like(values)).add_(values)
     _states(thresholds, values, initial.clamp(min=_NOTHING), states)
     accepts = torch.lt(states[:-1], thresholds, out=torch.empty_like(values))
     # −W, so that the next accepted step has the largest.
@@ -83,14 +77,18 @@ def _walk(
     lift = count + 1
     since = torch.add(before[:-1], accepts, alpha=lift, out=thresholds)
     until = _suffixes(torch.maximum, since, before[-1] + lift, out=spare)
-    return accepts, since.sub_(until[1:]).mul_(accepts), lift - until[0]
+    draws, stayed = since.sub_(until[1:]).mul_(accepts), lift - until[0]
+    column = torch.arange(1, lift, dtype=scores.dtype, device=scores.device)[:, None]
+    last = torch.mul(accepts, column, out=spare[:count]).amax(0) - 1
+    return draws, stayed, last, accepts.sum(0)
 
 
 def _states(thresholds: Tensor, values: Tensor, initial: Tensor, out: Tensor) -> None:
     """Write the score before each of n steps and after the last, to ``out [n + 1, N]``."""
     count = len(values)
-    if not count:
+    if count == 1:
         out[0] = initial
+        torch.lerp(out[:1], values, torch.lt(out[:1], thresholds, out=out[1:]), out=out[1:])
         return
     first_threshold, second_threshold = thresholds[::2], thresholds[1::2]
     first_value, second_value = values[::2], values[1::2]
@@ -109,8 +107,9 @@ def _states(thresholds: Tensor, values: Tensor, initial: Tensor, out: Tensor) ->
 def _suffixes(reduce: Callable[..., Tensor], values: Tensor, last: Tensor, out: Tensor) -> Tensor:
     """Write the reductions of values[j:] and ``last``, for j = 0…n, to ``out [n + 1, N]``."""
     count = len(values)
-    if not count:
-        out[0] = last
+    if count == 1:
+        out[1] = last
+        reduce(values, out[1:], out=out[:1])
         return out
     odd = count % 2
     _suffixes(reduce, reduce(values[odd::2], values[odd + 1 :: 2]), last, out[odd::2])

@@ -8,9 +8,9 @@ thread and on no other number,
 with mix and γ of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
 generators", OOPSLA, figure 13).
 
-- **Uniform numbers**, u_t = (⌊h_t/2¹²⌋ + ½) · 2⁻⁵² for t = 1, 2, …: exact in float64, never 0 or 1.
-  The 52 bits matter: of exponential variables −log u made from 24 bits, one in a few million is
-  the largest there can be and wins over any score.
+- **Uniform numbers**, ½ + (k + ½) · 2⁻³² in (0, 1), k being the lower and then the upper 32 bits of
+  h_t as a signed integer, for t = 1, 2, …. As many bits matter: of exponential variables −log u
+  made from 24 bits, one in a few million is the largest there can be and wins over any score.
 - **Distinct integers**, for each row the first M different ones of a stream of its own, whose seed
   is mix(seed + i·γ): ⌊h_t/2⌋ mod bound for t = 0, 1, …. What repeats an earlier one is passed
   over, a rule that treats all values alike, so every M-subset of [0, bound) is equally likely; no
@@ -31,7 +31,7 @@ from negplug.kernels.choice import Kernel, Operation, numba_refusal
 from negplug.kernels.random.hashing import hashed_uniforms
 from negplug.kernels.random.sorting import sorted_integers
 
-__all__ = ["DISTINCT", "UNIFORMS", "distinct_integers", "uniforms"]
+__all__ = ["DISTINCT", "UNIFORMS", "distinct_integers", "write_uniforms"]
 
 
 def _compiled_integers() -> Callable[..., Tensor]:
@@ -40,7 +40,7 @@ def _compiled_integers() -> Callable[..., Tensor]:
     return compiled_integers
 
 
-def _compiled_uniforms() -> Callable[..., Tensor]:
+def _compiled_uniforms() -> Callable[..., None]:
     from negplug.kernels.random.compiled import compiled_uniforms
 
     return compiled_uniforms
@@ -77,12 +77,12 @@ def distinct_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
     return drawn
 
 
-def uniforms(count: int, seed: Tensor) -> Tensor:
-    """Return ``[count]`` float64, uniform in (0, 1).
+def write_uniforms(out: Tensor, seed: Tensor, start: int = 0) -> None:
+    """Write the uniform numbers of a stream from some place on.
 
     Args:
-        count: How many.
-        seed: One int64, on the device where they are wanted.
+        out: ``[n]`` float64, which holds them exactly.
+        seed: One int64, on the device of ``out``.
+        start: How many numbers come before; even.
     """
-    drawn: Tensor = UNIFORMS.kernel(seed.device, None)(count, seed)
-    return drawn
+    UNIFORMS.kernel(out.device, None)(out, seed, start)

@@ -19,7 +19,6 @@ from negplug.kernels.compiling import compiled, threads
 
 # Numbers; below so many, threads cost more than they save.
 _FEW = 2**15
-_FEW_UNIFORMS = 2**20
 
 
 def compiled_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
@@ -32,13 +31,9 @@ def compiled_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
     return drawn
 
 
-def compiled_uniforms(count: int, seed: Tensor) -> Tensor:
-    """Return uniform numbers; see :func:`negplug.kernels.random.uniforms`."""
-    drawn = torch.empty(count, dtype=torch.float64)
-    start = np.uint64(int(seed) % 2**64)
-    with threads(count >= _FEW_UNIFORMS) as at_once:
-        (_uniforms_at_once if at_once else _uniforms_in_turn)(start, drawn.numpy())
-    return drawn
+def compiled_uniforms(out: Tensor, seed: Tensor, start: int) -> None:
+    """Write uniform numbers; see :func:`negplug.kernels.random.write_uniforms`."""
+    _uniforms(np.uint64(int(seed) % 2**64), np.uint64(start // 2), out.numpy())
 
 
 @compiled()
@@ -73,14 +68,23 @@ def _draw_row(i: int, bounds: Any, seed: Any, drawn: Any) -> None:
 
 
 @compiled()
-def _uniforms(seed: Any, drawn: Any, start: int, stop: int) -> None:
-    for t in range(start, stop):
-        state = _mix(seed + np.uint64(t + 1) * np.uint64(0x9E3779B97F4A7C15))
-        # Through a signed integer, for which there is a vector instruction everywhere.
-        drawn[t] = (np.float64(np.int64(state >> np.uint64(12))) + 0.5) * 2.0**-52
+def _uniforms(seed: Any, start: Any, out: Any) -> None:
+    gamma = np.uint64(0x9E3779B97F4A7C15)
+    for t in range(out.size // 2):
+        state = _mix(seed + (start + np.uint64(t + 1)) * gamma)
+        out[2 * t] = _uniform(np.int32(state))
+        out[2 * t + 1] = _uniform(np.int32(np.int64(state) >> 32))
+    if out.size % 2:
+        state = _mix(seed + (start + np.uint64(out.size // 2 + 1)) * gamma)
+        out[out.size - 1] = _uniform(np.int32(state))
 
 
-# Two functions each: on disk numba tells functions apart by name, not by how they were compiled.
+@compiled()
+def _uniform(half: Any) -> Any:
+    return np.float64(half) * 2.0**-32 + (0.5 + 2.0**-33)
+
+
+# Two functions: on disk numba tells functions apart by name, not by how they were compiled.
 
 
 @compiled()
@@ -93,15 +97,3 @@ def _draw_in_turn(bounds: Any, seed: Any, drawn: Any) -> None:
 def _draw_at_once(bounds: Any, seed: Any, drawn: Any) -> None:
     for i in numba.prange(len(bounds)):
         _draw_row(i, bounds, seed, drawn)
-
-
-@compiled()
-def _uniforms_in_turn(seed: Any, drawn: Any) -> None:
-    _uniforms(seed, drawn, 0, len(drawn))
-
-
-@compiled(parallel=True)
-def _uniforms_at_once(seed: Any, drawn: Any) -> None:
-    parts = 64
-    for part in numba.prange(parts):
-        _uniforms(seed, drawn, len(drawn) * part // parts, len(drawn) * (part + 1) // parts)

@@ -46,7 +46,14 @@ from negplug.sampler import NegativeSampler
 from negplug.samplers.common.cache import EmbeddingCache
 from negplug.samplers.common.choosing import ChoosingSampler
 from negplug.samplers.common.drawn import drawn_outside, drawn_rows, effective_number, softmax_over
-from negplug.samplers.common.images import Images, images_of, no_whole_pool, whole_pool
+from negplug.samplers.common.images import (
+    Images,
+    arranged,
+    images_of,
+    no_whole_pool,
+    row_logits,
+    whole_pool,
+)
 from negplug.samplers.common.outside import Outside, embedded
 from negplug.samplers.common.settings import check_settings
 from negplug.samplers.common.visit import Moves, Visit
@@ -148,19 +155,19 @@ class ChainSampler(NegativeSampler):
     def _sample(self, batch: ContrastiveBatch, pool: Negatives, indexes: Tensor) -> Negatives:
         generator = self.generator(batch)
         images = self.order(images_of(batch, pool), generator)
+        pool = arranged(pool, images)
         views = views_of(batch, indexes)
-        visit = Visit.of(batch, indexes, pool, images, self._chains.read(indexes, views))
+        chains = self._chains.read(indexes, views)
+        visit = Visit.of(images, row_logits(batch, pool, images), chains)
         moves, outside = self._moved(batch, visit, indexes, generator)
         measures, (state, score) = visit.measures(moves), visit.end(moves)
         shares, gone = visit.shares(moves)
         if self.out_of_batch == "drop":
             shares = self.left(visit.scores, shares)
-        negatives = drawn_rows(pool, images, visit.logits, visit.scores, shares)
-        if outside is not None:
-            elsewhere = drawn_outside(batch, outside, gone[outside.anchors])
-            negatives = replace(negatives, others=(elsewhere,))
+        negatives = drawn_rows(pool, visit, shares)
+        elsewhere = [] if outside is None else [drawn_outside(batch, outside, gone)]
         aux = self._changes(batch, torch.stack([indexes, views, state]), score)
-        return replace(negatives, aux=aux | {"measures": measures})
+        return replace(negatives, others=tuple(elsewhere), aux=aux | {"measures": measures})
 
     def _moved(
         self, batch: ContrastiveBatch, visit: Visit, indexes: Tensor, generator: torch.Generator

@@ -10,30 +10,22 @@ from torch import Tensor
 from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN, comparable_ids
 from negplug.negatives import Negatives
-from negplug.samplers.common.images import Images, log_shares
+from negplug.samplers.common.images import log_shares_
 from negplug.samplers.common.outside import Outside
+from negplug.samplers.common.visit import Visit
 
 
-def drawn_rows(
-    pool: Negatives, images: Images, logits: Tensor, scores: Tensor, shares: Tensor
-) -> Negatives:
-    """Return draws of a pool's images, spread over their views.
+def drawn_rows(pool: Negatives, visit: Visit, shares: Tensor) -> Negatives:
+    """Return draws of images, spread over their views.
 
     Args:
-        pool: The whole pool.
-        images: Its images.
-        logits: ``[K + 1, N]``, of its rows; overwritten.
-        scores: ``[N, C]``, of the images.
-        shares: ``[N, C]``, of the draws of each anchor.
+        pool: The pool as :func:`.images.arranged`.
+        visit: Logits of its rows and images; overwritten.
+        shares: ``[N, C]``, of the draws of each anchor; overwritten.
     """
-    each = log_shares(scores.T, images.number(), shares.T)
-    drawn = shares.T.bool()
-    # A row that is no view of an image (its sample is in the pool twice) stays masked.
-    mask = torch.zeros_like(logits, dtype=torch.bool)
-    for rows in images.rows % len(logits):
-        logits.index_add_(0, rows, each)
-        mask.index_copy_(0, rows, drawn)
-    return _posterior(pool, mask[:-1].T, logits[:-1].T)
+    each = log_shares_(visit.scores.T, visit.log_number, shares.T)
+    log_weight = visit.logits.add_(each).flatten(0, 1).T
+    return replace(pool, log_weight=log_weight, estimator="posterior")
 
 
 def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> Negatives:
@@ -42,26 +34,23 @@ def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> N
     Args:
         batch: The batch.
         outside: The states.
-        share: ``[n]``, of the draws of each of their anchors.
+        share: ``[N]``, of the draws of each anchor.
     """
-    known = outside.known
-    place = (known.reshape(-1).cumsum(0) - 1).view_as(known).clamp(min=0)
-    columns = place.new_zeros(len(batch.anchors), len(known))
-    columns[outside.anchors] = place[:, outside.place].T
-    mask = torch.zeros_like(columns, dtype=torch.bool)
-    mask[outside.anchors] = (known[:, outside.place] & (share > 0)).T
+    views, number = outside.known.shape
+    first = number * torch.arange(views, device=share.device)
+    columns = first.new_zeros(len(batch.anchors), views)
+    columns.index_copy_(0, outside.anchors, outside.place[:, None] + first)
+    each = log_shares_(outside.scores, outside.log_number, share[outside.anchors])
     log_weight = share.new_full(columns.shape, -torch.inf)
-    each = log_shares(outside.scores, outside.number, share)
-    log_weight[outside.anchors] = (outside.logits + each).T
+    log_weight.index_copy_(0, outside.anchors, outside.logits.add_(each).T)
     with torch.enable_grad():  # what was embedded anew carries gradient
-        pool = outside.rows[known]
+        pool = outside.rows.flatten(0, 1)
     return Negatives(
         pool=pool,
-        pool_ids=place.new_full((len(pool),), UNKNOWN),
+        pool_ids=first.new_full((len(pool),), UNKNOWN),
         columns=columns,
-        mask=mask,
         log_weight=log_weight,
-        pool_indexes=outside.images.expand_as(known)[known],
+        pool_indexes=outside.images.expand(views, -1).flatten(),
         estimator="posterior",
     )
 
@@ -72,19 +61,12 @@ def softmax_over(batch: ContrastiveBatch, pool: Negatives) -> Negatives:
     logits = (batch.anchors / batch.temperature) @ pool.pool.T
     allowed = comparable_ids(batch.anchor_ids)[:, None] != pool.pool_ids
     weight = torch.where(allowed, logits, torch.finfo(logits.dtype).min).log_softmax(1)
-    return _posterior(pool, allowed & weight.isfinite(), weight)
+    weight = weight.masked_fill(~allowed, -torch.inf)
+    # What the source needs for its own update is none of ours.
+    return replace(pool, log_weight=weight, estimator="posterior", aux={})
 
 
 def effective_number(negatives: Negatives) -> Tensor:
     """Return 1/Σ_r w_r² over the draws of each anchor, ``[N]``; infinite without draws."""
-    squares = [
-        (2 * part.log_weight).masked_fill(~part.mask, -torch.inf)
-        for part in negatives.parts()
-        if part.log_weight is not None and part.mask is not None
-    ]
-    return (-torch.cat(squares, 1).logsumexp(1)).exp()
-
-
-def _posterior(pool: Negatives, mask: Tensor, log_weight: Tensor) -> Negatives:
-    # What the source needs for its own update is none of ours.
-    return replace(pool, mask=mask, log_weight=log_weight, estimator="posterior", aux={})
+    weights = [part.log_weight for part in negatives.parts() if part.log_weight is not None]
+    return (-(2 * torch.cat(weights, 1)).logsumexp(1)).exp()

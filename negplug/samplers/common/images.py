@@ -9,6 +9,7 @@ an image a view has its conditional probability, the softmax over the views.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import BEYOND, columns_with_same_id
+from negplug.exclusion import BEYOND, excluded_pairs
 from negplug.negatives import Negatives
 from negplug.per_sample import occurrences
 from negplug.sampler import NegativeSampler
@@ -41,9 +42,9 @@ class Images(NamedTuple):
         order = torch.randperm(count, generator=generator, device=device)
         return Images(self.indexes[order], self.ids[order], self.rows[:, order])
 
-    def number(self) -> Tensor:
-        """Return the number of views of each image, ``[C, 1]`` int64."""
-        return (self.rows >= 0).sum(0)[:, None]
+    def log_number(self, like: Tensor) -> Tensor:
+        """Return the logarithm of the number of views of each image, ``[C, 1]``."""
+        return (self.rows >= 0).sum(0).to(like).log()[:, None]
 
     def find(self, indexes: Tensor) -> Tensor:
         """Return the column of each of these images, ``[…]`` int64; -1 where it is not here."""
@@ -104,52 +105,71 @@ def images_of(batch: ContrastiveBatch, pool: Negatives) -> Images:
     return Images(known, pool.pool_ids[rows.amax(0)] if len(known) else known, rows)
 
 
-def row_logits(batch: ContrastiveBatch, own: Tensor, pool: Tensor, images: Images) -> Tensor:
-    """Return the logits ⟨a_i, k_j⟩/τ of a pool's rows, ``[K + 1, N]``.
+def arranged(pool: Negatives, images: Images) -> Negatives:
+    """Return a whole pool with its rows in the order of its images, view after view, ``[V·C, d]``.
 
-    -inf where a row is no negative, and in the last row, which stands for views that are missing.
+    In place of a view that is missing there is some other row.
+    """
+    rows = images.rows.clamp(min=0).view(-1)
+    views, labels = len(images.rows), pool.pool_labels
+    with torch.enable_grad():
+        keys = pool.pool.index_select(0, rows)
+    return Negatives(
+        pool=keys,
+        pool_ids=images.ids.expand(views, -1).flatten(),
+        pool_indexes=images.indexes.expand(views, -1).flatten(),
+        pool_labels=None if labels is None else labels[rows],
+    )
+
+
+def row_logits(batch: ContrastiveBatch, pool: Negatives, images: Images) -> Tensor:
+    """Return the logits ⟨a_i, k_j⟩/τ of a pool's rows, ``[V, C, N]``; -inf of what is no negative.
 
     Args:
         batch: Anchors, ids and temperature.
-        own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here. Ids may
-            number the rows of a batch alone, and a sample that is in it twice then has two.
-        pool: ``[K, d]``.
+        pool: The pool as :func:`arranged`.
         images: Its images.
     """
-    logits = pool.new_empty(len(pool) + 1, len(batch.anchors))
-    torch.mm(pool, (batch.anchors / batch.temperature).T, out=logits[:-1])
-    logits[-1] = -torch.inf
+    logits = pool.pool.new_empty(len(pool.pool), len(batch.anchors))
+    logits.addmm_(pool.pool, batch.anchors.T, beta=0, alpha=1 / batch.temperature)
     # A few entries: quicker one by one than by a mask over all.
-    excluded, _ = columns_with_same_id(batch.anchor_ids, images.ids)
-    excluded = torch.cat([excluded, own.masked_fill(own < 0, BEYOND)[:, None]], dim=1)
-    anchor, slot = (excluded != BEYOND).nonzero(as_tuple=True)
-    logits[images.rows[:, excluded[anchor, slot]], anchor] = -torch.inf
+    anchor, row = excluded_pairs(batch, pool.pool_ids)
+    logits.view(-1).index_fill_(0, row * len(batch.anchors) + anchor, -torch.inf)
+    logits.index_fill_(0, (images.rows.view(-1) < 0).nonzero()[:, 0], -torch.inf)
+    logits = logits.view(*images.rows.shape, -1)
+    indexed = batch.anchor_ids is batch.indexes and torch.equal(images.ids, images.indexes)
+    if not indexed and batch.indexes is not None:
+        # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
+        own = images.find(batch.indexes)
+        (anchor,) = (own >= 0).nonzero(as_tuple=True)
+        logits[:, own[anchor], anchor] = -torch.inf
     return logits
 
 
-def image_logits(logits: Iterable[Tensor], number: Tensor) -> Tensor:
+def image_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
     """Return log mean_u e^{s_u} of an image's views, ``[…]``; -inf if none.
 
     Args:
         logits: ``[…]`` of each view; -inf where there is none.
-        number: How many views there are, broadcastable to ``[…]``.
+        log_number: The logarithm of how many views there are, broadcastable to ``[…]``.
     """
-    together = functools.reduce(torch.logaddexp, logits)
-    return together - number.clamp(min=1).to(together).log()
+    together: Tensor = functools.reduce(torch.logaddexp, logits)
+    return together - log_number
 
 
-def log_shares(scores: Tensor, number: Tensor, shares: Tensor) -> Tensor:
+def log_shares_(scores: Tensor, log_number: Tensor, shares: Tensor) -> Tensor:
     """Return what the logit of a view lacks of the logarithm of its weight, ``[…]``.
 
-    That is the share of its image times the probability of the view inside it. Where a share is 0
-    the number is finite and means nothing.
+    That is the share of its image times the probability of the view inside it; -inf where a share
+    is 0. It is written over the shares, and the scores are lost as well.
 
     Args:
         scores: ``[…]``, of the images.
-        number: As for :func:`image_logits`.
+        log_number: As for :func:`image_logits`.
         shares: ``[…]``.
     """
     limits = torch.finfo(scores.dtype)
     # A logarithm of 0 takes thirty times as long as any other.
-    each = shares.clamp(min=limits.tiny).log_().sub_(number.clamp(min=1).to(scores).log())
-    return each.sub_(scores.clamp(min=limits.min))
+    each = shares.clamp_(min=limits.tiny).log_()
+    torch.threshold_(each, math.log(2 * limits.tiny), -math.inf)
+    return each.sub_(scores.clamp_(min=limits.min)).sub_(log_number)

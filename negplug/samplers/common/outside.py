@@ -23,12 +23,12 @@ class Outside:
 
     Attributes:
         anchors: ``[n]`` int64, the anchors whose states these are.
-        images: ``[m]`` int64, the distinct states, as data set indexes.
+        images: ``[m]`` int64, the states, as data set indexes.
         place: ``[n]`` int64, which of them is each anchor's.
-        rows: ``[V, m, d]``, their views, anything where ``known`` is False. May carry gradient.
+        rows: ``[V, m, d]``, their views, some row where ``known`` is False. May carry gradient.
         known: ``[V, m]`` bool.
         logits: ``[V, n]``, of each anchor with the views of its state; -inf if unknown.
-        number: ``[n]`` int64, how many views of its state are known.
+        log_number: ``[n]``, the logarithm of how many views of its state are known.
         scores: ``[n]``, the logit of each anchor's state as an image.
     """
 
@@ -38,7 +38,7 @@ class Outside:
     rows: Tensor
     known: Tensor
     logits: Tensor
-    number: Tensor
+    log_number: Tensor
     scores: Tensor
 
     @classmethod
@@ -52,13 +52,12 @@ class Outside:
         known: Tensor,
     ) -> Outside:
         """Compare anchors with their states; see the attributes for the arguments."""
-        known_here = known[:, place]
-        # With every state, and then its own: a state's rows may serve many anchors.
-        compared = rows.detach() @ batch.anchors.detach().T / batch.temperature
-        logits = compared[:, place, anchors].masked_fill_(~known_here, -torch.inf)
-        number = known_here.sum(0)
-        scores = image_logits(logits, number)
-        return cls(anchors, images, place, rows, known, logits, number, scores)
+        known_here = known.index_select(1, place)
+        pairs = rows.detach().index_select(1, place).mul_(batch.anchors.detach()[anchors])
+        logits = pairs.sum(2).div_(batch.temperature).masked_fill_(~known_here, -torch.inf)
+        log_number = known_here.sum(0).clamp_(min=1).to(logits).log()
+        scores = image_logits(logits, log_number)
+        return cls(anchors, images, place, rows, known, logits, log_number, scores)
 
     @classmethod
     def anew(

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN
-from negplug.negatives import Negatives
-from negplug.samplers.common.images import Images, image_logits, row_logits
+from negplug.samplers.common.images import Images, image_logits
 from negplug.samplers.common.outside import Outside
 
 
@@ -22,7 +20,8 @@ class Moves(NamedTuple):
         shares: ``[N, C]``, the share of each proposed image in a chain's draws.
         stayed: ``[N]``, the share of the state that the chain came with.
         last: ``[N]`` int64, the column of the final state; -1 = the one that it came with.
-        accepted: ``[N]``, how much of what was proposed was accepted, in [0, 1].
+        accepted: ``[N]``, how much of what was proposed was accepted, in [0, 1]; NaN if nothing
+            was.
     """
 
     shares: Tensor
@@ -37,7 +36,8 @@ class Visit:
 
     Attributes:
         images: The proposed images, in the order of proposal.
-        logits: ``[K + 1, N]``, of the pool's rows, see :func:`.images.row_logits`.
+        logits: ``[V, C, N]``, of their views, see :func:`.images.row_logits`.
+        log_number: ``[C, 1]``, the logarithm of how many views each has.
         scores: ``[N, C]``, of the images.
         state: ``[N]`` int64, the image that each chain comes with; -1 = none yet.
         stored: ``[N]``, its logit at the last visit.
@@ -47,6 +47,7 @@ class Visit:
 
     images: Images
     logits: Tensor
+    log_number: Tensor
     scores: Tensor
     state: Tensor
     stored: Tensor
@@ -54,33 +55,22 @@ class Visit:
     initial: Tensor
 
     @classmethod
-    def of(
-        cls,
-        batch: ContrastiveBatch,
-        indexes: Tensor,
-        pool: Negatives,
-        images: Images,
-        chains: dict[str, Tensor],
-    ) -> Visit:
+    def of(cls, images: Images, logits: Tensor, chains: dict[str, Tensor]) -> Visit:
         """Look up and compare what chains come with and are proposed.
 
         Args:
-            batch: The batch.
-            indexes: ``[N]`` int64, data set indexes of its anchors.
-            pool: The whole pool.
-            images: Its images.
+            images: The proposed images, in the order of proposal.
+            logits: Of their views, see :func:`.images.row_logits`.
             chains: ``state`` and ``score`` of the last visit, ``[N]`` each.
         """
-        state = chains["state"]
-        own, place = images.find(torch.stack([indexes, state]))
-        logits = row_logits(batch, own, pool.pool, images)
+        state, log_number = chains["state"], images.log_number(logits)
+        place = images.find(state)
         # A row of memory for each image: chains go in lock step, and are neighbours there.
-        views = (logits.index_select(0, rows) for rows in images.rows % len(logits))
-        scores = image_logits(views, images.number()).T
+        scores = image_logits(logits, log_number).T
         stored = chains["score"].to(scores)
         present = scores.gather(1, place.clamp(min=0)[:, None])[:, 0]
         initial = torch.where(place < 0, stored, present)
-        return cls(images, logits, scores, state, stored, place, initial)
+        return cls(images, logits, log_number, scores, state, stored, place, initial)
 
     def away(self) -> Tensor:
         """Return the anchors whose chain has a state outside the batch, int64."""
@@ -113,24 +103,21 @@ class Visit:
 
     def measures(self, moves: Moves) -> Measures:
         """Return what :meth:`Measures.means` needs, before shares are written over."""
-        highest = self.scores.amax(1)
         stayed, accepted = moves.stayed, moves.accepted
-        return Measures(highest, self.initial, self.stored, self.place >= 0, stayed, accepted)
+        return Measures(self.initial, self.stored, self.place >= 0, stayed, accepted)
 
 
 class Measures(NamedTuple):
     """What is worth logging of a step, of N chains, ``[N]`` each.
 
     Attributes:
-        highest: Highest logit of the proposed images; -inf without any.
         initial: Present logit of the state that a chain came with.
         stored: Its logit at the last visit.
         inside: Whether it is among the proposed images.
         stayed: Its share in the draws.
-        accepted: How much of what was proposed was accepted.
+        accepted: How much of what was proposed was accepted; NaN if nothing was.
     """
 
-    highest: Tensor
     initial: Tensor
     stored: Tensor
     inside: Tensor
@@ -139,12 +126,11 @@ class Measures(NamedTuple):
 
     def means(self) -> dict[str, Tensor]:
         """Return acceptance rate, share of draws outside and staleness; NaN where unknown."""
-        proposed = self.highest > -torch.inf
-        drawn = proposed | (self.initial > -torch.inf)
+        drawn = ~self.accepted.isnan() | (self.initial > -torch.inf)
         # Infinite where either logit is of no negative, NaN where both are.
         change = (self.initial - self.stored).abs()
         return {
-            "acceptance": _mean(self.accepted, proposed),
+            "acceptance": self.accepted.nanmean(),
             "outside": _mean(self.stayed.masked_fill(self.inside, 0.0), drawn),
             "staleness": _mean(change, self.inside & change.isfinite()),
         }

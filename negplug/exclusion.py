@@ -65,14 +65,20 @@ def excluded_pairs(batch: ContrastiveBatch, pool_ids: Tensor) -> tuple[Tensor, T
     Returns:
         Anchors ``[P]`` and columns ``[P]`` int64.
     """
-    key = ("excluded", id(pool_ids))
-    if key not in batch.memo:
+    if ("excluded", id(pool_ids)) not in batch.memo:
         columns, _ = columns_with_same_id(batch.anchor_ids, pool_ids)
         anchor, slot = (columns != BEYOND).nonzero(as_tuple=True)
-        # With the tensor, so that no other one gets its name.
-        batch.memo[key] = pool_ids, anchor, columns[anchor, slot]
-    _, anchor, column = batch.memo[key]
+        remember_pairs(batch, pool_ids, anchor, columns[anchor, slot])
+    _, anchor, column = batch.memo["excluded", id(pool_ids)]
     return anchor, column
+
+
+def remember_pairs(
+    batch: ContrastiveBatch, pool_ids: Tensor, anchor: Tensor, column: Tensor
+) -> None:
+    """Let :func:`excluded_pairs` return these, which were found in a quicker way."""
+    # With the tensor, so that no other one gets its name.
+    batch.memo["excluded", id(pool_ids)] = pool_ids, anchor, column
 
 
 def number_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> Tensor:

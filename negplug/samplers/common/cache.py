@@ -32,7 +32,7 @@ class EmbeddingCache(PerSample):
 
     def find(self, batch: ContrastiveBatch, state: Tensor, anchors: Tensor) -> Outside:
         """Return the states ``[N]`` of some anchors ``[n]``, which lie outside their batch."""
-        images, place = state[anchors], torch.arange(len(anchors), device=anchors.device)
+        images = state[anchors]
         length = self._values["known"].shape[1]
         here = images.clamp(max=length - 1)
         known = self._values["known"].index_select(1, here) & (images < length)
@@ -40,4 +40,4 @@ class EmbeddingCache(PerSample):
         if not known.all():
             # In place of what is not there, some row of unit length, of which nothing is drawn.
             rows = rows.where(known[:, :, None], batch.anchors[anchors])
-        return Outside.of(batch, anchors, images, place, rows, known)
+        return Outside.of(batch, anchors, images, None, rows, known)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import BEYOND, excluded_pairs
+from negplug.exclusion import BEYOND, excluded_pairs, remember_pairs
 from negplug.negatives import Negatives
 from negplug.per_sample import occurrences
 from negplug.sampler import NegativeSampler
@@ -122,28 +122,38 @@ def arranged(pool: Negatives, images: Images) -> Negatives:
     )
 
 
-def row_logits(batch: ContrastiveBatch, pool: Negatives, images: Images) -> Tensor:
+def row_logits(batch: ContrastiveBatch, own: Tensor, pool: Negatives, images: Images) -> Tensor:
     """Return the logits ⟨a_i, k_j⟩/τ of a pool's rows, ``[V, C, N]``; -inf of what is no negative.
 
     Args:
         batch: Anchors, ids and temperature.
+        own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here.
         pool: The pool as :func:`arranged`.
         images: Its images.
     """
     logits = pool.pool.new_empty(len(pool.pool), len(batch.anchors))
     logits.addmm_(pool.pool, batch.anchors.T, beta=0, alpha=1 / batch.temperature)
     # A few entries: quicker one by one than by a mask over all.
-    anchor, row = excluded_pairs(batch, pool.pool_ids)
+    anchor, row = _excluded(batch, own, pool, images)
     logits.view(-1).index_fill_(0, row * len(batch.anchors) + anchor, -torch.inf)
     logits.index_fill_(0, (images.rows.view(-1) < 0).nonzero()[:, 0], -torch.inf)
-    logits = logits.view(*images.rows.shape, -1)
-    indexed = batch.anchor_ids is batch.indexes and torch.equal(images.ids, images.indexes)
-    if not indexed and batch.indexes is not None:
-        # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
-        own = images.find(batch.indexes)
-        (anchor,) = (own >= 0).nonzero(as_tuple=True)
-        logits[:, own[anchor], anchor] = -torch.inf
-    return logits
+    return logits.view(*images.rows.shape, -1)
+
+
+def _excluded(
+    batch: ContrastiveBatch, own: Tensor, pool: Negatives, images: Images
+) -> tuple[Tensor, Tensor]:
+    """Return pairs of anchors and rows that are excluded, as samples or by their ids."""
+    (anchor,) = (own >= 0).nonzero(as_tuple=True)
+    views, count = images.rows.shape
+    first = count * torch.arange(views, device=own.device)[:, None]
+    row, anchor = (own[anchor] + first).view(-1), anchor.expand(views, -1).flatten()
+    if batch.anchor_ids is batch.indexes and torch.equal(images.ids, images.indexes):
+        remember_pairs(batch, pool.pool_ids, anchor, row)
+        return anchor, row
+    # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
+    others, rows = excluded_pairs(batch, pool.pool_ids)
+    return torch.cat([anchor, others]), torch.cat([row, rows])
 
 
 def image_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:

@@ -47,15 +47,22 @@ class Outside:
         batch: ContrastiveBatch,
         anchors: Tensor,
         images: Tensor,
-        place: Tensor,
+        place: Tensor | None,
         rows: Tensor,
         known: Tensor,
     ) -> Outside:
-        """Compare anchors with their states; see the attributes for the arguments."""
-        known_here = known.index_select(1, place)
-        pairs = rows.detach().index_select(1, place).mul_(batch.anchors.detach()[anchors])
-        logits = pairs.sum(2).div_(batch.temperature).masked_fill_(~known_here, -torch.inf)
-        log_number = known_here.sum(0).clamp_(min=1).to(logits).log()
+        """Compare anchors with their states; see the attributes for the arguments.
+
+        Where ``place`` is None there is a state for each anchor, in the same order.
+        """
+        here, pairs = known, rows.detach()
+        if place is None:
+            place = torch.arange(len(anchors), device=anchors.device)
+        else:
+            here, pairs = known.index_select(1, place), pairs.index_select(1, place)
+        pairs = pairs * batch.anchors.detach().index_select(0, anchors)
+        logits = pairs.sum(2).div_(batch.temperature).masked_fill_(~here, -torch.inf)
+        log_number = here.sum(0).clamp_(min=1).to(logits).log_()
         scores = image_logits(logits, log_number)
         return cls(anchors, images, place, rows, known, logits, log_number, scores)
 

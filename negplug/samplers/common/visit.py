@@ -55,16 +55,16 @@ class Visit:
     initial: Tensor
 
     @classmethod
-    def of(cls, images: Images, logits: Tensor, chains: dict[str, Tensor]) -> Visit:
-        """Look up and compare what chains come with and are proposed.
+    def of(cls, images: Images, logits: Tensor, place: Tensor, chains: dict[str, Tensor]) -> Visit:
+        """Compare what chains come with and are proposed.
 
         Args:
             images: The proposed images, in the order of proposal.
             logits: Of their views, see :func:`.images.row_logits`.
+            place: See the attributes.
             chains: ``state`` and ``score`` of the last visit, ``[N]`` each.
         """
         state, log_number = chains["state"], images.log_number(logits)
-        place = images.find(state)
         # A row of memory for each image: chains go in lock step, and are neighbours there.
         scores = image_logits(logits, log_number).T
         stored = chains["score"].to(scores)

@@ -117,6 +117,8 @@ COLUMNS = {
     "q20_ms": "20 %",
     "q80_ms": "80 %",
     "ratio_to_published": "published ÷",
+    "again_ms": "again ms",
+    "again_ratio_to_published": "again ÷",
     "ratio_to_loop": "loop ÷",
     "peak_extra_mib": "peak MiB",
 }

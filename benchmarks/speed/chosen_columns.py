@@ -84,9 +84,9 @@ def measure(pool_size: int, threads: int, seconds: float) -> list[Row]:
                 "d": DIMENSION,
                 "dtype": "float32",
                 **machine(threads),
-                "rounds": len(taken),
-                **quantiles(taken),
-                "ratio_to_dense": paired_ratio(times[DENSE], taken),
+                "rounds": len(taken.first),
+                **quantiles(taken.first),
+                "ratio_to_dense": paired_ratio(times[DENSE].first, taken.first),
             }
             for name, taken in times.items()
         ]

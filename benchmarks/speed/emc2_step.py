@@ -128,6 +128,8 @@ COLUMNS = {
     "q20_ms": "20 %",
     "q80_ms": "80 %",
     "ratio_to_published": "published ÷",
+    "again_ms": "again ms",
+    "again_ratio_to_published": "again ÷",
     "peak_extra_mib": "peak MiB",
 }
 """Key → heading of the printed table; ÷: the published step's time divided by this one's."""

@@ -37,11 +37,14 @@ def measure(sampler: str, batch_sizes: list[int], threads: int, seconds: float) 
     """Return one row per batch size, all timed round-robin."""
     setup = sampled(sampler)
     steps = {str(size): setup(size) for size in batch_sizes}
-    times = interleaved(steps, seconds, _FEWEST_ROUNDS)
+    times = {
+        int(size): taken.first
+        for size, taken in interleaved(steps, seconds, _FEWEST_ROUNDS).items()
+    }
     del steps
     rows: list[Row] = []
     for size in batch_sizes:
-        half = times.get(str(size // 2))
+        half = times.get(size // 2)
         rows.append(
             {
                 "question": "growth",
@@ -49,9 +52,9 @@ def measure(sampler: str, batch_sizes: list[int], threads: int, seconds: float) 
                 "batch_size": size,
                 **CONFIG,
                 **machine(threads),
-                "rounds": len(times[str(size)]),
-                **quantiles(times[str(size)]),
-                "time_per_doubling": half and paired_ratio(times[str(size)], half),
+                "rounds": len(times[size]),
+                **quantiles(times[size]),
+                "time_per_doubling": half and paired_ratio(times[size], half),
                 "peak_extra_mib": round(peak_extra_mib(setup, size, threads), 1),
             }
         )

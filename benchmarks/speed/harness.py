@@ -2,7 +2,9 @@
 
 Times are taken in one process, round-robin, so that whatever else the machine does hits every
 competitor alike; ratios are medians over rounds of a baseline's time by the competitor's in the
-same round. Peak memory is taken in a fresh process for each competitor.
+same round. In a round a step runs twice: first in the wake of another competitor, as in a recipe,
+where an encoder comes before it, and again in its own, as in a loop around nothing else. Peak
+memory is taken in a fresh process for each competitor.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from peak_memory import peak_extra_mib
@@ -39,6 +41,18 @@ Candidate = TypeVar("Candidate")
 RESULTS = Path(__file__).parents[1] / "results"
 
 _MOST_ROUNDS = 200
+
+
+class Taken(NamedTuple):
+    """What a step took in each round, in seconds.
+
+    Attributes:
+        first: In the wake of another step.
+        again: In its own.
+    """
+
+    first: list[float]
+    again: list[float]
 
 
 @dataclass(frozen=True)
@@ -78,30 +92,34 @@ class Question:
                 "batch_size": batch_size,
                 **self.config,
                 **machine(self.threads),
-                "rounds": len(taken),
-                **quantiles(taken),
+                "rounds": len(taken.first),
+                **quantiles(taken.first),
+                "again_ms": round(1e3 * statistics.median(taken.again), 3),
                 "peak_extra_mib": round(peaks[name], 1),
                 **self._ratios(name, times, peaks),
             }
             for name, taken in times.items()
         ]
 
-    def _ratios(self, name: str, times: dict[str, list[float]], peaks: dict[str, float]) -> Row:
+    def _ratios(self, name: str, times: dict[str, Taken], peaks: dict[str, float]) -> Row:
         """Return how many times faster and smaller ``name`` is; empty without the baseline."""
         ratios: Row = {}
         for short, baseline in self.baselines.items():
-            faster = smaller = None
+            faster = again = smaller = None
             if baseline in times:
-                faster = paired_ratio(times[baseline], times[name])
+                faster = paired_ratio(times[baseline].first, times[name].first)
+                again = paired_ratio(times[baseline].again, times[name].again)
                 smaller = round(peaks[baseline] / peaks[name], 2) if peaks[name] > 0 else math.inf
-            ratios |= {f"ratio_to_{short}": faster, f"memory_ratio_to_{short}": smaller}
+            ratios |= {
+                f"ratio_to_{short}": faster,
+                f"again_ratio_to_{short}": again,
+                f"memory_ratio_to_{short}": smaller,
+            }
         return ratios
 
 
-def interleaved(
-    steps: Mapping[str, Step], seconds: float, fewest: int = 5
-) -> dict[str, list[float]]:
-    """Time all steps round-robin.
+def interleaved(steps: Mapping[str, Step], seconds: float, fewest: int = 5) -> dict[str, Taken]:
+    """Time all steps round-robin, each twice in a round.
 
     Args:
         steps: By name.
@@ -109,7 +127,7 @@ def interleaved(
         fewest: Rounds, however long they take.
 
     Returns:
-        Seconds of every round, by name.
+        By name.
     """
     names = list(steps)
     for name in names:
@@ -117,17 +135,18 @@ def interleaved(
     start = time.perf_counter()
     for name in names:
         steps[name]()
-    rounds = max(fewest, min(_MOST_ROUNDS, int(seconds / (time.perf_counter() - start))))
-    times: dict[str, list[float]] = {name: [] for name in names}
+    rounds = max(fewest, min(_MOST_ROUNDS, int(seconds / 2 / (time.perf_counter() - start))))
+    times = {name: Taken([], []) for name in names}
     gc.collect()
     gc.disable()
     try:
         for number in range(rounds):
             # In a new order: nobody always runs in the wake of the same one.
             for name in random.Random(number).sample(names, len(names)):
-                start = time.perf_counter()
-                steps[name]()
-                times[name].append(time.perf_counter() - start)
+                for taken in times[name]:
+                    start = time.perf_counter()
+                    steps[name]()
+                    taken.append(time.perf_counter() - start)
     finally:
         gc.enable()
     return times

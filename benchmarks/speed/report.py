@@ -9,6 +9,7 @@ measured is said to be so.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -148,7 +149,8 @@ def _columns(*names: str) -> Callable[[list[Record]], str]:
     """Return what lays columns side by side, those of ratios too, one row per competitor."""
 
     def lay(records: list[Record]) -> str:
-        shown = [name for name in records[0] if name in names or name.startswith("ratio_to_")]
+        ratios = [name for name in records[0] if re.match("(again_)?ratio_to_", name)]
+        shown = [name for name in records[0] if name in names or name in ratios]
         headings = ["", *(name.replace("_", " ") for name in shown)]
         rows = [
             [_competitor(record), *(record[name] or "–" for name in shown)] for record in records
@@ -169,7 +171,7 @@ def _competitor(record: Record) -> str:
     return record["competitor"]
 
 
-_TIMES = ("batch_size", "median_ms", "q20_ms", "q80_ms")
+_TIMES = ("batch_size", "median_ms", "q20_ms", "q80_ms", "again_ms")
 _QUESTIONS: dict[str, tuple[str, Callable[[list[Record]], str]]] = {
     "in_batch_loss": ("Losses over the batch size", _host_tables),
     "gradient_accuracy": ("Relative error of the gradient in float32", _accuracy),

@@ -26,7 +26,9 @@ from negplug.kernels.pool import POOL, pool_logsumexp, tiled
 from negplug.kernels.pool.frozen import frozen_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp
 from negplug.kernels.pool.tiled import tiled_logsumexp
-from negplug.kernels.random import distinct_integers
+from negplug.kernels.random import DISTINCT, distinct_integers
+from negplug.kernels.random import Sizes as Draw
+from negplug.kernels.random.marking import marked_integers
 from negplug.kernels.random.sorting import sorted_integers
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
@@ -227,7 +229,7 @@ def test_the_output_function_is_splitmix64s():
 
 @pytest.mark.parametrize(("rows", "count", "bound"), [(1, 1, 4), (9, 3, 12), (50, 40, 160)])
 def test_distinct_integers_are_the_first_of_their_streams(rows, count, bound):
-    kernels = [sorted_integers, *([compiled_integers] if NUMBA else [])]
+    kernels = [sorted_integers, marked_integers, *([compiled_integers] if NUMBA else [])]
     bounds = bound + torch.arange(rows)
     for seed in (0, 2**62 - 1, 12345):
         wanted = []
@@ -244,12 +246,14 @@ def test_distinct_integers_are_the_first_of_their_streams(rows, count, bound):
 
 
 def test_draws_in_parts_are_the_same(monkeypatch):
-    from negplug.kernels.random import sorting
+    from negplug.kernels.random import marking, sorting
 
     bounds, seed = torch.full((40,), 100), torch.tensor(7)
     whole = sorted_integers(bounds, 20, seed)
-    monkeypatch.setattr(sorting, "_AT_ONCE", {"cpu": 65})
-    assert torch.equal(sorted_integers(bounds, 20, seed), whole)
+    for kernel, module in ((sorted_integers, sorting), (marked_integers, marking)):
+        assert torch.equal(kernel(bounds, 20, seed), whole)
+        monkeypatch.setattr(module, "_AT_ONCE", {"cpu": 365})
+        assert torch.equal(kernel(bounds, 20, seed), whole)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -275,6 +279,8 @@ def test_the_question_chooses(monkeypatch):
     monkeypatch.setenv("NEGPLUG_BACKEND", "torch")
     assert CHOSEN.kernel(CPU, few) is bag_similarities
     assert CHOSEN.kernel(CPU, half) is dense_similarities
+    assert DISTINCT.kernel(CPU, Draw(drawn=4, bound=4096)) is sorted_integers
+    assert DISTINCT.kernel(CPU, Draw(drawn=1024, bound=4096)) is marked_integers
     monkeypatch.setenv("NEGPLUG_BACKEND", "reference")
     for operation in (CHOSEN, POOL, CHAINS):
         assert operation.backend(CPU, operation.typical) == "reference"

@@ -17,21 +17,31 @@ generators", OOPSLA, figure 13).
   number's probability is off by more than bound · 2⁻⁶³.
 
 Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in numba, on the CPU;
-:mod:`negplug.kernels.random.hashing` and :mod:`negplug.kernels.random.sorting`, in torch
-operations, on any device.
+in torch operations, on any device, :mod:`negplug.kernels.random.hashing`, and for distinct integers
+:mod:`negplug.kernels.random.sorting` and, where they are a good part of all,
+:mod:`negplug.kernels.random.marking`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, numba_refusal
 from negplug.kernels.random.hashing import hashed_uniforms
+from negplug.kernels.random.marking import marked_integers
 from negplug.kernels.random.sorting import sorted_integers
 
 __all__ = ["DISTINCT", "UNIFORMS", "distinct_integers", "write_uniforms"]
+
+
+class Sizes(NamedTuple):
+    """M integers, and the largest bound."""
+
+    drawn: int
+    bound: int
 
 
 def _compiled_integers() -> Callable[..., Tensor]:
@@ -46,11 +56,13 @@ def _compiled_uniforms() -> Callable[..., None]:
     return compiled_uniforms
 
 
-DISTINCT: Operation[None] = Operation(
+# On 2 CPU cores sorting and marking draw level at bound/M = 11.
+DISTINCT: Operation[Sizes] = Operation(
     "distinct random integers",
-    None,
+    Sizes(drawn=64, bound=65536),
     (
         Kernel("numba", _compiled_integers, numba_refusal),
+        Kernel("torch", lambda: marked_integers, suits=lambda it: 11 * it.drawn > it.bound),
         Kernel("torch", lambda: sorted_integers),
     ),
 )
@@ -73,7 +85,8 @@ def distinct_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
         count: M ≥ 1.
         seed: One int64, on the device of ``bounds``.
     """
-    drawn: Tensor = DISTINCT.kernel(bounds.device, None)(bounds, count, seed)
+    sizes = Sizes(count, int(bounds.max()))
+    drawn: Tensor = DISTINCT.kernel(bounds.device, sizes)(bounds, count, seed)
     return drawn
 
 

@@ -30,7 +30,7 @@ def sorted_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
 
 def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
     number = torch.arange(count, device=bounds.device)
-    drawn = _numbers(streams[:, None], number, bounds[:, None]).sort(1).values
+    drawn = numbers_at(streams[:, None], number, bounds[:, None]).sort(1).values
     todo = torch.arange(len(bounds), device=bounds.device)
     used = torch.full_like(bounds, count)
     rows = drawn
@@ -43,13 +43,13 @@ def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
         if not len(todo):
             return drawn
         next_ones = repeated.cumsum(1) - 1 + used[todo, None]
-        anew = _numbers(streams[todo, None], next_ones, bounds[todo, None])
+        anew = numbers_at(streams[todo, None], next_ones, bounds[todo, None])
         rows = torch.where(repeated, anew, rows).sort(1).values
         used[todo] += missing[unfinished]
         drawn[todo] = rows
 
 
-def _numbers(streams: Tensor, places: Tensor, bounds: Tensor) -> Tensor:
+def numbers_at(streams: Tensor, places: Tensor, bounds: Tensor) -> Tensor:
     """Return the numbers at some places of some streams."""
     states = streams + places * GAMMA
     spare = torch.empty_like(states)

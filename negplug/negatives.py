@@ -24,8 +24,8 @@ class Negatives:
         mask: ``[N, M]`` bool, True where ``columns`` holds a negative; None if all do. Without
             ``columns`` it is ``[N, K]``, True where a row of the pool may serve the anchor.
         log_weight: Detached log importance weights, broadcastable to ``[N, M]`` (or ``[N, K]``
-            without ``columns``); None is all zero. -inf is no draw; who estimates the denominator
-            masks what is no negative.
+            without ``columns``); None is all zero. With ``"posterior"`` -inf marks what was not
+            drawn; with ``"partition"`` what is no negative is left to the mask.
         partners: ``[N, M]`` int64 columns. Negative m of an anchor is then not the row
             ``pool[columns]`` but the mixture of it and ``pool[partners]``.
         coefficients: ``[N, M, 2]``, detached: what the mixture takes of each of the two rows.

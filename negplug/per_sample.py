@@ -29,7 +29,12 @@ class PerSample:
         self._length = 0
 
     def read(self, indexes: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Return the values ``[N, …]`` of N samples and views; those never written are empty."""
+        """Return the values ``[N, …]`` of N samples and views; those never written are empty.
+
+        Args:
+            indexes: ``[N]`` int64, from 0 on.
+            views: ``[N]`` int64, from 0 on.
+        """
         height, width = self._shape
         if not height * width:
             return {
@@ -46,7 +51,13 @@ class PerSample:
         return found
 
     def write(self, indexes: Tensor, views: Tensor, **values: Tensor) -> None:
-        """Write values ``[N, …]``; of a sample and view that occurs twice, the last one."""
+        """Write values ``[N, …]``; of a sample and view that occurs twice, the last one.
+
+        Args:
+            indexes: As in :meth:`read`.
+            views: As in :meth:`read`.
+            **values: Every value by its name.
+        """
         if not len(indexes):
             return
         height, length = int(views.max()) + 1, int(indexes.max()) + 1
@@ -93,7 +104,9 @@ class PerSample:
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` returned, on the device of the present values."""
         device = self.device
-        self._values = {name: values.to(device, copy=True) for name, values in state.items()}
+        self._values = {
+            name: values.to(device, copy=True).contiguous() for name, values in state.items()
+        }
         self._length = max((values.shape[1] for values in state.values()), default=0)
 
     @property

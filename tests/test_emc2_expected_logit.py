@@ -24,7 +24,7 @@ def posterior(pool, ids, kind, seed=0):
     mask[2] = False
     weight = torch.randn(shape, **draw)
     if kind == "junk":
-        junk = torch.tensor([torch.inf, -torch.inf, 1e300]).to(weight)
+        junk = torch.tensor([torch.inf, -torch.inf, torch.nan, 1e300]).to(weight)
         weight[~mask] = junk.repeat(99)[: int((~mask).sum())]
     elif kind == "tiny":
         weight[:, ::2] -= 1e4

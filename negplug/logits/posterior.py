@@ -50,18 +50,16 @@ def _weighted(part: Negatives, weight: Tensor) -> Tensor:
 def _weights(batch: ContrastiveBatch, part: Negatives) -> Tensor:
     """Return ``[N, M]``, or ``[N, K]`` for a whole pool; 0 where there is no draw."""
     shape = (len(batch.anchors), len(part.pool) if part.columns is None else part.columns.shape[1])
-    log_weight = batch.anchors.new_zeros(1, 1) if part.log_weight is None else part.log_weight
-    # Below the least normal number a CPU's exp takes fifty times as long; and what the mask hides
-    # may be anything, so not 0 · inf.
-    tiny = torch.finfo(log_weight.dtype).tiny
+    log_weight = part.pool.new_zeros(1, 1) if part.log_weight is None else part.log_weight
+    tiny = torch.finfo(part.pool.dtype).tiny
+    # Below the least normal number a CPU's exp takes fifty times as long.
     least = math.log(tiny) + 1
-    weight = log_weight.clamp(min=least, max=-least).exp_()
+    weight = log_weight.to(part.pool.dtype).clamp(min=least, max=-least).exp_()
     torch.threshold_(weight, 4 * tiny, 0.0)
     if weight.shape != shape:
         weight = weight.expand(shape).clone()
     if part.mask is not None:
-        # A product: a CPU takes many times as long to choose by a random mask.
-        weight.mul_(part.mask)
+        weight.masked_fill_(~part.mask, 0.0)
     if part.columns is None:
         weight[excluded_pairs(batch, part.pool_ids)] = 0.0
     return weight

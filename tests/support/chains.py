@@ -36,7 +36,7 @@ def held(sampler):
 
         def order(self, images, generator):
             order = uniforms(self.batch.draws.step)[1][images.indexes].argsort()
-            self.images = Images(images.indexes[order], images.ids[order], images.rows[:, order])
+            self.images = Images(images.indexes[order], images.rows[:, order])
             return self.images
 
         def noise(self, scores, generator):

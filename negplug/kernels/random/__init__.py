@@ -9,8 +9,9 @@ with mix and γ of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudor
 generators", OOPSLA, figure 13).
 
 - **Uniform numbers**, ½ + (k + ½) · 2⁻³² in (0, 1), k being the lower and then the upper 32 bits of
-  h_t as a signed integer, for t = 1, 2, …. As many bits matter: of exponential variables −log u
-  made from 24 bits, one in a few million is the largest there can be and wins over any score.
+  h_t as a signed integer, for t = 1, 2, …. So many bits matter: of exponential variables −log u
+  one in 2³² is the largest that there can be, 22.9, and wins over any score; of 24 bits one in a
+  few million would be.
 - **Distinct integers**, for each row the first M different ones of a stream of its own, whose seed
   is mix(seed + i·γ): ⌊h_t/2⌋ mod bound for t = 0, 1, …. What repeats an earlier one is passed
   over, a rule that treats all values alike, so every M-subset of [0, bound) is equally likely; no

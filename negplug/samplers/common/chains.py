@@ -43,17 +43,11 @@ from negplug.inputs import check_integer
 from negplug.negatives import Negatives
 from negplug.per_sample import PerSample, check_indexes, check_samples, views_of
 from negplug.sampler import NegativeSampler
+from negplug.samplers.common.arranged import Arranged
 from negplug.samplers.common.cache import EmbeddingCache
 from negplug.samplers.common.choosing import ChoosingSampler
 from negplug.samplers.common.drawn import drawn_outside, drawn_rows, effective_number, softmax_over
-from negplug.samplers.common.images import (
-    Images,
-    arranged,
-    images_of,
-    no_whole_pool,
-    row_logits,
-    whole_pool,
-)
+from negplug.samplers.common.images import Images, images_of, no_whole_pool, whole_pool
 from negplug.samplers.common.outside import Outside, embedded
 from negplug.samplers.common.settings import check_settings
 from negplug.samplers.common.visit import Moves, Visit
@@ -154,18 +148,15 @@ class ChainSampler(NegativeSampler):
 
     def _sample(self, batch: ContrastiveBatch, pool: Negatives, indexes: Tensor) -> Negatives:
         generator = self.generator(batch)
-        images = self.order(images_of(batch, pool), generator)
-        pool = arranged(pool, images)
+        arranged = Arranged.of(pool, self.order(images_of(batch, pool), generator))
         views = views_of(batch, indexes)
-        chains = self._chains.read(indexes, views)
-        own, place = images.find(torch.stack([indexes, chains["state"]]))
-        visit = Visit.of(images, row_logits(batch, own, pool, images), place, chains)
+        visit = Visit.of(batch, indexes, arranged, self._chains.read(indexes, views))
         moves, outside = self._moved(batch, visit, indexes, generator)
         measures, (state, score) = visit.measures(moves), visit.end(moves)
         shares, gone = visit.shares(moves)
         if self.out_of_batch == "drop":
             shares = self.left(visit.scores, shares)
-        negatives = drawn_rows(pool, visit, shares)
+        negatives = drawn_rows(visit, shares)
         elsewhere = [] if outside is None else [drawn_outside(batch, outside, gone)]
         aux = self._changes(batch, torch.stack([indexes, views, state]), score)
         return replace(negatives, others=tuple(elsewhere), aux=aux | {"measures": measures})

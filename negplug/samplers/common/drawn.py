@@ -15,17 +15,18 @@ from negplug.samplers.common.outside import Outside
 from negplug.samplers.common.visit import Visit
 
 
-def drawn_rows(pool: Negatives, visit: Visit, shares: Tensor) -> Negatives:
+def drawn_rows(visit: Visit, shares: Tensor) -> Negatives:
     """Return draws of images, spread over their views.
 
     Args:
-        pool: The pool as :func:`.images.arranged`.
-        visit: Logits of its rows and images; overwritten.
+        visit: The pool, and logits of its rows and images, which are overwritten.
         shares: ``[N, C]``, of the draws of each anchor; overwritten.
     """
-    each = log_shares_(visit.scores.T, visit.log_number, shares.T)
-    log_weight = visit.logits.add_(each).flatten(0, 1).T
-    return replace(pool, log_weight=log_weight, estimator="posterior")
+    pool = visit.pool
+    each = log_shares_(visit.scores.T, pool.log_number, shares.T)
+    for column, view in pool.views(visit.logits):
+        view.add_(each if column is None else each[column])
+    return replace(pool.pool, log_weight=visit.logits.T, estimator="posterior")
 
 
 def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> Negatives:
@@ -33,7 +34,7 @@ def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> N
 
     Args:
         batch: The batch.
-        outside: The states.
+        outside: The states; their logits are overwritten.
         share: ``[N]``, of the draws of each anchor.
     """
     views, number = outside.known.shape

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import BEYOND, excluded_pairs, remember_pairs
+from negplug.exclusion import BEYOND
 from negplug.negatives import Negatives
 from negplug.per_sample import occurrences
 from negplug.sampler import NegativeSampler
@@ -28,23 +28,17 @@ class Images(NamedTuple):
 
     Attributes:
         indexes: ``[C]`` int64, data set index of each.
-        ids: ``[C]`` int64; an anchor with this id may not have the image as a negative.
         rows: ``[V, C]`` int64, the row of each view in the pool; -1 where there is none.
     """
 
     indexes: Tensor
-    ids: Tensor
     rows: Tensor
 
     def shuffled(self, generator: torch.Generator) -> Images:
         """Return the images in random order, in which they are then proposed."""
         count, device = len(self.indexes), self.indexes.device
         order = torch.randperm(count, generator=generator, device=device)
-        return Images(self.indexes[order], self.ids[order], self.rows[:, order])
-
-    def log_number(self, like: Tensor) -> Tensor:
-        """Return the logarithm of the number of views of each image, ``[C, 1]``."""
-        return (self.rows >= 0).sum(0).to(like).log()[:, None]
+        return Images(self.indexes[order], self.rows[:, order])
 
     def find(self, indexes: Tensor) -> Tensor:
         """Return the column of each of these images, ``[…]`` int64; -1 where it is not here."""
@@ -102,58 +96,7 @@ def images_of(batch: ContrastiveBatch, pool: Negatives) -> Images:
     rows = row.new_full((number * len(known),), BEYOND)
     rows.scatter_reduce_(0, view * len(known) + image, row, "amin")
     rows = rows.masked_fill_(rows == BEYOND, -1).view(number, len(known))
-    return Images(known, pool.pool_ids[rows.amax(0)] if len(known) else known, rows)
-
-
-def arranged(pool: Negatives, images: Images) -> Negatives:
-    """Return a whole pool with its rows in the order of its images, view after view, ``[V·C, d]``.
-
-    In place of a view that is missing there is some other row.
-    """
-    rows = images.rows.clamp(min=0).view(-1)
-    views, labels = len(images.rows), pool.pool_labels
-    with torch.enable_grad():
-        keys = pool.pool.index_select(0, rows)
-    return Negatives(
-        pool=keys,
-        pool_ids=images.ids.expand(views, -1).flatten(),
-        pool_indexes=images.indexes.expand(views, -1).flatten(),
-        pool_labels=None if labels is None else labels[rows],
-    )
-
-
-def row_logits(batch: ContrastiveBatch, own: Tensor, pool: Negatives, images: Images) -> Tensor:
-    """Return the logits ⟨a_i, k_j⟩/τ of a pool's rows, ``[V, C, N]``; -inf of what is no negative.
-
-    Args:
-        batch: Anchors, ids and temperature.
-        own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here.
-        pool: The pool as :func:`arranged`.
-        images: Its images.
-    """
-    logits = pool.pool.new_empty(len(pool.pool), len(batch.anchors))
-    logits.addmm_(pool.pool, batch.anchors.T, beta=0, alpha=1 / batch.temperature)
-    # A few entries: quicker one by one than by a mask over all.
-    anchor, row = _excluded(batch, own, pool, images)
-    logits.view(-1).index_fill_(0, row * len(batch.anchors) + anchor, -torch.inf)
-    logits.index_fill_(0, (images.rows.view(-1) < 0).nonzero()[:, 0], -torch.inf)
-    return logits.view(*images.rows.shape, -1)
-
-
-def _excluded(
-    batch: ContrastiveBatch, own: Tensor, pool: Negatives, images: Images
-) -> tuple[Tensor, Tensor]:
-    """Return pairs of anchors and rows that are excluded, as samples or by their ids."""
-    (anchor,) = (own >= 0).nonzero(as_tuple=True)
-    views, count = images.rows.shape
-    first = count * torch.arange(views, device=own.device)[:, None]
-    row, anchor = (own[anchor] + first).view(-1), anchor.expand(views, -1).flatten()
-    if batch.anchor_ids is batch.indexes and torch.equal(images.ids, images.indexes):
-        remember_pairs(batch, pool.pool_ids, anchor, row)
-        return anchor, row
-    # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
-    others, rows = excluded_pairs(batch, pool.pool_ids)
-    return torch.cat([anchor, others]), torch.cat([row, rows])
+    return Images(known, rows)
 
 
 def image_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
@@ -171,7 +114,8 @@ def log_shares_(scores: Tensor, log_number: Tensor, shares: Tensor) -> Tensor:
     """Return what the logit of a view lacks of the logarithm of its weight, ``[…]``.
 
     That is the share of its image times the probability of the view inside it; -inf where a share
-    is 0. It is written over the shares, and the scores are lost as well.
+    is 0, or too small for a normal number. It is written over the shares, and the scores are lost
+    as well.
 
     Args:
         scores: ``[…]``, of the images.

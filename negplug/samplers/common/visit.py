@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from negplug.batch import ContrastiveBatch
 from negplug.exclusion import UNKNOWN
-from negplug.samplers.common.images import Images, image_logits
+from negplug.samplers.common.arranged import Arranged
 from negplug.samplers.common.outside import Outside
 
 
@@ -35,9 +36,8 @@ class Visit:
     """N chains that are visited in a step.
 
     Attributes:
-        images: The proposed images, in the order of proposal.
-        logits: ``[V, C, N]``, of their views, see :func:`.images.row_logits`.
-        log_number: ``[C, 1]``, the logarithm of how many views each has.
+        pool: The proposed images, in the order of proposal, and their rows.
+        logits: ``[R, N]``, of the rows.
         scores: ``[N, C]``, of the images.
         state: ``[N]`` int64, the image that each chain comes with; -1 = none yet.
         stored: ``[N]``, its logit at the last visit.
@@ -45,9 +45,8 @@ class Visit:
         initial: ``[N]``, its present logit where that is known, otherwise the stored one.
     """
 
-    images: Images
+    pool: Arranged
     logits: Tensor
-    log_number: Tensor
     scores: Tensor
     state: Tensor
     stored: Tensor
@@ -55,22 +54,30 @@ class Visit:
     initial: Tensor
 
     @classmethod
-    def of(cls, images: Images, logits: Tensor, place: Tensor, chains: dict[str, Tensor]) -> Visit:
-        """Compare what chains come with and are proposed.
+    def of(
+        cls,
+        batch: ContrastiveBatch,
+        indexes: Tensor,
+        pool: Arranged,
+        chains: dict[str, Tensor],
+    ) -> Visit:
+        """Look up and compare what chains come with and are proposed.
 
         Args:
-            images: The proposed images, in the order of proposal.
-            logits: Of their views, see :func:`.images.row_logits`.
-            place: See the attributes.
+            batch: The batch.
+            indexes: ``[N]`` int64, data set indexes of its anchors.
+            pool: The proposed images.
             chains: ``state`` and ``score`` of the last visit, ``[N]`` each.
         """
-        state, log_number = chains["state"], images.log_number(logits)
+        state = chains["state"]
+        own, place = pool.images.find(torch.stack([indexes, state]))
+        logits = pool.row_logits(batch)
         # A row of memory for each image: chains go in lock step, and are neighbours there.
-        scores = image_logits(logits, log_number).T
+        scores = pool.scores(batch, own, logits).T
         stored = chains["score"].to(scores)
         present = scores.gather(1, place.clamp(min=0)[:, None])[:, 0]
         initial = torch.where(place < 0, stored, present)
-        return cls(images, logits, log_number, scores, state, stored, place, initial)
+        return cls(pool, logits, scores, state, stored, place, initial)
 
     def away(self) -> Tensor:
         """Return the anchors whose chain has a state outside the batch, int64."""
@@ -97,7 +104,7 @@ class Visit:
         went, last = moves.last >= 0, moves.last.clamp(min=0)
         score = self.scores.gather(1, last[:, None])[:, 0]
         return (
-            torch.where(went, self.images.indexes[last], self.state),
+            torch.where(went, self.pool.images.indexes[last], self.state),
             torch.where(went, score, self.initial),
         )
 

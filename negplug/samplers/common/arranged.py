@@ -1,0 +1,109 @@
+"""A pool with its rows in the order of its images, and what anchors have to do with both.
+
+Rows of a view lie together, image after image, so that nothing need be gathered to go from rows to
+images, or scattered to go back, where all images have the same views. Images that have fewer, as a
+queue's mostly do, are left out of a view's rows: there are never more rows than in the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from negplug.batch import ContrastiveBatch
+from negplug.exclusion import excluded_pairs, remember_pairs
+from negplug.negatives import Negatives
+from negplug.samplers.common.images import Images
+
+
+class Arranged(NamedTuple):
+    """A whole pool with its rows in the order of its images, view after view.
+
+    Attributes:
+        pool: The pool, R rows.
+        images: Its images.
+        columns: For each view, which of the images have it, int64; None if all have.
+        log_number: ``[C, 1]``, the logarithm of how many views an image has.
+    """
+
+    pool: Negatives
+    images: Images
+    columns: tuple[Tensor | None, ...]
+    log_number: Tensor
+
+    @classmethod
+    def of(cls, pool: Negatives, images: Images) -> Arranged:
+        """Put the rows of a pool in order; those that are no view of an image are left out."""
+        present = images.rows >= 0
+        numbers = present.sum(1).tolist()
+        columns = tuple(
+            None if number == len(images.indexes) else here.nonzero()[:, 0]
+            for here, number in zip(present, numbers, strict=True)
+        )
+        whole = all(column is None for column in columns)
+        rows = images.rows.view(-1) if whole else images.rows[present]
+        names = (pool.pool_ids, pool.pool_indexes, pool.pool_labels)
+        ids, indexes, labels = (None if name is None else name[rows] for name in names)
+        assert ids is not None
+        with torch.enable_grad():
+            keys = pool.pool.index_select(0, rows)
+        ordered = Negatives(keys, ids, pool_indexes=indexes, pool_labels=labels)
+        log_number = present.sum(0).to(keys.dtype).log_()[:, None]
+        return cls(ordered, images, columns, log_number)
+
+    def views(self, values: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Yield of values ``[R, …]`` those of each view, after the images that have it."""
+        count = len(self.images.indexes)
+        sizes = [count if column is None else len(column) for column in self.columns]
+        return zip(self.columns, torch.split(values, sizes), strict=True)
+
+    def row_logits(self, batch: ContrastiveBatch) -> Tensor:
+        """Return the logits ⟨a_i, k_j⟩/τ of all rows, ``[R, N]``."""
+        keys = self.pool.pool
+        logits = keys.new_empty(len(keys), len(batch.anchors))
+        return logits.addmm_(keys, batch.anchors.T, beta=0, alpha=1 / batch.temperature)
+
+    def scores(self, batch: ContrastiveBatch, own: Tensor, logits: Tensor) -> Tensor:
+        """Return the logits of images, ``[C, N]``; -inf of what is no negative.
+
+        Args:
+            batch: Anchors and ids.
+            own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here.
+            logits: Of all rows.
+        """
+        (first_column, first), *others = self.views(logits)
+        together = first
+        if first_column is not None:
+            together = first.new_full((len(self.images.indexes), first.shape[1]), -torch.inf)
+            together.index_copy_(0, first_column, first)
+        for column, view in others:
+            if column is None:
+                together = torch.logaddexp(together, view)
+            else:
+                both = torch.logaddexp(together.index_select(0, column), view)
+                together = together.index_copy(0, column, both)
+        scores = together - self.log_number
+        # A few entries: quicker one by one than by a mask over all.
+        anchor, column = self._excluded(batch, own)
+        scores.view(-1).index_fill_(0, column * len(batch.anchors) + anchor, -torch.inf)
+        return scores
+
+    def _excluded(self, batch: ContrastiveBatch, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pairs of anchors and images: of the same sample, or with a row of the same id."""
+        (anchor,) = (own >= 0).nonzero(as_tuple=True)
+        column, pool = own[anchor], self.pool
+        assert pool.pool_indexes is not None
+        every = torch.arange(len(self.images.indexes), device=own.device)
+        if batch.anchor_ids is batch.indexes and torch.equal(pool.pool_ids, pool.pool_indexes):
+            if all(each is None for each in self.columns):
+                first = len(every) * torch.arange(len(self.columns), device=own.device)[:, None]
+                rows = (column + first).flatten()
+                remember_pairs(batch, pool.pool_ids, anchor.expand(len(first), -1).flatten(), rows)
+            return anchor, column
+        # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
+        others, row = excluded_pairs(batch, pool.pool_ids)
+        of_rows = torch.cat([every if each is None else each for each in self.columns])
+        return torch.cat([anchor, others]), torch.cat([column, of_rows[row]])

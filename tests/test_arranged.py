@@ -1,0 +1,82 @@
+"""A pool in the order of its images: rows, logits of images, exclusions, in loops."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from negplug import ContrastiveBatch, Negatives, make_sampler
+from negplug.samplers.common.arranged import Arranged
+from negplug.samplers.common.drawn import drawn_rows
+from negplug.samplers.common.images import images_of
+from negplug.samplers.common.visit import Visit
+
+TAU = 0.3
+NEW = torch.tensor([-1] * 6), torch.full((6,), -torch.inf, dtype=torch.float64)
+
+# Data set indexes and ids of the rows: alike; a sample three times; ids that changed between two
+# visits, or were not known at one.
+POOLS = {
+    "two views": ([4, 9, 2, 4, 9, 2], [4, 9, 2, 4, 9, 2]),
+    "uneven": ([4, 4, 4, 9, 2, 9, 0], [4, 4, 4, 9, 2, 9, 0]),
+    "other ids": ([4, 4, 9, 2, 2, 0], [7, 5, 7, -1, 6, 8]),
+    "one": ([3], [3]),
+}
+
+
+def rows(number, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(number, 8, dtype=torch.float64, generator=generator))
+
+
+def question(kind):
+    indexes, ids = (torch.tensor(names) for names in POOLS[kind])
+    pool = Negatives(rows(len(ids), 1).requires_grad_(), ids, pool_indexes=indexes)
+    anchors, own = rows(6, 2).requires_grad_(), torch.tensor([4, 9, 2, 0, 1, 3])
+    names = torch.tensor([7, 5, 6, 8, -1, 3]) if kind == "other ids" else own
+    batch = ContrastiveBatch(
+        anchors, anchors, names, names, torch.full((6, 1), -1), indexes=own, temperature=TAU
+    )
+    return batch, pool
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_images_and_their_rows_equal_loops(kind):
+    batch, pool = question(kind)
+    arranged = Arranged.of(pool, images_of(batch, pool).shuffled(torch.Generator().manual_seed(3)))
+    assert sorted(arranged.pool.pool.tolist()) == sorted(pool.pool.tolist())
+    with torch.no_grad():
+        chains = {"state": NEW[0], "score": NEW[1]}
+        visit = Visit.of(batch, batch.indexes, arranged, chains)
+        scores = visit.scores.clone()
+        shares = (scores > -torch.inf) / (scores > -torch.inf).sum(1, keepdim=True).clamp(min=1)
+        drawn = drawn_rows(visit, shares.double().T.contiguous().T)
+    weights = drawn.log_weight.exp()
+    for i, anchor in enumerate(batch.anchors):
+        allowed = []
+        for c, image in enumerate(arranged.images.indexes.tolist()):
+            mine = [k for k, index in enumerate(pool.pool_indexes.tolist()) if index == image]
+            known = int(batch.anchor_ids[i]) != -1
+            ids = [int(pool.pool_ids[k]) for k in mine]
+            if image == int(batch.indexes[i]) or (known and int(batch.anchor_ids[i]) in ids):
+                assert scores[i, c] == -torch.inf
+                continue
+            each = [math.exp((anchor @ pool.pool[k]).item() / TAU) for k in mine]
+            assert math.exp(scores[i, c]) == pytest.approx(sum(each) / len(mine))
+            allowed.append({k: one / sum(each) for k, one in zip(mine, each, strict=True)})
+        wanted = {k: w / len(allowed) for image in allowed for k, w in image.items()}
+        for column, row in enumerate(drawn.pool):
+            key = int((pool.pool == row).all(1).nonzero())
+            assert float(weights[i, column]) == pytest.approx(wanted.get(key, 0))
+
+
+def test_a_queues_frequent_sample_needs_no_more_rows_than_the_queue_has():
+    sampler = make_sampler("isir(source=queue(size=64), out_of_batch='drop', size=50)")
+    for step in range(12):
+        indexes = torch.cat([torch.zeros(4), torch.arange(4) + 4 * step + 1]).long()
+        queries, keys = rows(8, step).requires_grad_(), rows(8, 99 + step)
+        negatives = sampler(ContrastiveBatch.from_pairs(queries, keys, indexes))
+        assert len(negatives.pool) <= 64
+        sampler.flush()
+    assert len(negatives.pool) == 64

@@ -86,7 +86,7 @@ def main(
         list[int] | None, typer.Option("--batch-size", help="B; repeat for several")
     ] = None,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
-    seconds: Annotated[float, typer.Option(help="time per batch size, at five rounds least")] = 10,
+    seconds: Annotated[float, typer.Option(help="time per batch size, at five rounds least")] = 20,
     results: Annotated[Path, typer.Option(help="folder of tables and plot")] = RESULTS,
 ) -> None:
     """Time, peak memory and accuracy of the in-batch loss, beside the hosts' own."""

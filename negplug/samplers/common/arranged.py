@@ -7,6 +7,7 @@ queue's mostly do, are left out of a view's rows: there are never more rows than
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -74,17 +75,18 @@ class Arranged(NamedTuple):
             own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here.
             logits: Of all rows.
         """
-        (first_column, first), *others = self.views(logits)
-        together = first
-        if first_column is not None:
-            together = first.new_full((len(self.images.indexes), first.shape[1]), -torch.inf)
-            together.index_copy_(0, first_column, first)
-        for column, view in others:
-            if column is None:
-                together = torch.logaddexp(together, view)
-            else:
+        views = list(self.views(logits))
+        every = [view for column, view in views if column is None]
+        shape = len(self.images.indexes), len(batch.anchors)
+        together: Tensor = functools.reduce(
+            torch.logaddexp, every or [logits.new_full(shape, -torch.inf)]
+        )
+        if len(every) < len(views):
+            together = together.clone()
+        for column, view in views:
+            if column is not None:
                 both = torch.logaddexp(together.index_select(0, column), view)
-                together = together.index_copy(0, column, both)
+                together.index_copy_(0, column, both)
         scores = together - self.log_number
         # A few entries: quicker one by one than by a mask over all.
         anchor, column = self._excluded(batch, own)
@@ -96,14 +98,15 @@ class Arranged(NamedTuple):
         (anchor,) = (own >= 0).nonzero(as_tuple=True)
         column, pool = own[anchor], self.pool
         assert pool.pool_indexes is not None
-        every = torch.arange(len(self.images.indexes), device=own.device)
+        count = len(self.images.indexes)
         if batch.anchor_ids is batch.indexes and torch.equal(pool.pool_ids, pool.pool_indexes):
             if all(each is None for each in self.columns):
-                first = len(every) * torch.arange(len(self.columns), device=own.device)[:, None]
+                first = count * torch.arange(len(self.columns), device=own.device)[:, None]
                 rows = (column + first).flatten()
                 remember_pairs(batch, pool.pool_ids, anchor.expand(len(first), -1).flatten(), rows)
             return anchor, column
         # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
         others, row = excluded_pairs(batch, pool.pool_ids)
+        every = torch.arange(count, device=own.device)
         of_rows = torch.cat([every if each is None else each for each in self.columns])
         return torch.cat([anchor, others]), torch.cat([column, of_rows[row]])

@@ -73,11 +73,24 @@ class Negatives:
             pool_labels=None if labels is None else labels[rows],
         )
 
+    def chosen(self, anchor_ids: Tensor) -> Tensor:
+        """Return ``[N, M]``, or ``[N, K]`` of a whole pool, True where there is a negative."""
+        if self.columns is None:
+            chosen = comparable_ids(anchor_ids)[:, None] != self.pool_ids
+        else:
+            chosen = torch.ones_like(self.columns, dtype=torch.bool)
+        if self.mask is not None:
+            chosen &= self.mask
+        if self._drops_draws:
+            assert self.log_weight is not None
+            chosen &= self.log_weight > -torch.inf
+        return chosen
+
     def counts(self, anchor_ids: Tensor) -> Tensor:
         """Return the number of negatives of each anchor, ``[N]`` int64."""
         others = sum(other.counts(anchor_ids) for other in self.others)
         if self.mask is not None or self._drops_draws:
-            own = self._chosen(anchor_ids).sum(1)
+            own = self.chosen(anchor_ids).sum(1)
         elif self.columns is None:
             own = len(self.pool) - number_with_same_id(anchor_ids, self.pool_ids)
         else:
@@ -103,7 +116,7 @@ class Negatives:
             )
         columns, masks, first = [], [], 0
         for part in parts:
-            own, mask = part.columns, part._chosen(anchor_ids)
+            own, mask = part.columns, part.chosen(anchor_ids)
             if own is None:
                 own = torch.arange(len(part.pool), device=anchor_ids.device)
                 own = own.expand(len(anchor_ids), -1)
@@ -139,19 +152,6 @@ class Negatives:
     def _drops_draws(self) -> bool:
         """Whether weights of 0 say what was not drawn."""
         return self.estimator == "posterior" and self.log_weight is not None
-
-    def _chosen(self, anchor_ids: Tensor) -> Tensor:
-        """Return ``[N, M]``, or ``[N, K]`` of a whole pool, True where there is a negative."""
-        if self.columns is None:
-            chosen = comparable_ids(anchor_ids)[:, None] != self.pool_ids
-        else:
-            chosen = torch.ones_like(self.columns, dtype=torch.bool)
-        if self.mask is not None:
-            chosen &= self.mask
-        if self._drops_draws:
-            assert self.log_weight is not None
-            chosen &= self.log_weight > -torch.inf
-        return chosen
 
 
 def _joined(values: list[Tensor | None], parts: list[Negatives]) -> Tensor | None:

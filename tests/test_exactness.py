@@ -176,7 +176,7 @@ def test_states_are_distributed_as_the_softmax(expression, temperature):
 # ------------------------------------------------------------------ through the loss
 
 FEW = 64
-BLOCKS, EPOCHS = 12, 8
+BLOCKS, EPOCHS = 24, 8
 """A chain meets half of the images in a block of epochs; blocks further apart are independent."""
 AT = 0.2
 
@@ -244,11 +244,11 @@ def test_infonces_gradient_is_another_one(form):
 def test_the_losss_gradient_is_that_over_the_data_set(kind, option, form):
     """Through both arguments where states are embedded anew, and by the anchors where cached.
 
-    Of the way from the exact gradient to that of the batch alone less than a third is gone, and no
-    more in the opposite direction. It is not nothing: a batch is drawn without replacement.
+    Of the way from the exact gradient to that of the batch alone, less than a third is gone.
     """
     found = blocks(f"{kind}(out_of_batch={option!r})", "infonce()", form) - exact(form)
     way = in_batch(form).mean(0) - exact(form)
     gone = (found * way).flatten(1).sum(1) / way.norm() ** 2
     error = gone.std() / BLOCKS**0.5
-    assert abs(gone.mean()) + ERRORS * error < 1 / 3
+    assert abs(gone.mean()) < ERRORS * error
+    assert gone.mean() + ERRORS * error < 1 / 3

@@ -49,7 +49,7 @@ def no_column_is_repeated(subject: Subject) -> None:
 def weights_are_finite(subject: Subject) -> None:
     """Log weights and the shares of mixtures are finite wherever they count."""
     for where, step, part in _parts(subject):
-        chosen = _chosen(part, step.batch.anchor_ids)
+        chosen = part.chosen(step.batch.anchor_ids)
         if part.log_weight is not None:
             weight = part.log_weight.expand(chosen.shape)
             assert not weight.isnan().any(), f"{where}: log_weight holds NaN"
@@ -80,7 +80,7 @@ def no_anchor_meets_its_own_sample(subject: Subject) -> None:
             past.append(now.batch.keys.detach())
             owners += now.batch.key_indexes.tolist()
         owner = _owners(part, torch.cat(past), torch.tensor(owners))
-        chosen = _chosen(part, now.batch.anchor_ids)
+        chosen = part.chosen(now.batch.anchor_ids)
         columns = part.columns
         if columns is None:
             columns = torch.arange(len(part.pool)).expand(len(chosen), -1)
@@ -125,19 +125,6 @@ def _run(subject: Subject) -> list[tuple[str, Step]]:
         run += [(f"training step {number} ({form})", step) for number, step in enumerate(steps)]
         run.append((f"evaluation ({form})", evaluate(subject, loss, _STEPS, form=form)))
     return run
-
-
-def _chosen(part: Negatives, anchor_ids: Tensor) -> Tensor:
-    """Return ``[N, M]`` or ``[N, K]``, True where the loss counts a negative."""
-    if part.columns is None:
-        chosen = comparable_ids(anchor_ids)[:, None] != part.pool_ids
-    else:
-        chosen = torch.ones_like(part.columns, dtype=torch.bool)
-    if part.mask is not None:
-        chosen &= part.mask
-    if part.estimator == "posterior" and part.log_weight is not None:
-        chosen &= part.log_weight != -torch.inf
-    return chosen
 
 
 def _owners(part: Negatives, keys: Tensor, owners: Tensor) -> Tensor:

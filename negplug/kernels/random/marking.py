@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.kernels.random.hashing import GAMMA, mix_
-from negplug.kernels.random.sorting import numbers_at
+from negplug.kernels.random.streams import drawn_in_parts, numbers_at
 
 # Marks at a time: what a CPU's cache holds. Large temporaries cost page faults there.
 _AT_ONCE = {"cpu": 2**20}
@@ -20,19 +19,12 @@ _AT_ONCE_ELSEWHERE = 2**26
 
 def marked_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
     """Return the integers in ascending order; see :mod:`negplug.kernels.random`."""
-    rows = torch.arange(len(bounds), device=bounds.device)
-    streams = mix_(seed + rows * GAMMA, torch.empty_like(rows))
-    drawn = bounds.new_empty(len(bounds), count)
-    most = int(bounds.max())
-    width = max(1, _AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // most)
-    for start in range(0, len(bounds), width):
-        part = slice(start, start + width)
-        drawn[part] = _of_some(streams[part, None], bounds[part, None], count, most)
-    return drawn
+    rows = _AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // int(bounds.max())
+    return drawn_in_parts(_of_some, bounds, count, seed, rows)
 
 
-def _of_some(streams: Tensor, bounds: Tensor, count: int, most: int) -> Tensor:
-    marks = torch.zeros(len(bounds), most, dtype=torch.bool, device=bounds.device)
+def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
+    marks = torch.zeros(len(bounds), int(bounds.max()), dtype=torch.bool, device=bounds.device)
     place = torch.arange(count, device=bounds.device)
     numbers = numbers_at(streams, place, bounds)
     some = numbers[:, :1]

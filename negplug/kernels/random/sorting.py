@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.kernels.random.hashing import GAMMA, mix_, shift
+from negplug.kernels.random.streams import drawn_in_parts, numbers_at
 
 # Integers at a time: what a CPU's cache holds. Large temporaries cost page faults there.
 _AT_ONCE = {"cpu": 2**17}
@@ -18,39 +18,26 @@ _AT_ONCE_ELSEWHERE = 2**24
 
 def sorted_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
     """Return the integers in ascending order; see :mod:`negplug.kernels.random`."""
-    rows = torch.arange(len(bounds), device=bounds.device)
-    streams = mix_(seed + rows * GAMMA, torch.empty_like(rows))
-    drawn = bounds.new_empty(len(bounds), count)
-    width = max(1, _AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // count)
-    for start in range(0, len(bounds), width):
-        part = slice(start, start + width)
-        drawn[part] = _of_some(streams[part], bounds[part], count)
-    return drawn
+    rows = _AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // count
+    return drawn_in_parts(_of_some, bounds, count, seed, rows)
 
 
 def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
     number = torch.arange(count, device=bounds.device)
-    drawn = numbers_at(streams[:, None], number, bounds[:, None]).sort(1).values
+    drawn = numbers_at(streams, number, bounds).sort(1).values
     todo = torch.arange(len(bounds), device=bounds.device)
     used = torch.full_like(bounds, count)
     rows = drawn
     while True:
         repeated = torch.zeros_like(rows, dtype=torch.bool)
         repeated[:, 1:] = rows[:, 1:] == rows[:, :-1]
-        missing = repeated.sum(1)
-        unfinished = missing > 0
+        missing = repeated.sum(1, keepdim=True)
+        unfinished = missing[:, 0] > 0
         todo, rows, repeated = todo[unfinished], rows[unfinished], repeated[unfinished]
         if not len(todo):
             return drawn
-        next_ones = repeated.cumsum(1) - 1 + used[todo, None]
-        anew = numbers_at(streams[todo, None], next_ones, bounds[todo, None])
+        next_ones = repeated.cumsum(1) - 1 + used[todo]
+        anew = numbers_at(streams[todo], next_ones, bounds[todo])
         rows = torch.where(repeated, anew, rows).sort(1).values
         used[todo] += missing[unfinished]
         drawn[todo] = rows
-
-
-def numbers_at(streams: Tensor, places: Tensor, bounds: Tensor) -> Tensor:
-    """Return the numbers at some places of some streams."""
-    states = streams + places * GAMMA
-    spare = torch.empty_like(states)
-    return shift(mix_(states, spare), 1, spare).remainder_(bounds)

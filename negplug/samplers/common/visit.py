@@ -109,7 +109,7 @@ class Visit:
         )
 
     def measures(self, moves: Moves) -> Measures:
-        """Return what :meth:`Measures.means` needs, before shares are written over."""
+        """Return what :meth:`Measures.means` needs."""
         stayed, accepted = moves.stayed, moves.accepted
         return Measures(self.initial, self.stored, self.place >= 0, stayed, accepted)
 

@@ -256,6 +256,29 @@ class ContrastiveBatch:
             pool_labels=self.key_labels,
         )
 
+    def excluded_pairs(self, pool_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """List the pairs of anchors and rows of a pool that the rule of exclusion forbids.
+
+        Looked up once for a batch and a pool, however many ask.
+
+        Args:
+            pool_ids: ``[K]`` int64.
+
+        Returns:
+            Anchors ``[P]`` and columns ``[P]`` int64.
+        """
+        if ("excluded", id(pool_ids)) not in self.memo:
+            columns, _ = columns_with_same_id(self.anchor_ids, pool_ids)
+            anchor, slot = (columns != BEYOND).nonzero(as_tuple=True)
+            self.remember_pairs(pool_ids, anchor, columns[anchor, slot])
+        _, anchor, column = self.memo["excluded", id(pool_ids)]
+        return anchor, column
+
+    def remember_pairs(self, pool_ids: Tensor, anchor: Tensor, column: Tensor) -> None:
+        """Let :meth:`excluded_pairs` return these, which were found in a quicker way."""
+        # With the tensor, so that no other one gets its name.
+        self.memo["excluded", id(pool_ids)] = pool_ids, anchor, column
+
     def gathered(self) -> ContrastiveBatch:
         """Return this batch with every rank's keys, in rank order.
 

@@ -6,13 +6,8 @@ and equals nothing, itself included.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from negplug.batch import ContrastiveBatch
 
 UNKNOWN = -1
 
@@ -51,34 +46,6 @@ def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, 
     present = slot < count[:, None]
     position = (first[:, None] + slot).clamp_(max=max(len(pool_ids) - 1, 0))
     return order[position].masked_fill_(~present, BEYOND), count
-
-
-def excluded_pairs(batch: ContrastiveBatch, pool_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """List the pairs of a batch's anchors and a pool's rows that the rule excludes.
-
-    Looked up once for a batch and a pool, however many ask.
-
-    Args:
-        batch: Anchors.
-        pool_ids: ``[K]`` int64.
-
-    Returns:
-        Anchors ``[P]`` and columns ``[P]`` int64.
-    """
-    if ("excluded", id(pool_ids)) not in batch.memo:
-        columns, _ = columns_with_same_id(batch.anchor_ids, pool_ids)
-        anchor, slot = (columns != BEYOND).nonzero(as_tuple=True)
-        remember_pairs(batch, pool_ids, anchor, columns[anchor, slot])
-    _, anchor, column = batch.memo["excluded", id(pool_ids)]
-    return anchor, column
-
-
-def remember_pairs(
-    batch: ContrastiveBatch, pool_ids: Tensor, anchor: Tensor, column: Tensor
-) -> None:
-    """Let :func:`excluded_pairs` return these, which were found in a quicker way."""
-    # With the tensor, so that no other one gets its name.
-    batch.memo["excluded", id(pool_ids)] = pool_ids, anchor, column
 
 
 def number_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> Tensor:

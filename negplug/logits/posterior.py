@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import excluded_pairs
 from negplug.negatives import Negatives
 
 
@@ -61,5 +60,5 @@ def _weights(batch: ContrastiveBatch, part: Negatives) -> Tensor:
     if part.mask is not None:
         weight.masked_fill_(~part.mask, 0.0)
     if part.columns is None:
-        weight[excluded_pairs(batch, part.pool_ids)] = 0.0
+        weight[batch.excluded_pairs(part.pool_ids)] = 0.0
     return weight

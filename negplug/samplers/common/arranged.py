@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from negplug.batch import ContrastiveBatch
-from negplug.exclusion import excluded_pairs, remember_pairs
 from negplug.negatives import Negatives
 from negplug.samplers.common.images import Images
 
@@ -103,10 +102,10 @@ class Arranged(NamedTuple):
             if all(each is None for each in self.columns):
                 first = count * torch.arange(len(self.columns), device=own.device)[:, None]
                 rows = (column + first).flatten()
-                remember_pairs(batch, pool.pool_ids, anchor.expand(len(first), -1).flatten(), rows)
+                batch.remember_pairs(pool.pool_ids, anchor.expand(len(first), -1).flatten(), rows)
             return anchor, column
         # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
-        others, row = excluded_pairs(batch, pool.pool_ids)
+        others, row = batch.excluded_pairs(pool.pool_ids)
         every = torch.arange(count, device=own.device)
         of_rows = torch.cat([every if each is None else each for each in self.columns])
         return torch.cat([anchor, others]), torch.cat([column, of_rows[row]])

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from negplug.adapter import Contrast, LossSite, Metadata, MethodReport
     from negplug.batch import ContrastiveBatch
     from negplug.build import make_objective, make_sampler
     from negplug.draws import Draws
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterSpec",
+    "Contrast",
     "ContrastiveBatch",
     "ContrastiveLoss",
     "Draws",
     "Injection",
+    "LossSite",
+    "Metadata",
+    "MethodReport",
     "NegativeSampler",
     "Negatives",
     "Objective",
@@ -43,10 +48,14 @@ __all__ = [
 
 _HOME = {
     "AdapterSpec": "negplug.hookspecs",
+    "Contrast": "negplug.adapter",
     "ContrastiveBatch": "negplug.batch",
     "ContrastiveLoss": "negplug.loss",
     "Draws": "negplug.draws",
     "Injection": "negplug.injection",
+    "LossSite": "negplug.adapter",
+    "Metadata": "negplug.adapter",
+    "MethodReport": "negplug.adapter",
     "NegativeSampler": "negplug.sampler",
     "Negatives": "negplug.negatives",
     "Objective": "negplug.objective",

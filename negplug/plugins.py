@@ -30,7 +30,7 @@ from negplug import hookspecs
 from negplug.blame import PluginError
 from negplug.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
 from negplug.objectives import plugins as builtin_objectives
-from negplug.provenance import PluginFailure, PluginInfo
+from negplug.provenance import PluginFailure, PluginInfo, installed_version
 from negplug.samplers import plugins as builtin_samplers
 
 Kind = Literal["sampler", "objective", "adapter"]
@@ -104,9 +104,7 @@ class Plugins:
         raise UnknownNameError(f"unknown {kind} {name!r}; {hint}{failed}")
 
     def _own(self, name: str) -> PluginInfo:
-        from negplug import __version__
-
-        return PluginInfo(name, PROJECT, __version__)
+        return PluginInfo(name, PROJECT, installed_version(PROJECT) or "unknown")
 
     def _load_entry_points(self, environ: Mapping[str, str]) -> None:
         disabled = {name.strip() for name in environ.get("NEGPLUG_DISABLED_PLUGINS", "").split(",")}

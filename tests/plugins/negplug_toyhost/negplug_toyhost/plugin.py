@@ -12,14 +12,16 @@ from torch.nn.functional import normalize
 
 from negplug import (
     AdapterSpec,
+    Contrast,
     ContrastiveBatch,
+    LossSite,
+    MethodReport,
     Negatives,
     Objective,
     ObjectiveSpec,
     hookimpl,
     make_objective,
 )
-from negplug.adapter import Contrast, LossSite, MethodReport
 
 
 class Focal(Objective):

@@ -14,16 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from negplug.adapter import Contrast, LossSite, Metadata, MethodReport
-    from negplug.batch import ContrastiveBatch
     from negplug.build import make_objective, make_sampler
+    from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
+    from negplug.contract.batch import ContrastiveBatch
+    from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec, hookimpl
+    from negplug.contract.negatives import Negatives
+    from negplug.contract.objective import Objective
+    from negplug.contract.sampler import NegativeSampler
     from negplug.draws import Draws
-    from negplug.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec, hookimpl
     from negplug.injection import Injection, inject
     from negplug.loss import ContrastiveLoss
-    from negplug.negatives import Negatives
-    from negplug.objective import Objective
-    from negplug.sampler import NegativeSampler
 
 __all__ = [
     "AdapterSpec",
@@ -47,21 +47,21 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdapterSpec": "negplug.hookspecs",
-    "Contrast": "negplug.adapter",
-    "ContrastiveBatch": "negplug.batch",
+    "AdapterSpec": "negplug.contract.hookspecs",
+    "Contrast": "negplug.contract.adapter",
+    "ContrastiveBatch": "negplug.contract.batch",
     "ContrastiveLoss": "negplug.loss",
     "Draws": "negplug.draws",
     "Injection": "negplug.injection",
-    "LossSite": "negplug.adapter",
-    "Metadata": "negplug.adapter",
-    "MethodReport": "negplug.adapter",
-    "NegativeSampler": "negplug.sampler",
-    "Negatives": "negplug.negatives",
-    "Objective": "negplug.objective",
-    "ObjectiveSpec": "negplug.hookspecs",
-    "SamplerSpec": "negplug.hookspecs",
-    "hookimpl": "negplug.hookspecs",
+    "LossSite": "negplug.contract.adapter",
+    "Metadata": "negplug.contract.adapter",
+    "MethodReport": "negplug.contract.adapter",
+    "NegativeSampler": "negplug.contract.sampler",
+    "Negatives": "negplug.contract.negatives",
+    "Objective": "negplug.contract.objective",
+    "ObjectiveSpec": "negplug.contract.hookspecs",
+    "SamplerSpec": "negplug.contract.hookspecs",
+    "hookimpl": "negplug.contract.hookspecs",
     "inject": "negplug.injection",
     "make_objective": "negplug.build",
     "make_sampler": "negplug.build",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from negplug.contract.objective import Objective
+from negplug.contract.sampler import NegativeSampler
 from negplug.expression import Argument, Call, parse
-from negplug.objective import Objective
 from negplug.plugins import Kind, Provided, UnknownNameError, plugins
-from negplug.sampler import NegativeSampler
 
 _BUILDS: dict[str, type[NegativeSampler] | type[Objective]] = {
     "sampler": NegativeSampler,

@@ -16,16 +16,16 @@ from typing import Any
 from torch import nn
 
 from negplug import ledger, plain
-from negplug.adapter import Metadata
 from negplug.build import as_objective, as_sampler
-from negplug.dataset import DatasetAccess
+from negplug.contract.adapter import Metadata
+from negplug.contract.dataset import DatasetAccess
+from negplug.contract.inputs import check_temperature
+from negplug.contract.objective import Objective
+from negplug.contract.sampler import NegativeSampler
 from negplug.distributed import everyones, rank, world_size
 from negplug.encoder import RecipeEncoder
 from negplug.indexes import IndexRecorder
 from negplug.injection import Injection, NoLossFoundError, inject
-from negplug.inputs import check_temperature
-from negplug.objective import Objective
-from negplug.sampler import NegativeSampler
 
 logger = logging.getLogger("negplug")
 

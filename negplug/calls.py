@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from negplug.objective import Objective
-from negplug.sampler import NegativeSampler
+from negplug.contract.objective import Objective
+from negplug.contract.sampler import NegativeSampler
 
 
 class CallState(nn.Module):

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from negplug.adapter import Metadata
-from negplug.batch import ContrastiveBatch
-from negplug.dataset import DatasetAccess
+from negplug.contract.adapter import Metadata
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.dataset import DatasetAccess
 from negplug.distributed import alone, collectives
 from negplug.indexes import training_loader, unknowable
 from negplug.quiet import Writes, quiet

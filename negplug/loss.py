@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from negplug.adapter import LossSite
-from negplug.batch import ContrastiveBatch
-from negplug.blame import blaming
 from negplug.build import as_objective, as_sampler
 from negplug.calls import CallState, check_saved
-from negplug.dataset import DatasetAccess, Encoder
+from negplug.contract.adapter import LossSite
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.blame import blaming
+from negplug.contract.dataset import DatasetAccess, Encoder
+from negplug.contract.inputs import check_temperature
+from negplug.contract.objective import Objective
+from negplug.contract.sampler import NegativeSampler
 from negplug.distributed import rank, total, world_size
 from negplug.draws import Draws
-from negplug.inputs import check_temperature
-from negplug.objective import Objective
 from negplug.observation import observe
 from negplug.precision import as_under_present_autocast, not_inference
-from negplug.sampler import NegativeSampler
 
 
 class ContrastiveLoss(nn.Module):

@@ -20,14 +20,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.diagnostics.hypersphere import uniformity
 from negplug.diagnostics.negatives import effective_number, hardness
-from negplug.exclusion import UNKNOWN
 from negplug.logits import positive_logits
-from negplug.negatives import Negatives
 from negplug.objectives.infonce import InfoNCE
-from negplug.sampler import NegativeSampler
 
 
 @torch.no_grad()

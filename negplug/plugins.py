@@ -26,11 +26,11 @@ from typing import Any, Literal
 
 import pluggy
 
-from negplug import hookspecs
-from negplug.blame import PluginError
-from negplug.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
+from negplug.contract import hookspecs
+from negplug.contract.blame import PluginError
+from negplug.contract.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
+from negplug.contract.provenance import PluginFailure, PluginInfo, installed_version
 from negplug.objectives import plugins as builtin_objectives
-from negplug.provenance import PluginFailure, PluginInfo, installed_version
 from negplug.samplers import plugins as builtin_samplers
 
 Kind = Literal["sampler", "objective", "adapter"]

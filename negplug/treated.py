@@ -12,13 +12,13 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from negplug import ledger
-from negplug.adapter import LossSite, Metadata
-from negplug.batch import ContrastiveBatch
-from negplug.dataset import DatasetAccess
+from negplug.contract.adapter import LossSite, Metadata
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.dataset import DatasetAccess
+from negplug.contract.objective import Objective
+from negplug.contract.sampler import NegativeSampler
 from negplug.loss import ContrastiveLoss
-from negplug.objective import Objective
 from negplug.objectives.infonce import InfoNCE
-from negplug.sampler import NegativeSampler
 
 NOBODY_SAID = (
     "nobody said whose samples the batch holds (a tuner's steps run without the NegativeControl "

@@ -17,7 +17,7 @@ from chains import Chains, held
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
-from negplug.dataset import DatasetAccess
+from negplug.contract.dataset import DatasetAccess
 from negplug.testing.subject import difference
 
 TAU = 0.2

@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch
+from negplug.contract.negatives import Negatives
 from negplug.logits.posterior import expected_logit
-from negplug.negatives import Negatives
 
 ANCHORS, ROWS, WIDTH, TAU = 6, 9, 4, 0.2
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
-from negplug.dataset import DatasetAccess
+from negplug.contract.dataset import DatasetAccess
 from negplug.testing.subject import difference
 
 BATCH = 4

@@ -12,8 +12,8 @@ import ranks
 import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, NegativeSampler, make_sampler
-from negplug.adapter import LossSite
-from negplug.exclusion import comparable_ids
+from negplug.contract.adapter import LossSite
+from negplug.contract.ids import comparable_ids
 from negplug.logits import negative_logsumexp
 from negplug.samplers.hierarchical import Hierarchical
 

@@ -13,7 +13,7 @@ from negplug import (
     NegativeSampler,
     make_objective,
 )
-from negplug.exclusion import comparable_ids
+from negplug.contract.ids import comparable_ids
 from negplug.kernels.pool import pool_logsumexp
 from negplug.kernels.pool.symmetric import symmetric_logsumexp
 from negplug.logits import negative_logsumexp

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler, make_objective, make_sampler
-from negplug.adapter import LossSite
+from negplug.contract.adapter import LossSite
 from negplug.injection import Injection
 from negplug.objectives.infonce import InfoNCE
 from negplug.samplers.filtered import Filtered

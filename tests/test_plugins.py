@@ -21,8 +21,8 @@ import pluggy
 import pytest
 from distributions import CHECKOUT, install, python
 
-from negplug import hookspecs
-from negplug.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec
+from negplug.contract import hookspecs
+from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec
 from negplug.objectives import plugins as objectives
 from negplug.plugins import Plugins
 from negplug.samplers import plugins as samplers

@@ -12,7 +12,7 @@ import hosts
 import pytest
 
 from negplug import NegativeSampler
-from negplug.negatives import Negatives
+from negplug.contract.negatives import Negatives
 
 GENERATION = hosts.solo_generation()
 HAS_LIGHTLY = importlib.util.find_spec("lightly") is not None

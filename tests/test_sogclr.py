@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_objective
-from negplug.dataset import DatasetAccess
+from negplug.contract.dataset import DatasetAccess
 
 N, WIDTH, GAMMA, TAU = 12, 6, 0.3, 0.2
 BATCHES = [(0, 1, 2, 3), (2, 3, 4, 5), (0, 5, 6, 7), (1, 2, 3, 4), (8, 9, 0, 1), (11, 0, 2, 7)]

@@ -17,7 +17,7 @@ import ranks
 import torch
 
 from negplug import ContrastiveLoss, inject
-from negplug.adapter import Metadata
+from negplug.contract.adapter import Metadata
 
 GENERATION = hosts.solo_generation()
 if GENERATION is None:

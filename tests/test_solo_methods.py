@@ -14,9 +14,9 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from negplug import ContrastiveLoss, inject
-from negplug.adapter import Metadata
-from negplug.batch import ContrastiveBatch
-from negplug.negatives import Negatives
+from negplug.contract.adapter import Metadata
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.negatives import Negatives
 
 GENERATION = hosts.solo_generation()
 if GENERATION is None:

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
-from negplug.exclusion import comparable_ids
+from negplug.contract.ids import comparable_ids
 from negplug.logits import negative_logsumexp
 from negplug.samplers.common.mixtures import _shares
 

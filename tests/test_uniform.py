@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
+from negplug.contract.ids import columns_with_same_id, number_with_same_id
 from negplug.draws import distinct_ranks, ranks_to_columns_
-from negplug.exclusion import columns_with_same_id, number_with_same_id
 
 
 def batch_of(views: int, size: int, step: int = 0) -> ContrastiveBatch:

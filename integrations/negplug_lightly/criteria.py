@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.adapter import Metadata
-from negplug.batch import ContrastiveBatch
-from negplug.objective import Objective
+from negplug.contract.adapter import Metadata
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.objective import Objective
 from negplug.objectives.decoupled import Decoupled
 from negplug.objectives.infonce import InfoNCE
 from negplug_lightly.model_aware import ModelAware

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.negatives import Negatives
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.negatives import Negatives
 from negplug.objectives.infonce import InfoNCE
 
 

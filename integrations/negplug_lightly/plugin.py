@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from negplug.adapter import Contrast, LossSite, Metadata, MethodReport
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import AdapterSpec, hookimpl
-from negplug.objective import Objective
-from negplug.provenance import installed_version
+from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import AdapterSpec, hookimpl
+from negplug.contract.objective import Objective
+from negplug.contract.provenance import installed_version
 from negplug_lightly import criteria
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.adapter import Contrast, Metadata
-from negplug.batch import ContrastiveBatch
-from negplug.inputs import check_embeddings
+from negplug.contract.adapter import Contrast, Metadata
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.inputs import check_embeddings
 from negplug.objectives.infonce import InfoNCE
 from negplug.unit import unit_rows
 from negplug_solo.relational import Relational

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from negplug.adapter import Metadata
+from negplug.contract.adapter import Metadata
 from negplug.distributed import rank
 
 

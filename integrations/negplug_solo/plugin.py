@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from negplug.adapter import Contrast, LossSite, MethodReport
-from negplug.hookspecs import AdapterSpec, hookimpl
-from negplug.provenance import installed_version
+from negplug.contract.adapter import Contrast, LossSite, MethodReport
+from negplug.contract.hookspecs import AdapterSpec, hookimpl
+from negplug.contract.provenance import installed_version
 from negplug_solo import losses
 from negplug_solo.metadata import read_metadata
 

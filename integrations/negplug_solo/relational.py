@@ -19,10 +19,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.negatives import Negatives
+from negplug.contract.objective import Objective
 from negplug.logits import negative_logsumexp
-from negplug.negatives import Negatives
-from negplug.objective import Objective
 
 
 class Relational(Objective):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from negplug.provenance import installed_version
+from negplug.contract.provenance import installed_version
 
 if TYPE_CHECKING:
     from negplug.kernels.choice import Operation

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from negplug.exclusion import BEYOND, UNKNOWN
+from negplug.contract.ids import BEYOND, UNKNOWN
 from negplug.kernels.pool import pool_logsumexp
 from negplug.unit import unit_rows
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import comparable_ids
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import comparable_ids
+from negplug.contract.negatives import Negatives
 from negplug.kernels.pool.tiled import tiles
 from negplug.logits import negative_logsumexp
 from negplug.logits.chosen import chosen_logits
 from negplug.logits.posterior import expected_logit
-from negplug.negatives import Negatives
 
 
 @torch.no_grad()

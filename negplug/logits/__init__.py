@@ -18,14 +18,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import comparable_ids
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import comparable_ids
+from negplug.contract.negatives import Negatives
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
 from negplug.logits.chosen import chosen_logits
 from negplug.logits.divergence import divergence
 from negplug.logits.posterior import expected_logit
-from negplug.negatives import Negatives
 
 __all__ = ["divergence", "log_number", "negative_logsumexp", "negative_term", "positive_logits"]
 

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import comparable_ids
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import comparable_ids
+from negplug.contract.negatives import Negatives
 from negplug.kernels.pool import row_logsumexp
 from negplug.kernels.pool.tiled import finite, tiles
 from negplug.logits.chosen import chosen_logits
-from negplug.negatives import Negatives
 
 
 class _Part(NamedTuple):

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from negplug.batch import ContrastiveBatch
-from negplug.negatives import Negatives
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.negatives import Negatives
 
 
 def expected_logit(batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:

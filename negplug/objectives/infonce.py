@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import ObjectiveSpec, hookimpl
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
+from negplug.contract.negatives import Negatives
+from negplug.contract.objective import Objective
 from negplug.logits import negative_term, positive_logits
-from negplug.negatives import Negatives
-from negplug.objective import Objective
 
 _FORMS = ("sum", "each", "mean")
 

@@ -26,12 +26,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import ObjectiveSpec, hookimpl
-from negplug.inputs import check_number
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
+from negplug.contract.inputs import check_number
+from negplug.contract.negatives import Negatives
+from negplug.contract.objective import Objective
 from negplug.logits import divergence
-from negplug.negatives import Negatives
-from negplug.objective import Objective
 from negplug.objectives.infonce import InfoNCE
 
 

@@ -32,13 +32,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import ObjectiveSpec, hookimpl
-from negplug.inputs import check_number
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
+from negplug.contract.inputs import check_number
+from negplug.contract.negatives import Negatives
+from negplug.contract.objective import Objective
+from negplug.contract.sample_table import PerSample, check_indexes, check_samples, views_of
 from negplug.logits import log_number, negative_logsumexp, positive_logits
-from negplug.negatives import Negatives
-from negplug.objective import Objective
-from negplug.per_sample import PerSample, check_indexes, check_samples, views_of
 
 
 class SogCLR(Objective):

@@ -41,12 +41,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.inputs import check_integer
+from negplug.contract.sampler import NegativeSampler
 from negplug.draws import exponentials
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.inputs import check_integer
 from negplug.kernels.chain import walk
 from negplug.precision import widest
-from negplug.sampler import NegativeSampler
 from negplug.samplers.common.chains import ChainSampler, OutOfBatch
 from negplug.samplers.common.visit import Moves
 

@@ -27,13 +27,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import UNKNOWN, comparable_ids
-from negplug.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.ids import UNKNOWN, comparable_ids
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import product_tiles
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
 from negplug.samplers.common.choosing import labels_of, rows_offered
 from negplug.samplers.in_batch import InBatch
 

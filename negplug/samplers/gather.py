@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 
 
 class Gather(NegativeSampler):

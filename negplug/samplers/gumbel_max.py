@@ -29,15 +29,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import comparable_ids
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.inputs import check_integer
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.ids import comparable_ids
+from negplug.contract.inputs import check_integer
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import tiles
-from negplug.negatives import Negatives
 from negplug.precision import widest
-from negplug.sampler import NegativeSampler
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.in_batch import InBatch
 

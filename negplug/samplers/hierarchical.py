@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import BEYOND
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.ids import BEYOND
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.memory import MemorySampler
 
 if TYPE_CHECKING:
-    from negplug.adapter import LossSite
+    from negplug.contract.adapter import LossSite
 
 
 class Hierarchical(NegativeSampler):

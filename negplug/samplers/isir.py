@@ -27,9 +27,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.sampler import NegativeSampler
 from negplug.draws import exponentials
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.sampler import NegativeSampler
 from negplug.samplers.common.chains import ChainSampler, OutOfBatch
 from negplug.samplers.common.visit import Moves
 

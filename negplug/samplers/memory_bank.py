@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.inputs import check_integer, check_number
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.inputs import check_integer, check_number
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.memory import MemorySampler
 from negplug.samplers.uniform import Uniform
 from negplug.unit import unit_rows

@@ -18,16 +18,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.inputs import check_integer
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.inputs import check_integer
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.memory import MemorySampler
 from negplug.samplers.uniform import Uniform
 
 if TYPE_CHECKING:
-    from negplug.adapter import LossSite
+    from negplug.contract.adapter import LossSite
 
 
 class Queue(MemorySampler):

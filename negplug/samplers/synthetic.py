@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from negplug.batch import ContrastiveBatch
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.inputs import check_integer, check_number
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.inputs import check_integer, check_number
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.common.mixtures import mixed_pairs, mixed_with_anchors
 from negplug.samplers.common.supply import Supply
@@ -43,7 +43,7 @@ from negplug.samplers.in_batch import InBatch
 from negplug.unit import unit_rows
 
 if TYPE_CHECKING:
-    from negplug.adapter import LossSite
+    from negplug.contract.adapter import LossSite
 
 
 class Synthetic(NegativeSampler):

@@ -29,13 +29,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.ids import columns_with_same_id
+from negplug.contract.inputs import check_flag
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.draws import distinct_ranks, ranks_to_columns_
-from negplug.exclusion import columns_with_same_id
-from negplug.hookspecs import SamplerSpec, hookimpl
-from negplug.inputs import check_flag
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from negplug.sampler import NegativeSampler
+from negplug.contract.sampler import NegativeSampler
 from negplug.testing.draws import (
     draws_change_with_seed_step_and_call,
     the_global_generators_are_left_alone,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.exclusion import comparable_ids
-from negplug.negatives import Negatives
+from negplug.contract.ids import comparable_ids
+from negplug.contract.negatives import Negatives
 from negplug.testing.subject import TEMPERATURE, Step, Subject, call, close, evaluate, train
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
+from negplug.contract.batch import ContrastiveBatch
 from negplug.draws import Draws
 from negplug.loss import ContrastiveLoss
 

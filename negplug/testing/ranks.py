@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from negplug.sampler import NegativeSampler
+from negplug.contract.sampler import NegativeSampler
 from negplug.testing.one_process import mean_loss
 from negplug.testing.processes import run
 from negplug.testing.subject import Subject, call, close, difference

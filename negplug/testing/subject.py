@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.dataset import DatasetAccess
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.dataset import DatasetAccess
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.loss import ContrastiveLoss
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
 
 WIDTH = 8
 CLASSES = 4

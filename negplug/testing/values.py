@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negplug.exclusion import comparable_ids
-from negplug.negatives import Negatives
+from negplug.contract.ids import comparable_ids
+from negplug.contract.negatives import Negatives
+from negplug.contract.shapes import check_negatives
 from negplug.testing.subject import (
     Step,
     Subject,
@@ -18,7 +19,6 @@ from negplug.testing.subject import (
     restored,
     train,
 )
-from negplug.wellformed import check_negatives
 
 _STEPS = 6
 

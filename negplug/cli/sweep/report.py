@@ -17,7 +17,7 @@ from rich.text import Text
 from negplug.cli.sweep.figures import Picture
 from negplug.cli.sweep.study import Run
 from negplug.cli.sweep.summary import Summary
-from negplug.provenance import installed_version
+from negplug.contract.provenance import installed_version
 
 _PACKAGES = (
     "negplug torch torchvision lightning pytorch-lightning lightly solo-learn numpy optuna"

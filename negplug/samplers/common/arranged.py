@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.negatives import Negatives
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.negatives import Negatives
 from negplug.samplers.common.images import Images
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.per_sample import PerSample, occurrences
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.sample_table import PerSample, occurrences
 from negplug.samplers.common.outside import Outside
 
 

@@ -37,12 +37,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import UNKNOWN
-from negplug.inputs import check_integer
-from negplug.negatives import Negatives
-from negplug.per_sample import PerSample, check_indexes, check_samples, views_of
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.inputs import check_integer
+from negplug.contract.negatives import Negatives
+from negplug.contract.sample_table import PerSample, check_indexes, check_samples, views_of
+from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.arranged import Arranged
 from negplug.samplers.common.cache import EmbeddingCache
 from negplug.samplers.common.choosing import ChoosingSampler

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import or_unknown
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import or_unknown
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.supply import Supply
 from negplug.samplers.in_batch import InBatch
 
 if TYPE_CHECKING:
-    from negplug.adapter import LossSite
+    from negplug.contract.adapter import LossSite
 
 
 class ChoosingSampler(NegativeSampler):

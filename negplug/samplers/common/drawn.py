@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import UNKNOWN, comparable_ids
-from negplug.negatives import Negatives
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN, comparable_ids
+from negplug.contract.negatives import Negatives
 from negplug.samplers.common.images import log_shares_
 from negplug.samplers.common.outside import Outside
 from negplug.samplers.common.visit import Visit

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import BEYOND
-from negplug.negatives import Negatives
-from negplug.per_sample import occurrences
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import BEYOND
+from negplug.contract.negatives import Negatives
+from negplug.contract.sample_table import occurrences
+from negplug.contract.sampler import NegativeSampler
 
 
 class Images(NamedTuple):

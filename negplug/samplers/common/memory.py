@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN, or_unknown
+from negplug.contract.inputs import check_flag
+from negplug.contract.negatives import Negatives
+from negplug.contract.sampler import NegativeSampler
 from negplug.distributed import world_size
-from negplug.exclusion import UNKNOWN, or_unknown
-from negplug.inputs import check_flag
-from negplug.negatives import Negatives
-from negplug.sampler import NegativeSampler
 from negplug.samplers.common.settings import check_settings
 
 _NAMES = 3

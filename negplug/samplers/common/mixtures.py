@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.contract.negatives import Negatives
 from negplug.kernels.chosen import chosen_similarities
-from negplug.negatives import Negatives
 from negplug.precision import widest
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.inputs import check_embeddings
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.inputs import check_embeddings
 from negplug.samplers.common.images import image_logits
 from negplug.unit import unit_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from negplug.sampler import NegativeSampler
+from negplug.contract.sampler import NegativeSampler
 
 
 def check_settings(sampler: NegativeSampler, own: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import warnings
 
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import UNKNOWN
-from negplug.sampler import NegativeSampler
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.sampler import NegativeSampler
 
 _PARTS = ("of the anchor's own stratum", "of other strata")
 

@@ -11,8 +11,8 @@ import warnings
 
 from torch import Tensor
 
-from negplug.inputs import check_integer
-from negplug.sampler import NegativeSampler
+from negplug.contract.inputs import check_integer
+from negplug.contract.sampler import NegativeSampler
 
 
 class Supply:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.exclusion import UNKNOWN
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
 from negplug.samplers.common.arranged import Arranged
 from negplug.samplers.common.outside import Outside
 

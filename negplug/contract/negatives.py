@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from negplug.exclusion import comparable_ids, number_with_same_id, or_unknown
+from negplug.contract.ids import comparable_ids, number_with_same_id, or_unknown
 
 
 @dataclass(frozen=True, eq=False)

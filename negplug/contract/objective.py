@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from negplug.batch import ContrastiveBatch
-from negplug.blame import blaming
-from negplug.negatives import Negatives
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.blame import blaming
+from negplug.contract.negatives import Negatives
 from negplug.precision import not_inference
 
 if TYPE_CHECKING:
-    from negplug.provenance import PluginInfo
+    from negplug.contract.provenance import PluginInfo
 
 
 class Objective(nn.Module, abc.ABC):

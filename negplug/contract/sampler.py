@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from negplug.batch import ContrastiveBatch
-from negplug.blame import blaming
-from negplug.negatives import Negatives
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.blame import blaming
+from negplug.contract.negatives import Negatives
+from negplug.contract.shapes import check_negatives
 from negplug.precision import not_inference
-from negplug.wellformed import check_negatives
 
 if TYPE_CHECKING:
-    from negplug.adapter import LossSite
-    from negplug.provenance import PluginInfo
+    from negplug.contract.adapter import LossSite
+    from negplug.contract.provenance import PluginInfo
 
 
 class NegativeSampler(nn.Module, abc.ABC):

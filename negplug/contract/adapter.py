@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
-from negplug.objective import Objective
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.dataset import DatasetAccess
+from negplug.contract.dataset import DatasetAccess
+from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
+from negplug.contract.inputs import check_views, per_sample
+from negplug.contract.negatives import Negatives
 from negplug.distributed import gather_rows, rank, world_size
 from negplug.draws import Draws
-from negplug.exclusion import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
-from negplug.inputs import check_views, per_sample
-from negplug.negatives import Negatives
 from negplug.unit import unit_rows
 
 

@@ -20,9 +20,9 @@ import pluggy
 if TYPE_CHECKING:
     from torch import nn
 
-    from negplug.adapter import LossSite, MethodReport
-    from negplug.objective import Objective
-    from negplug.sampler import NegativeSampler
+    from negplug.contract.adapter import LossSite, MethodReport
+    from negplug.contract.objective import Objective
+    from negplug.contract.sampler import NegativeSampler
 
 PROJECT = "negplug"
 

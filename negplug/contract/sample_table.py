@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from negplug.batch import ContrastiveBatch
+from negplug.contract.batch import ContrastiveBatch
 
 
 class PerSample:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from negplug.provenance import PluginInfo
+    from negplug.contract.provenance import PluginInfo
 
 
 class PluginError(RuntimeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.negatives import Negatives
+from negplug.contract.negatives import Negatives
 
 
 def check_negatives(negatives: Negatives, anchors: Tensor) -> None:

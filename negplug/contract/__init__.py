@@ -1,0 +1,1 @@
+"""What a plugin author reads: the batch, the negatives, the base classes, the hooks."""

@@ -22,10 +22,10 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.distributed import everyones, rank, world_size
 from negplug.encoder import RecipeEncoder
 from negplug.indexes import IndexRecorder
 from negplug.injection import Injection, NoLossFoundError, inject
+from negplug.kernels.distributed import everyones, rank, world_size
 
 logger = logging.getLogger("negplug")
 

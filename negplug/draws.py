@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from negplug.kernels.precision import widest
 from negplug.kernels.random import distinct_integers, write_uniforms
-from negplug.precision import widest
 
 
 @dataclass(frozen=True)

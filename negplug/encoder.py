@@ -27,8 +27,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from negplug.contract.adapter import Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
-from negplug.distributed import alone, collectives
 from negplug.indexes import training_loader, unknowable
+from negplug.kernels.distributed import alone, collectives
 from negplug.quiet import Writes, quiet
 from negplug.treated import StepOver, TreatedLoss
 

@@ -25,10 +25,10 @@ from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.distributed import rank, total, world_size
 from negplug.draws import Draws
+from negplug.kernels.distributed import rank, total, world_size
+from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.observation import observe
-from negplug.precision import as_under_present_autocast, not_inference
 
 
 class ContrastiveLoss(nn.Module):

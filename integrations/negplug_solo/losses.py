@@ -15,8 +15,8 @@ from torch import Tensor
 from negplug.contract.adapter import Contrast, Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_embeddings
+from negplug.kernels.unit import unit_rows
 from negplug.objectives.infonce import InfoNCE
-from negplug.unit import unit_rows
 from negplug_solo.relational import Relational
 
 

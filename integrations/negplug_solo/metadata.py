@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from negplug.contract.adapter import Metadata
-from negplug.distributed import rank
+from negplug.kernels.distributed import rank
 
 
 def read_metadata(model: nn.Module, batch: Any, provided: Metadata) -> Metadata:

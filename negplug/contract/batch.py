@@ -22,9 +22,9 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
 from negplug.contract.inputs import check_views, per_sample
 from negplug.contract.negatives import Negatives
-from negplug.distributed import gather_rows, rank, world_size
 from negplug.draws import Draws
-from negplug.unit import unit_rows
+from negplug.kernels.distributed import gather_rows, rank, world_size
+from negplug.kernels.unit import unit_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.blame import blaming
 from negplug.contract.negatives import Negatives
-from negplug.precision import not_inference
+from negplug.kernels.precision import not_inference
 
 if TYPE_CHECKING:
     from negplug.contract.provenance import PluginInfo

@@ -14,7 +14,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.blame import blaming
 from negplug.contract.negatives import Negatives
 from negplug.contract.shapes import check_negatives
-from negplug.precision import not_inference
+from negplug.kernels.precision import not_inference
 
 if TYPE_CHECKING:
     from negplug.contract.adapter import LossSite

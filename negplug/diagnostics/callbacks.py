@@ -19,7 +19,7 @@ from negplug.callback import untested_strategy
 from negplug.diagnostics.clusters import intra_class_distance, silhouette, silhouette_score
 from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
-from negplug.distributed import everyones
+from negplug.kernels.distributed import everyones
 
 logger = logging.getLogger("negplug")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.unit import unit_rows
+from negplug.kernels.unit import unit_rows
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negplug.contract.ids import BEYOND, UNKNOWN
 from negplug.kernels.pool import pool_logsumexp
-from negplug.unit import unit_rows
+from negplug.kernels.unit import unit_rows
 
 
 def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:

@@ -46,7 +46,7 @@ from negplug.contract.inputs import check_integer
 from negplug.contract.sampler import NegativeSampler
 from negplug.draws import exponentials
 from negplug.kernels.chain import walk
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 from negplug.samplers.common.chains import ChainSampler, OutOfBatch
 from negplug.samplers.common.visit import Moves
 

@@ -37,7 +37,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import tiles
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.in_batch import InBatch
 

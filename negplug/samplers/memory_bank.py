@@ -25,9 +25,9 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.memory import MemorySampler
 from negplug.samplers.uniform import Uniform
-from negplug.unit import unit_rows
 
 _UNVISITED = -1
 

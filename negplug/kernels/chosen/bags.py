@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from negplug.kernels.chosen.gradient import differentiable
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 
 # Columns that are summed in float64, and anchors at a time: what a core's cache holds.
 _PRECISE = 4

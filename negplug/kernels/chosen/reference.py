@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 
 
 def gathered_similarities(

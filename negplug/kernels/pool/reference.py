@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 
 
 def full_logsumexp(

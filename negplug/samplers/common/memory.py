@@ -21,7 +21,7 @@ from negplug.contract.ids import UNKNOWN, or_unknown
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.distributed import world_size
+from negplug.kernels.distributed import world_size
 from negplug.samplers.common.settings import check_settings
 
 _NAMES = 3

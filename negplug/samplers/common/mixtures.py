@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negplug.contract.negatives import Negatives
 from negplug.kernels.chosen import chosen_similarities
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 
 
 @torch.no_grad()

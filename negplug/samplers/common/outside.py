@@ -13,8 +13,8 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_embeddings
+from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.images import image_logits
-from negplug.unit import unit_rows
 
 
 @dataclass(frozen=True, eq=False)

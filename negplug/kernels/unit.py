@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.precision import widest
+from negplug.kernels.precision import widest
 
 # At a time: what stays in a core's cache, and on other devices is worth a kernel launch.
 _ROWS = {"cpu": 1024}

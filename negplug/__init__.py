@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from negplug.build import make_objective, make_sampler
     from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
     from negplug.contract.batch import ContrastiveBatch
+    from negplug.contract.draws import Draws
     from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec, hookimpl
     from negplug.contract.negatives import Negatives
     from negplug.contract.objective import Objective
     from negplug.contract.sampler import NegativeSampler
-    from negplug.draws import Draws
     from negplug.injection import Injection, inject
     from negplug.loss import ContrastiveLoss
 
@@ -51,7 +51,7 @@ _HOME = {
     "Contrast": "negplug.contract.adapter",
     "ContrastiveBatch": "negplug.contract.batch",
     "ContrastiveLoss": "negplug.loss",
-    "Draws": "negplug.draws",
+    "Draws": "negplug.contract.draws",
     "Injection": "negplug.injection",
     "LossSite": "negplug.contract.adapter",
     "Metadata": "negplug.contract.adapter",

@@ -22,10 +22,10 @@ from negplug.contract.adapter import LossSite
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.blame import blaming
 from negplug.contract.dataset import DatasetAccess, Encoder
+from negplug.contract.draws import Draws
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.draws import Draws
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.observation import observe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from negplug.draws import exponentials
+from negplug.kernels.random.distinct import exponentials
 from negplug.kernels.random.hashing import hashed_uniforms
 
 pytest.importorskip("numba")

@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
-from negplug.draws import distinct_ranks
+from negplug.kernels.random.distinct import distinct_places
 
 BATCH = 8
 CONFIDENCE = 1 - 1e-6
@@ -103,7 +103,7 @@ def simulated(expression, temperature, single=False):
     others = torch.full_like(anchor, IMAGES - 1)
     total = torch.zeros(len(anchor), scores.shape[1], dtype=scores.dtype)
     for visit in range(UNCOUNTED + COUNTED):
-        proposed, _ = distinct_ranks(others, BATCH - 1, generator)
+        proposed, _ = distinct_places(others, BATCH - 1, generator)
         proposed += (proposed >= ANCHORS[anchor, None]).long()
         if single:
             proposed = torch.cat([proposed, proposed + IMAGES], 1)

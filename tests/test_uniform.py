@@ -10,7 +10,7 @@ import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
 from negplug.contract.ids import columns_with_same_id, number_with_same_id
-from negplug.draws import distinct_ranks, ranks_to_columns_
+from negplug.kernels.random.distinct import distinct_places, places_to_columns_
 
 
 def batch_of(views: int, size: int, step: int = 0) -> ContrastiveBatch:
@@ -102,7 +102,7 @@ def test_every_subset_is_equally_likely():
     for bound, count in ((8, 2), (6, 3)):
         generator = torch.Generator().manual_seed(0)
         bounds = torch.full((30_000,), bound)
-        ranks, mask = distinct_ranks(bounds, count, generator)
+        ranks, mask = distinct_places(bounds, count, generator)
         assert mask is None
         seen = {subset: 0 for subset in itertools.combinations(range(bound), count)}
         for row in ranks.sort(1).values.tolist():
@@ -151,7 +151,7 @@ def test_rank_maps_to_the_column_that_is_not_excluded(copies):
     for i, count in enumerate(own.tolist()):
         legal = [k for k in range(len(ids)) if ids[k] != ids[i]]
         ranks = torch.arange(len(ids) - count)[None]
-        assert ranks_to_columns_(ranks, excluded[i : i + 1])[0].tolist() == legal
+        assert places_to_columns_(ranks, excluded[i : i + 1])[0].tolist() == legal
 
 
 def test_unknown_ids_equal_nothing():

@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 from views import correlated_views
 
 from negplug import ContrastiveBatch, make_sampler
-from negplug.draws import Draws
+from negplug.contract.draws import Draws
 from negplug.logits import negative_term
 
 SAMPLES = 4096

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from negplug.contract.dataset import DatasetAccess
+from negplug.contract.draws import Draws
 from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
 from negplug.contract.inputs import check_views, per_sample
 from negplug.contract.negatives import Negatives
-from negplug.draws import Draws
 from negplug.kernels.distributed import gather_rows, rank, world_size
 from negplug.kernels.unit import unit_rows
 

@@ -44,9 +44,9 @@ from torch import Tensor
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer
 from negplug.contract.sampler import NegativeSampler
-from negplug.draws import exponentials
 from negplug.kernels.chain import walk
 from negplug.kernels.precision import widest
+from negplug.kernels.random.distinct import exponentials
 from negplug.samplers.common.chains import ChainSampler, OutOfBatch
 from negplug.samplers.common.visit import Moves
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.sampler import NegativeSampler
-from negplug.draws import exponentials
+from negplug.kernels.random.distinct import exponentials
 from negplug.samplers.common.chains import ChainSampler, OutOfBatch
 from negplug.samplers.common.visit import Moves
 

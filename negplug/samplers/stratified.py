@@ -33,7 +33,7 @@ from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.draws import distinct_ranks, ranks_to_columns_
+from negplug.kernels.random.distinct import distinct_places, places_to_columns_
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
 from negplug.samplers.common.shares import Shares
 from negplug.samplers.common.strata import Strata
@@ -126,7 +126,7 @@ class Stratified(ChoosingSampler):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return columns, mask and log weights, ``[N, ≤ asked]``, of one part's draws."""
         available = parts.available[part]
-        ranks, mask = distinct_ranks(available, asked, generator)
+        ranks, mask = distinct_places(available, asked, generator)
         slots = parts.slots(part, ranks)
         mask = torch.ones_like(slots, dtype=torch.bool) if mask is None else mask
         columns = slots if offered.columns is None else offered.columns.gather(1, slots)
@@ -165,7 +165,7 @@ class _SortedPool:
 
     def slots(self, part: int, ranks: Tensor) -> Tensor:
         """Return the pool columns of ranks ``[N, m]`` in a part; any column beyond its end."""
-        place = ranks_to_columns_(ranks, self._excluded[part])
+        place = places_to_columns_(ranks, self._excluded[part])
         if part == 0:
             place = place + self._first
         else:

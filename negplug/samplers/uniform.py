@@ -35,7 +35,7 @@ from negplug.contract.ids import columns_with_same_id
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.draws import distinct_ranks, ranks_to_columns_
+from negplug.kernels.random.distinct import distinct_places, places_to_columns_
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
 
 
@@ -88,9 +88,9 @@ class Uniform(ChoosingSampler):
             available = offered.counts(ids)
         if self.supply.is_short(available, batch.first_step):
             return offered
-        ranks, mask = distinct_ranks(available, self.num_negatives, self.generator(batch))
+        ranks, mask = distinct_places(available, self.num_negatives, self.generator(batch))
         if offered.columns is None:
-            slots = columns = ranks_to_columns_(ranks, excluded)
+            slots = columns = places_to_columns_(ranks, excluded)
         else:
             slots = ranks
             if offered.mask is not None:
@@ -111,7 +111,7 @@ class Uniform(ChoosingSampler):
         if self.supply.is_short(offered.counts(batch.anchor_ids), batch.first_step):
             return offered
         pool_size = torch.tensor([len(offered.pool)], device=offered.pool.device)
-        chosen, _ = distinct_ranks(pool_size, self.num_negatives, self.generator(batch))
+        chosen, _ = distinct_places(pool_size, self.num_negatives, self.generator(batch))
         rows = chosen[0].sort().values
         weight = offered.log_weight
         if weight is not None and weight.shape[1] > 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from negplug.draws import Draws
+from negplug.contract.draws import Draws
 from negplug.testing.subject import Subject, copied, difference, evaluate, train
 
 _STEPS = 5

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.draws import Draws
+from negplug.contract.draws import Draws
 from negplug.loss import ContrastiveLoss
 
 

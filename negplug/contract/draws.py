@@ -1,0 +1,41 @@
+"""The counters that key every random draw."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Counters that key every random draw.
+
+    A draw is a function of ``(seed, step, call, rank)`` and of the sampler's place in its
+    expression: there is no generator state to save or to gather, and the global random number
+    generators of torch are never touched.
+
+    Attributes:
+        seed: The run's seed.
+        step: Training steps done so far.
+        call: Number of the loss call inside its step.
+        rank: This process in the process group.
+    """
+
+    seed: int = 0
+    step: int = 0
+    call: int = 0
+    rank: int = 0
+
+    def generator(self, stream: int, device: torch.device) -> torch.Generator:
+        """Return the generator of one sampler (numbered ``stream``) for this call."""
+        return torch.Generator(device=device).manual_seed(self.seed_of(stream))
+
+    def seed_of(self, stream: int) -> int:
+        """Return the seed of one sampler for this call."""
+        key = struct.pack("<5q", self.seed, self.step, self.call, self.rank, stream)
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        # torch takes seeds below 2**63 on every device.
+        return int.from_bytes(digest, "little") >> 1

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from negplug.build import as_objective, as_sampler
 from negplug.contract.adapter import LossSite, Metadata
-from negplug.contract.blame import blaming
 from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
+from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.plugins import plugins
 from negplug.treated import NOBODY_SAID, TreatedLoss

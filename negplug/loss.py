@@ -20,11 +20,11 @@ from negplug.build import as_objective, as_sampler
 from negplug.calls import CallState, check_saved
 from negplug.contract.adapter import LossSite
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.blame import blaming
 from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.draws import Draws
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
+from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference

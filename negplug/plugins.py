@@ -27,9 +27,8 @@ from typing import Any, Literal
 import pluggy
 
 from negplug.contract import hookspecs
-from negplug.contract.blame import PluginError
 from negplug.contract.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
-from negplug.contract.provenance import PluginFailure, PluginInfo, installed_version
+from negplug.contract.provenance import PluginError, PluginFailure, PluginInfo, installed_version
 from negplug.objectives import plugins as builtin_objectives
 from negplug.samplers import plugins as builtin_samplers
 

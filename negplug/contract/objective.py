@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.blame import blaming
 from negplug.contract.negatives import Negatives
+from negplug.contract.provenance import blaming
 from negplug.kernels.precision import not_inference
 
 if TYPE_CHECKING:

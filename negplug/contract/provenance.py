@@ -1,7 +1,13 @@
-"""Where a plugin comes from, what is installed, and why a plugin was left out."""
+"""Where a plugin comes from, what is installed, and who is at fault.
+
+A plugin that cannot be loaded is left out and kept as a :class:`PluginFailure`. An error inside a
+training step names the plugin that raised it; it is never swallowed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -51,3 +57,25 @@ class PluginFailure:
             "error": self.error,
             "traceback": self.traceback,
         }
+
+
+class PluginError(RuntimeError):
+    """A plugin is at fault; the message names it and its distribution."""
+
+
+@contextlib.contextmanager
+def blaming(plugin: PluginInfo | None, where: str) -> Iterator[None]:
+    """Re-raise what a third-party plugin raises as a ``PluginError`` that names it.
+
+    negplug's own errors (``plugin`` is None or of this distribution) pass as they are.
+    """
+    try:
+        yield
+    except PluginError:
+        raise
+    except Exception as error:
+        if plugin is None or plugin.distribution == "negplug":
+            raise
+        raise PluginError(
+            f"plugin {plugin} failed in {where}: {type(error).__name__}: {error}"
+        ) from error

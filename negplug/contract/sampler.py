@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.blame import blaming
 from negplug.contract.negatives import Negatives
+from negplug.contract.provenance import blaming
 from negplug.contract.shapes import check_negatives
 from negplug.kernels.precision import not_inference
 

@@ -14,7 +14,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from negplug.build import make_objective, make_sampler
     from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
     from negplug.contract.batch import ContrastiveBatch
     from negplug.contract.draws import Draws
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from negplug.contract.sampler import NegativeSampler
     from negplug.injection import Injection, inject
     from negplug.loss import ContrastiveLoss
+    from negplug.plugins.build import make_objective, make_sampler
 
 __all__ = [
     "AdapterSpec",
@@ -63,8 +63,8 @@ _HOME = {
     "SamplerSpec": "negplug.contract.hookspecs",
     "hookimpl": "negplug.contract.hookspecs",
     "inject": "negplug.injection",
-    "make_objective": "negplug.build",
-    "make_sampler": "negplug.build",
+    "make_objective": "negplug.plugins.build",
+    "make_sampler": "negplug.plugins.build",
 }
 
 

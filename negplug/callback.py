@@ -16,7 +16,6 @@ from typing import Any
 from torch import nn
 
 from negplug import ledger, plain
-from negplug.build import as_objective, as_sampler
 from negplug.contract.adapter import Metadata
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.inputs import check_temperature
@@ -26,6 +25,7 @@ from negplug.encoder import RecipeEncoder
 from negplug.indexes import IndexRecorder
 from negplug.injection import Injection, NoLossFoundError, inject
 from negplug.kernels.distributed import everyones, rank, world_size
+from negplug.plugins.build import as_objective, as_sampler
 
 logger = logging.getLogger("negplug")
 

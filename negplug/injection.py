@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from negplug.build import as_objective, as_sampler
 from negplug.contract.adapter import LossSite, Metadata
 from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
-from negplug.plugins import plugins
+from negplug.plugins.build import as_objective, as_sampler
+from negplug.plugins.manager import plugins
 from negplug.treated import NOBODY_SAID, TreatedLoss
 
 

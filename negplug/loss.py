@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from negplug.build import as_objective, as_sampler
 from negplug.calls import CallState, check_saved
 from negplug.contract.adapter import LossSite
 from negplug.contract.batch import ContrastiveBatch
@@ -29,6 +28,7 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.observation import observe
+from negplug.plugins.build import as_objective, as_sampler
 
 
 class ContrastiveLoss(nn.Module):

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.modules.module import register_module_forward_hook
 
-from negplug.build import as_objective, as_sampler
 from negplug.contract.adapter import LossSite
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.injection import Injection
-from negplug.plugins import plugins
+from negplug.plugins.build import as_objective, as_sampler
+from negplug.plugins.manager import plugins
 from negplug.treated import TreatedLoss
 
 _UNINDEXED = (

@@ -18,7 +18,7 @@ from distributions import CHECKOUT, install
 
 from negplug import Draws, Negatives, NegativeSampler
 from negplug import testing as kit
-from negplug.plugins import Plugins, plugins
+from negplug.plugins.manager import Plugins, plugins
 from negplug.samplers.in_batch import InBatch
 from negplug.samplers.queue import Queue
 from negplug.testing import (
@@ -117,7 +117,7 @@ def test_a_third_partys_sampler_conforms(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(
         install(CHECKOUT / "tests" / "plugins" / "negplug_nearest", tmp_path)
     )
-    monkeypatch.setattr("negplug.build.plugins", functools.cache(Plugins))
+    monkeypatch.setattr("negplug.plugins.build.plugins", functools.cache(Plugins))
     check_sampler("nearest(num_negatives=3)")
     del sys.modules["negplug_nearest"]
 

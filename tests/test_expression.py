@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from negplug import ContrastiveLoss, make_objective, make_sampler
-from negplug.expression import Call, ExpressionError, parse
+from negplug.plugins.expression import Call, ExpressionError, parse
 
 
 def marked(text: str) -> tuple[str, int, int]:

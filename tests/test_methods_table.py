@@ -14,7 +14,7 @@ import hosts
 import pytest
 import torch
 
-from negplug.plugins import plugins
+from negplug.plugins.manager import plugins
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 

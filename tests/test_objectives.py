@@ -12,7 +12,7 @@ import ranks
 import torch
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Negatives, make_objective, make_sampler
-from negplug.plugins import plugins
+from negplug.plugins.manager import plugins
 
 SAMPLERS = [
     "in_batch()",

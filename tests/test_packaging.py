@@ -100,7 +100,7 @@ def test_the_wheel_is_the_package_wherever_it_is_unpacked(wheel, tmp_path):
         (site / path).write_text(text)
     script = (
         "import negplug, negplug_lightly, negplug_solo\n"
-        "from negplug.plugins import plugins\n"
+        "from negplug.plugins.manager import plugins\n"
         "print([entry.spec.name for entry in plugins().provided('adapter')])\n"
         "print([m.__file__ for m in (negplug, negplug_lightly, negplug_solo)])\n"
     )

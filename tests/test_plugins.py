@@ -24,7 +24,7 @@ from distributions import CHECKOUT, install, python
 from negplug.contract import hookspecs
 from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec
 from negplug.objectives import plugins as objectives
-from negplug.plugins import Plugins
+from negplug.plugins.manager import Plugins
 from negplug.samplers import plugins as samplers
 
 BROKEN = "(distribution negplug-broken 0.0.1)"

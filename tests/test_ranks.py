@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler
-from negplug.plugins import plugins
+from negplug.plugins.manager import plugins
 from negplug.samplers.gather import Gather
 from negplug.samplers.queue import Queue
 from negplug.testing.one_process import mean_loss

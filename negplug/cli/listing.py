@@ -19,7 +19,7 @@ from negplug.contract.provenance import installed_version
 
 if TYPE_CHECKING:
     from negplug.kernels.choice import Operation
-    from negplug.plugins import Plugins
+    from negplug.plugins.manager import Plugins
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -139,7 +139,7 @@ def _plugins() -> Plugins:
     with warnings.catch_warnings():
         # Failures are part of what is listed; no need to warn as well.
         warnings.simplefilter("ignore")
-        from negplug.plugins import plugins as load
+        from negplug.plugins.manager import plugins as load
 
         return load()
 

@@ -13,7 +13,7 @@ import importlib, importlib.metadata as metadata
 groups = ("negplug", "lightning.pytorch.callbacks_factory", "pytorch_lightning.callbacks_factory")
 names = [entry.name for group in groups for entry in metadata.entry_points(group=group)]
 found = []
-for name in ("negplug", "negplug.plugins", "negplug_lightly", "negplug_solo.plugin"):
+for name in ("negplug", "negplug.plugins.manager", "negplug_lightly", "negplug_solo.plugin"):
     try:
         importlib.import_module(name)
         found.append(name)
@@ -39,4 +39,6 @@ def probe(without):
 def test_what_is_named_is_absent():
     assert probe(",".join(host_scripts.NEGPLUG)) == "[] []"
     present = probe("")
-    assert present.startswith("['lightly', 'negplug', 'solo-learn'] ['negplug', 'negplug.plugins'")
+    assert present.startswith(
+        "['lightly', 'negplug', 'solo-learn'] ['negplug', 'negplug.plugins.manager'"
+    )

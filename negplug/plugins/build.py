@@ -7,8 +7,8 @@ from typing import Any
 
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.expression import Argument, Call, parse
-from negplug.plugins import Kind, Provided, UnknownNameError, plugins
+from negplug.plugins.expression import Argument, Call, parse
+from negplug.plugins.manager import Kind, Provided, UnknownNameError, plugins
 
 _BUILDS: dict[str, type[NegativeSampler] | type[Objective]] = {
     "sampler": NegativeSampler,

@@ -26,8 +26,8 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
 from negplug.diagnostics.hypersphere import uniformity
 from negplug.diagnostics.negatives import effective_number, hardness
-from negplug.logits import positive_logits
 from negplug.objectives.infonce import InfoNCE
+from negplug.objectives.logits import positive_logits
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from negplug import (
     make_sampler,
 )
 from negplug.kernels.pool import tiled
-from negplug.logits import negative_logsumexp
+from negplug.objectives.logits import negative_logsumexp
 from negplug.samplers.filtered import Filtered
 from negplug.samplers.hard import Hard, hardest
 from negplug.samplers.stratified import Stratified

@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch
 from negplug.contract.negatives import Negatives
-from negplug.logits.posterior import expected_logit
+from negplug.objectives.logits.posterior import expected_logit
 
 ANCHORS, ROWS, WIDTH, TAU = 6, 9, 4, 0.2
 

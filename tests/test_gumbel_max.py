@@ -21,7 +21,7 @@ from negplug import (
     make_sampler,
 )
 from negplug.kernels.pool import tiled
-from negplug.logits import negative_term
+from negplug.objectives.logits import negative_term
 from negplug.samplers.gumbel_max import GumbelMax, _invert
 
 CONFIDENCE = 1 - 1e-6

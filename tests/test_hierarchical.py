@@ -14,7 +14,7 @@ import torch
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, NegativeSampler, make_sampler
 from negplug.contract.adapter import LossSite
 from negplug.contract.ids import comparable_ids
-from negplug.logits import negative_logsumexp
+from negplug.objectives.logits import negative_logsumexp
 from negplug.samplers.hierarchical import Hierarchical
 
 SIZE, TEMPERATURE = 12, 0.3

@@ -16,7 +16,7 @@ from negplug import (
 from negplug.contract.ids import comparable_ids
 from negplug.kernels.pool import pool_logsumexp
 from negplug.kernels.pool.symmetric import symmetric_logsumexp
-from negplug.logits import negative_logsumexp
+from negplug.objectives.logits import negative_logsumexp
 
 SAMPLERS = [
     "in_batch()",

@@ -14,7 +14,7 @@ from scipy import stats
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
 from negplug.contract.ids import comparable_ids
-from negplug.logits import negative_logsumexp
+from negplug.objectives.logits import negative_logsumexp
 from negplug.samplers.common.mixtures import _shares
 
 SIZE, TEMPERATURE = 12, 0.3

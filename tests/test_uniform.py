@@ -125,7 +125,7 @@ def test_anchors_draw_on_their_own():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_correction_makes_the_denominator_unbiased(shared):
-    from negplug.logits import negative_logsumexp
+    from negplug.objectives.logits import negative_logsumexp
 
     batch = batch_of(2, 12)
     full = negative_logsumexp(batch, make_sampler("in_batch()").sample(batch), 0.5).exp()

@@ -30,7 +30,7 @@ from views import correlated_views
 
 from negplug import ContrastiveBatch, make_sampler
 from negplug.contract.draws import Draws
-from negplug.logits import negative_term
+from negplug.objectives.logits import negative_term
 
 SAMPLES = 4096
 DIMENSION = 128

@@ -22,7 +22,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.logits import negative_logsumexp
+from negplug.objectives.logits import negative_logsumexp
 
 
 class Relational(Objective):

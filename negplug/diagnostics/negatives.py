@@ -19,9 +19,9 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Negatives
 from negplug.kernels.pool.tiled import tiles
-from negplug.logits import negative_logsumexp
-from negplug.logits.chosen import chosen_logits
-from negplug.logits.posterior import expected_logit
+from negplug.objectives.logits import negative_logsumexp
+from negplug.objectives.logits.chosen import chosen_logits
+from negplug.objectives.logits.posterior import expected_logit
 
 
 @torch.no_grad()

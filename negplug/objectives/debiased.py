@@ -33,7 +33,7 @@ from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.inputs import check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.logits import log_number, negative_logsumexp, positive_logits
+from negplug.objectives.logits import log_number, negative_logsumexp, positive_logits
 
 
 class Debiased(Objective):

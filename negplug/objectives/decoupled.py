@@ -12,7 +12,7 @@ anchor and a positive (DCLW),
     ω_ip = 2 − n · softmax over the pairs of ⟨z_i, z_p⟩/σ,
 
 which average to 1 and lower the pull on pairs that are already close. They are detached.
-With draws from the softmax ℓ⁻ is their expected logit (:mod:`negplug.logits.posterior`).
+With draws from the softmax ℓ⁻ is their expected logit (:mod:`negplug.objectives.logits.posterior`).
 Estimators: ``"partition"``, ``"posterior"``.
 """
 
@@ -29,7 +29,7 @@ from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.inputs import check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.logits import negative_term, positive_logits
+from negplug.objectives.logits import negative_term, positive_logits
 
 
 class Decoupled(Objective):

@@ -33,7 +33,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.logits import negative_term, positive_logits
+from negplug.objectives.logits import negative_term, positive_logits
 
 _FORMS = ("sum", "each", "mean")
 

@@ -31,8 +31,8 @@ from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.inputs import check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.logits import divergence
 from negplug.objectives.infonce import InfoNCE
+from negplug.objectives.logits import divergence
 
 
 class Relic(Objective):

@@ -38,7 +38,7 @@ from negplug.contract.inputs import check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.sample_table import PerSample, check_indexes, check_samples, views_of
-from negplug.logits import log_number, negative_logsumexp, positive_logits
+from negplug.objectives.logits import log_number, negative_logsumexp, positive_logits
 
 
 class SogCLR(Objective):

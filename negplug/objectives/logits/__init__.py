@@ -2,9 +2,9 @@
 
 Samplers and objectives speak of logits s = ⟨a, k⟩/τ only through this interface:
 
-- :mod:`negplug.logits.chosen`: weighted logits of chosen columns, mixtures of rows among them;
-- :mod:`negplug.logits.posterior`: the expected logit of draws from the softmax;
-- :mod:`negplug.logits.divergence`: the divergence from another row's distribution.
+- :mod:`negplug.objectives.logits.chosen`: weighted logits of chosen columns, mixtures of rows among them;
+- :mod:`negplug.objectives.logits.posterior`: the expected logit of draws from the softmax;
+- :mod:`negplug.objectives.logits.divergence`: the divergence from another row's distribution.
 
 Which kernel computes is decided in :mod:`negplug.kernels`.
 Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materialises ``[N, K]``.
@@ -23,9 +23,9 @@ from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Negatives
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
-from negplug.logits.chosen import chosen_logits
-from negplug.logits.divergence import divergence
-from negplug.logits.posterior import expected_logit
+from negplug.objectives.logits.chosen import chosen_logits
+from negplug.objectives.logits.divergence import divergence
+from negplug.objectives.logits.posterior import expected_logit
 
 __all__ = ["divergence", "log_number", "negative_logsumexp", "negative_term", "positive_logits"]
 

@@ -30,7 +30,7 @@ from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Negatives
 from negplug.kernels.pool import row_logsumexp
 from negplug.kernels.pool.tiled import finite, tiles
-from negplug.logits.chosen import chosen_logits
+from negplug.objectives.logits.chosen import chosen_logits
 
 
 class _Part(NamedTuple):

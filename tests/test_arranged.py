@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, Negatives, make_sampler
-from negplug.samplers.common.arranged import Arranged
-from negplug.samplers.common.drawn import drawn_rows
-from negplug.samplers.common.images import images_of
-from negplug.samplers.common.visit import Visit
+from negplug.samplers.chains.grouping import images_of
+from negplug.samplers.chains.ordered_pool import Arranged
+from negplug.samplers.chains.step import Visit
+from negplug.samplers.chains.weighting import drawn_rows
 
 TAU = 0.3
 NEW = torch.tensor([-1] * 6), torch.full((6,), -torch.inf, dtype=torch.float64)

@@ -8,7 +8,7 @@ import resumable
 import torch
 from torch.utils.data import DataLoader
 
-from negplug.samplers.common.chains import ChainSampler
+from negplug.samplers.chains.sampler import ChainSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

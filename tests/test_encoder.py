@@ -27,7 +27,7 @@ from torch import nn
 
 from negplug import Negatives, inject
 from negplug.quiet import quiet
-from negplug.samplers.common.outside import embedded
+from negplug.samplers.chains.absent import embedded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -17,7 +17,7 @@ The state is kept for the anchor's next visit. What differs from the paper, and 
 
 - States are images, not single views: both views of an image enter a batch together, so over
   single views detailed balance fails and the gradient stays biased (by 16 % at τ = 0.2 where
-  ``tests/test_exactness.py`` measures it). See :mod:`negplug.samplers.common.images`.
+  ``tests/test_exactness.py`` measures it). See :mod:`negplug.samplers.chains.grouping`.
 - Each view of a sample has a chain of its own, since each has a softmax of its own.
 - The state's logit is taken with the present anchor wherever the state's embedding is known: in
   the batch, cached, or embedded anew. The paper compares with the one stored at the last visit.
@@ -28,7 +28,7 @@ The state is kept for the anchor's next visit. What differs from the paper, and 
 Proposals without replacement are close to independent ones as long as the square of their number
 is small against that of the samples; ``isir()`` has no such condition.
 
-States and options are those of :mod:`negplug.samplers.common.chains`; how a chain is computed
+States and options are those of :mod:`negplug.samplers.chains.sampler`; how a chain is computed
 without a loop over its proposals is told in :mod:`negplug.kernels.chain`.
 Estimator: ``"posterior"``.
 """
@@ -47,8 +47,8 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chain import walk
 from negplug.kernels.precision import widest
 from negplug.kernels.random.distinct import exponentials
-from negplug.samplers.common.chains import ChainSampler, OutOfBatch
-from negplug.samplers.common.visit import Moves
+from negplug.samplers.chains.sampler import ChainSampler, OutOfBatch
+from negplug.samplers.chains.step import Moves
 
 
 class Emc2(ChainSampler):

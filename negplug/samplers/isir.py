@@ -15,7 +15,7 @@ over all images at every batch size, the state inside the batch included, which 
 candidate and not two. It costs the softmax of the batch and one more column; nothing is
 sequential, and there is no burn-in.
 
-States, views and options are those of :mod:`negplug.samplers.common.chains`. With
+States, views and options are those of :mod:`negplug.samplers.chains.sampler`. With
 ``out_of_batch="drop"`` the weights that are left are the softmax over the batch, so that nothing
 of the data set remains in the gradient. Estimator: ``"posterior"``.
 """
@@ -30,8 +30,8 @@ from torch import Tensor
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import exponentials
-from negplug.samplers.common.chains import ChainSampler, OutOfBatch
-from negplug.samplers.common.visit import Moves
+from negplug.samplers.chains.sampler import ChainSampler, OutOfBatch
+from negplug.samplers.chains.step import Moves
 
 
 class Isir(ChainSampler):

@@ -34,8 +34,8 @@ from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
+from negplug.samplers.common.allocation import Shares
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
-from negplug.samplers.common.shares import Shares
 from negplug.samplers.common.strata import Strata
 
 

@@ -36,9 +36,9 @@ from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.unit import unit_rows
+from negplug.samplers.common.availability import Supply
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.common.mixtures import mixed_pairs, mixed_with_anchors
-from negplug.samplers.common.supply import Supply
 from negplug.samplers.hard import hardest
 from negplug.samplers.in_batch import InBatch
 

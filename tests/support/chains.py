@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from negplug.samplers.common.images import Images
+from negplug.samplers.chains.grouping import Images
 
 SAMPLES = 64
 """Random numbers are there for as many samples, and for two rows of one sample in three views."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from negplug import NegativeSampler
-from negplug.samplers.common.outside import embedded
+from negplug.samplers.chains.absent import embedded
 
 OUTSIDE = torch.tensor([20, 3, 23, 20])
 """Samples that the first batches of an unshuffled loader do not hold; one of them twice."""

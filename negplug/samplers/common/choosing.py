@@ -10,7 +10,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import or_unknown
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.supply import Supply
+from negplug.samplers.common.availability import Supply
 from negplug.samplers.in_batch import InBatch
 
 if TYPE_CHECKING:

@@ -43,14 +43,19 @@ from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.sample_table import PerSample, check_indexes, check_samples, views_of
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.arranged import Arranged
-from negplug.samplers.common.cache import EmbeddingCache
+from negplug.samplers.chains.absent import Outside, embedded
+from negplug.samplers.chains.cache import EmbeddingCache
+from negplug.samplers.chains.grouping import Images, images_of, no_whole_pool, whole_pool
+from negplug.samplers.chains.ordered_pool import Arranged
+from negplug.samplers.chains.step import Moves, Visit
+from negplug.samplers.chains.weighting import (
+    drawn_outside,
+    drawn_rows,
+    effective_number,
+    softmax_over,
+)
 from negplug.samplers.common.choosing import ChoosingSampler
-from negplug.samplers.common.drawn import drawn_outside, drawn_rows, effective_number, softmax_over
-from negplug.samplers.common.images import Images, images_of, no_whole_pool, whole_pool
-from negplug.samplers.common.outside import Outside, embedded
 from negplug.samplers.common.settings import check_settings
-from negplug.samplers.common.visit import Moves, Visit
 from negplug.samplers.gather import Gather
 
 OutOfBatch = Literal["recompute", "cached", "drop"]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
-from negplug.samplers.common.arranged import Arranged
-from negplug.samplers.common.outside import Outside
+from negplug.samplers.chains.absent import Outside
+from negplug.samplers.chains.ordered_pool import Arranged
 
 
 class Moves(NamedTuple):

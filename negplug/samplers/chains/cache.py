@@ -7,7 +7,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.sample_table import PerSample, occurrences
-from negplug.samplers.common.outside import Outside
+from negplug.samplers.chains.absent import Outside
 
 
 class EmbeddingCache(PerSample):

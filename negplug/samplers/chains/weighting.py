@@ -10,9 +10,9 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN, comparable_ids
 from negplug.contract.negatives import Negatives
-from negplug.samplers.common.images import log_shares_
-from negplug.samplers.common.outside import Outside
-from negplug.samplers.common.visit import Visit
+from negplug.samplers.chains.absent import Outside
+from negplug.samplers.chains.grouping import log_shares_
+from negplug.samplers.chains.step import Visit
 
 
 def drawn_rows(visit: Visit, shares: Tensor) -> Negatives:

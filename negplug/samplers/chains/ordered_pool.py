@@ -16,7 +16,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Negatives
-from negplug.samplers.common.images import Images
+from negplug.samplers.chains.grouping import Images
 
 
 class Arranged(NamedTuple):

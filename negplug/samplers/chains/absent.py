@@ -14,7 +14,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_embeddings
 from negplug.kernels.unit import unit_rows
-from negplug.samplers.common.images import image_logits
+from negplug.samplers.chains.grouping import image_logits
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from negplug.contract.objective import Objective
     from negplug.contract.sampler import NegativeSampler
     from negplug.injection import Injection, inject
-    from negplug.loss import ContrastiveLoss
+    from negplug.loss.contrastive import ContrastiveLoss
     from negplug.plugins.build import make_objective, make_sampler
 
 __all__ = [
@@ -50,7 +50,7 @@ _HOME = {
     "AdapterSpec": "negplug.contract.hookspecs",
     "Contrast": "negplug.contract.adapter",
     "ContrastiveBatch": "negplug.contract.batch",
-    "ContrastiveLoss": "negplug.loss",
+    "ContrastiveLoss": "negplug.loss.contrastive",
     "Draws": "negplug.contract.draws",
     "Injection": "negplug.injection",
     "LossSite": "negplug.contract.adapter",

@@ -17,7 +17,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.loss import ContrastiveLoss
+from negplug.loss.contrastive import ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
 
 NOBODY_SAID = (

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.draws import Draws
-from negplug.loss import ContrastiveLoss
+from negplug.loss.contrastive import ContrastiveLoss
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from negplug.loss import ContrastiveLoss
+from negplug.loss.contrastive import ContrastiveLoss
 from negplug.testing.subject import Step, Subject, call, close, difference, evaluate, train
 
 _STEPS = 5

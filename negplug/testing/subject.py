@@ -18,7 +18,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.loss import ContrastiveLoss
+from negplug.loss.contrastive import ContrastiveLoss
 
 WIDTH = 8
 CLASSES = 4

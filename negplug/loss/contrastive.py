@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from negplug.calls import CallState, check_saved
 from negplug.contract.adapter import LossSite
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess, Encoder
@@ -27,6 +26,7 @@ from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
+from negplug.loss.calls import CallState, check_saved
 from negplug.observation import observe
 from negplug.plugins.build import as_objective, as_sampler
 

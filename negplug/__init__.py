@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from negplug.contract.negatives import Negatives
     from negplug.contract.objective import Objective
     from negplug.contract.sampler import NegativeSampler
-    from negplug.injection import Injection, inject
+    from negplug.hosts.injection import Injection, inject
     from negplug.loss.contrastive import ContrastiveLoss
     from negplug.plugins.build import make_objective, make_sampler
 
@@ -52,7 +52,7 @@ _HOME = {
     "ContrastiveBatch": "negplug.contract.batch",
     "ContrastiveLoss": "negplug.loss.contrastive",
     "Draws": "negplug.contract.draws",
-    "Injection": "negplug.injection",
+    "Injection": "negplug.hosts.injection",
     "LossSite": "negplug.contract.adapter",
     "Metadata": "negplug.contract.adapter",
     "MethodReport": "negplug.contract.adapter",
@@ -62,7 +62,7 @@ _HOME = {
     "ObjectiveSpec": "negplug.contract.hookspecs",
     "SamplerSpec": "negplug.contract.hookspecs",
     "hookimpl": "negplug.contract.hookspecs",
-    "inject": "negplug.injection",
+    "inject": "negplug.hosts.injection",
     "make_objective": "negplug.plugins.build",
     "make_sampler": "negplug.plugins.build",
 }

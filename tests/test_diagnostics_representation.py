@@ -215,7 +215,9 @@ def test_arguments_out_of_range(arguments):
 
 def ours(trainer):
     return [
-        type(c).__name__ for c in trainer.callbacks if type(c).__module__ == "negplug.lightnings"
+        type(c).__name__
+        for c in trainer.callbacks
+        if type(c).__module__ == "negplug.hosts.trainer.lightnings"
     ]
 
 

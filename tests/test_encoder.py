@@ -26,7 +26,7 @@ from encoding import (
 from torch import nn
 
 from negplug import Negatives, inject
-from negplug.quiet import quiet
+from negplug.hosts.trainer.dry_run import quiet
 from negplug.samplers.chains.absent import embedded
 
 pytestmark = pytest.mark.filterwarnings("ignore")

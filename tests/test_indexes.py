@@ -21,7 +21,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from negplug.indexes import IndexRecorder
+from negplug.hosts.trainer.indexes import IndexRecorder
 
 SIZE = 22  # with batches of 4 the last one is smaller
 

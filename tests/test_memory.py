@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler, make_objective, make_sampler
 from negplug.contract.adapter import LossSite
-from negplug.injection import Injection
+from negplug.hosts.injection import Injection
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.objectives.infonce import InfoNCE
 from negplug.samplers.filtered import Filtered
 from negplug.samplers.hard import Hard
@@ -25,7 +26,6 @@ from negplug.samplers.memory_bank import MemoryBank
 from negplug.samplers.queue import Queue
 from negplug.samplers.stratified import Stratified
 from negplug.samplers.uniform import Uniform
-from negplug.treated import TreatedLoss
 
 WIDTH = 6
 TAU = 0.3

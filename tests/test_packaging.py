@@ -87,8 +87,12 @@ def test_the_wheels_entry_points(wheel):
     assert {section: dict(parser[section]) for section in parser.sections()} == {
         "console_scripts": {"negplug": "negplug.cli:main"},
         "negplug": {"lightly": "negplug_lightly.plugin", "solo-learn": "negplug_solo.plugin"},
-        "lightning.pytorch.callbacks_factory": {"negplug": "negplug.autoload:lightning"},
-        "pytorch_lightning.callbacks_factory": {"negplug": "negplug.autoload:pytorch_lightning"},
+        "lightning.pytorch.callbacks_factory": {
+            "negplug": "negplug.hosts.trainer.autoload:lightning"
+        },
+        "pytorch_lightning.callbacks_factory": {
+            "negplug": "negplug.hosts.trainer.autoload:pytorch_lightning"
+        },
     }
 
 
@@ -177,7 +181,7 @@ for group in groups:
 def test_without_a_sampler_the_factories_return_nothing_and_load_nothing(environment, tmp_path):
     loaded = modules_after(FACTORIES, tmp_path, **environment)
     own = {name for name in loaded if name.startswith("negplug")}
-    assert own == {"negplug", "negplug.autoload"}
+    assert own == {"negplug", "negplug.hosts.trainer.autoload"}
     assert not top_level(loaded) & {"torch", "numpy", "pluggy", *HEAVY}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import negplug
-from negplug import plain
+from negplug.hosts import watch as plain
 
 lightly_loss = pytest.importorskip("lightly.loss")
 NTXentLoss = lightly_loss.NTXentLoss

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from negplug import ContrastiveLoss
-from negplug.quiet import Writes, quiet
+from negplug.hosts.trainer.dry_run import Writes, quiet
 
 
 class Metric(nn.Module):

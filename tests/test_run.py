@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from negplug.metrics import final_metrics, read_records
+from negplug.hosts.trainer.metrics import final_metrics, read_records
 
 SHOW = """
 import json, os, sys
@@ -64,7 +64,7 @@ if __name__ == "__main__":
 # The loss is called in a process that the script spawns, as Lightning's ddp_spawn does.
 SPAWNING = """
 import multiprocessing
-from negplug import ledger
+from negplug.hosts import call_record as ledger
 
 if __name__ == "__main__":
     process = multiprocessing.get_context("spawn").Process(target=ledger.record_call)
@@ -180,7 +180,7 @@ def test_a_treated_loss_called_in_a_child_counts(tmp_path: Path) -> None:
 
 
 def test_a_process_enters_the_ledger_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from negplug import ledger
+    from negplug.hosts import call_record as ledger
 
     monkeypatch.setattr(ledger, "_recorded", False)
     with ledger.opened() as any_call:
@@ -276,7 +276,7 @@ def test_a_second_trainer_counts_on_and_a_torn_line_is_left_out(
 ) -> None:
     from types import SimpleNamespace
 
-    from negplug.metrics import recorder
+    from negplug.hosts.trainer.metrics import recorder
 
     file = tmp_path / "metrics.jsonl"
     monkeypatch.setenv("NEGPLUG_METRICS", str(file))

@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from negplug import ledger
+from negplug.hosts import call_record as ledger
 
 ledger.record_call()
 seed = int(sys.argv[1])

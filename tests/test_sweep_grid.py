@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib")
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from negplug import ledger
+from negplug.hosts import call_record as ledger
 
 ledger.record_call()
 names = ("SAMPLER", "OBJECTIVE", "TEMPERATURE", "DIAGNOSTICS")

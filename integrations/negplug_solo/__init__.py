@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from negplug.callback import NegativeControlMixin as NegativeControl
-    from negplug.diagnostics.callbacks import GradientSNRMixin as GradientSNR
-    from negplug.diagnostics.callbacks import (
+    from negplug.hosts.trainer.callback import NegativeControlMixin as NegativeControl
+    from negplug.hosts.trainer.diagnostics import GradientSNRMixin as GradientSNR
+    from negplug.hosts.trainer.diagnostics import (
         RepresentationDiagnosticsMixin as RepresentationDiagnostics,
     )
 
@@ -20,7 +20,7 @@ __all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from negplug.lightnings import callback_class
+        from negplug.hosts.trainer.lightnings import callback_class
 
         # solo-learn main imports lightning.pytorch, 1.0.2 pytorch_lightning.
         return callback_class(name, "lightning.pytorch", "pytorch_lightning")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from negplug.metrics import METRICS_VARIABLE, Record, read_records
+from negplug.hosts.trainer.metrics import METRICS_VARIABLE, Record, read_records
 
 #: Name of the recorder's file in the folder of a run.
 METRICS_FILE = "metrics.jsonl"

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from negplug import ledger
-from negplug.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
 from negplug.cli.child import die_with_parent
 from negplug.cli.script import execute, script_exists
 from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
+from negplug.hosts import call_record as ledger
+from negplug.hosts.trainer.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
     if seed is not None:
         _seed(seed)
     if treated:
-        from negplug.plain import Watch
+        from negplug.hosts.watch import Watch
 
         Watch(sampler, objective, temperature)  # for a script without a Trainer
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from negplug.autoload import DIAGNOSTICS
+from negplug.hosts.trainer.autoload import DIAGNOSTICS
 
 #: The "sampler" that leaves the host as it is.
 BASELINE = "baseline"

@@ -5,7 +5,7 @@
 - :mod:`negplug.diagnostics.hypersphere`: alignment and uniformity;
 - :mod:`negplug.diagnostics.negatives`: effective number and hardness of negatives.
 
-As Lightning callbacks they are :mod:`negplug.diagnostics.callbacks`, exported by
+As Lightning callbacks they are :mod:`negplug.hosts.trainer.diagnostics`, exported by
 ``negplug_lightly`` and ``negplug_solo``.
 """
 

@@ -24,10 +24,10 @@ from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.diagnostics.observation import observe
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.loss.calls import CallState, check_saved
-from negplug.observation import observe
 from negplug.plugins.build import as_objective, as_sampler
 
 
@@ -48,7 +48,7 @@ class ContrastiveLoss(nn.Module):
 
     Attributes:
         observe: Whether calls measure what they sample, for logging.
-        observed: What the last observed call measured, see :mod:`negplug.observation`.
+        observed: What the last observed call measured, see :mod:`negplug.diagnostics.observation`.
         steps_by_backward: Whether the first call after a backward pass begins a new step, as in a
             plain loop; whoever closes steps with :meth:`end_step` sets it to False.
 

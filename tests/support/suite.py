@@ -71,7 +71,7 @@ _current = ""
 
 
 def pytest_configure(config):
-    from negplug.treated import TreatedLoss
+    from negplug.hosts.treated_loss import TreatedLoss
 
     theirs = TreatedLoss.__call__
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from negplug.cli.sweep.study import Run
-from negplug.metrics import Record
+from negplug.hosts.trainer.metrics import Record
 
 
 class SweepProgress:

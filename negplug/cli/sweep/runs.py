@@ -13,7 +13,7 @@ from negplug.cli.sweep.progress import SweepProgress
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
 from negplug.cli.sweep.summary import Summary
-from negplug.metrics import final_metrics, read_records
+from negplug.hosts.trainer.metrics import final_metrics, read_records
 
 
 def do_runs(

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from negplug import ledger
 from negplug.contract.adapter import LossSite, Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts import call_record as ledger
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
 

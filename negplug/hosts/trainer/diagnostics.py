@@ -1,7 +1,7 @@
 """Diagnostics as Lightning callbacks: ``GradientSNR`` and ``RepresentationDiagnostics``.
 
 These are their behaviours, on either Lightning and without importing one;
-:mod:`negplug.lightnings` joins them with the ``Callback`` class in use. They log through the
+:mod:`negplug.hosts.trainer.lightnings` joins them with the ``Callback`` class in use. They log through the
 module, so to whatever logger the recipe has.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negplug.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
-from negplug.callback import untested_strategy
 from negplug.diagnostics.clusters import intra_class_distance, silhouette, silhouette_score
 from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
+from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
+from negplug.hosts.trainer.callback import untested_strategy
 from negplug.kernels.distributed import everyones
 
 logger = logging.getLogger("negplug")

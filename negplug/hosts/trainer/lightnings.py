@@ -13,9 +13,9 @@ import sys
 from typing import Any
 
 _HOME = {
-    "NegativeControl": "negplug.callback",
-    "GradientSNR": "negplug.diagnostics.callbacks",
-    "RepresentationDiagnostics": "negplug.diagnostics.callbacks",
+    "NegativeControl": "negplug.hosts.trainer.callback",
+    "GradientSNR": "negplug.hosts.trainer.diagnostics",
+    "RepresentationDiagnostics": "negplug.hosts.trainer.diagnostics",
 }
 """Where the behaviour of each callback is, under its name with ``Mixin`` behind."""
 

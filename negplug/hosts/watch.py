@@ -25,10 +25,10 @@ from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
-from negplug.injection import Injection
+from negplug.hosts.injection import Injection
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.plugins.build import as_objective, as_sampler
 from negplug.plugins.manager import plugins
-from negplug.treated import TreatedLoss
 
 _UNINDEXED = (
     "a plain PyTorch loop does not say which samples it trains on; call negplug.inject() in the "

@@ -6,7 +6,7 @@ collate function, Lightning's transfer to the device, the recipe's precision, th
 parameters. The treated losses are in capture mode meanwhile: they keep the batch that the
 adapter forms, whose keys are the embeddings with their graph, and end the step there.
 
-A step is run for what it computes alone (:mod:`negplug.quiet`), as if in a single process: one
+A step is run for what it computes alone (:mod:`negplug.hosts.trainer.dry_run`), as if in a single process: one
 rank may encode while another does not. A recipe whose step writes to parameters or buffers, or
 communicates over ranks, before it calls the loss is refused. The first encoding is watched for
 that with copies of all values: samplers ask for it on every rank, in their first training step.
@@ -27,10 +27,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from negplug.contract.adapter import Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
-from negplug.indexes import training_loader, unknowable
+from negplug.hosts.trainer.dry_run import Writes, quiet
+from negplug.hosts.trainer.indexes import training_loader, unknowable
+from negplug.hosts.treated_loss import StepOver, TreatedLoss
 from negplug.kernels.distributed import alone, collectives
-from negplug.quiet import Writes, quiet
-from negplug.treated import StepOver, TreatedLoss
 
 _INSTEAD = "use out_of_batch='cached'"
 

@@ -1,6 +1,6 @@
 """``NegativeControl``: negative control as a Lightning callback.
 
-This is its behaviour, on either Lightning and without importing one; :mod:`negplug.lightnings`
+This is its behaviour, on either Lightning and without importing one; :mod:`negplug.hosts.trainer.lightnings`
 joins it with the ``Callback`` class in use.
 
 Order of hooks that matters: ``setup`` (inject, if the loss exists) → ``load_state_dict`` (stash)
@@ -21,9 +21,9 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.encoder import RecipeEncoder
-from negplug.indexes import IndexRecorder
-from negplug.injection import Injection, NoLossFoundError, inject
+from negplug.hosts.injection import Injection, NoLossFoundError, inject
+from negplug.hosts.trainer.encoder import RecipeEncoder
+from negplug.hosts.trainer.indexes import IndexRecorder
 from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.plugins.build import as_objective, as_sampler
 

@@ -8,7 +8,7 @@ Environment:
     NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
     NEGPLUG_DIAGNOSTICS: Names of :data:`DIAGNOSTICS`, separated by commas; with or without a
         sampler, so that an untouched recipe is measured too.
-    NEGPLUG_METRICS: A file; what the recipe logs is appended to it (see :mod:`negplug.metrics`).
+    NEGPLUG_METRICS: A file; what the recipe logs is appended to it (see :mod:`negplug.hosts.trainer.metrics`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIAGNOSTICS = {
     "gradient_snr": "GradientSNR",
     "representation": "RepresentationDiagnostics",
 }
-"""Name → callback, see :mod:`negplug.diagnostics.callbacks`."""
+"""Name → callback, see :mod:`negplug.hosts.trainer.diagnostics`."""
 
 
 def lightning() -> list[Any]:
@@ -58,21 +58,21 @@ def _callbacks(framework: str) -> list[Any]:
     if sampler:
         callbacks.append(_control(framework, sampler))
     for name in asked_diagnostics():
-        from negplug.lightnings import callback_class
+        from negplug.hosts.trainer.lightnings import callback_class
 
         diagnostic = callback_class(DIAGNOSTICS[name], framework)
         callbacks.append(diagnostic(from_environment=True))
     if metrics:
         import importlib
 
-        from negplug.metrics import recorder
+        from negplug.hosts.trainer.metrics import recorder
 
         callbacks.append(recorder(importlib.import_module(framework).Callback))
     return callbacks
 
 
 def _control(framework: str, sampler: str) -> Any:
-    from negplug.lightnings import callback_class
+    from negplug.hosts.trainer.lightnings import callback_class
 
     temperature = os.environ.get("NEGPLUG_TEMPERATURE")
     try:

@@ -15,9 +15,9 @@ from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts.treated_loss import NOBODY_SAID, TreatedLoss
 from negplug.plugins.build import as_objective, as_sampler
 from negplug.plugins.manager import plugins
-from negplug.treated import NOBODY_SAID, TreatedLoss
 
 
 class NoLossFoundError(ValueError):

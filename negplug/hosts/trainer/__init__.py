@@ -1,0 +1,1 @@
+"""All that knows Lightning's Trainer. Every Trainer passes here: no import of torch."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import negplug
-from negplug.hosts import watch as plain
+from negplug.hosts.watch import Watch
 
 lightly_loss = pytest.importorskip("lightly.loss")
 NTXentLoss = lightly_loss.NTXentLoss
@@ -23,7 +23,7 @@ def watch():
     made = []
 
     def start(*args, **kwargs):
-        made.append(plain.Watch(*args, **kwargs))
+        made.append(Watch(*args, **kwargs))
         return made[-1]
 
     yield start

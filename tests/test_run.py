@@ -22,7 +22,7 @@ print(json.dumps({
 }))
 """
 
-CALLED = "from negplug import ledger; ledger.record_call()\n"
+CALLED = "from negplug.hosts import call_record; call_record.record_call()\n"
 
 # A recipe as users write it: it knows nothing of negplug. `late` is logged in the module's own
 # `on_train_epoch_end`, which runs after every callback's.
@@ -64,10 +64,10 @@ if __name__ == "__main__":
 # The loss is called in a process that the script spawns, as Lightning's ddp_spawn does.
 SPAWNING = """
 import multiprocessing
-from negplug.hosts import call_record as ledger
+from negplug.hosts import call_record
 
 if __name__ == "__main__":
-    process = multiprocessing.get_context("spawn").Process(target=ledger.record_call)
+    process = multiprocessing.get_context("spawn").Process(target=call_record.record_call)
     process.start()
     process.join()
 """
@@ -175,20 +175,20 @@ def test_a_treated_loss_called_in_a_child_counts(tmp_path: Path) -> None:
     arguments = ["--sampler", "in_batch()", "spawning.py"]
     done = negplug_run(tmp_path, *arguments, TMPDIR=str(folder))
     assert done.returncode == 0, done.stderr
-    # The ledger is gone.
+    # The record is gone.
     assert not list(folder.iterdir())
 
 
-def test_a_process_enters_the_ledger_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from negplug.hosts import call_record as ledger
+def test_a_process_enters_the_record_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from negplug.hosts import call_record
 
-    monkeypatch.setattr(ledger, "_recorded", False)
-    with ledger.opened() as any_call:
+    monkeypatch.setattr(call_record, "_recorded", False)
+    with call_record.opened() as any_call:
         assert not any_call()
-        ledger.record_call()
-        ledger.record_call()
+        call_record.record_call()
+        call_record.record_call()
         assert any_call()
-        assert Path(os.environ[ledger.LEDGER_VARIABLE]).read_bytes() == b"."
+        assert Path(os.environ[call_record.RECORD_VARIABLE]).read_bytes() == b"."
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ pytest.importorskip("matplotlib")
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from negplug.hosts import call_record as ledger
+from negplug.hosts import call_record
 
-ledger.record_call()
+call_record.record_call()
 seed = int(sys.argv[1])
 sampler = os.environ.get("NEGPLUG_SAMPLER", "baseline")
 starts, control = Path("starts"), Path("control")

@@ -22,9 +22,9 @@ pytest.importorskip("matplotlib")
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from negplug.hosts import call_record as ledger
+from negplug.hosts import call_record
 
-ledger.record_call()
+call_record.record_call()
 names = ("SAMPLER", "OBJECTIVE", "TEMPERATURE", "DIAGNOSTICS")
 reached = {name: os.environ.get(f"NEGPLUG_{name}") for name in names}
 lr, seed = float(sys.argv[1]), int(sys.argv[2])

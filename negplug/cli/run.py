@@ -12,7 +12,7 @@ import typer
 from negplug.cli.child import die_with_parent
 from negplug.cli.script import execute, script_exists
 from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
-from negplug.hosts import call_record as ledger
+from negplug.hosts import call_record
 from negplug.hosts.trainer.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
 
 
@@ -92,7 +92,7 @@ def run(
         Watch(sampler, objective, temperature)  # for a script without a Trainer
 
     main_process = _is_main_process()  # before the script: Lightning sets the rank variables
-    with ledger.opened() as any_call:
+    with call_record.opened() as any_call:
         execute(script, args or [], module)
         if treated and main_process and not any_call():
             fail(

@@ -23,7 +23,7 @@ def check_treatment(
         objective: Objective expression, or ``None`` for the host's.
         temperature: Temperature, or ``None`` for the host's.
     """
-    import negplug
+    from negplug.plugins.build import make_objective, make_sampler
 
     if temperature is not None and not 0 < temperature < float("inf"):
         fail(f"--temperature {temperature} is not a positive number; give one, such as 0.1.")
@@ -31,12 +31,12 @@ def check_treatment(
         if sampler == BASELINE:
             continue
         try:
-            negplug.make_sampler(sampler)
+            make_sampler(sampler)
         except (TypeError, ValueError, OSError) as error:
             fail(f"--sampler {sampler!r}: {error}")
     if objective is not None:
         try:
-            negplug.make_objective(objective)
+            make_objective(objective)
         except (TypeError, ValueError, OSError) as error:
             fail(f"--objective {objective!r}: {error}")
 

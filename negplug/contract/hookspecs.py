@@ -69,7 +69,7 @@ class AdapterSpec:
             import the host.
         summary: One line for listings.
         site_of: Gives the site of a module that is itself a loss, unless it is treated already,
-            for scripts without a Trainer (see :mod:`negplug.hosts.watch`). None if the host has none.
+            for scripts without a Trainer (:mod:`negplug.hosts.watch`). None if the host has none.
     """
 
     name: str

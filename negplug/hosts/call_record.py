@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LEDGER_VARIABLE = "NEGPLUG_LEDGER"
+RECORD_VARIABLE = "NEGPLUG_CALL_RECORD"
 
 _recorded = False
 
@@ -26,7 +26,7 @@ def record_call() -> None:
     if _recorded:
         return
     _recorded = True
-    path = os.environ.get(LEDGER_VARIABLE)
+    path = os.environ.get(RECORD_VARIABLE)
     if path:
         with open(path, "ab") as file:
             file.write(b".")
@@ -39,17 +39,17 @@ def recorded_here() -> bool:
 
 @contextmanager
 def opened() -> Iterator[Callable[[], bool]]:
-    """Keep a ledger for this process and those that it starts.
+    """Keep a record for this process and those that it starts.
 
     Yields:
         A function that tells whether a treated loss was called in any of them so far.
     """
-    descriptor, path = tempfile.mkstemp(prefix="negplug-ledger-")
-    os.environ[LEDGER_VARIABLE] = path
+    descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
+    os.environ[RECORD_VARIABLE] = path
     try:
         # Asked through the open file: a cleaner of old temporary files may have taken the name.
         yield lambda: os.fstat(descriptor).st_size > 0
     finally:
-        os.environ.pop(LEDGER_VARIABLE, None)
+        os.environ.pop(RECORD_VARIABLE, None)
         os.close(descriptor)
         Path(path).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.hosts import call_record as ledger
+from negplug.hosts import call_record
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
 
@@ -76,7 +76,7 @@ class TreatedLoss:
         batch = replace(batch, dataset=self.dataset)
         if batch.training:
             self.calls += 1
-            ledger.record_call()
+            call_record.record_call()
         self.loss.to(batch.anchors.device)
         loss = self.loss.contrast(
             batch,

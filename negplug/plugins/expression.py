@@ -6,8 +6,8 @@ The grammar is Python's own call syntax restricted to literals::
     argument::= [name "="] (call | literal)
     literal ::= number | string | True | False | None | list or tuple of literals
 
-Python's parser (``ast``) does the reading; names are looked up by :mod:`negplug.plugins.build`, never
-in a namespace. Every error points at the offending token.
+Python's parser (``ast``) does the reading. :mod:`negplug.plugins.build` looks names up, never in a
+namespace. Every error points at the offending token.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Environment:
     NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
     NEGPLUG_DIAGNOSTICS: Names of :data:`DIAGNOSTICS`, separated by commas; with or without a
         sampler, so that an untouched recipe is measured too.
-    NEGPLUG_METRICS: A file; what the recipe logs is appended to it (see :mod:`negplug.hosts.trainer.metrics`).
+    NEGPLUG_METRICS: A file; what the recipe logs is appended to it, see
+        :mod:`negplug.hosts.trainer.metrics`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``NegativeControl``: negative control as a Lightning callback.
 
-This is its behaviour, on either Lightning and without importing one; :mod:`negplug.hosts.trainer.lightnings`
-joins it with the ``Callback`` class in use.
+This is its behaviour, on either Lightning and without importing one;
+:mod:`negplug.hosts.trainer.lightnings` joins it with the ``Callback`` class in use.
 
 Order of hooks that matters: ``setup`` (inject, if the loss exists) → ``load_state_dict`` (stash)
 → ``on_fit_start`` (inject, restore) → training → ``teardown`` (give the model back).
@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from negplug import ledger, plain
 from negplug.contract.adapter import Metadata
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts import call_record, watch
 from negplug.hosts.injection import Injection, NoLossFoundError, inject
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.indexes import IndexRecorder
@@ -90,7 +90,7 @@ class NegativeControlMixin:
         """Treat the losses that exist already, so that a tuner sees the treated recipe."""
         if stage != "fit":
             return
-        plain.pause(self)
+        watch.pause(self)
         parts = (*self.sampler.all_samplers(), self.objective)
         if any(part is not None and part.wants_indexes for part in parts):
             # Now, before any loader is iterated.
@@ -157,7 +157,7 @@ class NegativeControlMixin:
         if not self._checked:
             self._checked = True
             uncalled = self._uncalled()
-            probe = len(uncalled) == len(self.injection.losses) and ledger.recorded_here()
+            probe = len(uncalled) == len(self.injection.losses) and call_record.recorded_here()
             if probe and self._from_environment:
                 # An evaluation of a model that was pretrained, treated, in this process.
                 self.injection.remove()
@@ -258,7 +258,7 @@ class NegativeControlMixin:
                 treated.dataset = DatasetAccess()  # lets go of the model
         self._encoder = None
         self._stop_recording()
-        plain.resume(self)
+        watch.resume(self)
 
     def _stop_recording(self) -> None:
         if self._recorder is not None:

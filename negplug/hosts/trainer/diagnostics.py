@@ -1,8 +1,8 @@
 """Diagnostics as Lightning callbacks: ``GradientSNR`` and ``RepresentationDiagnostics``.
 
 These are their behaviours, on either Lightning and without importing one;
-:mod:`negplug.hosts.trainer.lightnings` joins them with the ``Callback`` class in use. They log through the
-module, so to whatever logger the recipe has.
+:mod:`negplug.hosts.trainer.lightnings` joins them with the ``Callback`` class in use. They log
+through the module, so to whatever logger the recipe has.
 """
 
 from __future__ import annotations

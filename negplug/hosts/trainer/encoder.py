@@ -6,10 +6,11 @@ collate function, Lightning's transfer to the device, the recipe's precision, th
 parameters. The treated losses are in capture mode meanwhile: they keep the batch that the
 adapter forms, whose keys are the embeddings with their graph, and end the step there.
 
-A step is run for what it computes alone (:mod:`negplug.hosts.trainer.dry_run`), as if in a single process: one
-rank may encode while another does not. A recipe whose step writes to parameters or buffers, or
-communicates over ranks, before it calls the loss is refused. The first encoding is watched for
-that with copies of all values: samplers ask for it on every rank, in their first training step.
+A step is run for what it computes alone (:mod:`negplug.hosts.trainer.dry_run`), as if in a single
+process: one rank may encode while another does not. A recipe whose step writes to parameters or
+buffers, or communicates over ranks, before it calls the loss is refused. The first encoding is
+watched for that with copies of all values: samplers ask for it on every rank, in their first
+training step.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Samplers and objectives speak of logits s = ⟨a, k⟩/τ only through this interface:
 
-- :mod:`negplug.objectives.logits.chosen`: weighted logits of chosen columns, mixtures of rows among them;
+- :mod:`negplug.objectives.logits.chosen`: weighted logits of chosen columns and of mixtures;
 - :mod:`negplug.objectives.logits.posterior`: the expected logit of draws from the softmax;
 - :mod:`negplug.objectives.logits.divergence`: the divergence from another row's distribution.
 

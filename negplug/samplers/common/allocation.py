@@ -1,8 +1,8 @@
 """How many draws come from the anchor's own stratum, and what is said where it is too small.
 
-As with :mod:`negplug.samplers.common.availability`: what even a full batch cannot give any anchor is an
-error, and a memory of past steps is waited for in silence while it grows. What single strata lack
-is said once for each.
+As with :mod:`negplug.samplers.common.availability`, what even a full batch cannot give any anchor
+is an error, and a memory of past steps is waited for in silence while it grows. What
+single strata lack is said once for each.
 """
 
 from __future__ import annotations

@@ -18,15 +18,22 @@ if TYPE_CHECKING:
     from negplug.contract.batch import ContrastiveBatch
     from negplug.contract.draws import Draws
     from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec, hookimpl
-    from negplug.contract.negatives import Negatives
+    from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
     from negplug.contract.objective import Objective
-    from negplug.contract.sampler import NegativeSampler
+    from negplug.contract.rows import Rows
+    from negplug.contract.sampler import NegativeSampler, Sampled
+    from negplug.contract.state import Stateful
     from negplug.hosts.injection import Injection, inject
+    from negplug.kernels.random.distinct import distinct_places
     from negplug.loss.contrastive import ContrastiveLoss
     from negplug.plugins.build import make_objective, make_sampler
+    from negplug.samplers.common.choosing import ChoosingSampler
+    from negplug.samplers.common.remembering import RememberingSampler
 
 __all__ = [
     "AdapterSpec",
+    "ChoosingSampler",
+    "Columns",
     "Contrast",
     "ContrastiveBatch",
     "ContrastiveLoss",
@@ -35,11 +42,18 @@ __all__ = [
     "LossSite",
     "Metadata",
     "MethodReport",
+    "Mixtures",
     "NegativeSampler",
     "Negatives",
     "Objective",
     "ObjectiveSpec",
+    "RememberingSampler",
+    "Rows",
+    "Sampled",
     "SamplerSpec",
+    "Stateful",
+    "Whole",
+    "distinct_places",
     "hookimpl",
     "inject",
     "make_objective",
@@ -48,6 +62,8 @@ __all__ = [
 
 _HOME = {
     "AdapterSpec": "negplug.contract.hookspecs",
+    "ChoosingSampler": "negplug.samplers.common.choosing",
+    "Columns": "negplug.contract.negatives",
     "Contrast": "negplug.contract.adapter",
     "ContrastiveBatch": "negplug.contract.batch",
     "ContrastiveLoss": "negplug.loss.contrastive",
@@ -56,11 +72,18 @@ _HOME = {
     "LossSite": "negplug.contract.adapter",
     "Metadata": "negplug.contract.adapter",
     "MethodReport": "negplug.contract.adapter",
+    "Mixtures": "negplug.contract.negatives",
     "NegativeSampler": "negplug.contract.sampler",
     "Negatives": "negplug.contract.negatives",
     "Objective": "negplug.contract.objective",
     "ObjectiveSpec": "negplug.contract.hookspecs",
+    "RememberingSampler": "negplug.samplers.common.remembering",
+    "Rows": "negplug.contract.rows",
+    "Sampled": "negplug.contract.sampler",
     "SamplerSpec": "negplug.contract.hookspecs",
+    "Stateful": "negplug.contract.state",
+    "Whole": "negplug.contract.negatives",
+    "distinct_places": "negplug.kernels.random.distinct",
     "hookimpl": "negplug.contract.hookspecs",
     "inject": "negplug.hosts.injection",
     "make_objective": "negplug.plugins.build",

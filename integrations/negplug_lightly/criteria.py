@@ -104,8 +104,8 @@ def constant(criterion: Any, batch: ContrastiveBatch) -> Any:
 @torch.no_grad()
 def aligned(criterion: Any, batch: ContrastiveBatch) -> Any:
     """``MACLLoss``: t = τ (1 + α (A − A₀)), with A the mean similarity of this rank's positives."""
-    views = batch.keys[batch.positives[:, 0]]
-    alignment = (batch.anchors * views).sum(1).mean()
+    views = batch.keys.embeddings[batch.positives[:, 0]]
+    alignment = (batch.anchors.embeddings * views).sum(1).mean()
     return criterion.temperature * (1 + criterion.alpha * (alignment - criterion.A_0))
 
 

@@ -11,6 +11,8 @@ anchor whose positive dominates already.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
@@ -30,7 +32,9 @@ class ModelAware(InfoNCE):
         self.eps = eps
         self.expression = f"MACLLoss(eps={eps!r})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         self.check_partition(negatives)
         losses = super().forward(batch, negatives, temperature)

@@ -15,6 +15,7 @@ from torch import Tensor
 from negplug.contract.adapter import Contrast, Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_embeddings
+from negplug.contract.rows import Rows
 from negplug.kernels.unit import unit_rows
 from negplug.objectives.infonce import InfoNCE
 from negplug_solo.relational import Relational
@@ -77,7 +78,9 @@ def simclr_pairs(
     batch = ContrastiveBatch.from_views((z1, z2), **contrast.metadata.of(len(z1)))
     if extra_pos_mask is not None:
         row = torch.arange(len(z1), device=z1.device).repeat(2)
-        batch = _by_classes(contrast, batch.anchors, extra_pos_mask | (row[:, None] == row))
+        batch = _by_classes(
+            contrast, batch.anchors.embeddings, extra_pos_mask | (row[:, None] == row)
+        )
     return contrast(batch, objective=InfoNCE("mean"), temperature=temperature)
 
 
@@ -179,7 +182,8 @@ def ressl(
         temperature_k: The host's, of the keys.
     """
     batch = ContrastiveBatch.from_pairs(q, k.detach(), **contrast.metadata.of(len(q)))
-    batch = replace(batch, queue=queue.detach().to(batch.anchors))
+    past = Rows.unknown(queue.detach().to(batch.anchors.embeddings))
+    batch = replace(batch, host_queue=past)
     return contrast(batch, objective=Relational(temperature_k), temperature=temperature_q)
 
 

@@ -14,6 +14,7 @@ nothing from it: both distributions are the same, and loss and gradient are 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -37,7 +38,9 @@ class Relational(Objective):
         self.temperature_key = temperature_key
         self.expression = f"ReSSL's relational objective (temperature_k={temperature_key})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``.
 
         Raises:
@@ -45,33 +48,27 @@ class Relational(Objective):
                 the anchor's softmax: the teacher's distribution is another one, which they cannot
                 estimate.
         """
-        if negatives.estimator != "partition":
+        if negatives[0].estimator != "partition":
             raise ValueError(
                 f"ReSSL compares two softmax distributions over the same negatives, so it needs "
-                f"negatives that estimate a denominator, got the {negatives.estimator!r} estimator"
+                f"negatives that estimate a denominator, got the {negatives[0].estimator!r} "
+                f"estimator"
             )
-        if _width(negatives) == 1:
+        if sum(part.width for part in negatives) == 1:
             raise ValueError(
                 "ReSSL compares two softmax distributions over the negatives, which are the same "
                 "for a single one, so nothing would be learned; give it two negatives or more"
             )
         negative = negative_logsumexp(batch, negatives, temperature)
-        target = self._teachers_mean(batch, negatives.detach())
-        loss = negative - (batch.anchors * target).sum(1) / temperature
-        return torch.where(negative == -torch.inf, 0.0 * batch.anchors.sum(1), loss)
+        target = self._teachers_mean(batch, [part.detach() for part in negatives])
+        loss = negative - (batch.anchors.embeddings * target).sum(1) / temperature
+        return torch.where(negative == -torch.inf, 0.0 * batch.anchors.embeddings.sum(1), loss)
 
-    def _teachers_mean(self, batch: ContrastiveBatch, negatives: Negatives) -> Tensor:
+    def _teachers_mean(self, batch: ContrastiveBatch, negatives: Sequence[Negatives]) -> Tensor:
         """Return m_i, ``[N, d]``, detached; 0 where there are no negatives."""
         with torch.enable_grad():
-            teachers = batch.keys.detach()[batch.positives[:, 0]].requires_grad_()
-            known = replace(batch, anchors=teachers)
+            teachers = batch.keys.embeddings.detach()[batch.positives[:, 0]].requires_grad_()
+            known = replace(batch, anchors=batch.anchors.with_embeddings(teachers))
             total = negative_logsumexp(known, negatives, self.temperature_key)
             (gradient,) = torch.autograd.grad(total.sum(), teachers)
         return self.temperature_key * gradient
-
-
-def _width(negatives: Negatives) -> int:
-    """Return the most negatives that an anchor may have."""
-    columns = (part.columns for part in negatives.parts())
-    pools = (len(part.pool) for part in negatives.parts())
-    return sum(n if c is None else c.shape[1] for c, n in zip(columns, pools, strict=True))

@@ -1,9 +1,8 @@
 """What a training step knows: anchors, keys, and who is whom.
 
-An *anchor* is a row that pays a loss, a *key* a row that it may be compared with. Identity is
-carried by ids: a key with the anchor's id is the anchor itself, another view of it, or another
-positive, and so never its negative. Ids make the exclusion cheap everywhere (a comparison per
-tile, a binary search per draw) without a dense mask.
+An *anchor* is a row that has a loss of its own, a *key* a row that it may be compared with. Ids
+make the exclusion of an anchor's own keys cheap everywhere (a comparison per tile, a binary search
+per draw) without a dense mask.
 
 Where the data set indexes of the samples are known they are the ids, so that a key of an earlier
 step is recognised. Otherwise ids number the samples of this batch, unique over the ranks, from -3
@@ -12,19 +11,40 @@ downwards: ids from 0 upwards mean the same in every step, others last no longer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from negplug.contract.context import StepContext
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
 from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
 from negplug.contract.inputs import check_views, per_sample
 from negplug.contract.negatives import Negatives
+from negplug.contract.rows import Rows
 from negplug.kernels.distributed import gather_rows, rank, world_size
 from negplug.kernels.unit import unit_rows
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """How the keys of all ranks came together.
+
+    Attributes:
+        first: Number of the first key that is this rank's.
+        count: Number of this rank's keys.
+        token: Zero that ties the loss to the keys' gathering.
+    """
+
+    first: int
+    count: int
+    token: Tensor
+
+    @property
+    def own(self) -> slice:
+        """Which keys are this rank's."""
+        return slice(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,57 +52,72 @@ class ContrastiveBatch:
     """Anchors and keys of one loss call.
 
     Attributes:
-        anchors: ``[N, d]`` float32 or float64, rows of unit length.
-        keys: ``[K, d]``, likewise. The same tensor object as ``anchors`` where the loss is
-            symmetric, which the arithmetic exploits.
-        anchor_ids: ``[N]`` int64; -1 is unknown and equals nothing, so an anchor that is itself
-            among the keys needs an id.
-        key_ids: ``[K]`` int64.
+        anchors: N rows.
+        keys: K rows; the very anchors where the loss is symmetric, which the arithmetic exploits.
         positives: ``[N, P]`` int64, key columns of each anchor's positives, padded with -1.
         self_columns: ``[N]`` int64, the key column that is the anchor itself; None where the
             keys hold no anchor (momentum keys).
-        indexes: ``[N]`` int64, data set index of each anchor, if the recipe knows it.
-        labels: ``[N]`` int64, metadata of each anchor, -1 = none.
-        key_indexes: ``[K]`` int64, data set index of each key, if known.
-        key_labels: ``[K]`` int64, metadata of each key, -1 = none.
-        key_views: ``[K]`` int64, the view that each key comes from, where known.
-        unindexed: Why ``indexes`` is None, for messages.
-        own_keys: Which keys are this rank's; all of them unless they were gathered.
-        queue: ``[Q, d]`` rows of unit length without gradient: the host's own queue, where the
-            host compares the anchors with that alone and not with keys of the batch (ReSSL).
-        token: Zero that ties the loss to the keys' gathering; None if the keys are this rank's.
-        draws: Counters for random draws.
-        temperature: τ of the loss, for samplers that draw from its softmax.
-        dataset: What the run can say of the data set that ``indexes`` count.
+        host_queue: The host's own queue, where the host compares the anchors with that alone and
+            not with keys of the batch (ReSSL).
+        unindexed: Why the anchors have no data set indexes, for messages.
+        gathering: How the keys of all ranks came together; None if the keys are this rank's.
+        context: What surrounds the call; made where none is given.
     """
 
-    anchors: Tensor
-    keys: Tensor
-    anchor_ids: Tensor
-    key_ids: Tensor
+    anchors: Rows
+    keys: Rows
     positives: Tensor
     self_columns: Tensor | None = None
-    indexes: Tensor | None = None
-    labels: Tensor | None = None
-    key_indexes: Tensor | None = None
-    key_labels: Tensor | None = None
-    key_views: Tensor | None = None
+    host_queue: Rows | None = None
     unindexed: str = ""
-    own_keys: slice = field(default_factory=lambda: slice(None))
-    queue: Tensor | None = None
-    token: Tensor | None = None
-    draws: Draws = field(default_factory=Draws)
-    temperature: float = 1.0
-    dataset: DatasetAccess = field(default_factory=DatasetAccess)
-    training: bool = field(init=False)
-    """Whether a backward pass can follow, so that this call counts as training."""
-    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
-    """What was computed for this very batch: the gathered one, and each sampler's negatives."""
+    gathering: Gathering | None = None
+    context: StepContext = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        # Now: a sampler may look at it inside torch.no_grad().
-        learns = self.anchors.requires_grad or self.keys.requires_grad
-        object.__setattr__(self, "training", torch.is_grad_enabled() and learns)
+        if self.context is None:
+            object.__setattr__(self, "context", StepContext(training=self.can_train()))
+
+    def can_train(self) -> bool:
+        """Return whether a backward pass can follow a loss of this batch that is taken now."""
+        learns = self.anchors.embeddings.requires_grad or self.keys.embeddings.requires_grad
+        return torch.is_grad_enabled() and learns
+
+    def within(
+        self,
+        draws: Draws | None = None,
+        temperature: float | None = None,
+        dataset: DatasetAccess | None = None,
+    ) -> ContrastiveBatch:
+        """Return the batch in other surroundings, with an empty memo; None keeps what there is."""
+        own = self.context
+        context = StepContext(
+            draws=own.draws if draws is None else draws,
+            temperature=own.temperature if temperature is None else temperature,
+            dataset=own.dataset if dataset is None else dataset,
+            training=own.training,
+        )
+        return replace(self, context=context)
+
+    @property
+    def temperature(self) -> float:
+        """τ of the loss."""
+        return self.context.temperature
+
+    @property
+    def training(self) -> bool:
+        """Whether this call counts as training."""
+        return self.context.training
+
+    @property
+    def first_step(self) -> bool:
+        """Whether this is the first training step, whose batch is taken for a full one."""
+        return self.training and self.context.draws.step == 0
+
+    @property
+    def tie(self) -> Tensor | None:
+        """The token of the keys' gathering, whoever asked for it; None if there was none."""
+        gathered: ContrastiveBatch = self.context.memo.get("gathered", self)
+        return None if gathered.gathering is None else gathered.gathering.token
 
     @classmethod
     def from_views(
@@ -117,20 +152,9 @@ class ContrastiveBatch:
         indexes = per_sample("indexes", indexes, size, count, device, least=0)
         labels = per_sample("labels", labels, size, count, device)
         ids = _of_this_batch(row % size) if indexes is None else indexes
-        return cls(
-            anchors=z,
-            keys=z,
-            anchor_ids=ids,
-            key_ids=ids,
-            positives=(row[:, None] + shifts) % (count * size),
-            self_columns=row,
-            indexes=indexes,
-            labels=labels,
-            key_indexes=indexes,
-            key_labels=labels,
-            key_views=row // size,
-            unindexed=unindexed,
-        )
+        keys = Rows(z, ids, indexes, labels, views=row // size, name=KEYS)
+        positives = (row[:, None] + shifts) % (count * size)
+        return cls(keys, keys, positives, self_columns=row, unindexed=unindexed)
 
     @classmethod
     def from_pairs(
@@ -159,19 +183,10 @@ class ContrastiveBatch:
         indexes = per_sample("indexes", indexes, size, 1, device, least=0)
         labels = per_sample("labels", labels, size, 1, device)
         ids = _of_this_batch(row) if indexes is None else indexes
-        return cls(
-            anchors=unit_rows(queries),
-            keys=unit_rows(keys),
-            anchor_ids=ids,
-            key_ids=ids,
-            positives=row[:, None],
-            indexes=indexes,
-            labels=labels,
-            key_indexes=indexes,
-            key_labels=labels,
-            key_views=torch.zeros_like(row),
-            unindexed=unindexed,
-        )
+        anchors = Rows(unit_rows(queries), ids, indexes, labels, name=ANCHORS)
+        views = torch.zeros_like(row)
+        of_keys = Rows(unit_rows(keys), ids, indexes, labels, views, name=KEYS)
+        return cls(anchors, of_keys, row[:, None], unindexed=unindexed)
 
     @classmethod
     def from_ids(
@@ -207,90 +222,77 @@ class ContrastiveBatch:
         """
         row = torch.arange(len(anchors), device=anchors.device)
         anchor_ids = anchor_ids if lasting else _of_this_batch(anchor_ids)
-        own_keys = keys is None or key_ids is None
         if keys is None or key_ids is None:
             self_columns = row
             # An unknown anchor has no positives, but it is still itself: give it its own id.
             anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, _of_this_batch(row) - 1)
-            keys, key_ids = anchors, anchor_ids
-        elif not lasting:
-            key_ids = _of_this_batch(key_ids)
-        batch = cls(
-            anchors=anchors,
-            keys=keys,
-            anchor_ids=anchor_ids,
-            key_ids=key_ids,
-            positives=anchor_ids.new_full((len(anchors), 1), -1),
-            self_columns=self_columns,
-            indexes=indexes,
-            labels=labels,
-            key_indexes=indexes if own_keys else None,
-            key_labels=labels if own_keys else None,
-            unindexed=unindexed,
-        )
+            of_keys = own = Rows(anchors, anchor_ids, indexes, labels, name=KEYS)
+        else:
+            own = Rows(anchors, anchor_ids, indexes, labels, name=ANCHORS)
+            of_keys = Rows(keys, key_ids if lasting else _of_this_batch(key_ids), name=KEYS)
+        none = anchor_ids.new_full((len(anchors), 1), -1)
+        batch = cls(own, of_keys, none, self_columns, unindexed=unindexed)
         if gather:
             batch = batch.gathered()
-        same, _ = columns_with_same_id(anchor_ids, batch.key_ids)
+        same, _ = columns_with_same_id(anchor_ids, batch.keys.ids)
         padded = same == BEYOND
         if batch.self_columns is not None:
             padded |= same == batch.self_columns[:, None]
         return replace(batch, positives=same.masked_fill(padded, -1))
 
-    @property
-    def first_step(self) -> bool:
-        """Whether this is the first training step, whose batch is taken for a full one."""
-        return self.training and self.draws.step == 0
-
-    @property
-    def tie(self) -> Tensor | None:
-        """The token of the keys' gathering, whoever asked for it; None if there was none."""
-        gathered: ContrastiveBatch = self.memo.get("gathered", self)
-        return gathered.token
-
     def all_keys(self) -> Negatives:
-        """Return the whole batch as a pool; an anchor's own keys are excluded by id."""
-        return Negatives(
-            pool=self.keys,
-            pool_ids=self.key_ids,
-            pool_indexes=self.key_indexes,
-            pool_labels=self.key_labels,
-        )
+        """Return all keys as negatives; an anchor's own are excluded by id."""
+        return Negatives(self.keys)
 
-    def excluded_pairs(self, pool_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def excluded_pairs(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """List the pairs of anchors and rows of a pool that the rule of exclusion forbids.
 
-        Looked up once for a batch and a pool, however many ask.
-
-        Args:
-            pool_ids: ``[K]`` int64.
+        Looked up once for a call and a pool with a name, however many ask.
 
         Returns:
             Anchors ``[P]`` and columns ``[P]`` int64.
         """
-        if ("excluded", id(pool_ids)) not in self.memo:
-            columns, _ = columns_with_same_id(self.anchor_ids, pool_ids)
+        known: tuple[Tensor, Tensor] | None = self.context.memo.get(("excluded", rows.name))
+        if known is None or not rows.name:
+            columns, _ = columns_with_same_id(self.anchors.ids, rows.ids)
             anchor, slot = (columns != BEYOND).nonzero(as_tuple=True)
-            self.remember_pairs(pool_ids, anchor, columns[anchor, slot])
-        _, anchor, column = self.memo["excluded", id(pool_ids)]
-        return anchor, column
+            known = anchor, columns[anchor, slot]
+            self.remember_pairs(rows, *known)
+        return known
 
-    def remember_pairs(self, pool_ids: Tensor, anchor: Tensor, column: Tensor) -> None:
+    def remember_pairs(self, rows: Rows, anchor: Tensor, column: Tensor) -> None:
         """Let :meth:`excluded_pairs` return these, which were found in a quicker way."""
-        # With the tensor, so that no other one gets its name.
-        self.memo["excluded", id(pool_ids)] = pool_ids, anchor, column
+        if rows.name:
+            self.context.memo["excluded", rows.name] = anchor, column
 
     def gathered(self) -> ContrastiveBatch:
         """Return this batch with every rank's keys, in rank order.
 
-        The anchors stay this rank's. Gathered once per batch, however many samplers ask; the
-        batch itself in one process, and if its keys are gathered already.
+        The anchors stay this rank's. Gathered once per call, however many samplers ask; the batch
+        itself in one process, and if its keys are gathered already.
         """
-        if world_size() == 1 or self.token is not None:
+        if world_size() == 1 or self.gathering is not None:
             return self
-        if "gathered" not in self.memo:
-            self.memo["gathered"] = self._gather()
-        gathered: ContrastiveBatch = self.memo["gathered"]
+        if "gathered" not in self.context.memo:
+            self.context.memo["gathered"] = self._gather()
+        gathered: ContrastiveBatch = self.context.memo["gathered"]
         return gathered
+
+    @property
+    def own_keys(self) -> slice:
+        """Which keys are this rank's; all of them unless they were gathered."""
+        return slice(None) if self.gathering is None else self.gathering.own
+
+    def place_of(self, rows: Rows) -> tuple[str, int]:
+        """Return the name of the pool that holds ``rows``, and where in it they begin.
+
+        This rank's keys are some of the gathered ones, if anybody has gathered; to gather here
+        would be a needless collective.
+        """
+        everywhere: ContrastiveBatch | None = self.context.memo.get("gathered")
+        if everywhere is None or everywhere.gathering is None or not rows.same_as(self.keys):
+            return rows.name, 0
+        return everywhere.keys.name, everywhere.gathering.first
 
     @torch.no_grad()
     def of_all_ranks(self, values: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,30 +308,35 @@ class ContrastiveBatch:
         return everyones.rows[:, 0], everyones.names
 
     def _gather(self) -> ContrastiveBatch:
-        beside = (self.key_ids, self.key_indexes, self.key_labels, self.key_views)
-        names = torch.stack([or_unknown(name, self.key_ids) for name in beside])
-        keys, names, first, token = gather_rows(self.keys, names)
-        known = [None if name is None else names[n] for n, name in enumerate(beside)]
+        keys = self.keys
+        beside = (keys.ids, keys.indexes, keys.labels, keys.views)
+        names = torch.stack([or_unknown(name, keys.ids) for name in beside])
+        embeddings, names, first, token = gather_rows(keys.embeddings, names)
+        ids, indexes, labels, views = (
+            None if name is None else names[n] for n, name in enumerate(beside)
+        )
+        assert ids is not None
         return replace(
             self,
-            keys=keys,
-            key_ids=names[0],
+            keys=Rows(embeddings, ids, indexes, labels, views, GATHERED),
             positives=self.positives.where(self.positives < 0, self.positives + first),
             self_columns=None if self.self_columns is None else self.self_columns + first,
-            key_indexes=known[1],
-            key_labels=known[2],
-            key_views=known[3],
-            own_keys=slice(first, first + len(self.keys)),
-            token=token,
+            gathering=Gathering(first, len(keys), token),
+            context=replace(self.context, memo={}),
         )
 
     def detach(self) -> ContrastiveBatch:
-        """Return the batch without its graph, for updates after the backward pass."""
-        anchors = self.anchors.detach()
-        keys = anchors if self.keys is self.anchors else self.keys.detach()
-        token = None if self.token is None else self.token.detach()
-        dataset = DatasetAccess(self.dataset.size)
-        return replace(self, anchors=anchors, keys=keys, token=token, dataset=dataset)
+        """Return the batch without its graph."""
+        context = replace(self.context, training=False, memo={})
+        return replace(
+            self, anchors=self.anchors.detach(), keys=self.keys.detach(), context=context
+        )
+
+
+# Names of rows in a loss call. The anchors of a symmetric loss are its keys.
+ANCHORS = "anchors"
+KEYS = "keys"
+GATHERED = "keys of all ranks"
 
 
 def _of_this_batch(numbers: Tensor) -> Tensor:

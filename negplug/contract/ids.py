@@ -48,10 +48,15 @@ def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, 
     return order[position].masked_fill_(~present, BEYOND), count
 
 
-def number_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> Tensor:
-    """Return the number of the pool columns that each anchor must not take, ``[N]`` int64."""
-    if anchor_ids is pool_ids:
-        # Half the time of looking them up.
+def number_of_excluded(anchor_ids: Tensor, pool_ids: Tensor, same: bool) -> Tensor:
+    """Return the number of the pool columns that each anchor must not take, ``[N]`` int64.
+
+    Args:
+        anchor_ids: ``[N]`` int64.
+        pool_ids: ``[K]`` int64.
+        same: Whether both are the same ids; then looking them up takes half the time.
+    """
+    if same:
         _, place, count = torch.unique(pool_ids, return_inverse=True, return_counts=True)
         number: Tensor = count[place].masked_fill_(pool_ids == UNKNOWN, 0)
         return number

@@ -1,152 +1,162 @@
-"""What a sampler hands to an objective: pools, the chosen columns, and their weights."""
+"""``Negatives``: the rows of one pool, which of them serve each anchor, and with what weight.
+
+A sampler returns ``Negatives``, or a tuple of them where several pools serve in one denominator.
+Which rows serve is a choice of three kinds: the :class:`Whole` pool, :class:`Columns` of it for
+each anchor, or :class:`Mixtures` of two columns. Each lists E entries for an anchor, and the
+``mask`` of each means the same: True where the entry serves the anchor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from negplug.contract.ids import comparable_ids, number_with_same_id, or_unknown
+from negplug.contract.ids import comparable_ids, number_of_excluded
+from negplug.contract.rows import Rows
+
+Estimator = Literal["partition", "posterior"]
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Every row of the pool but those with the anchor's id, which are left out tile by tile.
+
+    Attributes:
+        mask: ``[N, K]`` bool, True where a row serves the anchor; None if all do.
+    """
+
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Chosen rows of the pool for each anchor, none of them with the anchor's id.
+
+    Attributes:
+        columns: ``[N, M]`` int64 columns of the pool, also where the mask is False.
+        mask: ``[N, M]`` bool, True where the entry serves the anchor; None if all do.
+    """
+
+    columns: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mixtures:
+    """Synthetic negatives: entry m of an anchor is c₀ · pool[first] + c₁ · pool[second].
+
+    Attributes:
+        first: ``[N, M]`` int64 columns of the pool.
+        second: ``[N, M]`` int64 columns of the pool.
+        coefficients: ``[N, M, 2]``, detached: c₀ and c₁.
+        mask: ``[N, M]`` bool, True where the entry serves the anchor; None if all do.
+    """
+
+    first: Tensor
+    second: Tensor
+    coefficients: Tensor
+    mask: Tensor | None = None
+
+
+Choice = Whole | Columns | Mixtures
 
 
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    """The negatives of one batch.
+    """The negatives of a batch's anchors in one pool.
 
     Attributes:
-        pool: ``[K, d]`` candidate rows of unit length; rows may carry gradient.
-        pool_ids: ``[K]`` int64; a row with an anchor's id is never its negative.
-        columns: ``[N, M]`` int64 columns of ``pool`` for each anchor, or None for the whole
-            pool, from which the rows with the anchor's id are left out tile by tile.
-        mask: ``[N, M]`` bool, True where ``columns`` holds a negative; None if all do. Without
-            ``columns`` it is ``[N, K]``, True where a row of the pool may serve the anchor.
-        log_weight: Detached log importance weights, broadcastable to ``[N, M]`` (or ``[N, K]``
-            without ``columns``); None is all zero. With ``"posterior"`` -inf marks what was not
-            drawn; with ``"partition"`` what is no negative is left to the mask.
-        partners: ``[N, M]`` int64 columns. Negative m of an anchor is then not the row
-            ``pool[columns]`` but the mixture of it and ``pool[partners]``.
-        coefficients: ``[N, M, 2]``, detached: what the mixture takes of each of the two rows.
-        pool_indexes: ``[K]`` int64, data set index of each row, -1 = unknown; None if all are.
-        pool_labels: ``[K]`` int64, metadata of each row, likewise.
-        others: Further negatives with pools of their own, in the same denominator.
-        aux: What the sampler's own ``update`` needs.
+        rows: The pool, K rows.
+        choice: Which of them serve each anchor: E entries each, K of a whole pool.
+        log_weight: Detached log importance weights, broadcastable to ``[N, E]``; None is all zero.
+            With ``"posterior"`` -inf marks what was not drawn; with ``"partition"`` what is no
+            negative is left to the mask.
         estimator: ``"partition"``: the weighted negatives estimate the softmax denominator.
-            ``"posterior"``: they are draws from the softmax itself, weights summing to one.
+            ``"posterior"``: they are draws from the softmax itself, weights summing to one over
+            all pools.
     """
 
-    pool: Tensor
-    pool_ids: Tensor
-    columns: Tensor | None = None
-    mask: Tensor | None = None
+    rows: Rows
+    choice: Choice = field(default_factory=Whole)
     log_weight: Tensor | None = None
-    partners: Tensor | None = None
-    coefficients: Tensor | None = None
-    pool_indexes: Tensor | None = None
-    pool_labels: Tensor | None = None
-    others: tuple[Negatives, ...] = ()
-    aux: dict[str, Any] = field(default_factory=dict)
-    estimator: Literal["partition", "posterior"] = "partition"
+    estimator: Estimator = "partition"
 
-    def parts(self) -> Iterator[Negatives]:
-        """Yield these negatives and all others, each with one pool."""
-        yield replace(self, others=()) if self.others else self
-        for other in self.others:
-            yield from other.parts()
+    @property
+    def width(self) -> int:
+        """E, the number of entries of each anchor, masked ones included."""
+        if isinstance(self.choice, Whole):
+            return len(self.rows)
+        columns = self.choice.columns if isinstance(self.choice, Columns) else self.choice.first
+        return columns.shape[1]
 
-    def of_rows(self, rows: Tensor) -> Negatives:
-        """Return a whole pool's negatives with these rows alone, as a pool of their own.
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask of the choice."""
+        return self.choice.mask
 
-        Weights of single rows are left out.
+    @property
+    def one_whole_pool(self) -> bool:
+        """Whether every row serves every anchor that has another id."""
+        return isinstance(self.choice, Whole) and self.choice.mask is None
 
-        Args:
-            rows: ``[R]`` int64 columns of the pool.
-        """
-        indexes, labels = self.pool_indexes, self.pool_labels
-        return Negatives(
-            pool=self.pool[rows],
-            pool_ids=self.pool_ids[rows],
-            mask=None if self.mask is None else self.mask[:, rows],
-            pool_indexes=None if indexes is None else indexes[rows],
-            pool_labels=None if labels is None else labels[rows],
-        )
+    def chosen(self, columns: Tensor, mask: Tensor | None, log_weight: Tensor | None) -> Negatives:
+        """Return a choice of columns ``[N, M]`` from the same rows."""
+        return replace(self, choice=Columns(columns, mask), log_weight=log_weight)
 
-    def chosen(self, anchor_ids: Tensor) -> Tensor:
-        """Return ``[N, M]``, or ``[N, K]`` of a whole pool, True where there is a negative."""
-        if self.columns is None:
-            chosen = comparable_ids(anchor_ids)[:, None] != self.pool_ids
+    def masked(self, mask: Tensor) -> Negatives:
+        """Return the same negatives where ``mask`` ``[N, E]`` is True too."""
+        own = self.choice.mask
+        mask = mask if own is None else own & mask
+        return replace(self, choice=replace(self.choice, mask=mask))
+
+    def subset(self, rows: Tensor) -> Negatives:
+        """Return some rows ``[R]`` int64 of a whole pool as a pool of their own, unweighted."""
+        mask = self.choice.mask
+        return Negatives(self.rows.select(rows), Whole(None if mask is None else mask[:, rows]))
+
+    def weight_at(self, slots: Tensor) -> Tensor | None:
+        """Return the log weights of entries ``[N, M]`` of each anchor, broadcastable to them."""
+        if self.log_weight is None or self.log_weight.shape[1] == 1:
+            return self.log_weight
+        return self.log_weight.expand(len(slots), -1).gather(1, slots)
+
+    def columns_at(self, slots: Tensor) -> Tensor:
+        """Return the columns of the pool that entries ``[N, M]`` of each anchor are."""
+        if isinstance(self.choice, Whole):
+            return slots
+        assert isinstance(self.choice, Columns), "a mixture is no row of the pool"
+        return self.choice.columns.gather(1, slots)
+
+    def serving(self, anchors: Rows) -> Tensor:
+        """Return ``[N, E]``, True where the entry is a negative of the anchor."""
+        if isinstance(self.choice, Whole):
+            serving = comparable_ids(anchors.ids)[:, None] != self.rows.ids
         else:
-            chosen = torch.ones_like(self.columns, dtype=torch.bool)
-        if self.mask is not None:
-            chosen &= self.mask
+            shape = len(anchors), self.width
+            serving = torch.ones(shape, dtype=torch.bool, device=anchors.ids.device)
+        if self.choice.mask is not None:
+            serving &= self.choice.mask
         if self._drops_draws:
             assert self.log_weight is not None
-            chosen &= self.log_weight > -torch.inf
-        return chosen
+            serving &= self.log_weight > -torch.inf
+        return serving
 
-    def counts(self, anchor_ids: Tensor) -> Tensor:
+    def counts(self, anchors: Rows) -> Tensor:
         """Return the number of negatives of each anchor, ``[N]`` int64."""
-        others = sum(other.counts(anchor_ids) for other in self.others)
-        if self.mask is not None or self._drops_draws:
-            own = self.chosen(anchor_ids).sum(1)
-        elif self.columns is None:
-            own = len(self.pool) - number_with_same_id(anchor_ids, self.pool_ids)
-        else:
-            own = torch.full_like(anchor_ids, self.columns.shape[1])
-        return own + others
-
-    def enumerated(self, anchor_ids: Tensor) -> Negatives:
-        """Return the same negatives with explicit ``columns``, of all parts in one pool.
-
-        For samplers that choose for each anchor among what another chose. It costs ``[N, K]``
-        integers where a part is a whole pool.
-
-        Raises:
-            ValueError: If a part is a mixture of rows, which no column of a pool can name.
-        """
-        if self.columns is not None and self.partners is None and not self.others:
-            return self
-        parts = list(self.parts())
-        if any(part.partners is not None for part in parts):
-            raise ValueError(
-                "synthetic negatives are no rows of a pool, so no sampler can choose among them; "
-                "make synthetic(…) the outermost sampler"
-            )
-        columns, masks, first = [], [], 0
-        for part in parts:
-            own, mask = part.columns, part.chosen(anchor_ids)
-            if own is None:
-                own = torch.arange(len(part.pool), device=anchor_ids.device)
-                own = own.expand(len(anchor_ids), -1)
-            columns.append(own + first)
-            masks.append(mask)
-            first += len(part.pool)
-        weight = None
-        if any(part.log_weight is not None for part in parts):
-            each = [
-                part.pool.new_zeros(1, 1) if part.log_weight is None else part.log_weight
-                for part in parts
-            ]
-            wide = [w.expand(c.shape) for w, c in zip(each, columns, strict=True)]
-            weight = torch.cat(wide, dim=1)
-        return replace(
-            self,
-            pool=torch.cat([part.pool for part in parts]),
-            pool_ids=torch.cat([part.pool_ids for part in parts]),
-            columns=torch.cat(columns, dim=1),
-            mask=torch.cat(masks, dim=1),
-            log_weight=weight,
-            pool_indexes=_joined([part.pool_indexes for part in parts], parts),
-            pool_labels=_joined([part.pool_labels for part in parts], parts),
-            others=(),
-        )
+        if self.choice.mask is not None or self._drops_draws:
+            return self.serving(anchors).sum(1)
+        if isinstance(self.choice, Whole):
+            same = self.rows.same_as(anchors)
+            return len(self.rows) - number_of_excluded(anchors.ids, self.rows.ids, same)
+        return torch.full_like(anchors.ids, self.width)
 
     def detach(self) -> Negatives:
-        """Return the negatives without their graph, for updates after the backward pass."""
-        others = tuple(other.detach() for other in self.others)
-        return replace(self, pool=self.pool.detach(), others=others)
+        """Return the negatives without their graph."""
+        return replace(self, rows=self.rows.detach())
 
     @property
     def _drops_draws(self) -> bool:
@@ -154,9 +164,45 @@ class Negatives:
         return self.estimator == "posterior" and self.log_weight is not None
 
 
-def _joined(values: list[Tensor | None], parts: list[Negatives]) -> Tensor | None:
-    """Concatenate what is known of each part's rows; -1 where it is not."""
-    if all(value is None for value in values):
-        return None
-    each = zip(values, parts, strict=True)
-    return torch.cat([or_unknown(value, part.pool_ids) for value, part in each])
+def total_counts(pools: Sequence[Negatives], anchors: Rows) -> Tensor:
+    """Return the number of negatives of each anchor in all pools, ``[N]`` int64."""
+    return torch.stack([part.counts(anchors) for part in pools]).sum(0)
+
+
+def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:
+    """Return the same negatives as explicit columns of one pool.
+
+    For samplers that choose for each anchor among what another chose. It costs ``[N, K]`` integers
+    where a part is a whole pool.
+
+    Args:
+        pools: Negatives of one estimator.
+        anchors: Whose negatives they are.
+
+    Raises:
+        ValueError: If a part is a mixture of rows, which no column of a pool can name.
+    """
+    if len(pools) == 1 and isinstance(pools[0].choice, Columns):
+        return pools[0]
+    columns, first = [], 0
+    for part in pools:
+        if isinstance(part.choice, Mixtures):
+            raise ValueError(
+                "synthetic negatives are no rows of a pool, so no sampler can choose among them; "
+                "make synthetic(…) the outermost sampler"
+            )
+        if isinstance(part.choice, Whole):
+            every = torch.arange(len(part.rows), device=anchors.ids.device)
+            columns.append(every.expand(len(anchors), -1) + first)
+        else:
+            columns.append(part.choice.columns + first)
+        first += len(part.rows)
+    serving = torch.cat([part.serving(anchors) for part in pools], dim=1)
+    weight = None
+    if any(part.log_weight is not None for part in pools):
+        zero = anchors.embeddings.new_zeros(1, 1)
+        each = (zero if part.log_weight is None else part.log_weight for part in pools)
+        weight = torch.cat([w.expand(c.shape) for w, c in zip(each, columns, strict=True)], dim=1)
+    rows = pools[0].rows if len(pools) == 1 else Rows.joined([part.rows for part in pools])
+    choice = Columns(torch.cat(columns, dim=1), serving)
+    return Negatives(rows, choice, weight, pools[0].estimator)

@@ -1,32 +1,39 @@
 """Values kept for each sample of the data set and each of its views, the same on all ranks.
 
 Chains and moving averages are kept by data set index and view: tensors ``[V, n, …]`` that grow
-with the indexes they meet, O(n) memory. They are no buffers: DDP would overwrite them with rank
-0's before every step. What a step adds is gathered from all ranks before it is written.
+with the indexes they meet, O(n) memory. What a step adds is gathered from all ranks before it is
+written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.state import Stateful
 
 
-class PerSample:
+class SampleTable(Stateful):
     """Named values per data set index and view.
 
     Args:
+        vectors: Names of the values that are vectors ``[d]``; the others are numbers.
         **empty: The name of each value, and what an entry holds that was never written; the kind
             of number is its own, the width of a floating-point value that of the first write.
     """
 
-    def __init__(self, **empty: float) -> None:
+    def __init__(self, vectors: tuple[str, ...] = (), **empty: float) -> None:
+        super().__init__()
         self._empty = empty
-        self._values = {name: torch.full((0, 0), value) for name, value in empty.items()}
-        self._length = 0
+        for name, value in empty.items():
+            self.add_state(name, value, (None,) * (3 if name in vectors else 2))
+
+    @property
+    def _values(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._empty}
 
     def read(self, indexes: Tensor, views: Tensor) -> dict[str, Tensor]:
         """Return the values ``[N, …]`` of N samples and views; those never written are empty.
@@ -71,9 +78,8 @@ class PerSample:
             place = place[last]
             values = {name: rows[last] for name, rows in values.items()}
         for name, rows in values.items():
-            kept = self._values[name]
+            kept = getattr(self, name)
             kept.view(-1, *kept.shape[2:]).index_copy_(0, place, rows.to(kept))
-        self._length = max(self._length, length)
 
     def forget(self, indexes: Tensor) -> None:
         """Empty every value of these samples, of all their views."""
@@ -81,13 +87,12 @@ class PerSample:
             values[:, indexes[indexes < values.shape[1]]] = self._empty[name]
 
     def _reserve(self, name: str, views: int, length: int, like: Tensor) -> None:
-        old = self._values[name]
+        old: Tensor = getattr(self, name)
         if old.shape[0] >= views and old.shape[1] >= length:
             return
         if old.numel() == 0:
             kind = like.dtype if old.is_floating_point() else old.dtype
-            old = old.to(like.device, kind).reshape(0, 0, *(1 for _ in like.shape[1:]))
-            old = old.expand(0, 0, *like.shape[1:])
+            old = old.new_empty((0, 0, *like.shape[1:]), dtype=kind, device=like.device)
         wide = old.shape[1]
         if length > wide:
             # Little more: an early batch nearly reaches the end of the data set.
@@ -95,19 +100,13 @@ class PerSample:
         shape = (max(views, old.shape[0]), wide, *old.shape[2:])
         new = old.new_full(shape, self._empty[name])
         new[: old.shape[0], : old.shape[1]] = old
-        self._values[name] = new
+        setattr(self, name, new)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return all values, as far as they were written."""
-        return {name: values[:, : self._length].clone() for name, values in self._values.items()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state` returned, on the device of the present values."""
-        device = self.device
-        self._values = {
-            name: values.to(device, copy=True).contiguous() for name, values in state.items()
-        }
-        self._length = max((values.shape[1] for values in state.values()), default=0)
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless all values are of the same views and samples."""
+        shapes = {tuple(value.shape[:2]) for value in values.values()}
+        if len(shapes) > 1:
+            raise ValueError(f"the saved tables have shapes {sorted(shapes)}; the file is damaged")
 
     @property
     def views(self) -> int:
@@ -119,16 +118,6 @@ class PerSample:
         """How many views and samples there is room for."""
         height, width, *_ = next(iter(self._values.values())).shape
         return height, width
-
-    @property
-    def device(self) -> torch.device:
-        """Where the values are."""
-        return next(iter(self._values.values())).device
-
-    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow a module to another device; a cast of the module leaves the values as they are."""
-        device = fn(torch.empty(0, device=self.device)).device
-        self._values = {name: values.to(device) for name, values in self._values.items()}
 
 
 def check_indexes(
@@ -151,7 +140,7 @@ def check_indexes(
     lowest, highest = (int(index) for index in indexes.aminmax()) if len(indexes) else (0, 0)
     if lowest < 0:
         raise ValueError(f"{name}: needs the data set index of every sample, but one is {lowest}")
-    own = batch.dataset.size
+    own = batch.context.dataset.size
     if size is not None and own is not None and size != own:
         raise ValueError(f"{name}: size={size}, but the data set has {own} samples; give that")
     known = own if size is None else size
@@ -163,9 +152,15 @@ def check_indexes(
     return indexes
 
 
-def check_samples(name: str, saved: int | None, size: int | None) -> None:
-    """Raise ``ValueError`` if values kept for ``saved`` samples meet a data set of another size."""
-    if saved is not None and size is not None and saved != size:
+def check_samples(name: str, saved: int, size: int | None) -> None:
+    """Raise ``ValueError`` if values kept for a data set of ``saved`` samples meet another size.
+
+    Args:
+        name: Who keeps them, for messages.
+        saved: 0 if nobody has said the size so far.
+        size: Of the data set at hand; None if nobody says.
+    """
+    if saved and size is not None and saved != size:
         raise ValueError(
             f"{name}: what it remembers is of a data set of {saved} samples, but this run has "
             f"{size}; resume with the same data set"
@@ -177,8 +172,8 @@ def views_of(batch: ContrastiveBatch, indexes: Tensor) -> Tensor:
 
     Where the batch does not say, the views of a sample are numbered as they occur.
     """
-    if batch.self_columns is not None and batch.key_views is not None:
-        return batch.key_views[batch.self_columns]
+    if batch.self_columns is not None and batch.keys.views is not None:
+        return batch.keys.views[batch.self_columns]
     return occurrences(indexes)
 
 

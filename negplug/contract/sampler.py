@@ -5,71 +5,66 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Negatives
+from negplug.contract.part import Part
 from negplug.contract.provenance import blaming
 from negplug.contract.shapes import check_negatives
-from negplug.kernels.precision import not_inference
 
 if TYPE_CHECKING:
     from negplug.contract.adapter import LossSite
-    from negplug.contract.provenance import PluginInfo
 
 
-class NegativeSampler(nn.Module, abc.ABC):
-    """Chooses the negatives of a batch.
-
-    A subclass implements :meth:`sample`; one that remembers something across steps also
-    implements :meth:`update` and keeps its memory where ``state_dict`` finds it. Samplers
-    compose: one that reads another takes it as its argument ``source`` and calls it,
-    ``self.source(batch)``.
+class Sampled(NamedTuple):
+    """Negatives, and what a sampler wants to remember of the call.
 
     Attributes:
-        expression: The expression it was built from.
-        provider: The plugin it came from, blamed for its errors.
+        negatives: Those of one pool, or of several in one denominator.
+        seen: What ``update`` takes once the step's backward pass is over, detached; None if
+            nothing. ``metrics`` may look at it too.
+    """
+
+    negatives: Negatives | tuple[Negatives, ...]
+    seen: Any = None
+
+
+class NegativeSampler(Part, abc.ABC):
+    """Chooses the negatives of a batch.
+
+    A subclass implements :meth:`sample`. One that remembers something across steps returns
+    :class:`Sampled` there, implements :meth:`update` and keeps its memory in a
+    :class:`negplug.contract.state.Stateful`. Samplers compose: one that reads another takes it as
+    its argument ``source`` and calls it, ``self.source(batch)``, for a tuple of negatives.
+
+    Attributes:
         stream: Its number inside the expression, which keys its random draws.
-        wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
-            does not hand them over is watched for them.
         remembers: Whether it offers rows of past steps, and so starts with none.
         per_rank: Whether its state differs between ranks, so that each rank's is saved.
         most: The most rows that it can ever offer an anchor; None if the batch decides.
     """
 
-    expression: str = ""
-    provider: PluginInfo | None = None
     stream: int = 0
-    wants_indexes: bool = False
     remembers: bool = False
     per_rank: bool = False
     most: int | None = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._pending: list[tuple[ContrastiveBatch, Negatives]] = []
-
     @abc.abstractmethod
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...] | Sampled:
         """Return the negatives of ``batch``. Must not change what :meth:`update` changes."""
 
-    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
-        """Take in a training step that was sampled; by default nothing is remembered.
-
-        Args:
-            batch: The step's batch, detached.
-            negatives: What :meth:`sample` returned for it, detached.
-        """
-
-    def metrics(self, batch: ContrastiveBatch, negatives: Negatives) -> dict[str, float]:
+    def metrics(
+        self, batch: ContrastiveBatch, negatives: tuple[Negatives, ...], seen: Any
+    ) -> dict[str, float]:
         """Return what is worth logging of a call that was sampled; by default nothing.
 
         Args:
             batch: The batch.
-            negatives: What :meth:`sample` returned for it.
+            negatives: Those of :meth:`sample`, one entry for each pool.
+            seen: What :meth:`sample` returned beside them.
         """
         return {}
 
@@ -83,68 +78,48 @@ class NegativeSampler(nn.Module, abc.ABC):
             ValueError: If something is needed that neither the user nor the host gives.
         """
 
-    def forward(self, batch: ContrastiveBatch) -> Negatives:
-        """Sample, check the result, and keep it for :meth:`flush` if this is training.
+    def forward(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
+        """Sample, check the result, and hold what :meth:`update` takes if this is training.
 
         Asked again for the same batch, by a second sampler that reads this one, it gives the same
         negatives and remembers them once.
         """
-        if self in batch.memo:
-            known: Negatives = batch.memo[self]
+        memo = batch.context.memo
+        if self in memo:
+            known: tuple[Negatives, ...] = memo[self][0]
             return known
         with blaming(self.provider, "sample()"):
-            negatives = self.sample(batch)
-            if not isinstance(negatives, Negatives):
-                raise TypeError(f"sample() must return Negatives, got {type(negatives).__name__}")
+            negatives, seen = _unpacked(self.sample(batch))
             check_negatives(negatives, batch.anchors)
-        if batch.training and self.updates:
-            self._pending.append((batch.detach(), negatives.detach()))
-        batch.memo[self] = negatives
+        if batch.training and self.updates and seen is not None:
+            self.hold(seen)
+        memo[self] = negatives, seen
         return negatives
 
+    def measured(self, batch: ContrastiveBatch) -> dict[str, float]:
+        """Return the metrics of every sampler inside that was asked for this batch."""
+        found: dict[str, float] = {}
+        for sampler in self.all_samplers():
+            if sampler in batch.context.memo:
+                found |= sampler.metrics(batch, *batch.context.memo[sampler])
+        return found
+
     def forget(self, batch: ContrastiveBatch) -> None:
-        """Drop what :meth:`forward` kept of a batch whose loss could not be computed."""
+        """Drop what :meth:`forward` held of a batch whose loss could not be computed."""
         for sampler in self.all_samplers():
-            if batch.memo.pop(sampler, None) is not None and batch.training and sampler.updates:
+            _, seen = batch.context.memo.pop(sampler, (None, None))
+            if batch.training and sampler.updates and seen is not None:
                 sampler._pending.pop()
-
-    def drop(self) -> None:
-        """Drop all that is pending here and in the sources: another state is about to be loaded."""
-        for sampler in self.all_samplers():
-            sampler._pending.clear()
-
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Raise ``ValueError`` if an extra state cannot be loaded; by default any can.
-
-        Called for every sampler before the first one is loaded.
-        """
-
-    @property
-    def updates(self) -> bool:
-        """Whether this sampler itself, not its sources, changes with training."""
-        return type(self).update is not NegativeSampler.update
 
     def all_samplers(self) -> Iterator[NegativeSampler]:
         """Yield this sampler and every sampler inside it, each once."""
-        for module in self.modules():
-            if isinstance(module, NegativeSampler):
-                yield module
-
-    def flush(self) -> None:
-        """Apply the pending updates of this sampler and of its sources.
-
-        Called after the backward pass of the calls that are pending: writing into a pool before
-        would change what autograd saved.
-        """
-        for sampler in self.all_samplers():
-            pending, sampler._pending = sampler._pending, []
-            for batch, negatives in pending:
-                with blaming(sampler.provider, "update()"), not_inference():
-                    sampler.update(batch, negatives)
+        for part in self.parts_inside():
+            if isinstance(part, NegativeSampler):
+                yield part
 
     def generator(self, batch: ContrastiveBatch) -> torch.Generator:
         """Return this sampler's own generator for this call, on the batch's device."""
-        return batch.draws.generator(self.stream, batch.anchors.device)
+        return batch.context.draws.generator(self.stream, batch.anchors.embeddings.device)
 
     def __str__(self) -> str:
         """Return the expression, or what describes a sampler that was made without one."""
@@ -153,3 +128,17 @@ class NegativeSampler(nn.Module, abc.ABC):
         given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
         arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
         return f"{type(self).__name__}({arguments})"
+
+
+def _unpacked(sampled: object) -> tuple[tuple[Negatives, ...], Any]:
+    """Return what ``sample`` gave as a tuple of negatives and what is to be remembered.
+
+    Raises:
+        TypeError: If it gave anything else.
+    """
+    given, seen = sampled if isinstance(sampled, Sampled) else (sampled, None)
+    pools = given if isinstance(given, tuple) else (given,)
+    for part in pools:
+        if not isinstance(part, Negatives):
+            raise TypeError(f"sample() must return Negatives, got {type(part).__name__}")
+    return pools, seen

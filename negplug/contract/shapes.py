@@ -1,82 +1,99 @@
 """Whether the parts of ``Negatives`` fit together: shapes and types, no values.
 
-Values would cost a device synchronisation in every training step; the conformance kit looks at
-them.
+Values would cost a wait for the device in every training step; the conformance kit looks at them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
+from negplug.contract.rows import Rows
 
 
-def check_negatives(negatives: Negatives, anchors: Tensor) -> None:
-    """Raise ``ValueError`` unless the negatives fit together and to the anchors ``[N, d]``."""
-    for part in negatives.parts():
-        _check_part(part, anchors)
-        if part.estimator != negatives.estimator:
-            raise ValueError("Negatives: all parts must have the same estimator")
+def check_negatives(pools: Sequence[Negatives], anchors: Rows) -> None:
+    """Raise ``ValueError`` unless the negatives fit together and to the anchors, N rows."""
+    if not pools:
+        raise ValueError("Negatives: there must be at least one pool; an empty one has no rows")
+    for part in pools:
+        _check_rows(part.rows, anchors)
+        _check_choice(part, len(anchors))
+        _check_weight(part, len(anchors))
+        if part.estimator not in ("partition", "posterior"):
+            raise ValueError(f"Negatives: unknown estimator {part.estimator!r}")
+        if part.estimator != pools[0].estimator:
+            raise ValueError("Negatives: all pools must have the same estimator")
 
 
-def _check_part(part: Negatives, anchors: Tensor) -> None:
-    rows, width = len(anchors), len(part.pool)
-    if part.pool.ndim != 2 or part.pool_ids.shape != part.pool.shape[:1]:
+def _check_rows(rows: Rows, anchors: Rows) -> None:
+    own, theirs = rows.embeddings, anchors.embeddings
+    if own.ndim != 2 or rows.ids.shape != own.shape[:1]:
         raise ValueError(
-            f"Negatives: pool must be [K, d] and pool_ids [K], got {tuple(part.pool.shape)} and "
-            f"{tuple(part.pool_ids.shape)}"
+            f"Rows: embeddings must be [K, d] and ids [K], got {tuple(own.shape)} and "
+            f"{tuple(rows.ids.shape)}"
         )
-    if part.pool.shape[1] != anchors.shape[1] or part.pool.dtype != anchors.dtype:
+    if own.shape[1] != theirs.shape[1] or own.dtype != theirs.dtype:
         raise ValueError(
-            f"Negatives: pool has rows of {part.pool.shape[1]} {part.pool.dtype}, the anchors of "
-            f"{anchors.shape[1]} {anchors.dtype}"
+            f"Negatives: the pool has rows of {own.shape[1]} {own.dtype}, the anchors of "
+            f"{theirs.shape[1]} {theirs.dtype}"
         )
-    for name in ("pool_indexes", "pool_labels"):
-        value = getattr(part, name)
-        if value is not None and value.shape != part.pool_ids.shape:
-            raise ValueError(f"Negatives: {name} must be [{width}], got {tuple(value.shape)}")
-    if part.columns is not None:
-        if part.columns.dtype != torch.int64 or part.columns.ndim != 2:
+    for name in ("indexes", "labels", "views"):
+        value = getattr(rows, name)
+        if value is not None and value.shape != rows.ids.shape:
+            raise ValueError(f"Rows: {name} must be [{len(rows)}], got {tuple(value.shape)}")
+
+
+def _check_choice(part: Negatives, anchors: int) -> None:
+    choice = part.choice
+    if isinstance(choice, Columns):
+        _check_columns("Columns", "columns", choice.columns, anchors)
+    elif isinstance(choice, Mixtures):
+        _check_columns("Mixtures", "first", choice.first, anchors)
+        _check_columns("Mixtures", "second", choice.second, anchors)
+        if choice.second.shape != choice.first.shape or choice.coefficients.requires_grad:
+            raise ValueError("Mixtures: first and second must be [N, M], coefficients detached")
+        if choice.coefficients.shape != (*choice.first.shape, 2):
             raise ValueError(
-                f"Negatives: columns must be int64 [N, M], got {part.columns.dtype} "
-                f"{tuple(part.columns.shape)}"
+                f"Mixtures: coefficients must be [{anchors}, {part.width}, 2], got "
+                f"{tuple(choice.coefficients.shape)}"
             )
-        width = part.columns.shape[1]
-        if len(part.columns) != rows or width == 0:
-            raise ValueError(
-                f"Negatives: columns must be [N, M] with N = {rows} anchors and M ≥ 1, got "
-                f"{tuple(part.columns.shape)}"
-            )
-    if part.mask is not None and (
-        part.mask.shape != (rows, width) or part.mask.dtype != torch.bool
-    ):
+    elif not isinstance(choice, Whole):
+        raise TypeError(
+            f"Negatives: choice must be Whole, Columns or Mixtures, got {type(choice).__name__}"
+        )
+    mask = choice.mask
+    if mask is not None and (mask.shape != (anchors, part.width) or mask.dtype != torch.bool):
         raise ValueError(
-            f"Negatives: mask must be bool [{rows}, {width}], got {part.mask.dtype} "
-            f"{tuple(part.mask.shape)}"
+            f"{type(choice).__name__}: mask must be bool [{anchors}, {part.width}], got "
+            f"{mask.dtype} {tuple(mask.shape)}"
         )
-    mixed = part.partners is not None, part.coefficients is not None
-    if any(mixed):
-        if part.columns is None or not all(mixed):
-            raise ValueError("Negatives: columns, partners and coefficients go together")
-        assert part.partners is not None
-        assert part.coefficients is not None
-        if part.partners.shape != part.columns.shape or part.coefficients.requires_grad:
-            raise ValueError("Negatives: partners must be [N, M], coefficients detached")
-        if part.coefficients.shape != (*part.columns.shape, 2):
-            raise ValueError(
-                f"Negatives: coefficients must be [{rows}, {width}, 2], got "
-                f"{tuple(part.coefficients.shape)}"
-            )
-    if part.log_weight is not None:
-        if part.log_weight.requires_grad:
-            raise ValueError("Negatives: log_weight must be detached")
-        if part.log_weight.ndim != 2:
-            raise ValueError("Negatives: log_weight must have two dimensions")
-        if part.log_weight.shape[0] not in (1, rows) or part.log_weight.shape[1] not in (1, width):
-            raise ValueError(
-                f"Negatives: log_weight must broadcast to [{rows}, {width}], got "
-                f"{tuple(part.log_weight.shape)}"
-            )
-    if part.estimator not in ("partition", "posterior"):
-        raise ValueError(f"Negatives: unknown estimator {part.estimator!r}")
+
+
+def _check_columns(kind: str, name: str, columns: Tensor, anchors: int) -> None:
+    if columns.dtype != torch.int64 or columns.ndim != 2:
+        raise ValueError(
+            f"{kind}: {name} must be int64 [N, M], got {columns.dtype} {tuple(columns.shape)}"
+        )
+    if len(columns) != anchors or columns.shape[1] == 0:
+        raise ValueError(
+            f"{kind}: {name} must be [N, M] with N = {anchors} anchors and M ≥ 1, got "
+            f"{tuple(columns.shape)}"
+        )
+
+
+def _check_weight(part: Negatives, anchors: int) -> None:
+    weight = part.log_weight
+    if weight is None:
+        return
+    if weight.requires_grad:
+        raise ValueError("Negatives: log_weight must be detached")
+    if weight.ndim != 2:
+        raise ValueError("Negatives: log_weight must have two dimensions")
+    if weight.shape[0] not in (1, anchors) or weight.shape[1] not in (1, part.width):
+        raise ValueError(
+            f"Negatives: log_weight must broadcast to [{anchors}, {part.width}], got "
+            f"{tuple(weight.shape)}"
+        )

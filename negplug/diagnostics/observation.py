@@ -17,12 +17,14 @@ What does not exist, the hardness of no negatives say, is left out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Negatives, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.diagnostics.hypersphere import uniformity
 from negplug.diagnostics.negatives import effective_number, hardness
@@ -32,7 +34,7 @@ from negplug.objectives.logits import positive_logits
 
 @torch.no_grad()
 def observe(
-    batch: ContrastiveBatch, sampler: NegativeSampler, negatives: Negatives
+    batch: ContrastiveBatch, sampler: NegativeSampler, negatives: Sequence[Negatives]
 ) -> dict[str, float]:
     """Return the measurements of one call.
 
@@ -42,22 +44,19 @@ def observe(
         negatives: What it gave.
     """
     # Similarities in half precision carry three digits.
-    with torch.autocast(batch.anchors.device.type, enabled=False):
+    with torch.autocast(batch.anchors.embeddings.device.type, enabled=False):
         measured = {name: float(value) for name, value in _measure(batch, negatives).items()}
-    for part in sampler.all_samplers():
-        if part in batch.memo:
-            measured |= part.metrics(batch, batch.memo[part])
-    return measured
+    return measured | sampler.measured(batch)
 
 
-def _measure(batch: ContrastiveBatch, negatives: Negatives) -> dict[str, Tensor]:
-    detached, given = batch.detach(), negatives.detach()
-    number = negatives.counts(batch.anchor_ids)
+def _measure(batch: ContrastiveBatch, negatives: Sequence[Negatives]) -> dict[str, Tensor]:
+    detached, given = batch.detach(), [part.detach() for part in negatives]
+    number = total_counts(negatives, batch.anchors)
     paired = batch.positives >= 0
     paying = paired.any(1).sum().clamp(min=1)
-    comparable = InfoNCE()(detached, detached.all_keys(), batch.temperature).sum() / paying
+    comparable = InfoNCE()(detached, [detached.all_keys()], batch.temperature).sum() / paying
     measured = {"num_negatives": number.float().mean(), "infonce": comparable}
-    if given.estimator == "partition":
+    if given[0].estimator == "partition":
         effective = effective_number(detached, given, batch.temperature)
         measured["effective_negatives"] = effective.mean()
     if number.any():
@@ -65,7 +64,7 @@ def _measure(batch: ContrastiveBatch, negatives: Negatives) -> dict[str, Tensor]
     if paired.any():
         # ‖a − k‖² = 2 − 2⟨a, k⟩ for rows of unit length
         measured["alignment"] = 2 - 2 * positive_logits(detached, 1.0)[paired].mean()
-    ids = batch.anchor_ids
+    ids = batch.anchors.ids
     if len(ids) > 1 and ((ids != ids[0]) | (ids == UNKNOWN)).any():
-        measured["uniformity"] = uniformity(detached.anchors, ids=ids)
+        measured["uniformity"] = uniformity(detached.anchors.embeddings, ids=ids)
     return measured

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -73,15 +72,15 @@ class TreatedLoss:
         """Return the mean loss; what was asked for explicitly replaces what the host has."""
         if self._captured is not None:
             return self._capture(batch)
-        batch = replace(batch, dataset=self.dataset)
         if batch.training:
             self.calls += 1
             call_record.record_call()
-        self.loss.to(batch.anchors.device)
+        self.loss.to(batch.anchors.embeddings.device)
         loss = self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
             temperature if self.temperature is None else self.temperature,
+            self.dataset,
         )
         if batch.training and self.forgets:
             loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
@@ -113,7 +112,7 @@ class TreatedLoss:
         self._captured.append(batch)
         if len(self._captured) - 1 == self._last:
             raise StepOver
-        return batch.anchors.new_zeros((), requires_grad=True)
+        return batch.anchors.embeddings.new_zeros((), requires_grad=True)
 
     def forget(self, _: Tensor | None = None) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
+from negplug.contract.state import FORMAT, Stateful
 
 
 class CallState(nn.Module):
@@ -36,9 +37,17 @@ def check_saved(own: CallState, state: dict[str, Any], prefix: str) -> None:
         state: A ``state_dict``.
         prefix: Of the loss in it.
     """
-    further = int(state.get(f"{prefix}_extra_state", {}).get("further", 0))
+    extra = state.get(f"{prefix}_extra_state", {})
+    found = extra.get("format", 1) if isinstance(extra, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"the saved negative state is of format {found}, this negplug reads format {FORMAT} "
+            f"(format 1 is of negplug 0.1 before its contract changed); resume with the version "
+            f"that saved it, or start the samplers afresh"
+        )
+    further = int(extra["further"])
     for name, part in own.named_modules(remove_duplicate=False):
-        if not isinstance(part, (NegativeSampler, Objective)):
+        if not isinstance(part, Stateful):
             continue
         for call in ("", *(f"further.{n}." for n in range(further))):
             key = f"{prefix}{call}{name}._extra_state"

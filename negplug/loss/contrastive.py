@@ -24,6 +24,7 @@ from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
@@ -119,9 +120,8 @@ class ContrastiveLoss(nn.Module):
             A scalar in float32 or better, also under autocast.
         """
         batch = ContrastiveBatch.from_views((z0, z1, *more_views), indexes, labels)
-        if encode is not None:
-            batch = replace(batch, dataset=DatasetAccess(encode=encode))
-        loss = self.contrast(batch)
+        dataset = None if encode is None else DatasetAccess(encode=encode)
+        loss = self.contrast(batch, dataset=dataset)
         if loss.requires_grad:
             self._advance()
         return loss
@@ -132,6 +132,7 @@ class ContrastiveLoss(nn.Module):
         batch: ContrastiveBatch,
         objective: Objective | None = None,
         temperature: float | None = None,
+        dataset: DatasetAccess | None = None,
     ) -> Tensor:
         """Return the mean loss of a batch that an adapter has built.
 
@@ -139,21 +140,24 @@ class ContrastiveLoss(nn.Module):
             batch: Anchors, keys and ids.
             objective: Instead of the loss's own.
             temperature: Instead of the loss's own.
+            dataset: What the run can say of the data set that the batch's indexes count.
         """
         tau = self.temperature if temperature is None else check_temperature(temperature)
         if batch.training:
             self._after_backward()
-        draws = Draws(self._seed, self._step, self._call, rank())
-        batch = replace(batch, draws=draws, temperature=tau)
-        if batch.dataset.encode is not None:
+        device = batch.anchors.embeddings.device
+        dataset = batch.context.dataset if dataset is None else dataset
+        if dataset.encode is not None:
             # Samplers ask where autocast is off.
-            encode = as_under_present_autocast(batch.dataset.encode, batch.anchors.device)
-            batch = replace(batch, dataset=replace(batch.dataset, encode=encode))
+            encode = as_under_present_autocast(dataset.encode, device)
+            dataset = replace(dataset, encode=encode)
+        draws = Draws(self._seed, self._step, self._call, rank())
+        batch = batch.within(draws, tau, dataset)
         sampler, own = self._of_call(batch.training)
         objective = own if objective is None else objective
         try:
             # Similarities in half precision carry three digits; the rows are float32 already.
-            with torch.autocast(batch.anchors.device.type, enabled=False):
+            with torch.autocast(device.type, enabled=False):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)
@@ -196,7 +200,7 @@ class ContrastiveLoss(nn.Module):
     def get_extra_state(self) -> dict[str, int]:
         """Return the counters that key the random draws, and the calls with state of their own."""
         counters = {"seed": self._seed, "step": self._step, "call": self._call}
-        return counters | {"further": len(self.further)}
+        return {"format": FORMAT, **counters, "further": len(self.further)}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore the counters, and make room for the state of further calls."""
@@ -283,4 +287,4 @@ def _paying(batch: ContrastiveBatch) -> Tensor:
     paying = (batch.positives >= 0).any(1).sum()
     if batch.tie is None:
         return paying.clamp(min=1)
-    return total(paying).clamp(min=1).to(batch.anchors.dtype) / world_size()
+    return total(paying).clamp(min=1).to(batch.anchors.embeddings.dtype) / world_size()

@@ -22,7 +22,7 @@ where it is at its least value. Everything is computed in log space. Estimator: 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -57,7 +57,9 @@ class Debiased(Objective):
         self.beta = check_number("debiased", "beta", beta, 0, math.inf)
         self.expression = f"debiased(tau_plus={tau_plus!r}, beta={beta!r})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         self.check_partition(negatives)
         present = batch.positives >= 0
@@ -75,10 +77,14 @@ class Debiased(Objective):
         # The default threshold of 20 rounds to the identity too early for float64.
         each = softplus(negative[:, None] - logits, threshold=50.0)
         loss = torch.where(present, each, 0.0).sum(1) / count
-        return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
+        return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
 
     def _log_total(
-        self, batch: ContrastiveBatch, negatives: Negatives, temperature: float, number: Tensor
+        self,
+        batch: ContrastiveBatch,
+        negatives: Sequence[Negatives],
+        temperature: float,
+        number: Tensor,
     ) -> Tensor:
         """Return log R, ``[N]``."""
         if self.beta == 0:

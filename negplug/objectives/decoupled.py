@@ -19,7 +19,7 @@ Estimators: ``"partition"``, ``"posterior"``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -58,7 +58,9 @@ class Decoupled(Objective):
         self.sigma = sigma
         self.expression = "decoupled()" if sigma is None else f"decoupled(sigma={sigma!r})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         negative = negative_term(batch, negatives, temperature)
         present = batch.positives >= 0
@@ -69,7 +71,7 @@ class Decoupled(Objective):
         loss = negative - pull.sum(1) / number.clamp(min=1)
         # Alone, the push or the pull would be unbounded: an anchor needs both to pay.
         nothing = (number == 0) | (negative == -torch.inf)
-        return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
+        return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ compares with nothing but itself. Estimators: ``"partition"``, ``"posterior"``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -57,17 +57,19 @@ class InfoNCE(Objective):
         self.positives = positives
         self.expression = f"infonce(positives={positives!r})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         negative = negative_term(batch, negatives, temperature)
         logits = positive_logits(batch, temperature)
         present = batch.positives >= 0
         number = present.sum(1)
-        form = self._loss if negatives.estimator == "partition" else self._loss_of_draws
+        form = self._loss if negatives[0].estimator == "partition" else self._loss_of_draws
         loss = form(logits, negative, present, number.clamp(min=1))
         # Without a positive there is nothing to pull, and without a negative softplus is 0.
         nothing = (number == 0) | (negative == -torch.inf)
-        return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
+        return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
 
     def _loss(self, logits: Tensor, negative: Tensor, present: Tensor, number: Tensor) -> Tensor:
         logits = torch.where(present, logits, 0.0)

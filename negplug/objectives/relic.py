@@ -21,7 +21,7 @@ its negatives, against the first term. Estimator: ``"partition"``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -54,7 +54,9 @@ class Relic(Objective):
         self.contrast = InfoNCE(positives="each")
         self.expression = f"relic(alpha={alpha!r})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         self.check_partition(negatives)
         loss: Tensor = self.contrast(batch, negatives, temperature)
@@ -63,13 +65,13 @@ class Relic(Objective):
         return loss + self.alpha * self.invariance(batch, negatives, temperature)
 
     def invariance(
-        self, batch: ContrastiveBatch, negatives: Negatives, temperature: float
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
     ) -> Tensor:
         """Return KL(p^{vw} ‖ p^{ww}) of each anchor, ``[N]``; the mean over its positives."""
         number = (batch.positives >= 0).sum(1).clamp(min=1)
-        total = 0.0 * batch.anchors.sum(1)
+        total = 0.0 * batch.anchors.embeddings.sum(1)
         for columns in batch.positives.unbind(1):
-            positive = batch.keys[columns.clamp(min=0)]
+            positive = batch.keys.embeddings[columns.clamp(min=0)]
             apart = divergence(batch, negatives, positive, temperature)
             total = total + torch.where(columns >= 0, apart, 0.0)
         return total / number

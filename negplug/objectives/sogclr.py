@@ -26,7 +26,7 @@ Estimator: ``"partition"``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,11 +37,12 @@ from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.inputs import check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.contract.sample_table import PerSample, check_indexes, check_samples, views_of
+from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
+from negplug.contract.state import Stateful
 from negplug.objectives.logits import log_number, negative_logsumexp, positive_logits
 
 
-class SogCLR(Objective):
+class SogCLR(Stateful, Objective):
     """The global contrastive loss by a moving average per sample and view.
 
     Args:
@@ -55,6 +56,7 @@ class SogCLR(Objective):
 
     wants_indexes = True
     expression = "sogclr()"
+    samples: int
 
     def __init__(self, gamma: float = 0.9) -> None:
         super().__init__()
@@ -62,11 +64,13 @@ class SogCLR(Objective):
         if not 0 < gamma <= 1:
             raise ValueError(f"sogclr: gamma must be in (0, 1], got {gamma}")
         self.gamma = float(gamma)
-        self._averages = PerSample(log_u=-torch.inf)
-        self._samples: int | None = None
+        self.averages = SampleTable(log_u=-torch.inf)
+        self.add_state("samples", default=0)
         self.expression = f"sogclr(gamma={self.gamma!r})"
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``.
 
         Raises:
@@ -86,59 +90,37 @@ class SogCLR(Objective):
         push = (mean - average).exp() * finite
         value = (average - mean + finite).detach()
         loss = value + (push - push.detach()) - pull / positives.clamp(min=1)
-        return torch.where(nothing, 0.0 * batch.anchors.sum(1), loss)
+        return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
 
     @torch.no_grad()
     def _average(self, batch: ContrastiveBatch, mean: Tensor, nothing: Tensor) -> Tensor:
         """Return log u of each anchor, ``[N]``, this step included; every rank's is held back."""
-        indexes = batch.indexes
+        indexes = batch.anchors.indexes
         if indexes is None:
             indexes = check_indexes("sogclr", batch, None, None)
         views = views_of(batch, indexes)
-        if self._averages.device != mean.device:
+        if self.averages.log_u.device != mean.device:
             self.to(mean.device)
-        past = self._averages.read(indexes.clamp(min=0), views)["log_u"].to(mean)
+        past = self.averages.read(indexes.clamp(min=0), views)["log_u"].to(mean)
         average = past + math.log1p(-self.gamma) if self.gamma < 1 else past - torch.inf
         average = torch.logaddexp(average, mean + math.log(self.gamma))
         average = average.where(past > -torch.inf, mean)
         kept, names = batch.of_all_ranks(average, torch.stack([indexes, views, (~nothing).long()]))
         check_indexes("sogclr", batch, names[0], None)
-        check_samples("sogclr", self._samples, batch.dataset.size)
-        self.hold({"log_u": kept, "names": names, "samples": batch.dataset.size})
+        check_samples("sogclr", self.samples, batch.context.dataset.size)
+        self.hold({"log_u": kept, "names": names, "samples": batch.context.dataset.size})
         return average
 
     def update(self, seen: dict[str, Any]) -> None:
         """Take in the averages of a step."""
         indexes, views, has_negatives = seen["names"]
         kept = has_negatives.bool()
-        self._averages.write(indexes[kept], views[kept], log_u=seen["log_u"][kept])
-        self._samples = seen["samples"] or self._samples
+        self.averages.write(indexes[kept], views[kept], log_u=seen["log_u"][kept])
+        self.samples = seen["samples"] or self.samples
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the averages, and what must be the same when resuming."""
-        return {
-            "gamma": self.gamma,
-            "samples": self._samples,
-            "averages": self._averages.state(),
-        }
-
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Raise ``ValueError`` if ``state`` is another objective's, or with another γ."""
-        if state.get("gamma") != self.gamma:
-            raise ValueError(
-                f"{self}: was saved with gamma={state.get('gamma')}; resume with the same objective"
-            )
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned."""
-        self.check_state(state)
-        self._samples = state["samples"]
-        self._averages.load(state["averages"])
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SogCLR:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._averages.apply(fn)
-        return self
+    def settings(self) -> dict[str, Any]:
+        """Return γ."""
+        return {"gamma": self.gamma}
 
 
 @hookimpl

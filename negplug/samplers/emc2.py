@@ -3,7 +3,7 @@
 Source: Yau et al. 2024, "EMC²: Efficient MCMC negative sampling for contrastive learning with
 global convergence" (arXiv:2404.10575, algorithm 1). The gradient of the global loss needs
 E_{j ~ p_i} ∇s_ij with p_i the softmax over *all* negatives of anchor i. A chain per anchor draws
-from it, whatever the batch size: with Z its state and S the logits, a step proposes the R images
+from it, whatever the batch size: with Z its state and S the logits, a step proposes the R samples
 of the batch one after another, in random order,
 
     for r = 1 … R:   Z ← c_r   if   S(c_r) − log u_r > S(Z),      u_r uniform in (0, 1],
@@ -15,7 +15,7 @@ over, the R − P later ones averaged, repeats included:
 
 The state is kept for the anchor's next visit. What differs from the paper, and why:
 
-- States are images, not single views: both views of an image enter a batch together, so over
+- States are samples, not single views: both views of an sample enter a batch together, so over
   single views detailed balance fails and the gradient stays biased (by 16 % at τ = 0.2 where
   ``tests/test_exactness.py`` measures it). See :mod:`negplug.samplers.chains.grouping`.
 - Each view of a sample has a chain of its own, since each has a softmax of its own.
@@ -111,7 +111,7 @@ class Emc2(ChainSampler):
             accepted.div_(proposed),
         )
 
-    def _passed_over(self, proposed: Tensor, step: int, images: int) -> Tensor:
+    def _passed_over(self, proposed: Tensor, step: int, samples: int) -> Tensor:
         """Return P of each anchor, ``[N]``: at least one draw is left where there are proposals."""
         if self.burn_in_stop is not None and step >= self.burn_in_stop:
             return torch.zeros_like(proposed)
@@ -119,10 +119,10 @@ class Emc2(ChainSampler):
         if isinstance(self.burn_in, float):
             share = proposed.to(widest(proposed.device)) * self.burn_in
             return share.long().minimum(most)
-        # Of all images of the batch but the anchor's own: the same number on every rank.
-        if step == 0 and self.burn_in >= images - 1 > 0:
+        # Of all samples of the batch but the anchor's own: the same number on every rank.
+        if step == 0 and self.burn_in >= samples - 1 > 0:
             raise ValueError(
-                f"emc2: burn_in={self.burn_in} leaves no draw of the {images - 1} images that a "
+                f"emc2: burn_in={self.burn_in} leaves no draw of the {samples - 1} samples that a "
                 f"batch proposes; give a smaller number, or a share such as 0.5"
             )
         return most.clamp(max=self.burn_in)

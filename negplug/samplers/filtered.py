@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import UNKNOWN, comparable_ids
-from negplug.contract.negatives import Negatives
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.negatives import Columns, Negatives, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import product_tiles
@@ -74,51 +73,48 @@ class Filtered(NegativeSampler):
         """What the source can offer."""
         return self.source.most
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
         """Return what is left of the source's negatives of ``batch``.
 
         Raises:
             ValueError: If labels are asked for and there are none.
         """
         offered = rows_offered("filtered", self.source, batch)
-        parts = [self._kept(batch, part) for part in offered.parts()]
+        parts = tuple(self._kept(batch, part) for part in offered)
         nothing = not any(part.mask is not None and part.mask.any() for part in parts)
-        if nothing and offered.counts(batch.anchor_ids).any():
+        if nothing and total_counts(offered, batch.anchors).any():
             warnings.warn(
                 f"filtered: by={self.by!r}, similarity={self.similarity} leaves no anchor of a "
                 f"batch a negative, so its loss teaches nothing; raise similarity or enlarge the "
                 f"source",
                 stacklevel=2,
             )
-        return replace(parts[0], others=tuple(parts[1:]))
+        return parts
 
     @torch.no_grad()
     def _kept(self, batch: ContrastiveBatch, part: Negatives) -> Negatives:
-        if part.columns is None:
-            keep = comparable_ids(batch.anchor_ids)[:, None] != part.pool_ids
-        else:
-            keep = torch.ones_like(part.columns, dtype=torch.bool)
-        if part.mask is not None:
-            keep &= part.mask
+        keep = part.serving(batch.anchors)
         if self.by is not None:
             keep &= self._differs_in_label(batch, part)
         if self.similarity is not None:
-            self._drop_similar(batch, part, keep, self.similarity)
-        return replace(part, mask=keep)
+            keep = self._without_similar(batch, part, keep, self.similarity)
+        return part.masked(keep)
 
     def _differs_in_label(self, batch: ContrastiveBatch, part: Negatives) -> Tensor:
-        own, labels = labels_of("filtered", self.source, batch, part)
-        theirs = labels if part.columns is None else labels[part.columns]
+        own, labels = labels_of("filtered", self.source, batch, part.rows)
+        theirs = labels[part.choice.columns] if isinstance(part.choice, Columns) else labels
         return (own[:, None] != theirs).logical_or_((own == UNKNOWN)[:, None])
 
-    def _drop_similar(
+    def _without_similar(
         self, batch: ContrastiveBatch, part: Negatives, keep: Tensor, threshold: float
-    ) -> None:
-        if part.columns is None:
-            for rows, columns, tile in product_tiles(batch.anchors, part.pool):
-                keep[rows, columns].logical_and_(tile <= threshold)
-        else:
-            keep &= chosen_similarities(batch.anchors, part.pool, part.columns) <= threshold
+    ) -> Tensor:
+        anchors, pool = batch.anchors.embeddings, part.rows.embeddings
+        if isinstance(part.choice, Columns):
+            return keep & (chosen_similarities(anchors, pool, part.choice.columns) <= threshold)
+        kept = keep.clone()
+        for rows, columns, tile in product_tiles(anchors, pool):
+            kept[rows, columns].logical_and_(tile <= threshold)
+        return kept
 
 
 def _check_similarity(similarity: object) -> float:

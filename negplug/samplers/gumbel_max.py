@@ -33,7 +33,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import comparable_ids
 from negplug.contract.inputs import check_integer
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Negatives, Whole
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import tiles
@@ -66,7 +66,7 @@ class GumbelMax(NegativeSampler):
             raise TypeError(f"gumbel_max: source must be a sampler, got {source!r}")
         self.most = num_negatives
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
         """Draw from the source's negatives of ``batch``, for its temperature.
 
         An anchor has M draws, or none if the source offers it no negatives. Over several pools,
@@ -76,24 +76,19 @@ class GumbelMax(NegativeSampler):
             ValueError: If the source draws from the softmax, or its negatives are no rows of a
                 pool.
         """
-        parts = list(rows_offered("gumbel_max", self.source, batch).parts())
+        parts = rows_offered("gumbel_max", self.source, batch)
         pools, slots = _draws(batch, parts, self.num_negatives, self.generator(batch))
-        drawn = [_drawn(part, slots, pools == number) for number, part in enumerate(parts)]
-        return replace(drawn[0], others=tuple(drawn[1:]))
+        return tuple(_drawn(part, slots, pools == number) for number, part in enumerate(parts))
 
 
 def _drawn(part: Negatives, slots: Tensor, mine: Tensor) -> Negatives:
     """Return the draws that are of one pool; an empty pool stays a whole one."""
-    if not len(part.pool):
+    if not len(part.rows):
         return replace(part, log_weight=None, estimator="posterior")
     slots = slots.where(mine, 0)
-    return replace(
-        part,
-        columns=slots if part.columns is None else part.columns.gather(1, slots),
-        mask=None if mine.all() else mine,
-        log_weight=part.pool.new_full((1, 1), -math.log(slots.shape[1])),
-        estimator="posterior",
-    )
+    weight = part.rows.embeddings.new_full((1, 1), -math.log(slots.shape[1]))
+    drawn = part.chosen(part.columns_at(slots), None if mine.all() else mine, weight)
+    return replace(drawn, estimator="posterior")
 
 
 @torch.no_grad()
@@ -106,7 +101,7 @@ def _draws(
         The number of each draw's part, -1 where there is nothing to draw from, and its place in
         the part's ``columns`` or, where that is None, in the pool; ``[N, M]`` int64 both.
     """
-    shape, device = (len(batch.anchors), count), batch.anchors.device
+    shape, device = (len(batch.anchors), count), batch.anchors.embeddings.device
     dtype = widest(device)
     best = torch.full(shape, -torch.inf, dtype=dtype, device=device)
     pools = torch.full(shape, -1, device=device)
@@ -132,17 +127,18 @@ def _draws(
 
 def _logits(batch: ContrastiveBatch, part: Negatives) -> Iterator[tuple[slice, int, Tensor]]:
     """Yield (rows, first slot, tile of weighted logits), -inf where excluded."""
+    anchors, pool = batch.anchors.embeddings, part.rows.embeddings
     weight, mask = part.log_weight, part.mask
-    if part.columns is None:
-        ids = comparable_ids(batch.anchor_ids)
+    if isinstance(part.choice, Whole):
+        ids = comparable_ids(batch.anchors.ids)
         if weight is not None:
-            weight = weight.expand(-1, len(part.pool))
+            weight = weight.expand(-1, len(pool))
         for rows, columns, tile in tiles(
-            batch.anchors, part.pool, ids, part.pool_ids, weight, mask, batch.temperature
+            anchors, pool, ids, part.rows.ids, weight, mask, batch.temperature
         ):
             yield rows, columns.start, tile
-    else:
-        logits = chosen_similarities(batch.anchors, part.pool, part.columns) / batch.temperature
+    elif isinstance(part.choice, Columns):
+        logits = chosen_similarities(anchors, pool, part.choice.columns) / batch.temperature
         if weight is not None:
             logits = logits + weight
         if mask is not None:

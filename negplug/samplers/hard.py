@@ -15,8 +15,7 @@ A whole pool is read in tiles, each merged into the M best so far, so memory is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,14 +23,13 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import product_tiles
 from negplug.samplers.common.choosing import (
     ChoosingSampler,
     rows_offered,
-    weight_at,
 )
 
 
@@ -50,7 +48,7 @@ class Hard(ChoosingSampler):
     def __init__(self, num_negatives: int, source: NegativeSampler | None = None) -> None:
         super().__init__("hard", num_negatives, source)
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...]:
         """Choose from the source's negatives of ``batch``.
 
         Raises:
@@ -59,65 +57,54 @@ class Hard(ChoosingSampler):
                 there is, with a warning.
         """
         offered = rows_offered("hard", self.source, batch)
-        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.first_step):
-            return offered
-        parts = [self._hardest(batch, part) for part in offered.parts()]
-        if len(parts) == 1:
-            return parts[0]
-        # The hardest of all are among the hardest of each pool: no [N, K] of a whole pool.
-        joined = replace(parts[0], others=tuple(parts[1:])).enumerated(batch.anchor_ids)
-        return self._hardest(batch, joined)
-
-    def _hardest(self, batch: ContrastiveBatch, part: Negatives) -> Negatives:
-        if len(part.pool) == 0:
-            return part
-        slots, mask = _hardest_slots(batch, part, self.num_negatives)
-        columns = slots if part.columns is None else part.columns.gather(1, slots)
-        return replace(part, columns=columns, mask=mask, log_weight=weight_at(part, slots))
+        most = int(total_counts(offered, batch.anchors).max())
+        self.availability.check(most, batch.first_step)
+        return (
+            offered if most <= self.num_negatives else hardest(batch, offered, self.num_negatives)
+        )
 
 
-def hardest(
-    batch: ContrastiveBatch, offered: Negatives, count: int
-) -> tuple[Tensor, Tensor | None]:
-    """Return the columns of the ``count`` most similar negatives of each anchor, hardest first.
+def hardest(batch: ContrastiveBatch, offered: Sequence[Negatives], count: int) -> Negatives:
+    """Return the ``count`` most similar negatives of each anchor as columns, hardest first.
 
     Args:
         batch: Anchors and their ids.
-        offered: Negatives of a single pool, whole or chosen.
+        offered: Negatives, whole pools or columns; at least one row in all.
         count: M ≥ 1.
 
     Returns:
-        ``columns [N, M]`` int64 of ``offered.pool``, and a mask ``[N, M]`` that is False where an
-        anchor has fewer negatives than M (None if none has). M is at most the number of rows, or
-        of columns, that are offered; so it is 0 for an empty pool.
+        Columns ``[N, M]`` of one pool, masked where an anchor has fewer negatives than M. M is at
+        most the number of entries that are offered.
     """
-    slots, mask = _hardest_slots(batch, offered, count)
-    return (slots if offered.columns is None else offered.columns.gather(1, slots)), mask
+    parts = [_hardest(batch, part, count) for part in offered if len(part.rows)]
+    if len(parts) == 1:
+        return parts[0]
+    # The hardest of all are among the hardest of each pool: no [N, K] of a whole pool.
+    return _hardest(batch, enumerated(parts, batch.anchors), count)
 
 
 @torch.no_grad()
-def _hardest_slots(
-    batch: ContrastiveBatch, part: Negatives, count: int
-) -> tuple[Tensor, Tensor | None]:
-    """Return places in ``part.columns``, or in a whole pool, as :func:`hardest` does columns."""
-    if part.columns is None:
-        similarities, slots = _of_whole_pool(batch, part, min(count, len(part.pool)))
-    else:
-        every = chosen_similarities(batch.anchors, part.pool, part.columns)
+def _hardest(batch: ContrastiveBatch, part: Negatives, count: int) -> Negatives:
+    if isinstance(part.choice, Columns):
+        anchors, pool = batch.anchors.embeddings, part.rows.embeddings
+        every = chosen_similarities(anchors, pool, part.choice.columns)
         if part.mask is not None:
             every = every.masked_fill(~part.mask, -torch.inf)
         similarities, slots = every.topk(min(count, every.shape[1]))
+    else:
+        similarities, slots = _of_whole_pool(batch, part, min(count, len(part.rows)))
     mask = similarities > -torch.inf
-    return slots, None if mask.all() else mask
+    columns, weight = part.columns_at(slots), part.weight_at(slots)
+    return part.chosen(columns, None if mask.all() else mask, weight)
 
 
 def _of_whole_pool(batch: ContrastiveBatch, part: Negatives, count: int) -> tuple[Tensor, Tensor]:
     """Return the ``count`` largest similarities and their columns, -inf where there are fewer."""
-    ids = comparable_ids(batch.anchor_ids)
-    best = batch.anchors.new_full((len(ids), count), -torch.inf)
+    ids, anchors = comparable_ids(batch.anchors.ids), batch.anchors.embeddings
+    best = anchors.new_full((len(ids), count), -torch.inf)
     found = ids.new_zeros(len(ids), count)
-    for rows, columns, tile in product_tiles(batch.anchors, part.pool):
-        tile.masked_fill_(ids[rows, None] == part.pool_ids[columns], -torch.inf)
+    for rows, columns, tile in product_tiles(anchors, part.rows.embeddings):
+        tile.masked_fill_(ids[rows, None] == part.rows.ids[columns], -torch.inf)
         if part.mask is not None:
             tile.masked_fill_(~part.mask[rows, columns], -torch.inf)
         best[rows], place = torch.cat([best[rows], tile], dim=1).topk(count)

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import BEYOND
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.memory import MemorySampler
+from negplug.samplers.common.remembering import RememberingSampler
 
 if TYPE_CHECKING:
     from negplug.contract.adapter import LossSite
@@ -75,7 +75,7 @@ class Hierarchical(NegativeSampler):
             if part is not self:
                 part.fit_host(site)
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
         """Return the first tier's negatives, with those of the others that are not among them.
 
         Raises:
@@ -85,15 +85,14 @@ class Hierarchical(NegativeSampler):
         """
         parts: list[Negatives] = []
         for number, tier in enumerate(self._tiers(), start=1):
-            offered: Negatives = tier(batch)
-            if offered.estimator != "partition":
+            offered: tuple[Negatives, ...] = tier(batch)
+            if offered[0].estimator != "partition":
                 raise ValueError(
                     f"hierarchical: tier {number}, {tier}, draws from the softmax and stands for "
                     f"all negatives; it cannot share a denominator"
                 )
-            parts.extend(offered.parts())
-        first, *others = _without_repeats([_placed(batch, part, parts) for part in parts])
-        return replace(first, others=tuple(others))
+            parts.extend(offered)
+        return tuple(_without_repeats([_placed(batch, part) for part in parts]))
 
     def __str__(self) -> str:
         """Return the expression, or the tiers if it was made without one."""
@@ -105,11 +104,11 @@ class Hierarchical(NegativeSampler):
 
 def _share_memories(sampler: NegativeSampler) -> None:
     """Replace each memory inside ``sampler`` by the first that equals it."""
-    known: list[MemorySampler] = []
+    known: list[RememberingSampler] = []
     for module in list(sampler.modules()):
         # Not named_children(): it leaves out the second name of one module.
         for name, child in list(module._modules.items()):
-            if not isinstance(child, MemorySampler) or len(list(child.all_samplers())) > 1:
+            if not isinstance(child, RememberingSampler) or len(list(child.all_samplers())) > 1:
                 continue
             same = next((other for other in known if _equal(child, other)), None)
             if same is None:
@@ -129,7 +128,7 @@ def _save_once(
             state[key] = saved.setdefault(module, state[key])
 
 
-def _equal(one: MemorySampler, other: MemorySampler) -> bool:
+def _equal(one: RememberingSampler, other: RememberingSampler) -> bool:
     return (
         type(one) is type(other)
         and one.settings() == other.settings()
@@ -143,37 +142,38 @@ class _Part:
 
     Attributes:
         negatives: Of one pool.
-        pool: The larger pool, or the pool itself.
+        pool: The name of the larger pool, or of the pool itself.
         first: The pool's first row in it.
     """
 
     negatives: Negatives
-    pool: Tensor
+    pool: str
     first: int = 0
 
     @property
     def whole(self) -> bool:
         """Whether every row serves every anchor that has another id."""
-        return self.negatives.columns is None and self.negatives.mask is None
+        return self.negatives.one_whole_pool
 
     def columns(self) -> Tensor:
         """Return the columns in the larger pool, ``[N, M]``."""
-        columns, mask = self.negatives.columns, self.negatives.mask
-        if columns is None:
-            assert mask is not None  # a whole pool without a mask is kept or dropped as it is
-            columns = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        return columns + self.first
+        choice, mask = self.negatives.choice, self.negatives.mask
+        if isinstance(choice, Columns):
+            return choice.columns + self.first
+        assert mask is not None  # a whole pool without a mask is kept or dropped as it is
+        return torch.arange(mask.shape[1], device=mask.device).expand_as(mask) + self.first
 
     def chooses(self, columns: Tensor) -> Tensor:
         """Return which of ``columns`` ``[N, M]`` of the larger pool are negatives here too."""
-        own, mask = self.negatives.columns, self.negatives.mask
+        choice, mask = self.negatives.choice, self.negatives.mask
         columns = columns - self.first
-        if own is None:
-            size = len(self.negatives.pool)
+        if not isinstance(choice, Columns):
+            size = len(self.negatives.rows)
             inside = (columns >= 0) & (columns < size)
             if mask is None or size == 0:
                 return inside
             return inside & mask.gather(1, columns.clamp(0, size - 1))
+        own = choice.columns
         if mask is not None:
             own = own.masked_fill(~mask, BEYOND)
         own = own.sort(1).values
@@ -181,17 +181,9 @@ class _Part:
         return own.gather(1, place) == columns
 
 
-def _placed(batch: ContrastiveBatch, part: Negatives, parts: list[Negatives]) -> _Part:
+def _placed(batch: ContrastiveBatch, part: Negatives) -> _Part:
     """Find where the pool lies: this rank's keys are some of the gathered ones."""
-    # Known only if a tier has gathered; to gather here would be a needless collective.
-    everywhere: ContrastiveBatch | None = batch.memo.get("gathered")
-    if (
-        everywhere is None
-        or part.pool is not batch.keys
-        or all(other.pool is not everywhere.keys for other in parts)
-    ):
-        return _Part(part, part.pool)
-    return _Part(part, everywhere.keys, everywhere.own_keys.start)
+    return _Part(part, *batch.place_of(part.rows))
 
 
 def _without_repeats(parts: list[_Part]) -> list[Negatives]:
@@ -200,7 +192,7 @@ def _without_repeats(parts: list[_Part]) -> list[Negatives]:
     Whole pools stay whole, since they are streamed; what they hold is left out of the others.
     """
     wholes = [n for n, part in enumerate(parts) if part.whole]
-    wholes.sort(key=lambda n: -len(parts[n].negatives.pool))
+    wholes.sort(key=lambda n: -len(parts[n].negatives.rows))
     others = [n for n, part in enumerate(parts) if not part.whole]
     kept: dict[int, _Part] = {}
     for number in (*wholes, *others):
@@ -213,8 +205,8 @@ def _without_repeats(parts: list[_Part]) -> list[Negatives]:
 def _beyond(kept: list[_Part], part: _Part) -> _Part | None:
     """Return what ``part`` adds to ``kept``; None if that is nothing."""
     for other in kept:
-        mixed = part.negatives.partners is not None or other.negatives.partners is not None
-        if mixed or other.pool is not part.pool:
+        mixed = any(isinstance(p.negatives.choice, Mixtures) for p in (part, other))
+        if mixed or not part.pool or other.pool != part.pool:
             continue
         if part.negatives.log_weight is not None or other.negatives.log_weight is not None:
             raise ValueError(
@@ -223,13 +215,11 @@ def _beyond(kept: list[_Part], part: _Part) -> _Part | None:
                 "correction out, or draw once, uniform(…, source=hierarchical(…))"
             )
         within = other.first <= part.first and (
-            part.first + len(part.negatives.pool) <= other.first + len(other.negatives.pool)
+            part.first + len(part.negatives.rows) <= other.first + len(other.negatives.rows)
         )
         if other.whole and within:
             return None
-        fresh, mask = ~other.chooses(part.columns()), part.negatives.mask
-        fresh = fresh if mask is None else mask & fresh
-        part = replace(part, negatives=replace(part.negatives, mask=fresh))
+        part = replace(part, negatives=part.negatives.masked(~other.chooses(part.columns())))
     return part
 
 

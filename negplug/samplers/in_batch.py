@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import UNKNOWN
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
 
@@ -25,10 +24,7 @@ class InBatch(NegativeSampler):
 
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Return the batch's keys as a pool, exclusion by id; or the host's queue, see above."""
-        if batch.queue is not None:
-            unknown = batch.anchor_ids.new_full((len(batch.queue),), UNKNOWN)
-            return Negatives(pool=batch.queue, pool_ids=unknown)
-        return batch.all_keys()
+        return batch.all_keys() if batch.host_queue is None else Negatives(batch.host_queue)
 
 
 @hookimpl

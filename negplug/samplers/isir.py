@@ -3,7 +3,7 @@
 Source: Tjelmeland 2004, "Using all Metropolis–Hastings proposals to estimate mean values"; Andrieu,
 Lee & Vihola 2018, "Uniform ergodicity of the iterated conditional SMC and geometric ergodicity of
 particle Gibbs samplers" (arXiv:1312.6432, section 3, i-SIR), aimed at the target of EMC² (Yau et
-al. 2024, arXiv:2404.10575). For the chain of an anchor with state Z and the images c of the batch,
+al. 2024, arXiv:2404.10575). For the chain of an anchor with state Z and the samples c of the batch,
 
     candidates  {c in the batch} ∪ {Z},
     w_c         softmax over the candidates of their logits S_c,
@@ -11,7 +11,7 @@ al. 2024, arXiv:2404.10575). For the chain of an anchor with state Z and the ima
     new state   one draw from w.
 
 A batch drawn uniformly without replacement keeps the chain reversible with respect to the softmax
-over all images at every batch size, the state inside the batch included, which is then one
+over all samples at every batch size, the state inside the batch included, which is then one
 candidate and not two. It costs the softmax of the batch and one more column; nothing is
 sequential, and there is no burn-in.
 
@@ -39,7 +39,7 @@ class Isir(ChainSampler):
 
     Args:
         out_of_batch: What becomes of states outside the batch: ``"recompute"`` embeds them anew,
-            one image per anchor and step; ``"cached"`` takes their last embeddings; ``"drop"``
+            one sample per anchor and step; ``"cached"`` takes their last embeddings; ``"drop"``
             leaves them out.
         size: Number of samples in the data set; None takes what the run says, if it does.
         source: Whose rows are candidates; those of the batch, of all ranks, by default.
@@ -75,7 +75,7 @@ class Isir(ChainSampler):
         accepted = moved.to(scores.dtype).masked_fill_(idle, torch.nan)
         return Moves(weights[:, :-1], weights[:, -1], last, accepted)
 
-    def left(self, scores: Tensor, shares: Tensor) -> Tensor:
+    def left(self, scores: Tensor, weights: Tensor) -> Tensor:
         """Return the softmax over the batch, whose shares of all draws may have underflowed."""
         return _softmax(scores)
 

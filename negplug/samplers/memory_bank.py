@@ -13,7 +13,7 @@ so that ranks that gather hold the same bank to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,16 +23,15 @@ from torch.nn.functional import embedding_bag
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
-from negplug.contract.negatives import Negatives
-from negplug.contract.sampler import NegativeSampler
+from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.unit import unit_rows
-from negplug.samplers.common.memory import MemorySampler
+from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
 
 _UNVISITED = -1
 
 
-class MemoryBank(MemorySampler):
+class MemoryBank(RememberingSampler):
     """All visited slots of a bank with one slot per data set index.
 
     Args:
@@ -44,11 +43,13 @@ class MemoryBank(MemorySampler):
         TypeError, ValueError: If an argument cannot be used.
     """
 
+    slots: Tensor
+
     def __init__(self, momentum: float = 0.5, size: int | None = None, gather: bool = True) -> None:
         super().__init__(gather)
         self.momentum = check_number("memory_bank", "momentum", momentum, 0.0, 1.0)
         self.size = None if size is None else check_integer("memory_bank", "size", size, 1)
-        self._slots = torch.empty(0, dtype=torch.int64)
+        self.add_state("slots", _UNVISITED, (None,), "same" if gather else "own")
         self.expression = f"memory_bank(momentum={momentum}, size={size}, gather={gather})"
 
     @property
@@ -56,17 +57,17 @@ class MemoryBank(MemorySampler):
         """Number of samples, if given."""
         return self.size
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Sampled:
         """Return the visited slots.
 
         Raises:
             ValueError: If a training sample's data set index is unknown or beyond the bank.
         """
-        negatives = super().sample(batch)
+        sampled = super().sample(batch)
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
-            self._check(negatives.aux["names"][1], why if batch.key_indexes is None else "")
-        return negatives
+            self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
+        return sampled
 
     def _check(self, indexes: Tensor, unindexed: str) -> None:
         # All ranks' if they were gathered: then every rank raises, and none is left waiting.
@@ -82,50 +83,49 @@ class MemoryBank(MemorySampler):
                 f"size of the whole data set"
             )
 
-    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+    def update(self, seen: Arriving) -> None:
         """Average the step's keys into their slots."""
-        keys, names = negatives.aux["keys"], negatives.aux["names"]
+        keys, names = seen
         ordered, order = torch.sort(names[1], stable=True)
         indexes, number = torch.unique_consecutive(ordered, return_counts=True)
         starts = number.cumsum(0) - number
         mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
         slots = self._slots_of(indexes, keys)
         # A new slot is zero, so that its average is the direction of the mean alone.
-        old = self._rows[slots].to(mean)
-        self._rows[slots] = unit_rows(torch.lerp(mean, old, self.momentum)).to(self._rows)
-        self._names[:, slots] = names[:, order[starts]]
+        old = self.rows[slots].to(mean)
+        self.rows[slots] = unit_rows(torch.lerp(mean, old, self.momentum)).to(self.rows)
+        self.names[:, slots] = names[:, order[starts]]
 
     def _slots_of(self, indexes: Tensor, keys: Tensor) -> Tensor:
         """Return the slot of each index, made if need be."""
-        beyond = int(indexes.max()) + 1 - len(self._slots)
+        beyond = int(indexes.max()) + 1 - len(self.slots)
         if beyond > 0:
-            more = indexes.new_full((max(beyond, len(self._slots)),), _UNVISITED)
-            self._slots = torch.cat([self._slots.to(indexes.device), more])
-        fresh = self._slots[indexes] == _UNVISITED
+            more = indexes.new_full((max(beyond, len(self.slots)),), _UNVISITED)
+            self.slots = torch.cat([self.slots.to(indexes.device), more])
+        fresh = self.slots[indexes] == _UNVISITED
         made = int(fresh.sum())
-        if self._count + made > len(self._rows):
-            self._reserve(self._capacity(2 * (self._count + made)), keys)
-        first = self._count
-        self._slots[indexes[fresh]] = torch.arange(first, first + made, device=indexes.device)
-        self._count += made
-        return self._slots[indexes]
+        if self.count + made > len(self.rows):
+            self.reserve(self.size or 2 * (self.count + made), keys)
+        first = self.count
+        self.slots[indexes[fresh]] = torch.arange(first, first + made, device=indexes.device)
+        self.count += made
+        return self.slots[indexes]
 
     def settings(self) -> dict[str, Any]:
         """Return size and momentum."""
         return {"size": self.size, "momentum": self.momentum}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the bank; which slot is whose follows from the indexes of the rows."""
-        super().set_extra_state(state)
-        indexes = self._names[1, : self._count]
-        length = int(indexes.max()) + 1 if self._count else 0
-        self._slots = indexes.new_full((length,), _UNVISITED)
-        self._slots[indexes] = torch.arange(self._count, device=indexes.device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MemoryBank:
-        super()._apply(fn, recurse)
-        self._slots = self._slots.to(self._names.device)
-        return self
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless the saved slots and rows name each other."""
+        super().check_values(values)
+        indexes, slots = values["names"][1, : values["count"]], values["slots"]
+        visited = (slots != _UNVISITED).nonzero()[:, 0]
+        there = torch.arange(len(indexes), device=indexes.device)
+        inside = not len(indexes) or 0 <= int(indexes.min()) <= int(indexes.max()) < len(slots)
+        if not (inside and len(visited) == len(indexes) and slots[indexes].equal(there)):
+            raise ValueError(
+                f"{self}: the saved slots and rows do not fit together; the file is damaged"
+            )
 
 
 def memory_bank(

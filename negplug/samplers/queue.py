@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer
-from negplug.contract.negatives import Negatives
-from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.memory import MemorySampler
+from negplug.contract.sampler import NegativeSampler, Sampled
+from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
 
 if TYPE_CHECKING:
     from negplug.contract.adapter import LossSite
 
 
-class Queue(MemorySampler):
+class Queue(RememberingSampler):
     """All rows of a ring of past keys.
 
     Args:
@@ -41,10 +40,12 @@ class Queue(MemorySampler):
         TypeError, ValueError: If ``size`` is no integer above 0, or ``gather`` no flag.
     """
 
+    next: int
+
     def __init__(self, size: int | None = None, gather: bool = True) -> None:
         super().__init__(gather)
         self.size = None if size is None else check_integer("queue", "size", size, 1)
-        self._next = 0
+        self.add_state("next", 0, ranks="same" if gather else "own")
         self.expression = f"queue(size={size}, gather={gather})"
 
     @property
@@ -60,47 +61,48 @@ class Queue(MemorySampler):
             where = "there is no host" if site is None else f"{site.host} has no queue of negatives"
             raise ValueError(f"queue: size is required, because {where}; give size=…")
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Sampled:
         """Return the rows written so far.
 
         Raises:
             ValueError: If the keys of a step do not fit into the queue.
         """
-        negatives = super().sample(batch)
-        arriving = len(negatives.aux.get("keys", ()))
+        sampled = super().sample(batch)
+        arriving = 0 if sampled.seen is None else len(sampled.seen.keys)
         if self.size is None or arriving > self.size:
             raise ValueError(
                 f"queue: size={self.size} is less than the {arriving} keys of one step; enlarge it"
             )
-        return negatives
+        return sampled
 
-    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+    def update(self, seen: Arriving) -> None:
         """Write the step's keys over the oldest ones."""
         assert self.size is not None
-        keys, names = negatives.aux["keys"], negatives.aux["names"]
-        if not self._count:
-            self._reserve(self.size, keys)
+        keys, names = seen
+        if not self.count:
+            self.reserve(self.size, keys)
         # Two slices at most, where an index of the places would be copied row by row.
-        first = min(len(keys), self.size - self._next)
-        for start, part in ((self._next, slice(0, first)), (0, slice(first, len(keys)))):
+        first = min(len(keys), self.size - self.next)
+        for start, part in ((self.next, slice(0, first)), (0, slice(first, len(keys)))):
             stop = start + len(keys[part])
-            self._rows[start:stop] = keys[part]
-            self._names[:, start:stop] = names[:, part]
-        self._count = min(self._count + len(keys), self.size)
-        self._next = (self._next + len(keys)) % self.size
+            self.rows[start:stop] = keys[part]
+            self.names[:, start:stop] = names[:, part]
+        self.count = min(self.count + len(keys), self.size)
+        self.next = (self.next + len(keys)) % self.size
 
     def settings(self) -> dict[str, Any]:
         """Return the size."""
         return {"size": self.size}
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the ring and its next place."""
-        return super().get_extra_state() | {"next": self._next}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the ring and its next place."""
-        super().set_extra_state(state)
-        self._next = state["next"]
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless the saved ring has this size and holds its next place."""
+        super().check_values(values)
+        length, place = len(values["rows"]), values["next"]
+        if length not in (0, self.size) or place >= max(length, 1):
+            raise ValueError(
+                f"{self}: the saved ring has {length} rows and its next place is {place}, which do "
+                f"not fit size={self.size}; the file is damaged"
+            )
 
 
 def queue(

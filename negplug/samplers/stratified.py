@@ -15,14 +15,13 @@ is drawn (Horvitz & Thompson 1952), so that the denominator estimates the full o
 An anchor of unknown stratum (-1) has N_i¹ = ∅; a row of unknown stratum is in N_i⁰. A part that
 holds fewer than its share gives all it has, and the other part does not make up for it.
 
-A pool sorted by stratum has an anchor's own one in a single block. A draw is then a rank inside or
+A pool sorted by stratum has an anchor's own one in a single block. A draw is then a place inside or
 outside that block, so that nothing of size ``[N, K]`` is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,11 +30,11 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id
 from negplug.contract.inputs import check_flag
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Negatives, enumerated
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
-from negplug.samplers.common.allocation import Shares
-from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
+from negplug.samplers.common.allocation import Allocation
+from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
 from negplug.samplers.common.strata import Strata
 
 
@@ -69,9 +68,9 @@ class Stratified(ChoosingSampler):
         self.same = same
         self.wants_indexes = self.strata.table is not None
         self.correction = check_flag("stratified", "correction", correction)
-        self.shares = Shares(num_negatives, same, self.source)
-        if self.correction and 0 in self.shares.sizes:
-            own, other = self.shares.sizes
+        self.allocation = Allocation(num_negatives, same, self.source)
+        if self.correction and 0 in self.allocation.sizes:
+            own, other = self.allocation.sizes
             raise ValueError(
                 f"stratified: correction=True needs draws of both parts, but same={same} of "
                 f"num_negatives={num_negatives} is {own} of the own stratum and {other} of others"
@@ -89,31 +88,31 @@ class Stratified(ChoosingSampler):
             ValueError: If labels or indexes are missing, or if the first training batch, taken
                 for a full one, offers no anchor its share of one of the parts.
         """
-        offered = rows_offered("stratified", self.source, batch)
-        if offered.mask is not None or offered.others:
-            offered = offered.enumerated(batch.anchor_ids)
-        own, rows = self.strata.of(self.source, batch, offered)
+        pools = rows_offered("stratified", self.source, batch)
+        offered = pools[0]
+        if len(pools) > 1 or offered.mask is not None:
+            offered = enumerated(pools, batch.anchors)
+        own, rows = self.strata.of(self.source, batch, offered.rows)
         if not len(rows):
             return offered
         parts: _SortedPool | _ChosenColumns
-        if offered.columns is None:
-            parts = _SortedPool(batch.anchor_ids, offered.pool_ids, own, rows)
+        if isinstance(offered.choice, Columns):
+            parts = _ChosenColumns(offered.choice, own, rows)
         else:
-            parts = _ChosenColumns(offered.columns, offered.mask, own, rows)
-        self.shares.check(parts.available, own, batch)
+            parts = _SortedPool(batch.anchors.ids, offered.rows.ids, own, rows)
+        self.allocation.check(parts.available, own, batch)
         generator = self.generator(batch)
         drawn = [
             self._draw(offered, parts, part, asked, generator)
-            for part, asked in enumerate(self.shares.sizes)
+            for part, asked in enumerate(self.allocation.sizes)
             if asked
         ]
         columns, masks, weights = zip(*drawn, strict=True)
         mask = torch.cat(masks, dim=1)
-        return replace(
-            offered,
-            columns=torch.cat(columns, dim=1),
-            mask=None if mask.all() else mask,
-            log_weight=None if weights[0] is None else torch.cat(weights, dim=1),
+        return offered.chosen(
+            torch.cat(columns, dim=1),
+            None if mask.all() else mask,
+            None if weights[0] is None else torch.cat(weights, dim=1),
         )
 
     def _draw(
@@ -126,13 +125,13 @@ class Stratified(ChoosingSampler):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return columns, mask and log weights, ``[N, ≤ asked]``, of one part's draws."""
         available = parts.available[part]
-        ranks, mask = distinct_places(available, asked, generator)
-        slots = parts.slots(part, ranks)
+        places, mask = distinct_places(available, asked, generator)
+        slots = parts.slots(part, places)
         mask = torch.ones_like(slots, dtype=torch.bool) if mask is None else mask
-        columns = slots if offered.columns is None else offered.columns.gather(1, slots)
-        weight = weight_at(offered, slots)
+        columns, weight = offered.columns_at(slots), offered.weight_at(slots)
         if self.correction:
-            more = (available.clamp(min=asked).to(offered.pool.dtype) / asked).log()[:, None]
+            dtype = offered.rows.embeddings.dtype
+            more = (available.clamp(min=asked).to(dtype) / asked).log()[:, None]
             weight = more if weight is None else weight + more
         return columns, mask, None if weight is None else weight.expand(columns.shape)
 
@@ -163,9 +162,9 @@ class _SortedPool:
         within, without = ((excluded != BEYOND).sum(1) for excluded in self._excluded)
         self.available = size - within, len(rows) - size - without
 
-    def slots(self, part: int, ranks: Tensor) -> Tensor:
-        """Return the pool columns of ranks ``[N, m]`` in a part; any column beyond its end."""
-        place = places_to_columns_(ranks, self._excluded[part])
+    def slots(self, part: int, places: Tensor) -> Tensor:
+        """Return the pool columns of places ``[N, m]`` in a part; any column beyond its end."""
+        place = places_to_columns_(places, self._excluded[part])
         if part == 0:
             place = place + self._first
         else:
@@ -176,18 +175,18 @@ class _SortedPool:
 class _ChosenColumns:
     """Columns that a source chose for each anchor; attributes as :class:`_SortedPool`."""
 
-    def __init__(self, columns: Tensor, mask: Tensor | None, own: Tensor, rows: Tensor) -> None:
-        inside = (rows[columns] == own[:, None]) & (own != UNKNOWN)[:, None]
+    def __init__(self, choice: Columns, own: Tensor, rows: Tensor) -> None:
+        inside = (rows[choice.columns] == own[:, None]) & (own != UNKNOWN)[:, None]
         outside = ~inside
-        if mask is not None:
-            inside, outside = inside & mask, outside & mask
+        if choice.mask is not None:
+            inside, outside = inside & choice.mask, outside & choice.mask
         self._members = inside, outside
         self.available = inside.sum(1), outside.sum(1)
 
-    def slots(self, part: int, ranks: Tensor) -> Tensor:
-        """Return the places of ranks ``[N, m]`` among the columns."""
-        # Members first, in their order, so that rank r is the r-th of them.
-        return torch.argsort(~self._members[part], dim=1, stable=True).gather(1, ranks)
+    def slots(self, part: int, places: Tensor) -> Tensor:
+        """Return the entries that are at places ``[N, m]`` of a part."""
+        # Members first, in their order, so that place r is the r-th of them.
+        return torch.argsort(~self._members[part], dim=1, stable=True).gather(1, places)
 
 
 @hookimpl

@@ -33,10 +33,10 @@ import torch
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Negatives, Whole, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.unit import unit_rows
-from negplug.samplers.common.availability import Supply
+from negplug.samplers.common.availability import Availability
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.common.mixtures import mixed_pairs, mixed_with_anchors
 from negplug.samplers.hard import hardest
@@ -98,9 +98,9 @@ class Synthetic(NegativeSampler):
         self.source = InBatch() if source is None else source
         if not isinstance(self.source, NegativeSampler):
             raise TypeError(f"synthetic: source must be a sampler, got {source!r}")
-        self.supply = None
+        self.availability = None
         if num_hardest is not None:
-            self.supply = Supply("synthetic", num_hardest, self.source, "num_hardest")
+            self.availability = Availability("synthetic", num_hardest, self.source, "num_hardest")
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -111,11 +111,11 @@ class Synthetic(NegativeSampler):
 
     def fit_host(self, site: LossSite | None) -> None:
         """Check N against what the source took from the host."""
-        if self.supply is not None:
-            self.supply.check_limit(self.source)
+        if self.availability is not None:
+            self.availability.check_limit(self.source)
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
-        """Return the source's negatives with synthetic ones in ``others``; none from no rows.
+    def sample(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
+        """Return the source's negatives and synthetic ones behind them; none from no rows.
 
         Raises:
             ValueError: If the source's negatives are no rows of a pool; if the first training
@@ -125,48 +125,33 @@ class Synthetic(NegativeSampler):
         offered = rows_offered("synthetic", self.source, batch)
         generator = self.generator(batch)
         made = []
-        hard = None if self.supply is None else self._hard(batch, offered, self.supply)
+        hard = self._hard(batch, offered)
         if hard is not None:
-            counts = hard.counts(batch.anchor_ids)
+            counts = hard.counts(batch.anchors)
             if self.num_mixed:
                 made.append(mixed_pairs(hard, counts, self.num_mixed, generator))
             if self.num_mixed_with_anchor:
                 number = self.num_mixed_with_anchor
-                made.append(
-                    mixed_with_anchors(
-                        batch.anchors, batch.anchor_ids, hard, counts, number, generator
-                    )
-                )
+                made.append(mixed_with_anchors(batch.anchors, hard, counts, number, generator))
         if self.sigma is not None:
-            if offered.columns is not None or offered.others:
+            if len(offered) > 1 or not isinstance(offered[0].choice, Whole):
                 raise ValueError(
                     f"synthetic: num_noisy needs a source that is one whole pool for all anchors; "
                     f"{self.source} is not"
                 )
-            if len(offered.pool):
-                made.append(_noisy(offered, self.num_noisy, self.sigma, generator))
-        return replace(offered, others=(*offered.others, *made)) if made else offered
+            if len(offered[0].rows):
+                made.append(_noisy(offered[0], self.num_noisy, self.sigma, generator))
+        return (*offered, *made)
 
-    def _hard(
-        self, batch: ContrastiveBatch, offered: Negatives, supply: Supply
-    ) -> Negatives | None:
+    def _hard(self, batch: ContrastiveBatch, offered: tuple[Negatives, ...]) -> Negatives | None:
         """Return each anchor's hardest negatives, those that there are first; None if no rows."""
-        supply.is_short(offered.counts(batch.anchor_ids), batch.first_step)
-        count = supply.num_negatives
-        parts = []
-        for part in offered.parts():
-            columns, mask = hardest(batch, part, count)
-            if columns.shape[1]:
-                parts.append(replace(part, columns=columns, mask=mask, log_weight=None))
-        if not parts:
+        if self.availability is None:
             return None
-        hard = replace(parts[0], others=tuple(parts[1:]))
-        if len(parts) > 1:
-            # The hardest of all are among the hardest of each pool: no [N, K] of a whole pool.
-            hard = hard.enumerated(batch.anchor_ids)
-            columns, mask = hardest(batch, hard, count)
-            hard = replace(hard, columns=columns, mask=mask)
-        return hard
+        most = int(total_counts(offered, batch.anchors).max())
+        self.availability.check(most, batch.first_step)
+        if not any(len(part.rows) for part in offered):
+            return None
+        return hardest(batch, offered, self.availability.num_negatives)
 
 
 def _together(name: str, value: float | None, number: int, user: str) -> None:
@@ -179,12 +164,13 @@ def _together(name: str, value: float | None, number: int, user: str) -> None:
 @torch.no_grad()
 def _noisy(offered: Negatives, number: int, sigma: float, generator: torch.Generator) -> Negatives:
     """Return ``number`` noisy copies of rows of a whole pool, with the names of those rows."""
-    pool = offered.pool
+    pool = offered.rows.embeddings
     rows = torch.randint(len(pool), (number,), device=pool.device, generator=generator)
     shape = (number, pool.shape[1])
     noise = torch.randn(shape, dtype=pool.dtype, device=pool.device, generator=generator)
-    copies = offered.of_rows(rows)
-    return replace(copies, pool=unit_rows(copies.pool + sigma * noise))
+    copies = offered.subset(rows)
+    noisy = unit_rows(copies.rows.embeddings + sigma * noise)
+    return replace(copies, rows=copies.rows.with_embeddings(noisy))
 
 
 @hookimpl

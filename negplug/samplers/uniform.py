@@ -33,10 +33,10 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import columns_with_same_id
 from negplug.contract.inputs import check_flag
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Negatives, Whole, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
-from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, weight_at
+from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
 
 
 class Uniform(ChoosingSampler):
@@ -64,7 +64,7 @@ class Uniform(ChoosingSampler):
         self.shared = check_flag("uniform", "shared", shared)
         self.correction = check_flag("uniform", "correction", correction)
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...]:
         """Draw from the source's negatives of ``batch``.
 
         Raises:
@@ -73,44 +73,42 @@ class Uniform(ChoosingSampler):
                 there is, with a warning.
         """
         offered = rows_offered("uniform", self.source, batch)
-        if self.shared:
-            return self._shared_set(batch, offered)
-        if offered.mask is not None or offered.others:
-            offered = offered.enumerated(batch.anchor_ids)
-        return self._own_sets(batch, offered)
-
-    def _own_sets(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
-        ids = batch.anchor_ids
-        if offered.columns is None:
-            excluded, own = columns_with_same_id(ids, offered.pool_ids)
-            available = len(offered.pool) - own
-        else:
-            available = offered.counts(ids)
-        if self.supply.is_short(available, batch.first_step):
-            return offered
-        ranks, mask = distinct_places(available, self.num_negatives, self.generator(batch))
-        if offered.columns is None:
-            slots = columns = places_to_columns_(ranks, excluded)
-        else:
-            slots = ranks
-            if offered.mask is not None:
-                # Valid entries first, in their order, so that rank r is the r-th of them.
-                slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, ranks)
-            columns = offered.columns.gather(1, slots)
-        weight = weight_at(offered, slots)
-        if self.correction:
-            weight = _plus(weight, _log_ratio(available, self.num_negatives, batch.anchors.dtype))
-        return replace(offered, columns=columns, mask=mask, log_weight=weight)
-
-    def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
-        if offered.columns is not None or offered.mask is not None or offered.others:
+        if self.shared and not (len(offered) == 1 and offered[0].one_whole_pool):
             raise ValueError(
                 f"uniform: shared=True needs a source that is one whole pool for all anchors; "
                 f"{self.source} is not"
             )
-        if self.supply.is_short(offered.counts(batch.anchor_ids), batch.first_step):
+        most = int(total_counts(offered, batch.anchors).max())
+        self.availability.check(most, batch.first_step)
+        if most <= self.num_negatives:
             return offered
-        pool_size = torch.tensor([len(offered.pool)], device=offered.pool.device)
+        if self.shared:
+            return self._shared_set(batch, offered[0])
+        if len(offered) > 1 or offered[0].mask is not None:
+            return self._own_sets(batch, enumerated(offered, batch.anchors))
+        return self._own_sets(batch, offered[0])
+
+    def _own_sets(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
+        anchors = batch.anchors
+        if isinstance(offered.choice, Whole):
+            excluded, own = columns_with_same_id(anchors.ids, offered.rows.ids)
+            available = len(offered.rows) - own
+        else:
+            available = offered.counts(anchors)
+        slots, mask = distinct_places(available, self.num_negatives, self.generator(batch))
+        if isinstance(offered.choice, Whole):
+            slots = places_to_columns_(slots, excluded)
+        elif offered.mask is not None:
+            # Valid entries first, in their order, so that place r is the r-th of them.
+            slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, slots)
+        weight = offered.weight_at(slots)
+        if self.correction:
+            ratio = _log_ratio(available, self.num_negatives, anchors.embeddings.dtype)
+            weight = _plus(weight, ratio)
+        return offered.chosen(offered.columns_at(slots), mask, weight)
+
+    def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
+        pool_size = torch.tensor([len(offered.rows)], device=offered.rows.ids.device)
         chosen, _ = distinct_places(pool_size, self.num_negatives, self.generator(batch))
         rows = chosen[0].sort().values
         weight = offered.log_weight
@@ -118,8 +116,9 @@ class Uniform(ChoosingSampler):
             weight = weight[:, rows]
         if self.correction:
             # Every row is in the set with probability M/K (Horvitz–Thompson).
-            weight = _plus(weight, _log_ratio(pool_size, self.num_negatives, batch.anchors.dtype))
-        return replace(offered.of_rows(rows), log_weight=weight)
+            dtype = batch.anchors.embeddings.dtype
+            weight = _plus(weight, _log_ratio(pool_size, self.num_negatives, dtype))
+        return replace(offered.subset(rows), log_weight=weight)
 
 
 def _log_ratio(available: Tensor, asked: int, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from negplug.contract.sampler import NegativeSampler
+from negplug.testing.composition import (
+    it_serves_as_a_source,
+    rows_are_what_they_are_called,
+    rows_keep_what_is_known_of_them,
+)
 from negplug.testing.draws import (
     draws_change_with_seed_step_and_call,
     the_global_generators_are_left_alone,
@@ -63,6 +68,9 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     pool_rows_have_unit_length,
     no_anchor_meets_its_own_sample,
     a_ragged_batch_is_served,
+    rows_are_what_they_are_called,
+    rows_keep_what_is_known_of_them,
+    it_serves_as_a_source,
     the_loss_is_that_of_the_negatives,
     keys_of_the_batch_carry_their_gradient,
     gradients_are_finite_at_any_temperature,

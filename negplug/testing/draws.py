@@ -29,9 +29,9 @@ def draws_change_with_seed_step_and_call(subject: Subject) -> None:
     train(subject, loss, range(_STEPS))
     batch = evaluate(subject, loss, _STEPS).batch
 
-    def negatives(draws: Draws) -> dict[str, Any]:
+    def negatives(draws: Draws) -> list[dict[str, Any]]:
         with torch.no_grad():
-            return copied(loss.sampler(replace(batch, draws=draws)))
+            return copied(loss.sampler(batch.within(draws)))
 
     first = negatives(Draws())
     # A few of each: a second draw may happen to equal the first.

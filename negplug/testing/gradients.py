@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.testing.subject import TEMPERATURE, Step, Subject, call, close, evaluate, train
 
 
@@ -40,19 +40,20 @@ def keys_of_the_batch_carry_their_gradient(subject: Subject) -> None:
     loss = subject.loss()
     train(subject, loss, range(3))
     step = call(subject, loss, 3)
-    keys = step.batch.keys
-    for part in step.negatives.parts():
-        if part.partners is not None:
+    keys = step.batch.keys.embeddings
+    for part in step.negatives:
+        pool = part.rows.embeddings
+        if isinstance(part.choice, Mixtures):
             continue
-        row, key = (part.pool[:, None] == keys).all(2).nonzero().unbind(1)
+        row, key = (pool[:, None] == keys).all(2).nonzero().unbind(1)
         if not len(row):
             continue
         weight = torch.linspace(1, 2, len(row) * keys.shape[1], dtype=keys.dtype)
         weight = weight.view(len(row), -1)
         wanted = torch.zeros_like(keys).index_add(0, key, weight)
         found = None
-        if part.pool.requires_grad:
-            total = (part.pool[row] * weight).sum()
+        if pool.requires_grad:
+            total = (pool[row] * weight).sum()
             (found,) = torch.autograd.grad(total, keys, retain_graph=True, allow_unused=True)
         assert found is not None, "the pool holds keys of the batch, but detached from them"
         _close("the gradient by the keys", found, wanted)
@@ -82,14 +83,14 @@ def _naive_loss(step: Step) -> Tensor:
     """The mean loss, one anchor at a time, every negative as a row of its own."""
     batch = step.batch
     losses = []
-    for i, anchor in enumerate(batch.anchors):
-        positive = batch.keys[batch.positives[i, 0]] @ anchor / TEMPERATURE
-        parts = [_logits(part, i, anchor, batch.anchor_ids) for part in step.negatives.parts()]
+    for i, anchor in enumerate(batch.anchors.embeddings):
+        positive = batch.keys.embeddings[batch.positives[i, 0]] @ anchor / TEMPERATURE
+        parts = [_logits(part, i, anchor, batch.anchors.ids) for part in step.negatives]
         logits = torch.cat([logits for logits, _ in parts])
         weights = torch.cat([weights for _, weights in parts])
         if not len(logits):
             losses.append(0 * anchor.sum())
-        elif step.negatives.estimator == "posterior":
+        elif step.negatives[0].estimator == "posterior":
             losses.append((weights.exp() * logits).sum() - positive)
         else:
             every = torch.cat([positive[None], logits + weights])
@@ -99,23 +100,22 @@ def _naive_loss(step: Step) -> Tensor:
 
 def _logits(part: Negatives, i: int, anchor: Tensor, anchor_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits and log weights of anchor i's negatives in one pool."""
-    if part.columns is None:
-        columns = torch.arange(len(part.pool))
-        chosen = part.pool_ids != comparable_ids(anchor_ids)[i]
+    pool, choice = part.rows.embeddings, part.choice
+    chosen = torch.ones(part.width, dtype=torch.bool)
+    if isinstance(choice, Columns):
+        rows = pool[choice.columns[i]]
+    elif isinstance(choice, Mixtures):
+        one, other = choice.coefficients[i].unbind(1)
+        rows = one[:, None] * pool[choice.first[i]] + other[:, None] * pool[choice.second[i]]
     else:
-        columns = part.columns[i]
-        chosen = torch.ones_like(columns, dtype=torch.bool)
+        rows = pool
+        chosen = part.rows.ids != comparable_ids(anchor_ids)[i]
     if part.mask is not None:
         chosen = chosen & part.mask[i]
-    rows = part.pool[columns]
-    if part.partners is not None:
-        assert part.coefficients is not None
-        share = part.coefficients[i]
-        rows = share[:, :1] * rows + share[:, 1:] * part.pool[part.partners[i]]
     weight = torch.zeros((), dtype=anchor.dtype)
     if part.log_weight is not None:
         weight = part.log_weight.expand(len(anchor_ids), -1)[i]
-    return (rows @ anchor / TEMPERATURE)[chosen], weight.expand(len(columns))[chosen]
+    return (rows @ anchor / TEMPERATURE)[chosen], weight.expand(part.width)[chosen]
 
 
 def _close(what: str, found: Tensor, wanted: Tensor) -> None:

@@ -8,13 +8,14 @@ played like this if it talks to other ranks through ``batch.gathered()`` and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
-from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.batch import GATHERED, ContrastiveBatch, Gathering
 from negplug.contract.draws import Draws
+from negplug.contract.rows import Rows
 from negplug.loss.contrastive import ContrastiveLoss
 
 
@@ -35,18 +36,18 @@ class PlayedBatch(ContrastiveBatch):
     def gathered(self) -> ContrastiveBatch:
         """Return the batch with everybody's keys."""
         assert self.everywhere is not None
-        self.memo["gathered"] = self.everywhere
+        self.context.memo["gathered"] = self.everywhere
         return self.everywhere
 
     def of_all_ranks(self, values: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
         """Return a board that is full once every rank has written its part, before any update."""
-        number = self.memo.get("exchanges", 0)
-        self.memo["exchanges"] = number + 1
+        number = self.context.memo.get("exchanges", 0)
+        self.context.memo["exchanges"] = number + 1
         if number == len(self.boards):
             total = sum(self.sizes)
             board = values.new_empty(total), names.new_empty(len(names), total)
             self.boards.append(board)
-        first = sum(self.sizes[: self.draws.rank])
+        first = sum(self.sizes[: self.context.draws.rank])
         board_values, board_names = self.boards[number]
         board_values[first : first + len(values)] = values.detach()
         board_names[:, first : first + len(values)] = names
@@ -55,28 +56,20 @@ class PlayedBatch(ContrastiveBatch):
 
 def played(batches: list[ContrastiveBatch]) -> list[PlayedBatch]:
     """Turn the ranks' batches, whose ids must be data set indexes, into ones that are gathered."""
-    keys = torch.cat([batch.keys for batch in batches])
+    keys = replace(Rows.joined([batch.keys for batch in batches]), name=GATHERED)
     first, found = 0, []
     sizes = tuple(len(batch.anchors) for batch in batches)
     boards: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
+        token = keys.embeddings.new_zeros(())
         everywhere = replace(
             batch,
             keys=keys,
-            key_ids=torch.cat([b.key_ids for b in batches]),
             positives=batch.positives.where(batch.positives < 0, batch.positives + first),
             self_columns=None if batch.self_columns is None else batch.self_columns + first,
-            key_indexes=_joined([b.key_indexes for b in batches]),
-            key_labels=_joined([b.key_labels for b in batches]),
-            key_views=_joined([b.key_views for b in batches]),
-            own_keys=slice(first, first + len(batch.keys)),
-            token=keys.new_zeros(()),
+            gathering=Gathering(first, len(batch.keys), token),
         )
-        own = {
-            name: getattr(batch, name)
-            for name, attribute in ContrastiveBatch.__dataclass_fields__.items()
-            if attribute.init
-        }
+        own = {field.name: getattr(batch, field.name) for field in fields(ContrastiveBatch)}
         found.append(PlayedBatch(**own, everywhere=everywhere, sizes=sizes, boards=boards))
         first += len(batch.keys)
     return found
@@ -96,18 +89,12 @@ def mean_loss(losses: list[ContrastiveLoss], batches: list[ContrastiveBatch], st
     sums, paying, ties = [], [], []
     for rank, (loss, batch) in enumerate(zip(losses, played(batches), strict=True)):
         seed = loss.get_extra_state()["seed"]
-        draws = Draws(seed, step, 0, rank)
-        batch = replace(batch, draws=draws, temperature=loss.temperature)
-        negatives = loss.sampler(batch)
-        sums.append(loss.objective(batch, negatives, loss.temperature).sum())
-        paying.append((batch.positives >= 0).any(1).sum())
-        ties.append(batch.tie is not None)
+        inside = batch.within(Draws(seed, step, 0, rank), loss.temperature)
+        negatives = loss.sampler(inside)
+        sums.append(loss.objective(inside, negatives, loss.temperature).sum())
+        paying.append((inside.positives >= 0).any(1).sum())
+        ties.append(inside.tie is not None)
     assert all(ties) or not any(ties), "some ranks gather and others do not, and would hang"
     if any(ties):
         return torch.stack(sums).sum() / torch.stack(paying).sum()
     return (torch.stack(sums) / torch.stack(paying)).mean()
-
-
-def _joined(values: list[Tensor | None]) -> Tensor | None:
-    known = [value for value in values if value is not None]
-    return torch.cat(known) if len(known) == len(values) else None

@@ -80,8 +80,9 @@ def memory_moves_between_devices(subject: Subject) -> None:
     assert found is None, f"the move to {device} changed the state: {found}"
     for step in train(subject, loss, range(3, 6), dtype=torch.float32, device=device):
         assert step.loss.isfinite(), f"on {device} the loss is {step.loss.item()}"
-        pool = step.values["pool"].device
-        assert pool == step.views[0].device, f"the batch is on {device}, the pool on {pool}"
+        for part in step.negatives:
+            pool = part.rows.embeddings.device
+            assert pool == step.views[0].device, f"the batch is on {device}, the pool on {pool}"
     saved = _on_cpu(loss.state_dict())
     loss.to("cpu")
     found = difference(saved, loss.state_dict())

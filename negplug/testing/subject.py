@@ -7,8 +7,8 @@ of a run are equal, and a row of a pool tells by its bits which sample it came f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
+from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.loss.contrastive import ContrastiveLoss
+from negplug.plugins.build import make_sampler
 
 WIDTH = 8
 CLASSES = 4
@@ -54,8 +56,11 @@ class Subject:
 
     def loss(self, seed: int = 0, temperature: float = TEMPERATURE) -> ContrastiveLoss:
         """Return a new loss with a new sampler."""
-        sampler = self.sampler if isinstance(self.sampler, str) else self.sampler()
-        return ContrastiveLoss(sampler, self.objective, temperature, seed)
+        return ContrastiveLoss(self.new(), self.objective, temperature, seed)
+
+    def new(self) -> NegativeSampler:
+        """Return a new sampler."""
+        return make_sampler(self.sampler) if isinstance(self.sampler, str) else self.sampler()
 
     def indexes(self, number: int, size: int | None = None) -> Tensor:
         """Return the data set indexes ``[B]`` of a batch: epochs in random order.
@@ -105,7 +110,7 @@ class Subject:
             batch = ContrastiveBatch.from_pairs(*views, indexes, labels)
         else:
             batch = ContrastiveBatch.from_views(views, indexes, labels)
-        return replace(batch, dataset=DatasetAccess(self.samples, self.encode))
+        return batch.within(dataset=DatasetAccess(self.samples, self.encode))
 
 
 @dataclass
@@ -123,8 +128,8 @@ class Step:
 
     views: tuple[Tensor, Tensor]
     batch: ContrastiveBatch
-    negatives: Negatives
-    values: dict[str, Any]
+    negatives: tuple[Negatives, ...]
+    values: list[dict[str, Any]]
     loss: Tensor
     gradient: Tensor | None = None
 
@@ -147,7 +152,7 @@ def call(
     """Call the loss with batch ``number`` and keep what its sampler was asked and said."""
     first, second = (view.to(device) for view in subject.views(number, size, dtype))
     views = (first.requires_grad_(training), second.requires_grad_(training))
-    seen: list[tuple[ContrastiveBatch, Negatives, dict[str, Any]]] = []
+    seen: list[tuple[ContrastiveBatch, tuple[Negatives, ...], list[dict[str, Any]]]] = []
 
     # At the objective's door: which sampler serves the call is the loss's own affair.
     def look(_: Any, given: tuple[Any, ...]) -> None:
@@ -187,37 +192,60 @@ def evaluate(subject: Subject, loss: ContrastiveLoss, number: int, **kwargs: Any
         loss.train()
 
 
-def insist_on_rows_of_the_pool(negatives: Negatives) -> None:
+def insist_on_rows_of_the_pool(negatives: Sequence[Negatives]) -> None:
     """Raise if a column is none of the pool; the kernels would read foreign memory."""
-    for part in negatives.parts():
-        for name in ("columns", "partners"):
-            value = getattr(part, name)
-            if value is None:
-                continue
-            wrong = value[(value < 0) | (value >= len(part.pool))]
+    for part in negatives:
+        for name, columns in _columns(part.choice).items():
+            wrong = columns[(columns < 0) | (columns >= len(part.rows))]
             assert not wrong.numel(), (
-                f"{name} holds {int(wrong[0])}, but the pool has {len(part.pool)} rows (masked "
+                f"{name} holds {int(wrong[0])}, but the pool has {len(part.rows)} rows (masked "
                 f"entries must name a row too)"
             )
 
 
-def copied(negatives: Negatives) -> dict[str, Any]:
-    """Return the negatives as nested built-in types and copies of their tensors.
-
-    What they hold for ``update`` alone is left out.
-    """
-    plain = {f.name: getattr(negatives, f.name) for f in fields(negatives) if f.name != "aux"}
-    plain["others"] = [copied(other) for other in negatives.others]
-    return {
-        name: value.detach().clone() if isinstance(value, Tensor) else value
-        for name, value in plain.items()
-    }
+def _columns(choice: Whole | Columns | Mixtures) -> dict[str, Tensor]:
+    """Return the columns that a choice holds, by name."""
+    if isinstance(choice, Columns):
+        return {"columns": choice.columns}
+    return {"first": choice.first, "second": choice.second} if isinstance(choice, Mixtures) else {}
 
 
-def restored(values: dict[str, Any]) -> Negatives:
+def copied(negatives: Sequence[Negatives]) -> list[dict[str, Any]]:
+    """Return the negatives as nested built-in types and copies of their tensors."""
+    return [
+        {
+            "rows": _plain(part.rows),
+            "kind": type(part.choice).__name__,
+            "choice": _plain(part.choice),
+            "log_weight": _copy(part.log_weight),
+            "estimator": part.estimator,
+        }
+        for part in negatives
+    ]
+
+
+def _plain(value: Rows | Whole | Columns | Mixtures) -> dict[str, Any]:
+    # Names of rows tell one memory of a process from another; a second run has others.
+    held = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "name"}
+    return {name: _copy(part) for name, part in held.items()}
+
+
+def _copy(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach().clone()
+
+
+def restored(values: Sequence[dict[str, Any]]) -> tuple[Negatives, ...]:
     """Return the negatives that :func:`copied` copied."""
-    others = tuple(restored(other) for other in values["others"])
-    return replace(Negatives(**{**values, "others": ()}), others=others)
+    kinds = {kind.__name__: kind for kind in (Whole, Columns, Mixtures)}
+    return tuple(
+        Negatives(
+            Rows(**part["rows"]),
+            kinds[part["kind"]](**part["choice"]),
+            part["log_weight"],
+            part["estimator"],
+        )
+        for part in values
+    )
 
 
 def difference(one: Any, two: Any, where: str = "") -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.contract.shapes import check_negatives
 from negplug.testing.subject import (
     Step,
@@ -26,7 +26,7 @@ _STEPS = 6
 def shapes_and_types_fit(subject: Subject) -> None:
     """Negatives have the documented shapes and types, and fit the anchors."""
     for _, step, part in _parts(subject):
-        check_negatives(part, step.batch.anchors)
+        check_negatives([part], step.batch.anchors)
 
 
 def columns_lie_in_the_pool(subject: Subject) -> None:
@@ -38,9 +38,9 @@ def columns_lie_in_the_pool(subject: Subject) -> None:
 def no_column_is_repeated(subject: Subject) -> None:
     """No anchor has the same row twice (draws from the softmax and mixtures may)."""
     for where, _, part in _parts(subject):
-        if part.columns is None or part.partners is not None or part.estimator == "posterior":
+        if not isinstance(part.choice, Columns) or part.estimator == "posterior":
             continue
-        for anchor, columns in enumerate(part.columns):
+        for anchor, columns in enumerate(part.choice.columns):
             chosen = columns if part.mask is None else columns[part.mask[anchor]]
             repeated = len(chosen) - len(chosen.unique())
             assert not repeated, f"{where}: anchor {anchor} has {chosen.tolist()}"
@@ -49,21 +49,23 @@ def no_column_is_repeated(subject: Subject) -> None:
 def weights_are_finite(subject: Subject) -> None:
     """Log weights and the shares of mixtures are finite wherever they count."""
     for where, step, part in _parts(subject):
-        chosen = part.chosen(step.batch.anchor_ids)
+        chosen = part.serving(step.batch.anchors)
         if part.log_weight is not None:
             weight = part.log_weight.expand(chosen.shape)
             assert not weight.isnan().any(), f"{where}: log_weight holds NaN"
             assert weight[chosen].isfinite().all(), (
                 f"{where}: log_weight is infinite for a negative; mask it out instead"
             )
-        if part.coefficients is not None:
-            assert part.coefficients.isfinite().all(), f"{where}: coefficients are not finite"
+        if isinstance(part.choice, Mixtures):
+            assert part.choice.coefficients.isfinite().all(), (
+                f"{where}: coefficients are not finite"
+            )
 
 
 def pool_rows_have_unit_length(subject: Subject) -> None:
     """Rows of the pool have unit length, to rounding."""
     for where, _, part in _parts(subject):
-        for row, length in enumerate(part.pool.norm(dim=1).tolist()):
+        for row, length in enumerate(part.rows.embeddings.norm(dim=1).tolist()):
             assert abs(length - 1) < 1e-6, f"{where}: row {row} has length {length:.6g}"
 
 
@@ -73,27 +75,21 @@ def no_anchor_meets_its_own_sample(subject: Subject) -> None:
     past: list[Tensor] = []
     step = None
     for where, now, part in _parts(subject):
-        assert now.batch.key_indexes is not None
-        assert now.batch.indexes is not None
+        anchors, keys = now.batch.anchors, now.batch.keys
+        assert keys.indexes is not None
+        assert anchors.indexes is not None
         if now is not step:
             step = now
-            past.append(now.batch.keys.detach())
-            owners += now.batch.key_indexes.tolist()
+            past.append(keys.embeddings.detach())
+            owners += keys.indexes.tolist()
         owner = _owners(part, torch.cat(past), torch.tensor(owners))
-        chosen = part.chosen(now.batch.anchor_ids)
-        columns = part.columns
-        if columns is None:
-            columns = torch.arange(len(part.pool)).expand(len(chosen), -1)
-        elif part.partners is not None:
-            # Of a mixture, the row with the larger share says whose it is.
-            assert part.coefficients is not None
-            share = part.coefficients.abs()
-            columns = columns.where(share[..., 0] >= share[..., 1], part.partners)
-        same_id = part.pool_ids[columns] == comparable_ids(now.batch.anchor_ids)[:, None]
-        same_sample = owner[columns] == now.batch.indexes[:, None]
+        chosen = part.serving(anchors)
+        columns = _columns(part).expand_as(chosen)
+        same_id = part.rows.ids[columns] == comparable_ids(anchors.ids)[:, None]
+        same_sample = owner[columns] == anchors.indexes[:, None]
         for anchor, slot in (chosen & (same_id | same_sample)).nonzero().tolist():
             raise AssertionError(
-                f"{where}: anchor {anchor}, of sample {int(now.batch.indexes[anchor])}, has row "
+                f"{where}: anchor {anchor}, of sample {int(anchors.indexes[anchor])}, has row "
                 f"{int(columns[anchor, slot])} of the pool, which is of the same sample"
             )
 
@@ -111,7 +107,7 @@ def a_ragged_batch_is_served(subject: Subject) -> None:
 def _parts(subject: Subject) -> Iterator[tuple[str, Step, Negatives]]:
     """Yield (where, step, negatives of one pool) of a run, as they were when sampled."""
     for where, step in _run(subject):
-        for part in restored(step.values).parts():
+        for part in restored(step.values):
             yield where, step, part
 
 
@@ -127,10 +123,21 @@ def _run(subject: Subject) -> list[tuple[str, Step]]:
     return run
 
 
+def _columns(part: Negatives) -> Tensor:
+    """Return the column of each entry, ``[N, E]`` or ``[K]``; of a mixture, its larger part's."""
+    choice = part.choice
+    if isinstance(choice, Columns):
+        return choice.columns
+    if isinstance(choice, Mixtures):
+        coefficients = choice.coefficients.abs()
+        return choice.first.where(coefficients[..., 0] >= coefficients[..., 1], choice.second)
+    return torch.arange(len(part.rows))
+
+
 def _owners(part: Negatives, keys: Tensor, owners: Tensor) -> Tensor:
     """Return ``[K]``: whose key each row of the pool is; what the sampler says where unknown."""
-    said = part.pool_indexes
-    known = torch.full_like(part.pool_ids, -1) if said is None else said.clone()
-    row, key = (part.pool[:, None] == keys.to(part.pool)).all(2).nonzero().unbind(1)
+    said, pool = part.rows.indexes, part.rows.embeddings
+    known = torch.full_like(part.rows.ids, -1) if said is None else said.clone()
+    row, key = (pool[:, None] == keys.to(pool)).all(2).nonzero().unbind(1)
     known[row] = owners[key]
     return known

@@ -126,16 +126,16 @@ class RecipeEncoder:
 
     def _views(self, batch: ContrastiveBatch, asked: Tensor) -> tuple[Tensor, ...]:
         """Return the keys by view, once it is certain whose they are."""
-        if batch.key_indexes is None:
+        if batch.keys.indexes is None:
             raise self._refusal(f"gives the loss no rows of known samples: {batch.unindexed}")
-        found, count = batch.key_indexes.cpu(), len(batch.keys) // len(asked)
+        found, count = batch.keys.indexes.cpu(), len(batch.keys) // len(asked)
         if not torch.equal(found, asked.repeat(count)):
             raise self._refusal(
                 f"gets the samples {_listed(found.tolist())} where the positions "
                 f"{_listed(asked.tolist())} of the training data set were asked for; put what "
                 f"numbers the samples outermost, around any Subset"
             )
-        return batch.keys.reshape(count, len(asked), -1).unbind()
+        return batch.keys.embeddings.reshape(count, len(asked), -1).unbind()
 
     def _access(self, treated: TreatedLoss) -> DatasetAccess:
         loader = training_loader(self._model.trainer)

@@ -13,6 +13,7 @@ Nothing here materialises ``[N, M, d]``, and over a whole pool nothing materiali
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Negatives, Whole, total_counts
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
 from negplug.objectives.logits.chosen import chosen_logits
@@ -34,40 +35,46 @@ def positive_logits(batch: ContrastiveBatch, temperature: float) -> Tensor:
     """Return the logits of each anchor's positives, ``[N, P]``, -inf where padded."""
     padded = batch.positives < 0
     columns = batch.positives.clamp(min=0)
-    similarities = chosen_similarities(batch.anchors, batch.keys, columns, ~padded)
+    anchors, keys = batch.anchors.embeddings, batch.keys.embeddings
+    similarities = chosen_similarities(anchors, keys, columns, ~padded)
     return (similarities / temperature).masked_fill(padded, -torch.inf)
 
 
-def negative_term(batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+def negative_term(
+    batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+) -> Tensor:
     """Return what the negatives add to the loss of an objective that takes either estimator.
 
     The log-sum-exp of negatives that estimate the denominator, the expected logit of draws from
     the softmax; ``[N]``, -inf with zero gradient for an anchor without negatives.
     """
-    if negatives.estimator == "posterior":
+    if negatives[0].estimator == "posterior":
         return expected_logit(batch, negatives, temperature)
     return negative_logsumexp(batch, negatives, temperature)
 
 
-def negative_logsumexp(batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+def negative_logsumexp(
+    batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+) -> Tensor:
     """Return log Σ_j w_ij exp(s_ij/τ) over each anchor's negatives, ``[N]``.
 
     An anchor without negatives gets -inf, with zero gradient.
 
     Args:
         batch: Anchors and ids.
-        negatives: Pool, columns and log weights.
+        negatives: One entry for each pool.
         temperature: τ > 0.
     """
-    totals = [_logsumexp(batch, part, temperature) for part in negatives.parts()]
+    totals = [_logsumexp(batch, part, temperature) for part in negatives]
     return totals[0] if len(totals) == 1 else row_logsumexp(torch.stack(totals, dim=1))
 
 
 @torch.no_grad()
-def log_number(batch: ContrastiveBatch, negatives: Negatives) -> Tensor:
+def log_number(batch: ContrastiveBatch, negatives: Sequence[Negatives]) -> Tensor:
     """Return log Σ_j w_ij, ``[N]``: the logarithm of the number of negatives, if unweighted."""
-    if all(part.log_weight is None for part in negatives.parts()):
-        return negatives.counts(batch.anchor_ids).to(batch.anchors.dtype).log()
+    if all(part.log_weight is None for part in negatives):
+        number = total_counts(negatives, batch.anchors)
+        return number.to(batch.anchors.embeddings.dtype).log()
     # At infinite temperature every logit is 0, and the weights alone are summed.
     return negative_logsumexp(batch, negatives, math.inf)
 
@@ -77,12 +84,18 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
     weight = part.log_weight
     if weight is not None and weight.shape[1] == 1:
         return _logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
-    if part.columns is not None:
-        logits = chosen_logits(batch.anchors, part, temperature)
+    if not isinstance(part.choice, Whole):
+        logits = chosen_logits(batch.anchors.embeddings, part, temperature)
         # Where only the mask hides a row, chosen_similarities stops its gradient.
         return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)
-    ids = comparable_ids(batch.anchor_ids)
-    own = part.pool is batch.anchors and part.pool_ids is batch.anchor_ids
+    anchors, rows = batch.anchors, part.rows
     return pool_logsumexp(
-        batch.anchors, part.pool, ids, part.pool_ids, temperature, weight, part.mask, own
+        anchors.embeddings,
+        rows.embeddings,
+        comparable_ids(anchors.ids),
+        rows.ids,
+        temperature,
+        weight,
+        part.mask,
+        rows.same_as(anchors),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.kernels.chosen import chosen_similarities
 
 
@@ -17,15 +17,17 @@ def chosen_logits(rows: Tensor, part: Negatives, temperature: float) -> Tensor:
         part: Chosen negatives of one pool; mixtures of its rows too.
         temperature: τ > 0.
     """
-    assert part.columns is not None
-    similarities = chosen_similarities(rows, part.pool, part.columns, part.mask)
-    if part.partners is not None:
-        assert part.coefficients is not None
+    pool, choice = part.rows.embeddings, part.choice
+    if isinstance(choice, Mixtures):
         # ⟨a, c₀ p + c₁ q⟩ = c₀ ⟨a, p⟩ + c₁ ⟨a, q⟩: a mixture never exists as a row.
-        second = chosen_similarities(rows, part.pool, part.partners, part.mask)
-        first_share, second_share = part.coefficients.unbind(-1)
-        similarities = similarities * first_share + second * second_share
+        of_first = chosen_similarities(rows, pool, choice.first, choice.mask)
+        of_second = chosen_similarities(rows, pool, choice.second, choice.mask)
+        first, second = choice.coefficients.unbind(-1)
+        similarities = of_first * first + of_second * second
+    else:
+        assert isinstance(choice, Columns)
+        similarities = chosen_similarities(rows, pool, choice.columns, choice.mask)
     logits = similarities / temperature
     if part.log_weight is not None:
         logits = logits + part.log_weight
-    return logits if part.mask is None else logits.masked_fill(~part.mask, -torch.inf)
+    return logits if choice.mask is None else logits.masked_fill(~choice.mask, -torch.inf)

@@ -17,7 +17,7 @@ gradient is made of recomputed ones:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Negatives, Whole
 from negplug.kernels.pool import row_logsumexp
 from negplug.kernels.pool.tiled import finite, tiles
 from negplug.objectives.logits.chosen import chosen_logits
@@ -49,7 +49,7 @@ class _Part(NamedTuple):
 
 def divergence(
     batch: ContrastiveBatch,
-    negatives: Negatives,
+    negatives: Sequence[Negatives],
     positive: Tensor,
     temperature: float,
 ) -> Tensor:
@@ -62,10 +62,10 @@ def divergence(
         temperature: τ > 0.
     """
     others = positive.detach()
-    own = (batch.anchors * positive).sum(1) / temperature
+    own = (batch.anchors.embeddings * positive).sum(1) / temperature
     theirs = (others * others).sum(1) / temperature
     parts = [_Part(own, own - theirs, theirs)]
-    parts += [_of_part(batch, part, others, temperature) for part in negatives.parts()]
+    parts += [_of_part(batch, part, others, temperature) for part in negatives]
     totals = torch.stack([part.total for part in parts], dim=1)
     differences = torch.stack([part.difference for part in parts], dim=1)
     other_totals = torch.stack([part.other_total for part in parts], dim=1)
@@ -78,12 +78,19 @@ def _of_part(batch: ContrastiveBatch, part: Negatives, others: Tensor, temperatu
     if weight is not None and weight.shape[1] == 1:
         found = _of_part(batch, replace(part, log_weight=None), others, temperature)
         return _Part(found[0] + weight[:, 0], found[1], found[2] + weight[:, 0])
-    if part.columns is not None:
+    if not isinstance(part.choice, Whole):
         return _of_chosen(batch, part, others, temperature)
-    ids = comparable_ids(batch.anchor_ids)
+    anchors, rows = batch.anchors, part.rows
     return _Part(
         *_PoolDifference.apply(
-            batch.anchors, part.pool, others, ids, part.pool_ids, temperature, weight, part.mask
+            anchors.embeddings,
+            rows.embeddings,
+            others,
+            comparable_ids(anchors.ids),
+            rows.ids,
+            temperature,
+            weight,
+            part.mask,
         )
     )
 
@@ -91,7 +98,7 @@ def _of_part(batch: ContrastiveBatch, part: Negatives, others: Tensor, temperatu
 def _of_chosen(
     batch: ContrastiveBatch, part: Negatives, others: Tensor, temperature: float
 ) -> _Part:
-    logits = chosen_logits(batch.anchors, part, temperature)
+    logits = chosen_logits(batch.anchors.embeddings, part, temperature)
     theirs = chosen_logits(others, part, temperature).detach()
     total = row_logsumexp(logits)
     shares = (logits - finite(total)[:, None]).exp()

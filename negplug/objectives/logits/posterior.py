@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Negatives, Whole
 
 
-def expected_logit(batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+def expected_logit(
+    batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+) -> Tensor:
     """Return Σ_r w_r s(Z_r)/τ of each anchor, ``[N]``; -inf (and no gradient) without draws.
 
     Args:
@@ -31,34 +34,36 @@ def expected_logit(batch: ContrastiveBatch, negatives: Negatives, temperature: f
         negatives: Draws with the ``"posterior"`` estimator; the weights of an anchor's sum to one.
         temperature: τ > 0.
     """
-    parts = [(part, _weights(batch, part)) for part in negatives.parts()]
+    parts = [(part, _weights(batch, part)) for part in negatives]
     mean = functools.reduce(torch.add, (_weighted(*part) for part in parts))
     weights = functools.reduce(torch.add, (weight.sum(1) for _, weight in parts))
-    total = (batch.anchors * mean).sum(1)
+    total = (batch.anchors.embeddings * mean).sum(1)
     return (total / temperature).masked_fill(weights == 0, -torch.inf)
 
 
 def _weighted(part: Negatives, weight: Tensor) -> Tensor:
     """Return Σ_j w_ij k_j, ``[N, d]``."""
-    if part.columns is None:
-        return weight @ part.pool
-    return embedding_bag(part.columns, part.pool, per_sample_weights=weight, mode="sum")
+    pool, choice = part.rows.embeddings, part.choice
+    if isinstance(choice, Whole):
+        return weight @ pool
+    assert isinstance(choice, Columns), "mixtures are never drawn from the softmax"
+    return embedding_bag(choice.columns, pool, per_sample_weights=weight, mode="sum")
 
 
 @torch.no_grad()
 def _weights(batch: ContrastiveBatch, part: Negatives) -> Tensor:
     """Return ``[N, M]``, or ``[N, K]`` for a whole pool; 0 where there is no draw."""
-    shape = (len(batch.anchors), len(part.pool) if part.columns is None else part.columns.shape[1])
-    log_weight = part.pool.new_zeros(1, 1) if part.log_weight is None else part.log_weight
-    tiny = torch.finfo(part.pool.dtype).tiny
+    shape, pool = (len(batch.anchors), part.width), part.rows.embeddings
+    log_weight = pool.new_zeros(1, 1) if part.log_weight is None else part.log_weight
+    tiny = torch.finfo(pool.dtype).tiny
     # Below the least normal number a CPU's exp takes fifty times as long.
     least = math.log(tiny) + 1
-    weight = log_weight.to(part.pool.dtype).clamp(min=least, max=-least).exp_()
+    weight = log_weight.to(pool.dtype).clamp(min=least, max=-least).exp_()
     torch.threshold_(weight, 4 * tiny, 0.0)
     if weight.shape != shape:
         weight = weight.expand(shape).clone()
     if part.mask is not None:
         weight.masked_fill_(~part.mask, 0.0)
-    if part.columns is None:
-        weight[batch.excluded_pairs(part.pool_ids)] = 0.0
+    if isinstance(part.choice, Whole):
+        weight[batch.excluded_pairs(part.rows)] = 0.0
     return weight

@@ -14,26 +14,26 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_embeddings
 from negplug.kernels.unit import unit_rows
-from negplug.samplers.chains.grouping import image_logits
+from negplug.samplers.chains.grouping import sample_logits
 
 
 @dataclass(frozen=True, eq=False)
-class Outside:
+class AbsentStates:
     """States outside the batch of some of its anchors.
 
     Attributes:
-        anchors: ``[n]`` int64, the anchors whose states these are.
-        images: ``[m]`` int64, the states, as data set indexes.
+        chains: ``[n]`` int64, the anchors whose states these are.
+        samples: ``[m]`` int64, the states, as data set indexes.
         place: ``[n]`` int64, which of them is each anchor's.
         rows: ``[V, m, d]``, their views, some row where ``known`` is False. May carry gradient.
         known: ``[V, m]`` bool.
         logits: ``[V, n]``, of each anchor with the views of its state; -inf if unknown.
         log_number: ``[n]``, the logarithm of how many views of its state are known.
-        scores: ``[n]``, the logit of each anchor's state as an image.
+        scores: ``[n]``, the logit of each anchor's state, over its views.
     """
 
-    anchors: Tensor
-    images: Tensor
+    chains: Tensor
+    samples: Tensor
     place: Tensor
     rows: Tensor
     known: Tensor
@@ -45,36 +45,36 @@ class Outside:
     def of(
         cls,
         batch: ContrastiveBatch,
-        anchors: Tensor,
-        images: Tensor,
+        chains: Tensor,
+        samples: Tensor,
         place: Tensor | None,
         rows: Tensor,
         known: Tensor,
-    ) -> Outside:
+    ) -> AbsentStates:
         """Compare anchors with their states; see the attributes for the arguments.
 
         Where ``place`` is None there is a state for each anchor, in the same order.
         """
         here, pairs = known, rows.detach()
         if place is None:
-            place = torch.arange(len(anchors), device=anchors.device)
+            place = torch.arange(len(chains), device=chains.device)
         else:
             here, pairs = known.index_select(1, place), pairs.index_select(1, place)
-        pairs = pairs * batch.anchors.detach().index_select(0, anchors)
+        pairs = pairs * batch.anchors.embeddings.detach().index_select(0, chains)
         logits = pairs.sum(2).div_(batch.temperature).masked_fill_(~here, -torch.inf)
         log_number = here.sum(0).clamp_(min=1).to(logits).log_()
-        scores = image_logits(logits, log_number)
-        return cls(anchors, images, place, rows, known, logits, log_number, scores)
+        scores = sample_logits(logits, log_number)
+        return cls(chains, samples, place, rows, known, logits, log_number, scores)
 
     @classmethod
     def anew(
-        cls, name: str, batch: ContrastiveBatch, state: Tensor, anchors: Tensor, seed: int
-    ) -> Outside:
+        cls, name: str, batch: ContrastiveBatch, state: Tensor, chains: Tensor, seed: int
+    ) -> AbsentStates:
         """Return the states ``[N]`` of some anchors ``[n]``, see :func:`embedded`."""
-        images, place = torch.unique(state[anchors], return_inverse=True)
-        rows = embedded(name, batch, images, seed)
+        samples, place = torch.unique(state[chains], return_inverse=True)
+        rows = embedded(name, batch, samples, seed)
         known = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-        return cls.of(batch, anchors, images, place, rows, known)
+        return cls.of(batch, chains, samples, place, rows, known)
 
 
 def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> Tensor:
@@ -90,24 +90,24 @@ def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> 
     Raises:
         ValueError: If there is no way to embed them, or what came back does not fit.
     """
-    encode = batch.dataset.encode
+    encode = batch.context.dataset.encode
     if encode is None:
         raise ValueError(
             f"{name}: out_of_batch='recompute' embeds samples that are not in the batch, but "
-            f"{batch.dataset.unencoded}; use out_of_batch='cached'"
+            f"{batch.context.dataset.unencoded}; use out_of_batch='cached'"
         )
-    with _forked_generators(seed, batch.anchors.device), torch.enable_grad():
+    with _forked_generators(seed, batch.anchors.embeddings.device), torch.enable_grad():
         views = encode(indexes)
         for number, view in enumerate(views):
             check_embeddings(f"{name}: view {number} of encode", view)
         shapes = [tuple(view.shape) for view in views]
-        expected = (len(indexes), batch.anchors.shape[1])
+        expected = (len(indexes), batch.anchors.embeddings.shape[1])
         if not shapes or any(shape != expected for shape in shapes):
             raise ValueError(
                 f"{name}: encode must return a tuple of views {list(expected)} for "
                 f"{len(indexes)} indexes, got {[list(shape) for shape in shapes]}"
             )
-        return torch.stack([unit_rows(view).to(batch.anchors) for view in views])
+        return torch.stack([unit_rows(view).to(batch.anchors.embeddings) for view in views])
 
 
 @contextlib.contextmanager

@@ -1,43 +1,62 @@
-"""The last embedding of every image of the data set, as the batches showed it."""
+"""The last embedding of every sample of the data set, as the batches showed it."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.sample_table import PerSample, occurrences
-from negplug.samplers.chains.absent import Outside
+from negplug.contract.sample_table import SampleTable, occurrences
+from negplug.samplers.chains.absent import AbsentStates
 
 
-class EmbeddingCache(PerSample):
-    """The views ``[V, d]`` of each image's last visit, the same on all ranks."""
+class ShownKeys(NamedTuple):
+    """The keys of a step, of all ranks.
+
+    Attributes:
+        keys: ``[K, d]``, detached.
+        samples: ``[K]`` int64, data set indexes.
+        views: ``[K]`` int64.
+    """
+
+    keys: Tensor
+    samples: Tensor
+    views: Tensor
+
+    @classmethod
+    def of(cls, batch: ContrastiveBatch) -> ShownKeys:
+        """Return the keys of a batch whose samples are known."""
+        keys = batch.gathered().keys
+        assert keys.indexes is not None
+        views = occurrences(keys.indexes) if keys.views is None else keys.views
+        return cls(keys.embeddings.detach(), keys.indexes, views)
+
+
+class EmbeddingCache(SampleTable):
+    """The views ``[V, d]`` of each sample's last visit, the same on all ranks."""
+
+    known: Tensor
+    embedding: Tensor
 
     def __init__(self) -> None:
-        super().__init__(known=False, embedding=0.0)
+        super().__init__(("embedding",), known=False, embedding=0.0)
 
-    def incoming(self, batch: ContrastiveBatch) -> dict[str, Tensor]:
-        """Return the batch's keys of all ranks, for :meth:`take`."""
-        everyones = batch.gathered()
-        images, views = everyones.key_indexes, everyones.key_views
-        assert images is not None
-        views = occurrences(images) if views is None else views
-        return {"keys": everyones.keys.detach(), "images": images, "views": views}
+    def take(self, shown: ShownKeys) -> None:
+        """Take the keys of a step in; of a sample's earlier visit nothing is known beside them."""
+        self.known[:, shown.samples[shown.samples < self.known.shape[1]]] = False
+        known = torch.ones_like(shown.samples, dtype=torch.bool)
+        self.write(shown.samples, shown.views, known=known, embedding=shown.keys)
 
-    def take(self, keys: Tensor, images: Tensor, views: Tensor) -> None:
-        """Take the keys of a step in; of an image's earlier visit nothing is known beside them."""
-        known = self._values["known"]
-        known[:, images[images < known.shape[1]]] = False
-        self.write(images, views, known=torch.ones_like(images, dtype=torch.bool), embedding=keys)
-
-    def find(self, batch: ContrastiveBatch, state: Tensor, anchors: Tensor) -> Outside:
-        """Return the states ``[N]`` of some anchors ``[n]``, which lie outside their batch."""
-        images = state[anchors]
-        length = self._values["known"].shape[1]
-        here = images.clamp(max=length - 1)
-        known = self._values["known"].index_select(1, here) & (images < length)
-        rows = self._values["embedding"].index_select(1, here).to(batch.anchors)
+    def find(self, batch: ContrastiveBatch, state: Tensor, chains: Tensor) -> AbsentStates:
+        """Return the states ``[N]`` of some chains ``[n]``, which lie outside their batch."""
+        samples, anchors = state[chains], batch.anchors.embeddings
+        length = self.known.shape[1]
+        here = samples.clamp(max=length - 1)
+        known = self.known.index_select(1, here) & (samples < length)
+        rows = self.embedding.index_select(1, here).to(anchors)
         if not known.all():
             # In place of what is not there, some row of unit length, of which nothing is drawn.
-            rows = rows.where(known[:, :, None], batch.anchors[anchors])
-        return Outside.of(batch, anchors, images, None, rows, known)
+            rows = rows.where(known[:, :, None], anchors[chains])
+        return AbsentStates.of(batch, chains, samples, None, rows, known)

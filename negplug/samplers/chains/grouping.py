@@ -1,9 +1,9 @@
-"""A pool seen as images: which of its rows are views of the same sample.
+"""A pool seen as samples: which of its rows are views of the same sample.
 
-The views of an image enter a batch together, so a chain over single views would be proposed the
+The views of a sample enter a batch together, so a chain over single views would be proposed the
 sibling of its own state far too often and never reach the softmax (detailed balance fails). A
-chain over images does: image c weighs W_ic = mean_u e^{s(a_i, z_cu)/τ} over its views u, and inside
-an image a view has its conditional probability, the softmax over the views.
+chain over samples does: sample c weighs W_ic = mean_u e^{s(a_i, z_cu)/τ} over its views u, and
+inside a sample a view has its conditional probability, the softmax over the views.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import BEYOND
 from negplug.contract.negatives import Negatives
+from negplug.contract.rows import Rows
 from negplug.contract.sample_table import occurrences
 from negplug.contract.sampler import NegativeSampler
 
 
-class Images(NamedTuple):
-    """The images of a pool.
+class PooledSamples(NamedTuple):
+    """The samples of a pool.
 
     Attributes:
         indexes: ``[C]`` int64, data set index of each.
@@ -34,73 +35,69 @@ class Images(NamedTuple):
     indexes: Tensor
     rows: Tensor
 
-    def shuffled(self, generator: torch.Generator) -> Images:
-        """Return the images in random order, in which they are then proposed."""
+    def shuffled(self, generator: torch.Generator) -> PooledSamples:
+        """Return the samples in random order, in which they are then proposed."""
         count, device = len(self.indexes), self.indexes.device
         order = torch.randperm(count, generator=generator, device=device)
-        return Images(self.indexes[order], self.rows[:, order])
+        return PooledSamples(self.indexes[order], self.rows[:, order])
 
     def find(self, indexes: Tensor) -> Tensor:
-        """Return the column of each of these images, ``[…]`` int64; -1 where it is not here."""
+        """Return the column of each of these samples, ``[…]`` int64; -1 where it is not here."""
         ordered, order = self.indexes.sort()
         column = order[torch.searchsorted(ordered, indexes).clamp_(max=len(ordered) - 1)]
         return column.where(self.indexes[column] == indexes, -1)
 
 
-def whole_pool(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Negatives:
+def whole_pool(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Rows:
     """Return what ``source`` offers to the sampler ``name``: one pool, all of its rows.
 
     Raises:
         ValueError: If it offers anything else, or in training rows that nobody knows the owners of.
     """
-    pool: Negatives = source(batch)
-    chosen = (pool.columns, pool.mask, pool.log_weight, pool.partners)
-    if pool.others or any(part is not None for part in chosen):
+    pools: tuple[Negatives, ...] = source(batch)
+    pool = pools[0]
+    if len(pools) > 1 or not pool.one_whole_pool or pool.log_weight is not None:
         raise ValueError(no_whole_pool(name, source))
-    if batch.training and batch.indexes is not None and pool.pool_indexes is None:
+    if batch.training and batch.anchors.indexes is not None and pool.rows.indexes is None:
         raise ValueError(
             f"{name}: nobody knows which samples the rows of {source} are; give it a source whose "
             f"rows come from this run's batches"
         )
-    return pool
+    return pool.rows
 
 
 def no_whole_pool(name: str, source: NegativeSampler) -> str:
     """Return the message about a source that is none."""
     return (
-        f"{name}: proposes whole images, so its source must offer all rows of one pool, as "
+        f"{name}: proposes whole samples, so its source must offer all rows of one pool, as "
         f"in_batch(), gather(), queue() and memory_bank() do; {source} chooses among them"
     )
 
 
-def images_of(batch: ContrastiveBatch, pool: Negatives) -> Images:
-    """Group the rows of a pool by image.
+def samples_of(pool: Rows) -> PooledSamples:
+    """Group the rows of a pool by sample.
 
-    A view of an image that is in the pool twice (a distributed sampler pads with such) is the
-    first of them. Where nobody says which view a row is, those of an image are numbered as they
+    A view of a sample that is in the pool twice (a distributed sampler pads with such) is the
+    first of them. Where nobody says which view a row is, those of a sample are numbered as they
     occur.
 
     Args:
-        batch: Knows the views of its keys.
-        pool: A whole pool of known samples.
+        pool: Rows of known samples.
     """
-    indexes, views = pool.pool_indexes, None
+    indexes = pool.indexes
     assert indexes is not None
-    for keys in (batch, batch.gathered()):
-        if pool.pool is keys.keys:
-            views = keys.key_views
-    known, image = torch.unique(indexes, return_inverse=True)
-    view = occurrences(indexes) if views is None else views
+    known, sample = torch.unique(indexes, return_inverse=True)
+    view = occurrences(indexes) if pool.views is None else pool.views
     number = int(view.max()) + 1 if len(view) else 1
     row = torch.arange(len(indexes), device=indexes.device)
     rows = row.new_full((number * len(known),), BEYOND)
-    rows.scatter_reduce_(0, view * len(known) + image, row, "amin")
+    rows.scatter_reduce_(0, view * len(known) + sample, row, "amin")
     rows = rows.masked_fill_(rows == BEYOND, -1).view(number, len(known))
-    return Images(known, rows)
+    return PooledSamples(known, rows)
 
 
-def image_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
-    """Return log mean_u e^{s_u} of an image's views, ``[…]``; -inf if none.
+def sample_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
+    """Return log mean_u e^{s_u} of a sample's views, ``[…]``; -inf if none.
 
     Args:
         logits: ``[…]`` of each view; -inf where there is none.
@@ -110,20 +107,19 @@ def image_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
     return together - log_number
 
 
-def log_shares_(scores: Tensor, log_number: Tensor, shares: Tensor) -> Tensor:
-    """Return what the logit of a view lacks of the logarithm of its weight, ``[…]``.
+def log_view_scale(scores: Tensor, log_number: Tensor, weights: Tensor) -> Tensor:
+    """Return log(weight / Σ_u e^{s_u}) of samples, ``[…]``; -inf for a weight of 0.
 
-    That is the share of its image times the probability of the view inside it; -inf where a share
-    is 0, or too small for a normal number. It is written over the shares, and the scores are lost
-    as well.
+    Added to the logit of a view it gives the logarithm of the view's weight: that of its sample
+    times the view's probability inside it. Weights too small for a normal number count as 0.
 
     Args:
-        scores: ``[…]``, of the images.
-        log_number: As for :func:`image_logits`.
-        shares: ``[…]``.
+        scores: ``[…]``, log mean_u e^{s_u} of the samples.
+        log_number: As for :func:`sample_logits`.
+        weights: ``[…]``.
     """
     limits = torch.finfo(scores.dtype)
     # A logarithm of 0 takes thirty times as long as any other.
-    each = shares.clamp_(min=limits.tiny).log_()
+    each = weights.clamp(min=limits.tiny).log_()
     torch.threshold_(each, math.log(2 * limits.tiny), -math.inf)
-    return each.sub_(scores.clamp_(min=limits.min)).sub_(log_number)
+    return each.sub_(scores.clamp(min=limits.min)).sub_(log_number)

@@ -1,82 +1,79 @@
-"""A pool with its rows in the order of its images, and what anchors have to do with both.
+"""A pool with its rows in the order of its samples, and what anchors have to do with both.
 
-Rows of a view lie together, image after image, so that nothing need be gathered to go from rows to
-images, or scattered to go back, where all images have the same views. Images that have fewer, as a
-queue's mostly do, are left out of a view's rows: there are never more rows than in the pool.
+Rows of a view lie together, sample after sample. Where all samples have the same views, nothing
+need be gathered to go from rows to samples, or scattered to go back. Samples with fewer views, as
+most of a queue's are, are left out of a view's rows: there are never more rows than in the pool.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.negatives import Negatives
-from negplug.samplers.chains.grouping import Images
+from negplug.contract.rows import Rows
+from negplug.samplers.chains.grouping import PooledSamples
 
 
-class Arranged(NamedTuple):
-    """A whole pool with its rows in the order of its images, view after view.
+class OrderedPool(NamedTuple):
+    """A whole pool with its rows in the order of its samples, view after view.
 
     Attributes:
         pool: The pool, R rows.
-        images: Its images.
-        columns: For each view, which of the images have it, int64; None if all have.
-        log_number: ``[C, 1]``, the logarithm of how many views an image has.
+        samples: Its samples.
+        columns: For each view, which of the samples have it, int64; None if all have.
+        log_number: ``[C, 1]``, the logarithm of how many views a sample has.
     """
 
-    pool: Negatives
-    images: Images
+    pool: Rows
+    samples: PooledSamples
     columns: tuple[Tensor | None, ...]
     log_number: Tensor
 
     @classmethod
-    def of(cls, pool: Negatives, images: Images) -> Arranged:
-        """Put the rows of a pool in order; those that are no view of an image are left out."""
-        present = images.rows >= 0
+    def of(cls, pool: Rows, samples: PooledSamples) -> OrderedPool:
+        """Put the rows of a pool in order; those that are no view of a sample are left out."""
+        present = samples.rows >= 0
         numbers = present.sum(1).tolist()
         columns = tuple(
-            None if number == len(images.indexes) else here.nonzero()[:, 0]
+            None if number == len(samples.indexes) else here.nonzero()[:, 0]
             for here, number in zip(present, numbers, strict=True)
         )
         whole = all(column is None for column in columns)
-        rows = images.rows.view(-1) if whole else images.rows[present]
-        names = (pool.pool_ids, pool.pool_indexes, pool.pool_labels)
-        ids, indexes, labels = (None if name is None else name[rows] for name in names)
-        assert ids is not None
+        rows = samples.rows.view(-1) if whole else samples.rows[present]
         with torch.enable_grad():
-            keys = pool.pool.index_select(0, rows)
-        ordered = Negatives(keys, ids, pool_indexes=indexes, pool_labels=labels)
-        log_number = present.sum(0).to(keys.dtype).log_()[:, None]
-        return cls(ordered, images, columns, log_number)
+            ordered = replace(pool.select(rows), name=f"{pool.name}, ordered by sample")
+        log_number = present.sum(0).to(ordered.embeddings.dtype).log_()[:, None]
+        return cls(ordered, samples, columns, log_number)
 
     def views(self, values: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
-        """Yield of values ``[R, …]`` those of each view, after the images that have it."""
-        count = len(self.images.indexes)
+        """Yield of values ``[R, …]`` those of each view, after the samples that have it."""
+        count = len(self.samples.indexes)
         sizes = [count if column is None else len(column) for column in self.columns]
         return zip(self.columns, torch.split(values, sizes), strict=True)
 
     def row_logits(self, batch: ContrastiveBatch) -> Tensor:
         """Return the logits ⟨a_i, k_j⟩/τ of all rows, ``[R, N]``."""
-        keys = self.pool.pool
-        logits = keys.new_empty(len(keys), len(batch.anchors))
-        return logits.addmm_(keys, batch.anchors.T, beta=0, alpha=1 / batch.temperature)
+        keys, anchors = self.pool.embeddings, batch.anchors.embeddings
+        logits = keys.new_empty(len(keys), len(anchors))
+        return logits.addmm_(keys, anchors.T, beta=0, alpha=1 / batch.temperature)
 
     def scores(self, batch: ContrastiveBatch, own: Tensor, logits: Tensor) -> Tensor:
-        """Return the logits of images, ``[C, N]``; -inf of what is no negative.
+        """Return the logits of samples, ``[C, N]``; -inf of what is no negative.
 
         Args:
             batch: Anchors and ids.
-            own: ``[N]`` int64, the column of each anchor's own image, -1 if it is not here.
+            own: ``[N]`` int64, the column of each anchor's own sample, -1 if it is not here.
             logits: Of all rows.
         """
         views = list(self.views(logits))
         every = [view for column, view in views if column is None]
-        shape = len(self.images.indexes), len(batch.anchors)
+        shape = len(self.samples.indexes), len(batch.anchors)
         together: Tensor = functools.reduce(
             torch.logaddexp, every or [logits.new_full(shape, -torch.inf)]
         )
@@ -93,19 +90,21 @@ class Arranged(NamedTuple):
         return scores
 
     def _excluded(self, batch: ContrastiveBatch, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pairs of anchors and images: of the same sample, or with a row of the same id."""
+        """Return pairs of anchors and samples: of the same sample, or with a row of the same id."""
         (anchor,) = (own >= 0).nonzero(as_tuple=True)
         column, pool = own[anchor], self.pool
-        assert pool.pool_indexes is not None
-        count = len(self.images.indexes)
-        if batch.anchor_ids is batch.indexes and torch.equal(pool.pool_ids, pool.pool_indexes):
+        assert pool.indexes is not None
+        count = len(self.samples.indexes)
+        anchors = batch.anchors
+        named = anchors.indexes is not None and torch.equal(anchors.ids, anchors.indexes)
+        if named and torch.equal(pool.ids, pool.indexes):
             if all(each is None for each in self.columns):
                 first = count * torch.arange(len(self.columns), device=own.device)[:, None]
                 rows = (column + first).flatten()
-                batch.remember_pairs(pool.pool_ids, anchor.expand(len(first), -1).flatten(), rows)
+                batch.remember_pairs(pool, anchor.expand(len(first), -1).flatten(), rows)
             return anchor, column
         # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
-        others, row = batch.excluded_pairs(pool.pool_ids)
+        others, row = batch.excluded_pairs(pool)
         every = torch.arange(count, device=own.device)
         of_rows = torch.cat([every if each is None else each for each in self.columns])
         return torch.cat([anchor, others]), torch.cat([column, of_rows[row]])

@@ -1,17 +1,17 @@
-"""Persistent chains over the images of the data set: what ``emc2`` and ``isir`` have in common.
+"""Persistent chains over the samples of the data set: what ``emc2`` and ``isir`` have in common.
 
-Each sample i and view has a chain whose state is an image Z of the data set, aimed at
+Each sample i and view has a chain whose state is a sample Z of the data set, aimed at
 
     p_i(c) ∝ mean over views u of c of exp(s(a_i, z_cu)/τ)
 
-over all images c but i's own and positives.
+over all samples c but i's own and positives.
 
-A step proposes the images of the batch (of all ranks). The state may lie outside the batch; its
+A step proposes the samples of the batch (of all ranks). The state may lie outside the batch; its
 logit is then
 
-- ``"recompute"``: that of the image embedded anew, where the state survives the burn-in under the
+- ``"recompute"``: that of the sample embedded anew, where the state survives the burn-in under the
   logit of its last visit; the chain is run again from the new one with the same draws;
-- ``"cached"``: that of the image's last embedding in a batch, at most two epochs old (V·d numbers
+- ``"cached"``: that of the sample's last embedding in a batch, at most two epochs old (V·d numbers
   per sample of the data set);
 - ``"drop"``: that of its last visit. Draws of such states are left out, the weights of the others
   scaled up to one; an anchor whose draws are all outside has no negatives in this step.
@@ -19,7 +19,7 @@ logit is then
 ``"recompute"`` alone is unbiased: ``"cached"`` has no gradient to the rows outside. In a batch of a
 hundred those are few, and a step costs less, so it is the default (``benchmarks/studies/emc2``).
 
-Weights are those of images, spread over their views by the views' own softmax (Rao–Blackwell).
+Weights are those of samples, spread over their views by the views' own softmax (Rao–Blackwell).
 States, and the logits of their last visit, are the same on all ranks; the draws are keyed by the
 rank, so they are those of a single process only if given the same random numbers.
 
@@ -30,9 +30,7 @@ what one would converge to over this batch alone, the softmax over its negatives
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,28 +39,62 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
-from negplug.contract.sample_table import PerSample, check_indexes, check_samples, views_of
-from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.chains.absent import Outside, embedded
-from negplug.samplers.chains.cache import EmbeddingCache
-from negplug.samplers.chains.grouping import Images, images_of, no_whole_pool, whole_pool
-from negplug.samplers.chains.ordered_pool import Arranged
-from negplug.samplers.chains.step import Moves, Visit
+from negplug.contract.rows import Rows
+from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
+from negplug.contract.sampler import NegativeSampler, Sampled
+from negplug.contract.state import Stateful
+from negplug.samplers.chains.absent import AbsentStates, embedded
+from negplug.samplers.chains.cache import EmbeddingCache, ShownKeys
+from negplug.samplers.chains.grouping import (
+    PooledSamples,
+    no_whole_pool,
+    samples_of,
+    whole_pool,
+)
+from negplug.samplers.chains.ordered_pool import OrderedPool
+from negplug.samplers.chains.step import ChainStep, Measures, Moves
 from negplug.samplers.chains.weighting import (
-    drawn_outside,
+    drawn_absent,
     drawn_rows,
     effective_number,
     softmax_over,
 )
 from negplug.samplers.common.choosing import ChoosingSampler
-from negplug.samplers.common.settings import check_settings
 from negplug.samplers.gather import Gather
 
 OutOfBatch = Literal["recompute", "cached", "drop"]
 _OPTIONS = ("recompute", "cached", "drop")
 
 
-class ChainSampler(NegativeSampler):
+class Ended(NamedTuple):
+    """Where the chains of a step ended, on all ranks.
+
+    Attributes:
+        names: ``[3, N]`` int64: data set index, view and final state of each chain.
+        score: ``[N]``, the logit of the final state.
+        samples: Size of the data set; 0 if nobody said.
+        measures: What is worth logging of this rank's chains.
+    """
+
+    names: Tensor
+    score: Tensor
+    samples: int
+    measures: Measures
+
+
+class Visited(NamedTuple):
+    """What a step leaves behind.
+
+    Attributes:
+        ended: Where its chains ended; None if nothing was proposed.
+        shown: The keys to cache; None if embeddings are not cached.
+    """
+
+    ended: Ended | None
+    shown: ShownKeys | None
+
+
+class ChainSampler(Stateful, NegativeSampler):
     """Draws from the softmax over the whole data set by a chain per sample and view.
 
     Args:
@@ -76,6 +108,7 @@ class ChainSampler(NegativeSampler):
     """
 
     wants_indexes = True
+    samples: int
 
     def __init__(
         self, name: str, out_of_batch: OutOfBatch, size: int | None, source: NegativeSampler | None
@@ -93,14 +126,14 @@ class ChainSampler(NegativeSampler):
             raise TypeError(f"{name}: source must be a sampler, got {source!r}")
         if isinstance(self.source, (ChoosingSampler, ChainSampler)):
             raise ValueError(no_whole_pool(name, self.source))
-        self._chains = PerSample(state=UNKNOWN, score=-torch.inf)
-        self._cache = EmbeddingCache()
-        self._samples: int | None = None
+        self.chains = SampleTable(state=UNKNOWN, score=-torch.inf)
+        self.cache = EmbeddingCache()
+        self.add_state("samples", default=0)
         self._tried = False
 
-    def order(self, images: Images, generator: torch.Generator) -> Images:
-        """Return the images in the order in which they are proposed: a new random one."""
-        return images.shuffled(generator)
+    def order(self, samples: PooledSamples, generator: torch.Generator) -> PooledSamples:
+        """Return the samples in the order in which they are proposed: a new random one."""
+        return samples.shuffled(generator)
 
     @abc.abstractmethod
     def noise(self, scores: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,24 +146,24 @@ class ChainSampler(NegativeSampler):
         """Move the chains.
 
         Args:
-            scores: ``[N, C]``, logits of the proposed images, in their order; -inf for those that
+            scores: ``[N, C]``, logits of the proposed samples, in their order; -inf for those that
                 an anchor may not have.
             initial: ``[N]``, logits of the states; -inf where a chain has none yet.
-            place: ``[N]`` int64, the state's column if it is among the proposed images, else -1.
+            place: ``[N]`` int64, the state's column if it is among the proposed samples, else -1.
             noise: What :meth:`noise` gave for these chains.
             step: Training steps done so far.
         """
 
-    def left(self, scores: Tensor, shares: Tensor) -> Tensor:
-        """Return the shares ``[N, C]`` that are left to the batch where draws outside are dropped.
+    def left(self, scores: Tensor, weights: Tensor) -> Tensor:
+        """Return the weights ``[N, C]`` that are left to the batch where draws outside are dropped.
 
         Args:
             scores: As in :meth:`move`.
-            shares: Those of all draws; outside the batch is what they lack of one.
+            weights: Those of all draws; outside the batch is what they lack of one.
         """
-        return shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+        return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Negatives | Sampled:
         """Move the chains of the batch's anchors and return their draws.
 
         Raises:
@@ -142,62 +175,69 @@ class ChainSampler(NegativeSampler):
             return softmax_over(batch, pool)
         batch.gathered()  # with its graph, for whoever asks later
         with torch.no_grad():
-            if self._chains.device != batch.anchors.device:
+            if self.chains.state.device != pool.ids.device:
                 # In a plain loop nobody moves the loss.
-                self.to(batch.anchors.device)
+                self.to(pool.ids.device)
             indexes = self._indexes(batch)
-            if not len(pool.pool):
+            if not len(pool):
                 # A queue that is still empty: nothing to propose, but embeddings to remember.
-                return replace(softmax_over(batch, pool), aux=self._incoming(batch))
+                return Sampled(softmax_over(batch, pool), Visited(None, self._shown(batch)))
             return self._sample(batch, pool, indexes)
 
-    def _sample(self, batch: ContrastiveBatch, pool: Negatives, indexes: Tensor) -> Negatives:
+    def _sample(self, batch: ContrastiveBatch, pool: Rows, indexes: Tensor) -> Sampled:
         generator = self.generator(batch)
-        arranged = Arranged.of(pool, self.order(images_of(batch, pool), generator))
+        ordered = OrderedPool.of(pool, self.order(samples_of(pool), generator))
         views = views_of(batch, indexes)
-        visit = Visit.of(batch, indexes, arranged, self._chains.read(indexes, views))
-        moves, outside = self._moved(batch, visit, indexes, generator)
-        measures, (state, score) = visit.measures(moves), visit.end(moves)
-        shares, gone = visit.shares(moves)
+        before = ChainStep.of(batch, indexes, ordered, self.chains.read(indexes, views))
+        step, moves, absent = self._moved(batch, before, indexes, generator)
+        state, score = step.end(moves)
+        weights, gone = step.weights(moves)
         if self.out_of_batch == "drop":
-            shares = self.left(visit.scores, shares)
-        negatives = drawn_rows(visit, shares)
-        elsewhere = [] if outside is None else [drawn_outside(batch, outside, gone)]
-        aux = self._changes(batch, torch.stack([indexes, views, state]), score)
-        return replace(negatives, others=tuple(elsewhere), aux=aux | {"measures": measures})
+            weights = self.left(step.scores, weights)
+        drawn = [drawn_rows(step, weights)]
+        if absent is not None:
+            drawn.append(drawn_absent(batch, absent, gone))
+        score, names = batch.of_all_ranks(score, torch.stack([indexes, views, state]))
+        samples = self.size or batch.context.dataset.size or 0
+        ended = Ended(names, score, samples, step.measures(moves))
+        return Sampled(tuple(drawn), Visited(ended, self._shown(batch)))
 
     def _moved(
-        self, batch: ContrastiveBatch, visit: Visit, indexes: Tensor, generator: torch.Generator
-    ) -> tuple[Moves, Outside | None]:
-        """Move the chains; return where they went, and what is known of states outside."""
-        step, away, outside = batch.draws.step, visit.away(), None
+        self, batch: ContrastiveBatch, step: ChainStep, indexes: Tensor, generator: torch.Generator
+    ) -> tuple[ChainStep, Moves, AbsentStates | None]:
+        """Return the step with all logits known, where its chains went, and states outside."""
+        number, away, absent = batch.context.draws.step, step.away(), None
         if self.out_of_batch == "cached" and len(away):
-            outside = self._cache.find(batch, visit.state, away)
-            visit.compare(outside)
-        noise = self.noise(visit.scores, generator)
-        moves = self.move(visit.scores, visit.initial, visit.place, noise, step)
+            absent = self.cache.find(batch, step.state, away)
+            step = step.compared(absent)
+        noise = self.noise(step.scores, generator)
+        moves = self.move(step.scores, step.initial, step.place, noise, number)
         if self.out_of_batch != "recompute":
-            return moves, outside
+            return step, moves, absent
         self._try_once(batch, indexes)
         away = away[moves.stayed[away] > 0]
         if len(away):
             # Another stream than that of the sampler's own draws.
-            seed = batch.draws.seed_of(-1 - self.stream)
-            outside = Outside.anew(self.name, batch, visit.state, away, seed)
-            visit.compare(outside)
-            chosen = visit.scores[away], visit.initial[away], visit.place[away], noise[away]
-            for first, again in zip(moves, self.move(*chosen, step), strict=True):
-                first[away] = again
-        return moves, outside
+            seed = batch.context.draws.seed_of(-1 - self.stream)
+            absent = AbsentStates.anew(self.name, batch, step.state, away, seed)
+            step = step.compared(absent)
+            chosen = step.scores[away], step.initial[away], step.place[away], noise[away]
+            again = self.move(*chosen, number)
+            moves = Moves(
+                *(
+                    first.index_copy(0, away, second)
+                    for first, second in zip(moves, again, strict=True)
+                )
+            )
+        return step, moves, absent
 
     def _indexes(self, batch: ContrastiveBatch) -> Tensor:
         """Return the anchors' data set indexes, once those of all ranks are found to be good."""
-        everyones = batch.gathered().key_indexes
-        known = None if batch.indexes is None else everyones
-        check_indexes(self.name, batch, known, self.size)
-        check_samples(self.name, self._samples, self.size or batch.dataset.size)
-        assert batch.indexes is not None
-        return batch.indexes
+        own, everyones = batch.anchors.indexes, batch.gathered().keys.indexes
+        check_indexes(self.name, batch, None if own is None else everyones, self.size)
+        check_samples(self.name, self.samples, self.size or batch.context.dataset.size)
+        assert own is not None
+        return own
 
     def _try_once(self, batch: ContrastiveBatch, indexes: Tensor) -> None:
         """Embed one sample in the first step, on every rank, so that none fails alone later."""
@@ -205,28 +245,22 @@ class ChainSampler(NegativeSampler):
             embedded(self.name, batch, indexes[:1], 0)
             self._tried = True
 
-    def _changes(self, batch: ContrastiveBatch, names: Tensor, score: Tensor) -> dict[str, Any]:
-        """Return what :meth:`update` takes in, of all ranks."""
-        score, names = batch.of_all_ranks(score, names)
-        samples = self.size or batch.dataset.size
-        chains = {"names": names, "score": score, "samples": samples}
-        return {"chains": chains} | self._incoming(batch)
-
-    def _incoming(self, batch: ContrastiveBatch) -> dict[str, Any]:
+    def _shown(self, batch: ContrastiveBatch) -> ShownKeys | None:
         """Return the step's keys of all ranks, where embeddings are cached."""
-        return {"cache": self._cache.incoming(batch)} if self.out_of_batch == "cached" else {}
+        return ShownKeys.of(batch) if self.out_of_batch == "cached" else None
 
-    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+    def update(self, seen: Visited) -> None:
         """Move the chains on, and remember the step's embeddings where that was asked for."""
-        if "chains" in negatives.aux:
-            changes = negatives.aux["chains"]
-            indexes, views, state = changes["names"]
-            self._samples = changes["samples"] or self._samples
-            self._chains.write(indexes, views, state=state, score=changes["score"])
-        if "cache" in negatives.aux:
-            self._cache.take(**negatives.aux["cache"])
+        if seen.ended is not None:
+            indexes, views, state = seen.ended.names
+            self.samples = seen.ended.samples or self.samples
+            self.chains.write(indexes, views, state=state, score=seen.ended.score)
+        if seen.shown is not None:
+            self.cache.take(seen.shown)
 
-    def metrics(self, batch: ContrastiveBatch, negatives: Negatives) -> dict[str, float]:
+    def metrics(
+        self, batch: ContrastiveBatch, negatives: tuple[Negatives, ...], seen: Visited | None
+    ) -> dict[str, float]:
         """Return acceptance rate, share of draws outside, staleness, effective number of draws.
 
         Means over the anchors for which they are known; what is known of none is left out.
@@ -240,36 +274,10 @@ class ChainSampler(NegativeSampler):
         """
         effective = effective_number(negatives)
         measured = {"effective_draws": effective[effective.isfinite()].mean()}
-        if "measures" in negatives.aux:
-            measured |= negatives.aux["measures"].means()
+        if seen is not None and seen.ended is not None:
+            measured |= seen.ended.measures.means()
         return {name: float(value) for name, value in measured.items() if not value.isnan()}
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same in a run that resumes."""
         return {"out_of_batch": self.out_of_batch, "size": self.size}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the chains, the cached embeddings, and the settings."""
-        return {
-            "settings": self.settings(),
-            "samples": self._samples,
-            "chains": self._chains.state(),
-            "cache": self._cache.state(),
-        }
-
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Raise ``ValueError`` if ``state`` was saved by another sampler or with other settings."""
-        check_settings(self, self.settings(), state.get("settings", {}))
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned."""
-        self.check_state(state)
-        self._samples = state["samples"]
-        self._chains.load(state["chains"])
-        self._cache.load(state["cache"])
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChainSampler:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._chains.apply(fn)
-        self._cache.apply(fn)
-        return self

@@ -1,8 +1,8 @@
-"""A step of some chains: where they come from, what they are proposed, where they went."""
+"""One step of some chains: where they come from, what they are proposed, where they went."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,42 +10,42 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
-from negplug.samplers.chains.absent import Outside
-from negplug.samplers.chains.ordered_pool import Arranged
+from negplug.samplers.chains.absent import AbsentStates
+from negplug.samplers.chains.ordered_pool import OrderedPool
 
 
 class Moves(NamedTuple):
     """Where N chains went in a step.
 
     Attributes:
-        shares: ``[N, C]``, the share of each proposed image in a chain's draws.
-        stayed: ``[N]``, the share of the state that the chain came with.
+        weights: ``[N, C]``, the weight of each proposed sample in a chain's draws.
+        stayed: ``[N]``, the weight of the state that the chain came with.
         last: ``[N]`` int64, the column of the final state; -1 = the one that it came with.
         accepted: ``[N]``, how much of what was proposed was accepted, in [0, 1]; NaN if nothing
             was.
     """
 
-    shares: Tensor
+    weights: Tensor
     stayed: Tensor
     last: Tensor
     accepted: Tensor
 
 
-@dataclass(eq=False)
-class Visit:
-    """N chains that are visited in a step.
+@dataclass(frozen=True, eq=False)
+class ChainStep:
+    """N chains before they move.
 
     Attributes:
-        pool: The proposed images, in the order of proposal, and their rows.
+        pool: The proposed samples, in the order of proposal, and their rows.
         logits: ``[R, N]``, of the rows.
-        scores: ``[N, C]``, of the images.
-        state: ``[N]`` int64, the image that each chain comes with; -1 = none yet.
+        scores: ``[N, C]``, of the samples.
+        state: ``[N]`` int64, the sample that each chain comes with; -1 = none yet.
         stored: ``[N]``, its logit at the last visit.
-        place: ``[N]`` int64, its column if it is among the proposed images, else -1.
+        place: ``[N]`` int64, its column if it is among the proposed samples, else -1.
         initial: ``[N]``, its present logit where that is known, otherwise the stored one.
     """
 
-    pool: Arranged
+    pool: OrderedPool
     logits: Tensor
     scores: Tensor
     state: Tensor
@@ -58,21 +58,21 @@ class Visit:
         cls,
         batch: ContrastiveBatch,
         indexes: Tensor,
-        pool: Arranged,
+        pool: OrderedPool,
         chains: dict[str, Tensor],
-    ) -> Visit:
+    ) -> ChainStep:
         """Look up and compare what chains come with and are proposed.
 
         Args:
             batch: The batch.
             indexes: ``[N]`` int64, data set indexes of its anchors.
-            pool: The proposed images.
+            pool: The proposed samples.
             chains: ``state`` and ``score`` of the last visit, ``[N]`` each.
         """
         state = chains["state"]
-        own, place = pool.images.find(torch.stack([indexes, state]))
+        own, place = pool.samples.find(torch.stack([indexes, state]))
         logits = pool.row_logits(batch)
-        # A row of memory for each image: chains go in lock step, and are neighbours there.
+        # A row of memory for each sample: chains go in lock step, and are neighbours there.
         scores = pool.scores(batch, own, logits).T
         stored = chains["score"].to(scores)
         present = scores.gather(1, place.clamp(min=0)[:, None])[:, 0]
@@ -80,22 +80,19 @@ class Visit:
         return cls(pool, logits, scores, state, stored, place, initial)
 
     def away(self) -> Tensor:
-        """Return the anchors whose chain has a state outside the batch, int64."""
+        """Return the chains whose state lies outside the batch, int64."""
         return ((self.state != UNKNOWN) & (self.place < 0)).nonzero()[:, 0]
 
-    def compare(self, outside: Outside) -> None:
-        """Take the logits of states outside the batch from their embeddings."""
-        self.initial[outside.anchors] = outside.scores
+    def compared(self, absent: AbsentStates) -> ChainStep:
+        """Return the step with the logits of states outside the batch from their embeddings."""
+        return replace(self, initial=self.initial.index_copy(0, absent.chains, absent.scores))
 
-    def shares(self, moves: Moves) -> tuple[Tensor, Tensor]:
-        """Return the share of each image of the batch ``[N, C]`` and of states outside ``[N]``.
-
-        The former are written over those of the moves.
-        """
+    def weights(self, moves: Moves) -> tuple[Tensor, Tensor]:
+        """Return the weight of each sample of the batch ``[N, C]`` and of absent states ``[N]``."""
         inside = self.place >= 0
         stayed = (moves.stayed * inside)[:, None]
         return (
-            moves.shares.scatter_add_(1, self.place.clamp(min=0)[:, None], stayed),
+            moves.weights.scatter_add(1, self.place.clamp(min=0)[:, None], stayed),
             moves.stayed.masked_fill(inside, 0.0),
         )
 
@@ -104,7 +101,7 @@ class Visit:
         went, last = moves.last >= 0, moves.last.clamp(min=0)
         score = self.scores.gather(1, last[:, None])[:, 0]
         return (
-            torch.where(went, self.pool.images.indexes[last], self.state),
+            torch.where(went, self.pool.samples.indexes[last], self.state),
             torch.where(went, score, self.initial),
         )
 
@@ -120,8 +117,8 @@ class Measures(NamedTuple):
     Attributes:
         initial: Present logit of the state that a chain came with.
         stored: Its logit at the last visit.
-        inside: Whether it is among the proposed images.
-        stayed: Its share in the draws.
+        inside: Whether it is among the proposed samples.
+        stayed: Its weight in the draws.
         accepted: How much of what was proposed was accepted; NaN if nothing was.
     """
 

@@ -1,73 +1,69 @@
-"""Draws of images become weighted rows: of the batch, and of samples outside it."""
+"""Draws of samples become weighted rows: of the batch, and of samples outside it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import UNKNOWN, comparable_ids
-from negplug.contract.negatives import Negatives
-from negplug.samplers.chains.absent import Outside
-from negplug.samplers.chains.grouping import log_shares_
-from negplug.samplers.chains.step import Visit
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.negatives import Columns, Negatives, Whole
+from negplug.contract.rows import Rows
+from negplug.samplers.chains.absent import AbsentStates
+from negplug.samplers.chains.grouping import log_view_scale
+from negplug.samplers.chains.step import ChainStep
 
 
-def drawn_rows(visit: Visit, shares: Tensor) -> Negatives:
-    """Return draws of images, spread over their views.
+def drawn_rows(step: ChainStep, weights: Tensor) -> Negatives:
+    """Return draws of the batch's samples, spread over their views.
 
     Args:
-        visit: The pool, and logits of its rows and images, which are overwritten.
-        shares: ``[N, C]``, of the draws of each anchor; overwritten.
+        step: The pool, and logits of its rows and samples.
+        weights: ``[N, C]``, of the draws of each anchor.
     """
-    pool = visit.pool
-    each = log_shares_(visit.scores.T, pool.log_number, shares.T)
-    for column, view in pool.views(visit.logits):
-        view.add_(each if column is None else each[column])
-    return replace(pool.pool, log_weight=visit.logits.T, estimator="posterior")
+    pool = step.pool
+    each = log_view_scale(step.scores.T, pool.log_number, weights.T)
+    log_weight = torch.empty_like(step.logits)
+    written = pool.views(log_weight)
+    for (column, view), (_, ours) in zip(pool.views(step.logits), written, strict=True):
+        torch.add(view, each if column is None else each[column], out=ours)
+    return Negatives(pool.pool, Whole(), log_weight.T, "posterior")
 
 
-def drawn_outside(batch: ContrastiveBatch, outside: Outside, share: Tensor) -> Negatives:
+def drawn_absent(batch: ContrastiveBatch, absent: AbsentStates, weight: Tensor) -> Negatives:
     """Return draws of states outside the batch, spread over their views.
 
     Args:
         batch: The batch.
-        outside: The states; their logits are overwritten.
-        share: ``[N]``, of the draws of each anchor.
+        absent: The states.
+        weight: ``[N]``, of the draws of each anchor.
     """
-    views, number = outside.known.shape
-    first = number * torch.arange(views, device=share.device)
+    views, number = absent.known.shape
+    first = number * torch.arange(views, device=weight.device)
     columns = first.new_zeros(len(batch.anchors), views)
-    columns.index_copy_(0, outside.anchors, outside.place[:, None] + first)
-    each = log_shares_(outside.scores, outside.log_number, share[outside.anchors])
-    log_weight = share.new_full(columns.shape, -torch.inf)
-    log_weight.index_copy_(0, outside.anchors, outside.logits.add_(each).T)
+    columns.index_copy_(0, absent.chains, absent.place[:, None] + first)
+    each = log_view_scale(absent.scores, absent.log_number, weight[absent.chains])
+    log_weight = weight.new_full(columns.shape, -torch.inf)
+    log_weight.index_copy_(0, absent.chains, (absent.logits + each).T)
     with torch.enable_grad():  # what was embedded anew carries gradient
-        pool = outside.rows.flatten(0, 1)
-    return Negatives(
-        pool=pool,
-        pool_ids=first.new_full((len(pool),), UNKNOWN),
-        columns=columns,
-        log_weight=log_weight,
-        pool_indexes=outside.images.expand(views, -1).flatten(),
-        estimator="posterior",
-    )
+        embeddings = absent.rows.flatten(0, 1)
+    ids = first.new_full((len(embeddings),), UNKNOWN)
+    rows = Rows(embeddings, ids, indexes=absent.samples.expand(views, -1).flatten())
+    return Negatives(rows, Columns(columns), log_weight, "posterior")
 
 
 @torch.no_grad()
-def softmax_over(batch: ContrastiveBatch, pool: Negatives) -> Negatives:
-    """Return every negative of a pool, with its weight in the softmax over them."""
-    logits = (batch.anchors / batch.temperature) @ pool.pool.T
-    allowed = comparable_ids(batch.anchor_ids)[:, None] != pool.pool_ids
+def softmax_over(batch: ContrastiveBatch, pool: Rows) -> Negatives:
+    """Return every row of a pool, with its weight in the softmax over the anchor's negatives."""
+    logits = (batch.anchors.embeddings / batch.temperature) @ pool.embeddings.T
+    allowed = Negatives(pool).serving(batch.anchors)
     weight = torch.where(allowed, logits, torch.finfo(logits.dtype).min).log_softmax(1)
-    weight = weight.masked_fill(~allowed, -torch.inf)
-    # What the source needs for its own update is none of ours.
-    return replace(pool, log_weight=weight, estimator="posterior", aux={})
+    return Negatives(pool, Whole(), weight.masked_fill(~allowed, -torch.inf), "posterior")
 
 
-def effective_number(negatives: Negatives) -> Tensor:
+def effective_number(negatives: Sequence[Negatives]) -> Tensor:
     """Return 1/Σ_r w_r² over the draws of each anchor, ``[N]``; infinite without draws."""
-    weights = [part.log_weight for part in negatives.parts() if part.log_weight is not None]
+    weights = [part.log_weight for part in negatives if part.log_weight is not None]
     return (-(2 * torch.cat(weights, 1)).logsumexp(1)).exp()

@@ -18,8 +18,8 @@ from negplug.contract.sampler import NegativeSampler
 _PARTS = ("of the anchor's own stratum", "of other strata")
 
 
-class Shares:
-    """The two shares of an anchor's draws.
+class Allocation:
+    """How an anchor's draws are divided between its own stratum and the others.
 
     Args:
         num_negatives: M ≥ 1.

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import warnings
 
-from torch import Tensor
-
 from negplug.contract.inputs import check_integer
 from negplug.contract.sampler import NegativeSampler
 
 
-class Supply:
+class Availability:
     """What one sampler asks of its source.
 
     Args:
@@ -53,17 +51,16 @@ class Supply:
                 f"lower it or enlarge the source"
             )
 
-    def is_short(self, available: Tensor, first_step: bool) -> bool:
-        """Whether no anchor has more than M, so that choosing is taking all.
+    def check(self, most: int, first_step: bool) -> None:
+        """Raise or warn if no anchor of a batch has M negatives where one should.
 
         Args:
-            available: ``[N]`` number of negatives that the source offers each anchor.
+            most: The largest number of negatives that the source offers an anchor.
             first_step: Whether this is the first training step, with a full batch.
 
         Raises:
             ValueError: If a full batch has fewer than M for every anchor.
         """
-        most = int(available.max())
         if most >= self.num_negatives:
             self._met = True
         elif first_step and not self._met and not self._starts_empty:
@@ -77,4 +74,3 @@ class Supply:
                 f"are used",
                 stacklevel=2,
             )
-        return most <= self.num_negatives

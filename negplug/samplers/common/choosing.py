@@ -8,9 +8,10 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import or_unknown
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Mixtures, Negatives
+from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.availability import Supply
+from negplug.samplers.common.availability import Availability
 from negplug.samplers.in_batch import InBatch
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ChoosingSampler(NegativeSampler):
     def __init__(self, name: str, num_negatives: int, source: NegativeSampler | None) -> None:
         super().__init__()
         self.source = InBatch() if source is None else source
-        self.supply = Supply(name, num_negatives, self.source)
+        self.availability = Availability(name, num_negatives, self.source)
         self.num_negatives = num_negatives
 
     @property
@@ -43,19 +44,21 @@ class ChoosingSampler(NegativeSampler):
 
     def fit_host(self, site: LossSite | None) -> None:
         """Check M against what the source took from the host."""
-        self.supply.check_limit(self.source)
+        self.availability.check_limit(self.source)
 
 
-def rows_offered(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Negatives:
+def rows_offered(
+    name: str, source: NegativeSampler, batch: ContrastiveBatch
+) -> tuple[Negatives, ...]:
     """Return what ``source`` offers to the sampler ``name``, if one can choose among it.
 
     Raises:
         ValueError: If the source draws from the softmax, or its negatives are no rows of a pool.
     """
-    offered: Negatives = source(batch)
-    if offered.estimator != "partition":
+    offered: tuple[Negatives, ...] = source(batch)
+    if offered[0].estimator != "partition":
         raise ValueError(f"{name}: {source} already draws from the softmax; choose before it does")
-    if any(part.partners is not None for part in offered.parts()):
+    if any(isinstance(part.choice, Mixtures) for part in offered):
         raise ValueError(
             f"{name}: the negatives of {source} are mixtures, no rows of a pool to choose among; "
             f"make synthetic(…) the outermost sampler"
@@ -64,7 +67,7 @@ def rows_offered(name: str, source: NegativeSampler, batch: ContrastiveBatch) ->
 
 
 def labels_of(
-    name: str, source: NegativeSampler, batch: ContrastiveBatch, part: Negatives
+    name: str, source: NegativeSampler, batch: ContrastiveBatch, rows: Rows
 ) -> tuple[Tensor, Tensor]:
     """Return the labels of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
 
@@ -73,31 +76,18 @@ def labels_of(
     Raises:
         ValueError: If either are unknown altogether in training.
     """
+    anchors = batch.anchors
     if not batch.training:
-        own = or_unknown(batch.labels, batch.anchor_ids)
-        return own, or_unknown(part.pool_labels, part.pool_ids)
-    if batch.labels is None:
+        return or_unknown(anchors.labels, anchors.ids), or_unknown(rows.labels, rows.ids)
+    if anchors.labels is None:
         raise ValueError(
             f'{name}: by="labels" needs the label of every sample, but the loss got none; call it '
             f"with labels=…, hand them to provide(labels=…) of the injection, or train on a data "
             f"set whose loader yields them"
         )
-    if part.pool_labels is None:
+    if rows.labels is None:
         raise ValueError(
             f'{name}: by="labels" needs labels of the negatives too, but the rows of {source} '
             f"have none: this host's loss knows those of its anchors only"
         )
-    return batch.labels, part.pool_labels
-
-
-def weight_at(part: Negatives, slots: Tensor) -> Tensor | None:
-    """Return the log weights of chosen slots, broadcastable to ``[N, M]``.
-
-    Args:
-        part: One pool's negatives.
-        slots: ``[N, M]``, places in ``part.columns`` or, where that is None, in the pool.
-    """
-    weight = part.log_weight
-    if weight is None or weight.shape[1] == 1:
-        return weight
-    return weight.expand(len(slots), -1).gather(1, slots)
+    return anchors.labels, rows.labels

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.contract.negatives import Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives
+from negplug.contract.rows import Rows
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.precision import widest
 
@@ -33,40 +34,29 @@ def mixed_pairs(
     Returns:
         Mixtures ``[N, M]`` over the same pool, detached.
     """
-    assert hard.columns is not None
-    one, step, alpha = _uniforms(3, hard.columns, number, generator)
+    assert isinstance(hard.choice, Columns)
+    columns = hard.choice.columns
+    one, step, alpha = _uniforms(3, columns, number, generator)
     several = counts.clamp(min=2)[:, None]
-    first = (one * several).long()
-    second = (first + 1 + (step * (several - 1)).long()) % several
+    place = (one * several).long()
+    other = (place + 1 + (step * (several - 1)).long()) % several
     # An anchor with one negative has no second place; its mixtures are masked.
-    last = hard.columns.shape[1] - 1
-    columns = hard.columns.gather(1, first.clamp(max=last))
-    partners = hard.columns.gather(1, second.clamp(max=last))
-    pool = hard.pool.detach()
-    return Negatives(
-        pool=pool,
-        pool_ids=hard.pool_ids,
-        columns=columns,
-        mask=(counts >= 2)[:, None].expand_as(columns),
-        partners=partners,
-        coefficients=_shares(1 - alpha, _similarities(pool, columns, partners)),
-    )
+    last = columns.shape[1] - 1
+    first, second = (columns.gather(1, each.clamp(max=last)) for each in (place, other))
+    rows = hard.rows.detach()
+    coefficients = _coefficients(1 - alpha, _similarities(rows.embeddings, first, second))
+    mask = (counts >= 2)[:, None].expand_as(first)
+    return Negatives(rows, Mixtures(first, second, coefficients, mask))
 
 
 @torch.no_grad()
 def mixed_with_anchors(
-    anchors: Tensor,
-    anchor_ids: Tensor,
-    hard: Negatives,
-    counts: Tensor,
-    number: int,
-    generator: torch.Generator,
+    anchors: Rows, hard: Negatives, counts: Tensor, number: int, generator: torch.Generator
 ) -> Negatives:
     """Return mixtures β a + (1 − β) n_j, β ~ U(0, ½), of each anchor and a negative of it.
 
     Args:
-        anchors: ``[N, d]`` rows of unit length.
-        anchor_ids: ``[N]`` int64.
+        anchors: N rows.
         hard: As in :func:`mixed_pairs`.
         counts: Likewise, but one negative is enough.
         number: M.
@@ -75,21 +65,21 @@ def mixed_with_anchors(
     Returns:
         Mixtures ``[N, M]`` over a pool of its own, detached.
     """
-    assert hard.columns is not None
-    one, half = _uniforms(2, hard.columns, number, generator)
-    chosen = hard.columns.gather(1, (one * counts.clamp(min=1)[:, None]).long())
+    assert isinstance(hard.choice, Columns)
+    one, half = _uniforms(2, hard.choice.columns, number, generator)
+    chosen = hard.choice.columns.gather(1, (one * counts.clamp(min=1)[:, None]).long())
     # The rows in use and the anchors as one pool: at most what a copy of the source would cost.
-    rows, columns = torch.unique(chosen, return_inverse=True)
-    anchors = anchors.detach()
-    itself = len(rows) + torch.arange(len(anchors), device=anchors.device)
-    return Negatives(
-        pool=torch.cat([hard.pool.detach()[rows], anchors]),
-        pool_ids=torch.cat([hard.pool_ids[rows], anchor_ids]),
-        columns=columns,
-        mask=(counts >= 1)[:, None].expand_as(columns),
-        partners=itself[:, None].expand_as(columns),
-        coefficients=_shares(half / 2, chosen_similarities(anchors, hard.pool.detach(), chosen)),
+    used, columns = torch.unique(chosen, return_inverse=True)
+    pool, own = hard.rows.detach(), anchors.detach()
+    itself = len(used) + torch.arange(len(own), device=chosen.device)
+    similarities = chosen_similarities(own.embeddings, pool.embeddings, chosen)
+    choice = Mixtures(
+        columns,
+        itself[:, None].expand_as(columns),
+        _coefficients(half / 2, similarities),
+        (counts >= 1)[:, None].expand_as(columns),
     )
+    return Negatives(Rows.joined([pool.select(used), own]), choice)
 
 
 def _uniforms(each: int, like: Tensor, number: int, generator: torch.Generator) -> Tensor:
@@ -108,7 +98,7 @@ def _similarities(pool: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return products.view(first.shape)
 
 
-def _shares(second: Tensor, similarities: Tensor) -> Tensor:
+def _coefficients(second: Tensor, similarities: Tensor) -> Tensor:
     """Return what a unit mixture takes of two rows, ``[N, M, 2]``; ``second`` before scaling."""
     second = second.to(similarities)
     first = 1 - second

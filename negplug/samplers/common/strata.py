@@ -14,7 +14,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
-from negplug.contract.negatives import Negatives
+from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.choosing import labels_of
 
@@ -64,7 +64,7 @@ class Strata:
         return f"table of {len(self.table)}, checksum {checksum:08x}"
 
     def of(
-        self, source: NegativeSampler, batch: ContrastiveBatch, part: Negatives
+        self, source: NegativeSampler, batch: ContrastiveBatch, rows: Rows
     ) -> tuple[Tensor, Tensor]:
         """Return the strata of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
 
@@ -74,23 +74,23 @@ class Strata:
             ValueError: If labels or data set indexes are unknown in training, or beyond the table.
         """
         if self.table is None:
-            return labels_of(self.name, source, batch, part)
-        if not batch.training and (batch.indexes is None or part.pool_indexes is None):
-            ids = batch.anchor_ids, part.pool_ids
-            return torch.full_like(ids[0], UNKNOWN), torch.full_like(ids[1], UNKNOWN)
-        if batch.indexes is None:
+            return labels_of(self.name, source, batch, rows)
+        anchors = batch.anchors
+        if not batch.training and (anchors.indexes is None or rows.indexes is None):
+            return torch.full_like(anchors.ids, UNKNOWN), torch.full_like(rows.ids, UNKNOWN)
+        if anchors.indexes is None:
             raise ValueError(
                 f"{self.name}: a table of metadata needs the data set index of every sample, but "
                 f"{batch.unindexed or 'the loss was called without indexes='}"
             )
-        if part.pool_indexes is None:
+        if rows.indexes is None:
             raise ValueError(
                 f"{self.name}: a table of metadata needs the data set index of the negatives too, "
                 f"but the rows of {source} have none"
             )
         # Not a buffer: it is no state of the model, and no cast of the model may touch it.
-        self.table = self.table.to(batch.indexes.device)
-        return self._looked_up(batch.indexes), self._looked_up(part.pool_indexes)
+        self.table = self.table.to(anchors.indexes.device)
+        return self._looked_up(anchors.indexes), self._looked_up(rows.indexes)
 
     def _looked_up(self, indexes: Tensor) -> Tensor:
         assert self.table is not None

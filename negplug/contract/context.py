@@ -1,0 +1,28 @@
+"""What surrounds a loss call: the counters of its draws, its temperature, the data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from negplug.contract.dataset import DatasetAccess
+from negplug.contract.draws import Draws
+
+
+@dataclass(frozen=True, eq=False)
+class StepContext:
+    """The surroundings of one loss call. The loss makes it; samplers ask the batch.
+
+    Attributes:
+        draws: Counters that key random draws.
+        temperature: τ of the loss, for samplers that draw from its softmax.
+        dataset: What the run can say of the data set that the indexes count.
+        training: Whether a backward pass can follow, so that this call counts as training.
+        memo: What was computed for this very call: the gathered batch, each sampler's negatives.
+    """
+
+    draws: Draws = field(default_factory=Draws)
+    temperature: float = 1.0
+    dataset: DatasetAccess = field(default_factory=DatasetAccess)
+    training: bool = False
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)

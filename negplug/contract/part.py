@@ -1,0 +1,72 @@
+"""What samplers and objectives have in common: where they come from, and when they change.
+
+What a training step saw is held back until its backward pass is over: writing into a pool before
+would change what autograd saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from negplug.contract.provenance import blaming
+from negplug.kernels.precision import not_inference
+
+if TYPE_CHECKING:
+    from negplug.contract.provenance import PluginInfo
+
+
+class Part(nn.Module):
+    """A sampler or an objective.
+
+    Attributes:
+        expression: The expression it was built from.
+        provider: The plugin it came from, blamed for its errors.
+        wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
+            does not hand them over is watched for them.
+    """
+
+    expression: str = ""
+    provider: PluginInfo | None = None
+    wants_indexes: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: list[Any] = []
+
+    def update(self, seen: Any) -> None:
+        """Take in a training step once its backward pass is over; by default nothing is remembered.
+
+        Args:
+            seen: What was held of the step, detached.
+        """
+
+    @property
+    def updates(self) -> bool:
+        """Whether it changes with training, not counting the samplers inside."""
+        return type(self).update is not Part.update
+
+    def hold(self, seen: Any) -> None:
+        """Keep what a training step saw until its backward pass is over."""
+        self._pending.append(seen)
+
+    def flush(self) -> None:
+        """Apply what is held here and in the parts inside."""
+        for part in self.parts_inside():
+            pending, part._pending = part._pending, []
+            for seen in pending:
+                with blaming(part.provider, "update()"), not_inference():
+                    part.update(seen)
+
+    def drop(self) -> None:
+        """Drop all that is held here and inside: another state is about to be loaded."""
+        for part in self.parts_inside():
+            part._pending.clear()
+
+    def parts_inside(self) -> Iterator[Part]:
+        """Yield this part and every sampler and objective inside it, each once."""
+        for module in self.modules():
+            if isinstance(module, Part):
+                yield module

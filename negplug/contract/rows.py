@@ -1,0 +1,96 @@
+"""``Rows``: embeddings and who they are.
+
+Anchors, keys of the batch, gathered keys, a queue and a memory bank are all rows. Identity is
+carried by ids (see :mod:`negplug.contract.ids`): a row with the anchor's id is the anchor itself,
+another view of it, or another positive, and so never its negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from negplug.contract.ids import UNKNOWN, or_unknown
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Embeddings of unit length and what is known of them.
+
+    Attributes:
+        embeddings: ``[K, d]`` float32 or float64, rows of unit length; may carry gradient.
+        ids: ``[K]`` int64; -1 is unknown and equals nothing.
+        indexes: ``[K]`` int64, data set index of each row, -1 = unknown; None if all are.
+        labels: ``[K]`` int64, metadata of each row, likewise.
+        views: ``[K]`` int64, the view that each row comes from; None if nobody says.
+        name: What these rows are called in their loss call. Two ``Rows`` of one name hold the same
+            rows with the same gradient, which decides speed and deduplication; rows without a name
+            are the same as no others.
+    """
+
+    embeddings: Tensor
+    ids: Tensor
+    indexes: Tensor | None = None
+    labels: Tensor | None = None
+    views: Tensor | None = None
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def same_as(self, other: Rows) -> bool:
+        """Return whether the other rows are these, by their name."""
+        return self.name != "" and self.name == other.name
+
+    def select(self, rows: Tensor) -> Rows:
+        """Return some of the rows, with all that is known of them and without a name.
+
+        Args:
+            rows: ``[R]`` int64 places.
+        """
+        return Rows(
+            self.embeddings.index_select(0, rows),
+            self.ids[rows],
+            None if self.indexes is None else self.indexes[rows],
+            None if self.labels is None else self.labels[rows],
+            None if self.views is None else self.views[rows],
+        )
+
+    def with_embeddings(self, embeddings: Tensor) -> Rows:
+        """Return other embeddings ``[K, d]`` of the same samples, without a name."""
+        return replace(self, embeddings=embeddings, name="")
+
+    def detach(self) -> Rows:
+        """Return the rows without gradient; their name says so."""
+        name = f"{self.name.removesuffix(_DETACHED)}{_DETACHED}" if self.name else ""
+        return replace(self, embeddings=self.embeddings.detach(), name=name)
+
+    @classmethod
+    def unknown(cls, embeddings: Tensor) -> Rows:
+        """Return rows ``[K, d]`` of which nothing is known."""
+        ids = torch.full((len(embeddings),), UNKNOWN, device=embeddings.device)
+        return cls(embeddings, ids)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Return the rows of all parts, one after another; -1 where a part does not know."""
+        return cls(
+            torch.cat([part.embeddings for part in parts]),
+            torch.cat([part.ids for part in parts]),
+            _joined([part.indexes for part in parts], parts),
+            _joined([part.labels for part in parts], parts),
+            _joined([part.views for part in parts], parts),
+        )
+
+
+_DETACHED = " (detached)"
+
+
+def _joined(values: Sequence[Tensor | None], parts: Sequence[Rows]) -> Tensor | None:
+    if all(value is None for value in values):
+        return None
+    each = zip(values, parts, strict=True)
+    return torch.cat([or_unknown(value, part.ids) for value, part in each])

@@ -1,0 +1,189 @@
+"""``Stateful``: memory that is saved, restored and moved without any code of the sampler's.
+
+A sampler declares each value that it keeps across steps, in the manner of torchmetrics::
+
+    self.add_state("rows", shape=(size, None), default=0.0)   # a tensor, width known later
+    self.add_state("next", default=0)                         # a counter, a plain integer
+
+and then reads and writes ``self.rows`` and ``self.next``. The tensors are no buffers: DDP would
+overwrite them with rank 0's before every step, and a cast of the model would round them. They
+follow the module between devices, and are saved in tensors and built-in types as extra state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from negplug.kernels.distributed import world_size
+from negplug.kernels.precision import not_inference
+
+FORMAT = 2
+"""Of the saved state. 1 was that of negplug before ``add_state``."""
+
+Ranks = Literal["same", "own"]
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A state as it was declared: an integer, or a tensor of a shape, None being any size."""
+
+    default: int | float | bool
+    shape: tuple[int | None, ...] | None
+    dtype: torch.dtype | None
+
+    def empty(self) -> int | Tensor:
+        if self.shape is None:
+            return int(self.default)
+        return torch.full([size or 0 for size in self.shape], self.default, dtype=self.dtype)
+
+    def misfit(self, value: Any) -> str | None:
+        """Return what is wrong with a saved value, None if nothing is."""
+        if self.shape is None:
+            if isinstance(value, bool) or not isinstance(value, int):
+                return f"is {type(value).__name__}, not an integer"
+            return f"is {value}, below 0" if value < 0 else None
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            return f"is {type(value).__name__}, not a dense tensor"
+        fixed = zip(self.shape, value.shape, strict=False)
+        if value.ndim != len(self.shape) or any(s not in (None, v) for s, v in fixed):
+            return f"has shape {tuple(value.shape)}, not {self.shape}"
+        if value.dtype != self.dtype and (self.dtype is not None or not value.is_floating_point()):
+            return f"has type {value.dtype}, not {self.dtype or 'a floating-point type'}"
+        if value.is_floating_point() and value.isnan().any():
+            return "holds NaN"
+        if self.default == 0 and value.is_floating_point() and value.isinf().any():
+            return "holds infinite values"
+        return None
+
+
+class Stateful(nn.Module):
+    """A module with declared state. Comes before the base class of a sampler or an objective.
+
+    Attributes:
+        per_rank: Whether a state differs between ranks, so that each rank's is saved.
+    """
+
+    per_rank: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, _Declared] = {}
+
+    def add_state(
+        self,
+        name: str,
+        default: int | float | bool,
+        shape: tuple[int | None, ...] | None = None,
+        ranks: Ranks = "same",
+    ) -> None:
+        """Declare a value that is kept across steps, and set it to its default.
+
+        Args:
+            name: The attribute.
+            default: What it is, or each entry of it, at first. Its kind is that of the entries:
+                bool, int64, or any floating-point type, which is then that of the first write.
+            shape: Of a tensor; None in it is a size that is known later, 0 until then. Without a
+                shape the state is a plain integer from 0 on.
+            ranks: ``"same"``: all ranks hold the same. ``"own"``: each has its own, and each is
+                saved.
+        """
+        kinds = {bool: torch.bool, int: torch.int64}
+        self._declared[name] = _Declared(default, shape, kinds.get(type(default)))
+        self.per_rank = self.per_rank or ranks == "own"
+        setattr(self, name, self._declared[name].empty())
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must be the same in a run that resumes, by default nothing."""
+        return {}
+
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if saved values do not fit together; by default they do."""
+
+    def loaded(self) -> None:
+        """Make what follows from the state after it was loaded; by default nothing."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the settings and a copy of every declared value."""
+        values = {name: getattr(self, name) for name in self._declared}
+        return {
+            "format": FORMAT,
+            "settings": self._all_settings(),
+            "values": {
+                name: value.clone() if isinstance(value, Tensor) else value
+                for name, value in values.items()
+            },
+        }
+
+    def check_state(self, state: Any) -> None:
+        """Raise ``ValueError`` if ``state`` is damaged, another's, or of other settings.
+
+        Called for every part before the first one is loaded.
+        """
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            found = state.get("format", 1) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(
+                f"{self}: the saved state is of format {found}, this negplug reads format {FORMAT} "
+                f"(format 1 is of negplug 0.1 before its contract changed); resume with the "
+                f"version that saved it, or start the samplers afresh"
+            )
+        _check_settings(str(self), self._all_settings(), state.get("settings"))
+        values = state.get("values")
+        if not isinstance(values, dict) or values.keys() != self._declared.keys():
+            raise ValueError(
+                f"{self}: the saved state does not hold {sorted(self._declared)}; the file is "
+                f"damaged"
+            )
+        for name, declared in self._declared.items():
+            wrong = declared.misfit(values[name])
+            if wrong:
+                raise ValueError(f"{self}: the saved {name} {wrong}; the file is damaged")
+        self.check_values(values)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned.
+
+        Raises:
+            ValueError: As :meth:`check_state`; nothing is changed then.
+        """
+        self.check_state(state)
+        for name, value in state["values"].items():
+            own = getattr(self, name)
+            if isinstance(own, Tensor):
+                # A copy of our own, in memory that may be written to.
+                value = value.detach().to(own.device, copy=True).contiguous()
+            setattr(self, name, value)
+        self.loaded()
+
+    def _all_settings(self) -> dict[str, Any]:
+        return self.settings() | {"world_size": world_size()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stateful:
+        with not_inference():
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            for name in self._declared:
+                value = getattr(self, name)
+                if isinstance(value, Tensor):
+                    # Where the module goes, in the type that it has.
+                    setattr(self, name, value.to(fn(value.new_empty(0)).device))
+        return self
+
+
+def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
+    """Raise ``ValueError`` unless both are the same settings with the same values."""
+    if not isinstance(saved, dict) or own.keys() != saved.keys():
+        names = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
+        raise ValueError(
+            f"{whose}: the saved state is another sampler's, with {names}; resume with the same "
+            f"expression"
+        )
+    for name, value in saved.items():
+        if own[name] != value:
+            raise ValueError(
+                f"{whose}: was saved with {name}={value!r}, this run has {name}={own[name]!r}; "
+                f"resume with the same {name}"
+            )

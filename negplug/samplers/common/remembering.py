@@ -1,0 +1,115 @@
+"""Rows of past steps: what a queue and a memory bank have in common.
+
+Each row keeps three names beside it: its id, its data set index and its label (-1 = unknown).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN, or_unknown
+from negplug.contract.inputs import check_flag
+from negplug.contract.negatives import Negatives
+from negplug.contract.rows import Rows
+from negplug.contract.sampler import NegativeSampler, Sampled
+from negplug.contract.state import Ranks, Stateful
+
+_NAMES = 3
+_numbers = itertools.count()
+
+
+class Arriving(NamedTuple):
+    """Keys of a step that a memory will write.
+
+    Attributes:
+        keys: ``[n, d]``, detached.
+        names: ``[3, n]`` int64: id, data set index and label of each.
+    """
+
+    keys: Tensor
+    names: Tensor
+
+
+class RememberingSampler(Stateful, NegativeSampler):
+    """A sampler whose pool is what it remembers of past keys.
+
+    A subclass implements ``update``, which takes :class:`Arriving`, and ``settings``.
+
+    Args:
+        gather: Whether to remember the keys of every rank, so that all ranks remember the same;
+            otherwise each rank remembers its own, and its state is saved per rank.
+    """
+
+    wants_indexes = True
+    remembers = True
+    rows: Tensor
+    names: Tensor
+    count: int
+
+    def __init__(self, gather: bool) -> None:
+        super().__init__()
+        self.gather = check_flag(type(self).__name__.lower(), "gather", gather)
+        ranks: Ranks = "same" if gather else "own"
+        self.add_state("rows", 0.0, (None, None), ranks)
+        self.add_state("names", UNKNOWN, (_NAMES, None), ranks)
+        self.add_state("count", 0, ranks=ranks)
+        # Of no other memory, equal ones included; copies serve other calls.
+        self._name = f"{type(self).__name__.lower()} {next(_numbers)}"
+
+    def sample(self, batch: ContrastiveBatch) -> Sampled:
+        """Return the rows written so far, exclusion by id, and what :meth:`update` will write."""
+        anchors = batch.anchors.embeddings
+        if self.rows.device != anchors.device:
+            # A memory that was loaded in a plain loop, where nobody moves the loss.
+            self.to(anchors.device)
+        if self.count and self.rows.shape[1] != anchors.shape[1]:
+            raise ValueError(
+                f"{self}: holds embeddings of width {self.rows.shape[1]}, this batch has width "
+                f"{anchors.shape[1]}; the width cannot change during training"
+            )
+        rows = self.rows[: self.count] if self.count else anchors.new_empty(0, anchors.shape[1])
+        ids, indexes, labels = self.names[:, : self.count]
+        pool = Rows(rows.to(anchors), ids, indexes, labels, name=self._name)
+        return Sampled(Negatives(pool), self._arriving(batch) if batch.training else None)
+
+    def _arriving(self, batch: ContrastiveBatch) -> Arriving:
+        """Return the keys of this step and their names; the only exchange with other ranks."""
+        if self.gather:
+            batch = batch.gathered()
+        keys = batch.keys
+        # Ids below number the samples of this batch alone.
+        names = [keys.ids.clamp(min=UNKNOWN), keys.indexes, keys.labels]
+        together = torch.stack([or_unknown(name, keys.ids) for name in names])
+        taken = slice(None) if self.gather else batch.own_keys
+        return Arriving(keys.embeddings[taken].detach(), together[:, taken])
+
+    def reserve(self, capacity: int, like: Tensor) -> None:
+        """Make room for ``capacity`` rows of the width and type of ``like``."""
+        rows = like.new_zeros(capacity, like.shape[1])
+        names = torch.full((_NAMES, capacity), UNKNOWN, device=like.device)
+        if self.count:
+            rows[: self.count] = self.rows[: self.count]
+            names[:, : self.count] = self.names[:, : self.count]
+        self.rows, self.names = rows, names
+
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless there is a name for each row and a row for each count."""
+        rows, names = values["rows"], values["names"]
+        if names.shape[1] != len(rows) or values["count"] > len(rows):
+            raise ValueError(
+                f"{self}: the saved state has rows {tuple(rows.shape)}, names "
+                f"{tuple(names.shape)} and count {values['count']}, which do not fit together; the "
+                f"file is damaged"
+            )
+        if (names < UNKNOWN).any():
+            raise ValueError(
+                f"{self}: the saved names hold {int(names.min())}; the file is damaged"
+            )
+
+    def _all_settings(self) -> dict[str, Any]:
+        return super()._all_settings() | {"gather": self.gather}

@@ -1,0 +1,80 @@
+"""Checks of composition: a sampler serves as the source of others, and its rows are what they say.
+
+A sampler whose draws come from the softmax, or whose negatives are mixtures, is the outermost one:
+the samplers that choose refuse it with a sentence, which counts as composing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from negplug.contract.negatives import Mixtures
+from negplug.contract.sampler import NegativeSampler
+from negplug.loss.contrastive import ContrastiveLoss
+from negplug.samplers.filtered import Filtered
+from negplug.samplers.gather import Gather
+from negplug.samplers.hierarchical import Hierarchical
+from negplug.samplers.uniform import Uniform
+from negplug.testing.subject import TEMPERATURE, Subject, call, train
+
+_COMPOSED: dict[str, Callable[[NegativeSampler], NegativeSampler]] = {
+    'filtered(by="labels")': lambda source: Filtered(source, by="labels"),
+    "uniform(num_negatives=1)": lambda source: Uniform(1, source=source),
+    "hierarchical(gather(), …)": lambda source: Hierarchical(Gather(), source),
+}
+
+
+def it_serves_as_a_source(subject: Subject) -> None:
+    """``filtered``, ``uniform`` and ``hierarchical`` accept it as their source and train."""
+    sampler = subject.loss().sampler
+    first = call(subject, ContrastiveLoss(subject.new(), temperature=TEMPERATURE), 0)
+    outermost = first.negatives[0].estimator == "posterior" or any(
+        isinstance(part.choice, Mixtures) for part in first.negatives
+    )
+    for name, compose in _COMPOSED.items():
+        loss = ContrastiveLoss(compose(subject.new()), temperature=TEMPERATURE, seed=0)
+        try:
+            steps = train(subject, loss, range(4))
+        except ValueError as error:
+            if outermost:
+                continue
+            raise AssertionError(f"{name} cannot have {sampler} as its source: {error}") from error
+        for number, step in enumerate(steps):
+            assert step.loss.isfinite(), f"step {number} of {name} has loss {step.loss.item()}"
+
+
+def rows_are_what_they_are_called(subject: Subject) -> None:
+    """Rows that carry the name of the batch's keys or anchors are these, in value."""
+    loss = subject.loss()
+    for number in range(3):
+        (step,) = train(subject, loss, [number])
+        for part in step.negatives:
+            for whose in (step.batch.keys, step.batch.anchors):
+                same = part.rows.same_as(whose)
+                assert not same or torch.equal(part.rows.embeddings, whose.embeddings), (
+                    f"the pool is called {part.rows.name!r} but holds other rows; make changed "
+                    f"rows with Rows.with_embeddings(…) or Rows.select(…)"
+                )
+
+
+def rows_keep_what_is_known_of_them(subject: Subject) -> None:
+    """Rows taken from the batch's keys keep their indexes and labels."""
+    loss = subject.loss()
+    for number in range(3):
+        (step,) = train(subject, loss, [number])
+        keys = step.batch.keys
+        for part in step.negatives:
+            equal = (part.rows.embeddings[:, None] == keys.embeddings).all(2)
+            row, key = equal.nonzero().unbind(1)
+            if isinstance(part.choice, Mixtures) or not len(row):
+                continue
+            for what in ("indexes", "labels"):
+                known, said = getattr(keys, what), getattr(part.rows, what)
+                assert known is not None
+                kept = said is not None and torch.equal(said[row], known[key])
+                assert kept, (
+                    f"rows of the batch have lost their {what}, which filtered() and stratified() "
+                    f"look at; take rows with Rows.select(…)"
+                )

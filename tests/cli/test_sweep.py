@@ -1,7 +1,7 @@
 """`negplug sweep`: every sweep and every run in it is a real process.
 
 The script is no training: it writes the metrics that a recorder would write, so that these tests
-are about the sweep alone. `tests/test_run.py` has the recorder and a Lightning recipe.
+are about the sweep alone. `tests/cli/test_run.py` has the recorder and a Lightning recipe.
 """
 
 from __future__ import annotations

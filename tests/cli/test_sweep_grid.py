@@ -1,6 +1,6 @@
 """`negplug sweep --grid`: real sweeps of a script that trains nothing but logs as a recipe does.
 
-`tests/test_sweep_choice.py` has the choice of the best setting and the pictures.
+`tests/cli/test_sweep_choice.py` has the choice of the best setting and the pictures.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "negplug"
+PACKAGE = Path(__file__).parents[2] / "negplug"
 
 # A room may import from itself and from the rooms before it.
 ROOMS = (

@@ -1,6 +1,7 @@
 """``docs/methods.md``: each cell is tried on the installed host, and the page says what came out.
 
-``NEGPLUG_WRITE_METHODS=1 pytest tests/test_methods_table.py`` writes the installed host's part.
+``NEGPLUG_WRITE_METHODS=1 pytest tests/house/test_methods_table.py`` writes the installed host's
+part.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 
 from negplug.plugins.manager import plugins
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 # A column each: what is tried in turn, until one trains.
 SAMPLERS = {

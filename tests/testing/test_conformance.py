@@ -115,7 +115,7 @@ def test_strata_from_a_file_conform(tmp_path):
 
 def test_a_third_partys_sampler_conforms(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(
-        install(CHECKOUT / "tests" / "plugins" / "negplug_nearest", tmp_path)
+        install(CHECKOUT / "tests" / "plugins_examples" / "negplug_nearest", tmp_path)
     )
     monkeypatch.setattr("negplug.plugins.build.plugins", functools.cache(Plugins))
     check_sampler("nearest(num_negatives=3)")

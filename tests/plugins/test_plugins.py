@@ -1,7 +1,7 @@
 """Plugins, as distributions that are really installed and in processes of their own.
 
-`tests/plugins` holds three: `negplug-nearest`, a sampler; `negplug-toyhost`, an adapter and an
-objective; `negplug-broken`, one module for each fault.
+`tests/plugins_examples` holds three: `negplug-nearest`, a sampler; `negplug-toyhost`, an adapter
+and an objective; `negplug-broken`, one module for each fault.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the site folders of the three distributions."""
     return {
         name: install(
-            CHECKOUT / "tests" / "plugins" / f"negplug_{name}", tmp_path_factory.mktemp(name)
+            CHECKOUT / "tests" / "plugins_examples" / f"negplug_{name}",
+            tmp_path_factory.mktemp(name),
         )
         for name in ("nearest", "toyhost", "broken")
     }

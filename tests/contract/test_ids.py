@@ -19,7 +19,7 @@ def test_anchors_without_identity_are_negatives_of_each_other_but_not_of_themsel
     unit = torch.nn.functional.normalize(z, dim=1)
     batch = ContrastiveBatch.from_ids(unit, torch.tensor([0, 0, 1, 1, -1, -1]))
     negatives = ContrastiveLoss(sampler).sampler.sample(batch)
-    assert negatives.counts(batch.anchor_ids).tolist() == (
+    assert negatives.counts(batch.anchors.ids).tolist() == (
         [4, 4, 4, 4, 5, 5] if sampler == "in_batch()" else [3] * 6
     )
     if sampler == "in_batch()":

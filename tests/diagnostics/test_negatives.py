@@ -45,22 +45,22 @@ def batch_and_negatives(expression, size=8):
 def listed(batch, negatives, anchor):
     """(similarity, log weight) of each of an anchor's negatives, in float64."""
     found = []
-    a = batch.anchors[anchor]
-    for part in negatives.parts():
-        columns = range(len(part.pool)) if part.columns is None else part.columns[anchor].tolist()
+    a = batch.anchors.embeddings[anchor]
+    for part in negatives:
+        columns = range(len(part.rows.embeddings)) if part.choice.columns is None else part.choice.columns[anchor].tolist()
         for place, column in enumerate(columns):
             if part.mask is not None and not part.mask[anchor, place]:
                 continue
-            if part.columns is None and part.pool_ids[column] == batch.anchor_ids[anchor]:
+            if part.choice.columns is None and part.rows.ids[column] == batch.anchors.ids[anchor]:
                 continue
-            row = part.pool[column]
-            if part.partners is not None:
-                c = part.coefficients[anchor, place]
-                row = c[0] * row + c[1] * part.pool[part.partners[anchor, place]]
+            row = part.rows.embeddings[column]
+            if part.choice.second is not None:
+                c = part.choice.coefficients[anchor, place]
+                row = c[0] * row + c[1] * part.rows.embeddings[part.choice.second[anchor, place]]
             weight = 0.0
             if part.log_weight is not None:
                 w = part.log_weight
-                weight = float(w.expand(len(batch.anchors), -1)[anchor, place % w.shape[1]])
+                weight = float(w.expand(len(batch.anchors.embeddings), -1)[anchor, place % w.shape[1]])
             found.append((float(a @ row), weight))
     return found
 
@@ -71,7 +71,7 @@ def test_effective_number_and_hardness_of_negatives_in_the_denominator(expressio
     effective = effective_number(batch, negatives, TAU)
     hard = hardness(batch, negatives)
     sizes = []
-    for i in range(len(batch.anchors)):
+    for i in range(len(batch.anchors.embeddings)):
         each = listed(batch, negatives, i)
         sizes.append(len(each))
         e = [math.exp(s / TAU + w) for s, w in each]
@@ -79,7 +79,7 @@ def test_effective_number_and_hardness_of_negatives_in_the_denominator(expressio
         assert effective[i].item() == pytest.approx(expected, rel=1e-6)
         mean = sum(s for s, _ in each) / len(each) if each else math.nan
         assert hard[i].item() == pytest.approx(mean, rel=1e-6, abs=1e-9, nan_ok=True)
-    assert sizes == negatives.counts(batch.anchor_ids).tolist()
+    assert sizes == negatives.counts(batch.anchors.ids).tolist()
     assert max(sizes) > 1
 
 
@@ -87,7 +87,7 @@ def test_effective_number_and_hardness_of_negatives_in_the_denominator(expressio
 def test_draws_from_the_softmax_have_a_hardness_alone(expression):
     batch, negatives = batch_and_negatives(expression)
     hard = hardness(batch, negatives)
-    for i in range(len(batch.anchors)):
+    for i in range(len(batch.anchors.embeddings)):
         each = listed(batch, negatives, i)
         mean = sum(math.exp(w) * s for s, w in each)
         assert hard[i].item() == pytest.approx(mean, rel=1e-6, nan_ok=True)

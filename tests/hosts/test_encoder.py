@@ -65,11 +65,11 @@ def test_samples_of_the_batch_are_embedded_as_the_batch_itself(precision, accumu
         return modules[0]
 
     def look(batch):
-        views = batch.dataset.encode(batch.indexes[:8])
+        views = batch.dataset.encode(batch.anchors.indexes[:8])
         keys = torch.cat(views)
         assert len(views) == 2
-        assert torch.equal(keys, batch.keys)
-        agree(gradients(keys, modules[0]), gradients(batch.keys, modules[0]), rtol=0, atol=0)
+        assert torch.equal(keys, batch.keys.embeddings)
+        agree(gradients(keys, modules[0]), gradients(batch.keys.embeddings, modules[0]), rtol=0, atol=0)
         assert batch.dataset.size == 24
         seen.append(keys)
 
@@ -91,11 +91,11 @@ def test_every_recipe_embeds_as_it_does_its_batch(name):
 
     def look(batch):
         before = {name: value.clone() for name, value in modules[0].state_dict().items()}
-        keys = torch.cat(batch.dataset.encode(batch.indexes[:8]))
-        assert torch.equal(keys, batch.keys)
+        keys = torch.cat(batch.dataset.encode(batch.anchors.indexes[:8]))
+        assert torch.equal(keys, batch.keys.embeddings)
         for name, value in modules[0].state_dict().items():
             assert torch.equal(value, before[name]), name
-        seen.append(batch.draws.call)
+        seen.append(batch.context.draws.call)
 
     fit(look, build, hosts.Pairs(24, views=4 if name == "crops" else 2))
     assert len(seen) >= 3
@@ -219,8 +219,8 @@ def gathering():
 @pytest.mark.parametrize("uses", [True, False])
 def test_one_rank_may_encode_more_than_the_other(tmp_path, uses):
     def look(batch):
-        embedded("test", batch, batch.indexes[:1], 0)
-        if batch.draws.rank == 0 or not uses:
+        embedded("test", batch, batch.anchors.indexes[:1], 0)
+        if batch.context.draws.rank == 0 or not uses:
             return None
         rows = embedded("test", batch, OUTSIDE[1:], 0).flatten(0, 1)
         views = len(rows) // 3

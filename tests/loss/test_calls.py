@@ -33,7 +33,7 @@ class Ring(NegativeSampler):
         return Negatives(self.pool, torch.full((4,), -1))
 
     def update(self, batch, negatives):
-        self.pool.copy_(batch.keys[:4])
+        self.pool.copy_(batch.keys.embeddings[:4])
 
 
 def test_updates_wait_for_the_backward_pass_of_every_call():
@@ -46,7 +46,7 @@ def test_updates_wait_for_the_backward_pass_of_every_call():
     (first + second).backward()
     assert torch.equal(loss_fn.sampler.pool, before)
     loss_fn(*z)
-    assert torch.equal(loss_fn.sampler.pool, batch.keys[:4])
+    assert torch.equal(loss_fn.sampler.pool, batch.keys.embeddings[:4])
 
 
 def test_a_bad_seed_is_named():

@@ -109,7 +109,7 @@ FORMS = ["chosen", "chosen-masked", "one-weight", "whole", "several-parts"]
 
 def weightless(batch, form):
     """Negatives of which those of anchors 0 and 5 weigh nothing; some of anchor 1's do."""
-    count = len(batch.anchors)
+    count = len(batch.anchors.embeddings)
     columns = torch.stack([(torch.arange(1, 5) + row) % count for row in range(count)])
     width = {"one-weight": 1, "whole": count}.get(form, 4)
     weight = torch.linspace(-1, 1, count * width, dtype=torch.float64).view(count, width)
@@ -121,7 +121,7 @@ def weightless(batch, form):
         mask = torch.ones(count, 4, dtype=torch.bool)
         mask[[0, 2], 1] = False
     columns = None if form == "whole" else columns
-    part = Negatives(batch.keys, batch.key_ids, columns, mask, log_weight=weight)
+    part = Negatives(batch.keys.embeddings, batch.keys.ids, columns, mask, log_weight=weight)
     if form == "several-parts":
         return Negatives(**vars(part) | {"others": (weightless(batch, "chosen"),)})
     return part

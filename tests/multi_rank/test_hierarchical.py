@@ -51,17 +51,17 @@ def tiers_of_this_rank(rank, world, tiers):
     size = len(z[0])
     labels = LABELS[:size]
     batch = ContrastiveBatch.from_views(tuple(z), 50 * rank + torch.arange(size), labels)
-    batch = replace(batch, draws=Draws(5, rank=rank))
+    batch = batch.within(draws=Draws(5, rank=rank))
     made = sampler(batch)
     everywhere = batch.gathered().keys.detach()
 
     def columns(negatives):
-        rows = [[] for _ in batch.anchors]
-        for part in negatives.parts():
+        rows = [[] for _ in batch.anchors.embeddings]
+        for part in negatives:
             one = rows_of(part, batch)
             for i, chosen in enumerate(one):
                 for _, k in chosen:
-                    (at,) = (everywhere == part.pool[k].detach()).all(1).nonzero().tolist()
+                    (at,) = (everywhere == part.rows.embeddings[k].detach()).all(1).nonzero().tolist()
                     rows[i].append(at[0])
         return [sorted(row) for row in rows]
 

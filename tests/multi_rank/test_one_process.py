@@ -60,7 +60,7 @@ class OneRankUsesTheQueueAlone(NegativeSampler):
 
     def sample(self, batch):
         everywhere, past = self.everywhere(batch), self.past(batch)
-        return everywhere if batch.draws.rank == 0 else past
+        return everywhere if batch.context.draws.rank == 0 else past
 
 
 SAMPLERS = [*PLAIN, *DRAWING, *LOCAL, "in_batch()", OneRankUsesTheQueueAlone]
@@ -214,12 +214,12 @@ def gathered(rank, world):
     batch = ContrastiveBatch.from_views(tuple(torch.randn(2, size, 8, generator=generator)))
     everywhere = batch.gathered()
     return {
-        "keys": everywhere.keys,
-        "ids": everywhere.key_ids,
-        "anchors": everywhere.anchors,
-        "themselves": everywhere.keys[everywhere.self_columns],
-        "positives": everywhere.keys[everywhere.positives[:, 0]],
-        "views": everywhere.key_views,
+        "keys": everywhere.keys.embeddings,
+        "ids": everywhere.keys.ids,
+        "anchors": everywhere.anchors.embeddings,
+        "themselves": everywhere.keys.embeddings[everywhere.self_columns],
+        "positives": everywhere.keys.embeddings[everywhere.positives[:, 0]],
+        "views": everywhere.keys.views,
     }
 
 

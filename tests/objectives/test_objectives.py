@@ -26,11 +26,11 @@ def test_value_and_gradient_equal_the_loop(objective, sampler, views):
     rows = unit_rows(z)
     total = views * size
     positives = [[k for k in range(total) if k % size == i % size and k != i] for i in range(total)]
-    if drawn.columns is not None:
-        negatives = [[(rows[k], weight) for k in drawn.columns[i].tolist()] for i in range(total)]
+    if drawn.choice.columns is not None:
+        negatives = [[(rows[k], weight) for k in drawn.choice.columns[i].tolist()] for i in range(total)]
     else:
         # The rows of a shared set are found again by value.
-        legal = [k for k in range(total) if (drawn.pool == batch.keys[k]).all(1).any()]
+        legal = [k for k in range(total) if (drawn.rows.embeddings == batch.keys.embeddings[k]).all(1).any()]
         negatives = [[(rows[k], weight) for k in legal if (k - i) % size] for i in range(total)]
     ours = make_objective(objective)(batch, drawn, 0.4)
     assert_equal(ours, LOOPS[objective](rows, positives, negatives, 0.4), z)
@@ -49,7 +49,7 @@ def test_weights_of_every_shape_equal_the_loop(objective, chosen, shape):
     size = [width if extent == -1 else extent for extent in shape]
     weight = torch.randn(size, dtype=torch.float64, generator=generator)
     drawn = Negatives(
-        batch.keys, batch.key_ids, columns=columns if chosen else None, log_weight=weight
+        batch.keys.embeddings, batch.keys.ids, columns=columns if chosen else None, log_weight=weight
     )
     w = weight.exp().expand(12, width)
     if chosen:
@@ -69,7 +69,7 @@ def test_tiers_with_and_without_weights_equal_the_loop(objective, weighted):
     batch = ContrastiveBatch.from_views(tuple(z[:2]))
     # The batch, and a pool of unknown rows that are negatives of every anchor.
     weights = [torch.full((1, 1), w, dtype=torch.float64).log() for w in (1 / 3, 3.0)]
-    tiers = [(batch.keys, batch.key_ids), (rows[12:], torch.full((6,), -1))]
+    tiers = [(batch.keys.embeddings, batch.keys.ids), (rows[12:], torch.full((6,), -1))]
     first, second = (
         Negatives(*tier, log_weight=weight if given else None)
         for tier, weight, given in zip(tiers, weights, weighted, strict=True)
@@ -96,7 +96,7 @@ def test_ragged_positives_and_anchors_that_lack_one_or_the_other(objective):
     mask = torch.ones(9, 2, dtype=torch.bool)
     mask[1] = mask[7] = False  # one anchor has only positives, one has nothing
     mask[4, 0] = False
-    drawn = Negatives(rows, batch.key_ids, columns, mask)
+    drawn = Negatives(rows, batch.keys.ids, columns, mask)
     negatives = [
         [(rows[k], 1.0) for k, used in zip(columns[i], mask[i], strict=True) if used]
         for i in range(9)

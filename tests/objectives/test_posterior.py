@@ -44,17 +44,17 @@ def posterior(pool, ids, kind, seed=0):
 def naive(batch, part):
     """Σ_j w_ij ⟨a_i, k_j⟩ and the number of draws of any weight, one pair at a time."""
     totals, numbers = [], []
-    for i, anchor in enumerate(batch.anchors):
+    for i, anchor in enumerate(batch.anchors.embeddings):
         total, number = 0.0 * anchor.sum(), 0
-        for j, row in enumerate(part.pool):
-            known = batch.anchor_ids[i] != -1
-            if known and batch.anchor_ids[i] == part.pool_ids[j]:
+        for j, row in enumerate(part.rows.embeddings):
+            known = batch.anchors.ids[i] != -1
+            if known and batch.anchors.ids[i] == part.rows.ids[j]:
                 continue
             if part.mask is not None and not part.mask[i, j]:
                 continue
             weight = 1.0
             if part.log_weight is not None:
-                weight = part.log_weight.expand(ANCHORS, len(part.pool))[i, j].exp()
+                weight = part.log_weight.expand(ANCHORS, len(part.rows.embeddings))[i, j].exp()
             total, number = total + weight * (anchor @ row), number + bool(weight)
         totals.append(total)
         numbers.append(number)

@@ -20,7 +20,7 @@ def test_the_divergence_alone_is_torchs(temperature):
     ours = make_objective("relic()").invariance(batch, drawn, temperature)
     rows = normalize(torch.cat(z))
     positive = rows.roll(10, 0)
-    candidates = torch.cat([positive[:, None], rows[drawn.columns]], 1)
+    candidates = torch.cat([positive[:, None], rows[drawn.choice.columns]], 1)
     logits = (rows[:, None] * candidates).sum(2) / temperature
     theirs = (positive[:, None] * candidates).sum(2).detach() / temperature
     # torch's arguments are the logarithms of q and p.
@@ -53,7 +53,7 @@ def test_a_pool_of_several_tiles_equals_chosen_columns(weighted, frozen):
     whole = Negatives(pool, ids, log_weight=weight)
     leaves = z if frozen else [*z, pool]
     found = []
-    for negatives in (whole, whole.enumerated(batch.anchor_ids)):
+    for negatives in (whole, whole.enumerated(batch.anchors.ids)):
         value = make_objective("relic(alpha=2)")(batch, negatives, 0.1).mean()
         found.append((value.detach(), naive.gradients(value, leaves)))
     (value, gradient), (wanted, expected) = found

@@ -231,17 +231,17 @@ def test_what_cannot_be_used_is_refused():
         loss_fn(*views(0, (0, 1)))
     batch = ContrastiveBatch.from_views(tuple(views(0, (0, 1))), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="index 1 is beyond size=1 of the data set"):
-        loss_fn.contrast(replace(batch, dataset=DatasetAccess(size=1)))
+        loss_fn.contrast(batch.within(dataset=DatasetAccess(size=1)))
 
 
 def test_a_data_set_of_another_size_is_refused_after_a_restart():
     loss_fn = ContrastiveLoss(objective="sogclr()")
     batch = ContrastiveBatch.from_views(tuple(views(0, (0, 1))), torch.tensor([0, 1]))
-    loss_fn.contrast(replace(batch, dataset=DatasetAccess(size=12))).backward()
+    loss_fn.contrast(batch.within(dataset=DatasetAccess(size=12))).backward()
     second = ContrastiveLoss(objective="sogclr()")
     second.load_state_dict(loss_fn.state_dict())
     with pytest.raises(ValueError, match="a data set of 12 samples, but this run has 13"):
-        second.contrast(replace(batch, dataset=DatasetAccess(size=13)))
+        second.contrast(batch.within(dataset=DatasetAccess(size=13)))
     with pytest.raises(ValueError, match=r"was saved with gamma=0\.9"):
         ContrastiveLoss(objective="sogclr(gamma=0.5)").load_state_dict(loss_fn.state_dict())
 

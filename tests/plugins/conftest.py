@@ -105,7 +105,7 @@ sampler = negplug.make_sampler("nearest(num_negatives=8, similarity=-0.25)")
 chosen = sampler(batch)
 facts["nearest"] = {
     "rows": rows.tolist(), "ids": ids.tolist(), "similarity": -0.25,
-    "columns": chosen.columns.tolist(), "mask": chosen.mask.tolist(),
+    "columns": chosen.choice.columns.tolist(), "mask": chosen.mask.tolist(),
     "expression": sampler.expression, "provider": str(sampler.provider),
 }
 

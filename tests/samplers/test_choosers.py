@@ -87,7 +87,7 @@ def test_what_cannot_be_chosen_among_is_refused(make):
     part = random_part(batch, "chosen")
     with pytest.raises(ValueError, match="already draws from the softmax"):
         make(Given(replace(part, estimator="posterior"))).sample(batch)
-    mixed = replace(part, partners=part.columns, coefficients=torch.ones(8, 11, 2).double())
+    mixed = replace(part, partners=part.choice.columns, coefficients=torch.ones(8, 11, 2).double())
     with pytest.raises(ValueError, match="are mixtures, no rows of a pool to choose among"):
         make(Given(mixed)).sample(batch)
 
@@ -96,12 +96,12 @@ def _over_ranks(rank: int, world: int) -> list[list[int]]:
     z = [view[4 * rank : 4 * rank + 4] for view in naive.embeddings(2, 8)]
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 5, 5])[4 * rank : 4 * rank + 4]
     batch = ContrastiveBatch.from_views(tuple(z), labels=labels)
-    batch = replace(batch, draws=Draws(rank=rank))
+    batch = batch.within(draws=Draws(rank=rank))
     kept = make_sampler("filtered(gather(), by='labels')")(batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         drawn = make_sampler("stratified(2, same=1.0, source=gather())")(batch)
-    return [kept.counts(batch.anchor_ids).tolist(), drawn.counts(batch.anchor_ids).tolist()]
+    return [kept.counts(batch.anchors.ids).tolist(), drawn.counts(batch.anchors.ids).tolist()]
 
 
 def test_labels_are_those_of_every_rank():

@@ -28,15 +28,15 @@ def test_filtered_keeps_what_a_loop_keeps(form, by, threshold):
     for i, offered in enumerate(offers(part, batch)):
         expected = []
         for column, weight in offered:
-            label = int(batch.labels[i])
-            mate = by is not None and label != -1 and int(part.pool_labels[column]) == label
+            label = int(batch.anchors.labels[i])
+            mate = by is not None and label != -1 and int(part.rows.labels[column]) == label
             near = threshold is not None and similarity(batch, part, i, column) > threshold
             if not (mate or near):
                 expected.append((column, weight))
         removed += len(offered) - len(expected)
         assert offers(kept, batch)[i] == expected
     assert removed > 10
-    assert kept.counts(batch.anchor_ids).tolist() == [len(row) for row in offers(kept, batch)]
+    assert kept.counts(batch.anchors.ids).tolist() == [len(row) for row in offers(kept, batch)]
 
 
 def test_what_equals_the_threshold_is_kept():
@@ -74,7 +74,7 @@ def test_filters_every_pool_of_a_source():
     batch = batch_of(6, labels=[0, 1, 2, -1, 1, 0])
     parts = [random_part(batch, "whole"), random_part(batch, "chosen-masked", rows=20)]
     both = Filtered(Given(replace(parts[0], others=(parts[1],))), by="labels").sample(batch)
-    for ours, part in zip(both.parts(), parts, strict=True):
+    for ours, part in zip(both, parts, strict=True):
         alone = Filtered(Given(part), by="labels").sample(batch)
         assert offers(ours, batch) == offers(alone, batch)
 

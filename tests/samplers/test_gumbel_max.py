@@ -39,8 +39,8 @@ def small_tiles(monkeypatch):
 def test_draws_follow_the_softmax(form, temperature, small_tiles):
     batch = batch_of(6, temperature)
     # Nobody knows who anchor 1 is: rows without a name may be negatives of it.
-    number = torch.arange(len(batch.anchors))
-    batch = replace(batch, anchor_ids=batch.anchor_ids.where(number != 1, -1))
+    number = torch.arange(len(batch.anchors.embeddings))
+    batch = replace(batch, anchor_ids=batch.anchors.ids.where(number != 1, -1))
     source = offered(batch, form)
     drawn = GumbelMax(4000, Given(source)).sample(batch)
     rows = draws_of(drawn)
@@ -71,8 +71,8 @@ def test_draws_and_anchors_are_independent(small_tiles, monkeypatch):
     p = softmax(batch, source)[0]
     batch = replace(
         batch,
-        anchors=batch.anchors[:1].expand(times, -1),
-        anchor_ids=batch.anchor_ids[:1].expand(times),
+        anchors=batch.anchors.embeddings[:1].expand(times, -1),
+        anchor_ids=batch.anchors.ids[:1].expand(times),
     )
     rows = draws_of(GumbelMax(2, Given(source)).sample(batch))
     pairs = {(a, b): p[a] * p[b] for a in p for b in p}
@@ -87,7 +87,7 @@ def test_the_mean_gradient_is_that_of_the_log_sum_exp(form, small_tiles):
     source = offered(batch, form, torch.float64)
     anchors = batch.anchors.detach().requires_grad_()
     batch = replace(batch, anchors=anchors)
-    pools = [part.pool.requires_grad_() for part in source.parts()]
+    pools = [part.rows.embeddings.requires_grad_() for part in source]
     drawn = GumbelMax(number, Given(source)).sample(batch)
     found = torch.autograd.grad(
         negative_term(batch, drawn, batch.temperature).sum(), [anchors, *pools]

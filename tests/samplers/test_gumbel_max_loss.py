@@ -23,12 +23,12 @@ def test_the_loss_is_the_mean_logit_of_the_draws_less_the_positive():
     batch = batch_of(6, 0.3, torch.float64)
     source = offered(batch, "two parts", torch.float64)
     drawn = GumbelMax(7, Given(source)).sample(batch)
-    pools = [part.pool for part in source.parts()]
+    pools = [part.rows.embeddings for part in source]
     wanted = []
     for i, row in enumerate(draws_of(drawn)):
         assert len(row) == 7
-        push = sum(batch.anchors[i] @ pools[part][column] for part, column in row) / 7
-        pull = batch.anchors[i] @ batch.keys[batch.positives[i, 0]]
+        push = sum(batch.anchors.embeddings[i] @ pools[part][column] for part, column in row) / 7
+        pull = batch.anchors.embeddings[i] @ batch.keys.embeddings[batch.positives[i, 0]]
         wanted.append((push - pull) / 0.3)
     torch.testing.assert_close(make_objective("infonce()")(batch, drawn, 0.3), torch.stack(wanted))
 
@@ -42,8 +42,8 @@ def test_the_loss_hands_over_its_temperature():
         loss_fn(*naive.embeddings(2, 8))
         hook.remove()
         batch, drawn, _ = seen[0]
-        nearest = make_sampler("hard(num_negatives=1)")(batch).columns
-        share = float((drawn.columns == nearest).double().mean())
+        nearest = make_sampler("hard(num_negatives=1)")(batch).choice.columns
+        share = float((drawn.choice.columns == nearest).double().mean())
         assert least <= share <= most
 
 
@@ -60,7 +60,7 @@ def test_a_memory_without_rows_offers_nothing():
     # Beside another source, an empty one takes no draws.
     batch = batch_of(6)
     drawn = make_sampler("gumbel_max(4, source=hierarchical(in_batch(), queue(size=70)))")(batch)
-    assert drawn.counts(batch.anchor_ids).tolist() == [4] * 12
+    assert drawn.counts(batch.anchors.ids).tolist() == [4] * 12
 
 
 def test_an_anchor_without_negatives_draws_nothing():
@@ -68,10 +68,10 @@ def test_an_anchor_without_negatives_draws_nothing():
     source = offered(batch, "masked", torch.float64)
     source.mask[2] = False
     for part in (source, offered(batch, "chosen", torch.float64)):
-        part = replace(part, mask=torch.ones(12, 11) > 0) if part.columns is not None else part
+        part = replace(part, mask=torch.ones(12, 11) > 0) if part.choice.columns is not None else part
         part.mask[2] = False
         drawn = GumbelMax(3, Given(part)).sample(batch)
-        assert drawn.counts(batch.anchor_ids).tolist() == [3, 3, 0] + [3] * 9
+        assert drawn.counts(batch.anchors.ids).tolist() == [3, 3, 0] + [3] * 9
         losses = make_objective("infonce()")(batch, drawn, batch.temperature)
         assert (losses == 0).tolist() == [False, False, True] + [False] * 9
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_drawn_from_is_refused():
     part = offered(batch, "chosen")
     with pytest.raises(ValueError, match=r"(?s)gumbel_max: .* already draws from the softmax"):
         GumbelMax(2, Given(replace(part, estimator="posterior"))).sample(batch)
-    mixed = replace(part, partners=part.columns, coefficients=torch.ones(8, 11, 2))
+    mixed = replace(part, partners=part.choice.columns, coefficients=torch.ones(8, 11, 2))
     with pytest.raises(ValueError, match="are mixtures, no rows of a pool to choose among"):
         GumbelMax(2, Given(mixed)).sample(batch)
     with pytest.raises(ValueError, match="num_negatives must be at least 1, got 0"):

@@ -40,7 +40,7 @@ def test_hard_takes_the_most_similar_of_every_form_of_source(form, count):
         by_similarity = sorted(offered, key=lambda entry: -similarity(batch, part, i, entry[0]))
         assert ours == by_similarity[:count]
     columns, mask = hardest(batch, replace(part, log_weight=None), count)
-    assert torch.equal(columns, chosen.columns)
+    assert torch.equal(columns, chosen.choice.columns)
     assert (mask is None) == (chosen.mask is None)
     assert not columns.requires_grad
 
@@ -48,14 +48,14 @@ def test_hard_takes_the_most_similar_of_every_form_of_source(form, count):
 @pytest.mark.usefixtures("small_tiles")
 def test_hardest_masks_what_an_anchor_lacks_and_takes_an_empty_pool():
     batch = batch_of(2)
-    part = Negatives(pool=unit(6), pool_ids=batch.anchor_ids[[0, 0, 0, 0, 1, 1]])
+    part = Negatives(pool=unit(6), pool_ids=batch.anchors.ids[[0, 0, 0, 0, 1, 1]])
     columns, mask = hardest(batch, part, 4)
     assert columns.shape == (4, 4)
     assert mask.sum(1).tolist() == [2, 4, 2, 4]
     assert set(columns[0][mask[0]].tolist()) == {4, 5}
     everything, _ = hardest(batch, part, 100)
     assert everything.shape == (4, 6)
-    empty = Negatives(pool=unit(6)[:0], pool_ids=part.pool_ids[:0])
+    empty = Negatives(pool=unit(6)[:0], pool_ids=part.rows.ids[:0])
     assert hardest(batch, empty, 4)[0].shape == (4, 0)
 
 
@@ -78,10 +78,10 @@ def test_hard_over_several_pools_is_the_hardest_of_all():
     first = random_part(batch, "whole")
     # The same rows in another order, so that every column of the union can be told apart.
     second = replace(random_part(batch, "chosen-masked"), pool=unit(23, seed=21))
-    empty = Negatives(pool=unit(1)[:0], pool_ids=batch.anchor_ids[:0])
+    empty = Negatives(pool=unit(1)[:0], pool_ids=batch.anchors.ids[:0])
     union = replace(first, others=(second, empty))
     chosen = Hard(4, Given(union)).sample(batch)
-    assert torch.equal(chosen.pool, torch.cat([first.pool, second.pool]))
+    assert torch.equal(chosen.rows.embeddings, torch.cat([first.rows.embeddings, second.rows.embeddings]))
     for i, ours in enumerate(offers(chosen, batch)):
         both = [(similarity(batch, first, i, c), c, w) for c, w in offers(first, batch)[i]]
         both += [(similarity(batch, second, i, c), c + 23, w) for c, w in offers(second, batch)[i]]
@@ -115,7 +115,7 @@ def test_a_size_that_the_host_gives_is_held_against_m(name):
 def test_uniform_over_hard_draws_among_the_hardest():
     batch = batch_of(8)
     outer = numbered(make_sampler("uniform(num_negatives=3, source=hard(num_negatives=6))"))
-    inner, drawn = outer.source.sample(batch).columns, outer.sample(batch).columns
+    inner, drawn = outer.source.sample(batch).choice.columns, outer.sample(batch).choice.columns
     for i in range(16):
         assert len(set(drawn[i].tolist())) == 3
         assert set(drawn[i].tolist()) <= set(inner[i].tolist())

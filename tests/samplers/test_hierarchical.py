@@ -41,15 +41,15 @@ def test_value_and_gradient_equal_a_loop_over_the_union(tiers):
     z = naive.embeddings(2, SIZE)
     batch = batch_of(loss_fn, z)
     each = [tier(batch) for tier in loss_fn.sampler.tiers]
-    pools = {id(p.pool): p.pool for negatives in each for p in negatives.parts()}
-    pools[id(batch.keys)] = None
+    pools = {id(p.pool): p.pool for negatives in each for p in negatives}
+    pools[id(batch.keys.embeddings)] = None
     per_tier = [rows_of(negatives, batch) for negatives in each]
     union = [set().union(*rows) for rows in zip(*per_tier, strict=True)]
     overlap = sum(len(rows) for tier in per_tier for rows in tier) - sum(map(len, union))
     assert (overlap == 0) == (tiers == OVERLAPS["no overlap"])
-    counts = loss_fn.sampler(batch).counts(batch.anchor_ids)
+    counts = loss_fn.sampler(batch).counts(batch.anchors.ids)
     assert counts.tolist() == [len(rows) for rows in union]
-    ours = loss_fn(*z, indexes=batch.indexes[:SIZE], labels=LABELS)
+    ours = loss_fn(*z, indexes=batch.anchors.indexes[:SIZE], labels=LABELS)
     reference = naive_loss(z, union, pools)
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
     assert naive.relative(naive.gradients(ours, z), naive.gradients(reference, z)) < 1e-12
@@ -58,12 +58,12 @@ def test_value_and_gradient_equal_a_loop_over_the_union(tiers):
 def test_whole_pools_stay_the_tensors_that_they_are():
     loss_fn = trained("hierarchical(uniform(num_negatives=4), in_batch(), queue(size=72))")
     batch = batch_of(loss_fn, naive.embeddings(2, SIZE))
-    parts = list(loss_fn.sampler(batch).parts())
+    parts = list(loss_fn.sampler(batch))
     queue = loss_fn.sampler.tiers[2]
     assert len(parts) == 2
-    assert parts[0].pool is batch.keys
-    assert parts[1].pool.data_ptr() == queue._rows.data_ptr()
-    assert all(part.columns is None and part.mask is None for part in parts)
+    assert parts[0].rows.embeddings is batch.keys.embeddings
+    assert parts[1].rows.embeddings.data_ptr() == queue.rows.data_ptr()
+    assert all(part.choice.columns is None and part.mask is None for part in parts)
 
 
 def test_all_of_the_batch_in_tiers_is_the_batch():
@@ -91,7 +91,7 @@ def test_a_tier_with_mixtures_is_no_overlap():
     loss_fn = trained(f"hierarchical(uniform(num_negatives=4), {source}, queue(size=72))")
     batch = batch_of(loss_fn, naive.embeddings(2, SIZE))
     # The queue holds two earlier keys of each anchor's own sample.
-    assert (loss_fn.sampler(batch).counts(batch.anchor_ids) == 22 + 3 + 2 + 70).all()
+    assert (loss_fn.sampler(batch).counts(batch.anchors.ids) == 22 + 3 + 2 + 70).all()
 
 
 def test_mixtures_over_the_batchs_own_pool_are_no_rows_of_it():
@@ -100,14 +100,14 @@ def test_mixtures_over_the_batchs_own_pool_are_no_rows_of_it():
 
         def sample(self, batch):
             plain = make_sampler("uniform(num_negatives=4)").sample(batch)
-            shares = torch.full((*plain.columns.shape, 2), 0.5, dtype=batch.keys.dtype)
-            partners = (plain.columns + 1) % len(batch.keys)
+            shares = torch.full((*plain.choice.columns.shape, 2), 0.5, dtype=batch.keys.embeddings.dtype)
+            partners = (plain.choice.columns + 1) % len(batch.keys.embeddings)
             return replace(plain, partners=partners, coefficients=shares)
 
     batch = batch_of(ContrastiveLoss(), naive.embeddings(2, SIZE))
     for tiers in itertools.permutations(["in_batch()", "uniform(num_negatives=9)", Mixing()]):
         samplers = [t if isinstance(t, Mixing) else make_sampler(t) for t in tiers]
-        assert (Hierarchical(*samplers)(batch).counts(batch.anchor_ids) == 22 + 4).all()
+        assert (Hierarchical(*samplers)(batch).counts(batch.anchors.ids) == 22 + 4).all()
 
 
 def test_a_sampler_may_draw_from_the_union():
@@ -116,20 +116,20 @@ def test_a_sampler_may_draw_from_the_union():
     z = naive.embeddings(2, SIZE)
     batch = batch_of(loss_fn, z)
     offered = rows_of(loss_fn.sampler.source(batch), batch)
-    union = loss_fn.sampler.source(batch).enumerated(batch.anchor_ids)
+    union = loss_fn.sampler.source(batch).enumerated(batch.anchors.ids)
     drawn = loss_fn.sampler(batch)
-    assert torch.equal(drawn.pool, union.pool)
+    assert torch.equal(drawn.rows.embeddings, union.pool)
     for i in range(2 * SIZE):
-        allowed = union.columns[i][union.mask[i]].tolist()
+        allowed = union.choice.columns[i][union.mask[i]].tolist()
         assert len(allowed) == len(offered[i])
-        chosen = drawn.columns[i].tolist()
+        chosen = drawn.choice.columns[i].tolist()
         assert len(set(chosen)) == 20
         assert set(chosen) <= set(allowed)
-    ours = loss_fn(*z, indexes=batch.indexes[:SIZE], labels=LABELS)
-    chosen = [{(0, k) for k in row} for row in drawn.columns.tolist()]
+    ours = loss_fn(*z, indexes=batch.anchors.indexes[:SIZE], labels=LABELS)
+    chosen = [{(0, k) for k in row} for row in drawn.choice.columns.tolist()]
     unit = torch.cat(z) / torch.cat(z).norm(dim=1, keepdim=True)
-    own = {k: (drawn.pool[k] == batch.keys).all(1).nonzero() for k in range(len(drawn.pool))}
-    pool = [unit[int(at[0])] if len(at) else drawn.pool[k].detach() for k, at in own.items()]
+    own = {k: (drawn.rows.embeddings[k] == batch.keys.embeddings).all(1).nonzero() for k in range(len(drawn.rows.embeddings))}
+    pool = [unit[int(at[0])] if len(at) else drawn.rows.embeddings[k].detach() for k, at in own.items()]
     reference = naive_loss(z, chosen, {0: pool})
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
     assert naive.relative(naive.gradients(ours, z), naive.gradients(reference, z)) < 1e-12
@@ -144,7 +144,7 @@ def test_a_corrected_draw_from_the_union_estimates_its_denominator():
     drawn.source, rounds, estimates = loss_fn.sampler, 500, []
     drawn.stream = 9
     for step in range(rounds):
-        now = replace(batch, draws=Draws(1, step))
+        now = batch.within(draws=Draws(1, step))
         now.memo[loss_fn.sampler] = union
         estimates.append(negative_logsumexp(now, drawn.sample(now), TEMPERATURE).exp().detach())
     estimates = torch.stack(estimates)

@@ -18,21 +18,21 @@ CONFIDENCE = 1 - 1e-6
 def test_parents_are_among_the_hardest_and_differ(source):
     loss_fn = trained(f"synthetic({BOTH}, source={source})")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
-    offered = loss_fn.sampler.source(batch).enumerated(batch.anchor_ids)
+    offered = loss_fn.sampler.source(batch).enumerated(batch.anchors.ids)
     pairs, with_anchor = mixtures(negatives)
-    for i, anchor in enumerate(batch.anchors):
-        allowed = offered.columns[i]
+    for i, anchor in enumerate(batch.anchors.embeddings):
+        allowed = offered.choice.columns[i]
         allowed = allowed if offered.mask is None else allowed[offered.mask[i]]
-        order = (offered.pool[allowed] @ anchor).argsort(descending=True)
-        hardest = offered.pool[allowed[order[:4]]]
+        order = (offered.rows.embeddings[allowed] @ anchor).argsort(descending=True)
+        hardest = offered.rows.embeddings[allowed[order[:4]]]
         for parents in (
-            pairs.pool[pairs.columns[i]],
-            pairs.pool[pairs.partners[i]],
-            with_anchor.pool[with_anchor.columns[i]],
+            pairs.pool[pairs.choice.columns[i]],
+            pairs.pool[pairs.choice.second[i]],
+            with_anchor.pool[with_anchor.choice.columns[i]],
         ):
             assert (parents[:, None] == hardest).all(2).any(1).all()
-        assert (pairs.columns[i] != pairs.partners[i]).all()
-        assert torch.equal(with_anchor.pool[with_anchor.partners[i]], anchor.expand(5, -1))
+        assert (pairs.choice.columns[i] != pairs.choice.second[i]).all()
+        assert torch.equal(with_anchor.pool[with_anchor.choice.second[i]], anchor.expand(5, -1))
 
 
 def test_shares_and_pairs_follow_their_distributions():
@@ -41,7 +41,7 @@ def test_shares_and_pairs_follow_their_distributions():
     batch = batch_of(naive.embeddings(2, SIZE))
     pairs, with_anchor = mixtures(make_sampler(text)(batch))
     alpha, beta = (
-        part.coefficients[..., n] / part.coefficients.sum(-1)
+        part.choice.coefficients[..., n] / part.choice.coefficients.sum(-1)
         for part, n in ((pairs, 0), (with_anchor, 1))
     )
     assert 0 <= alpha.min() < 0.01
@@ -50,10 +50,10 @@ def test_shares_and_pairs_follow_their_distributions():
     assert 0.495 < beta.max() <= 0.5
     assert stats.kstest(alpha.flatten().numpy(), "uniform").pvalue > 1e-6
     assert stats.kstest(2 * beta.flatten().numpy(), "uniform").pvalue > 1e-6
-    hardest = make_sampler("hard(num_negatives=5)")(batch).columns
+    hardest = make_sampler("hard(num_negatives=5)")(batch).choice.columns
     first, second = (
         (columns[..., None] == hardest[:, None]).long().argmax(-1)
-        for columns in (pairs.columns, pairs.partners)
+        for columns in (pairs.choice.columns, pairs.choice.second)
     )
     ordered = torch.bincount((5 * first + second).flatten(), minlength=25).view(5, 5)
     assert ordered.diagonal().sum() == 0
@@ -61,7 +61,7 @@ def test_shares_and_pairs_follow_their_distributions():
     expected = seen.sum() / 20
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(20, CONFIDENCE)
     place = (
-        (with_anchor.pool[with_anchor.columns][:, :, None] == batch.keys[hardest][:, None])
+        (with_anchor.pool[with_anchor.choice.columns][:, :, None] == batch.keys.embeddings[hardest][:, None])
         .all(-1)
         .long()
         .argmax(-1)
@@ -75,8 +75,8 @@ def test_the_share_does_not_depend_on_the_pair():
     # Spearman's rank correlation of α with the parents' similarity, 9600 pairs, 1 − 1e-6.
     batch = batch_of(naive.embeddings(2, SIZE))
     (part,) = mixtures(make_sampler("synthetic(num_mixed=400, num_hardest=8)")(batch))
-    alpha = part.coefficients[..., 0] / part.coefficients.sum(-1)
-    similarity = (part.pool[part.columns] * part.pool[part.partners]).sum(-1)
+    alpha = part.choice.coefficients[..., 0] / part.choice.coefficients.sum(-1)
+    similarity = (part.rows.embeddings[part.choice.columns] * part.rows.embeddings[part.choice.second]).sum(-1)
     assert stats.spearmanr(alpha.flatten(), similarity.flatten()).pvalue > 1e-6
 
 
@@ -89,20 +89,20 @@ def test_noisy_rows_are_their_originals_with_gaussian_noise(sigma):
         *naive.embeddings(2, size, width), indexes=torch.arange(size)
     )
     noisy = make_sampler(f"synthetic(num_noisy={number}, sigma={sigma})")(batch).others[0]
-    assert noisy.columns is None
+    assert noisy.choice.columns is None
     assert not noisy.pool.requires_grad
     torch.testing.assert_close(
         noisy.pool.norm(dim=1), torch.ones(number, dtype=torch.float64), rtol=1e-12, atol=0
     )
-    assert torch.equal(noisy.pool_ids, noisy.pool_indexes)
-    originals = batch.keys[noisy.pool_ids]
+    assert torch.equal(noisy.rows.ids, noisy.rows.indexes)
+    originals = batch.keys.embeddings[noisy.rows.ids]
     cosine = (noisy.pool * originals).sum(1).detach().numpy()
     random = np.random.default_rng(3)
     noise = random.normal(size=(50_000, width)) * sigma
     noise[:, 0] += 1.0
     simulated = noise[:, 0] / np.linalg.norm(noise, axis=1)
     assert stats.ks_2samp(cosine, simulated).pvalue > 1e-6
-    seen = torch.bincount(noisy.pool_ids, minlength=size).double()
+    seen = torch.bincount(noisy.rows.ids, minlength=size).double()
     expected = number / size
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(size, CONFIDENCE)
     # No direction is preferred: the mean of the noise is zero in every coordinate.
@@ -114,9 +114,9 @@ def test_a_noisy_row_is_excluded_with_its_original():
     loss_fn = trained("synthetic(num_noisy=200, sigma=0.1, source=filtered(by='labels'))")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
     noisy = negatives.others[0]
-    owner = noisy.pool_indexes
-    assert torch.equal(noisy.pool_labels, LABELS[owner])
-    counts = noisy.counts(batch.anchor_ids)
+    owner = noisy.rows.indexes
+    assert torch.equal(noisy.rows.labels, LABELS[owner])
+    counts = noisy.counts(batch.anchors.ids)
     for i in range(2 * SIZE):
         others = (owner != i % SIZE) & (LABELS[owner] != LABELS[i % SIZE])
         assert counts[i] == others.sum()
@@ -130,10 +130,10 @@ def test_draws_depend_on_the_step_alone():
     one, same, other = (make_sampler(text)(batch_of(z, step)) for step in (4, 4, 5))
     assert torch.equal(torch.get_rng_state(), before)
     for a, b, c in zip(mixtures(one), mixtures(same), mixtures(other), strict=True):
-        assert torch.equal(a.columns, b.columns)
-        assert torch.equal(a.partners, b.partners)
-        assert torch.equal(a.coefficients, b.coefficients)
-        assert not torch.equal(a.pool[a.columns], c.pool[c.columns])
-        assert not torch.equal(a.coefficients, c.coefficients)
+        assert torch.equal(a.choice.columns, b.choice.columns)
+        assert torch.equal(a.choice.second, b.choice.second)
+        assert torch.equal(a.choice.coefficients, b.choice.coefficients)
+        assert not torch.equal(a.pool[a.choice.columns], c.pool[c.choice.columns])
+        assert not torch.equal(a.choice.coefficients, c.choice.coefficients)
     assert torch.equal(one.others[-1].pool, same.others[-1].pool)
-    assert not torch.equal(one.others[-1].pool_ids, other.others[-1].pool_ids)
+    assert not torch.equal(one.others[-1].rows.ids, other.others[-1].rows.ids)

@@ -43,11 +43,11 @@ def test_anchors_with_few_negatives_get_the_mixtures_that_exist():
     with torch.no_grad():
         negatives = make_sampler(f"synthetic({BOTH})")(replace(batch))
     pairs, with_anchor = mixtures(negatives)
-    assert pairs.counts(batch.anchor_ids).tolist() == [0, 0, 0, 6]
-    assert with_anchor.counts(batch.anchor_ids).tolist() == [5, 5, 5, 5]
-    assert pairs.coefficients.isfinite().all()
+    assert pairs.counts(batch.anchors.ids).tolist() == [0, 0, 0, 6]
+    assert with_anchor.counts(batch.anchors.ids).tolist() == [5, 5, 5, 5]
+    assert pairs.choice.coefficients.isfinite().all()
     total = negative_logsumexp(batch, negatives, 0.1)
-    (gradient,) = torch.autograd.grad(total.sum(), batch.anchors)
+    (gradient,) = torch.autograd.grad(total.sum(), batch.anchors.embeddings)
     assert total.isfinite().all()
     assert gradient.isfinite().all()
 
@@ -61,7 +61,7 @@ def test_a_batch_without_negatives_has_a_finite_gradient(source):
     with torch.no_grad():
         batch = ContrastiveBatch.from_views(tuple(z))
     negatives = make_sampler("synthetic(num_noisy=3, sigma=1.0)")(batch)
-    assert (negatives.counts(batch.anchor_ids) == 0).all()
+    assert (negatives.counts(batch.anchors.ids) == 0).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # hard: a ragged batch
         loss = loss_fn(*z)
@@ -78,10 +78,10 @@ def test_opposite_parents_stay_finite(dtype):
     negatives = make_sampler("synthetic(num_mixed=20000, num_hardest=2)")(batch)
     (part,) = mixtures(negatives)
     mixed = (
-        part.coefficients[0, :, :1] * part.pool[part.columns[0]]
-        + part.coefficients[0, :, 1:] * part.pool[part.partners[0]]
+        part.choice.coefficients[0, :, :1] * part.rows.embeddings[part.choice.columns[0]]
+        + part.choice.coefficients[0, :, 1:] * part.rows.embeddings[part.choice.second[0]]
     )
-    assert part.coefficients.isfinite().all()
+    assert part.choice.coefficients.isfinite().all()
     assert mixed.norm(dim=1).max() < 1.001
     assert mixed.norm(dim=1).median() > 0.999
     # The middle itself, which no draw is sure to hit.
@@ -96,4 +96,4 @@ def test_more_hard_ones_than_a_full_batch_has_is_an_error_and_a_ragged_one_uses_
     loss_fn(*z)
     batch, negatives = sampled(loss_fn, naive.embeddings(2, 3), indexes=torch.arange(3))
     (part,) = mixtures(negatives)
-    assert part.counts(batch.anchor_ids).tolist() == [3] * 6
+    assert part.counts(batch.anchors.ids).tolist() == [3] * 6

@@ -17,11 +17,11 @@ def test_an_anchors_own_past_never_serves():
     indexes = torch.tensor([2, 0, 8])
     batch = ContrastiveBatch.from_views(tuple(v.detach() for v in embed(3, 20)), indexes)
     offered = loss_fn.sampler(batch)
-    assert len(offered.pool) == 64
-    of_own = [int((offered.pool_indexes == index).sum()) for index in indexes]
+    assert len(offered.rows.embeddings) == 64
+    of_own = [int((offered.rows.indexes == index).sum()) for index in indexes]
     assert of_own[0] > 10
     assert of_own[2] == 0
-    assert offered.counts(batch.anchor_ids).tolist() == [64 - own for own in of_own] * 2
+    assert offered.counts(batch.anchors.ids).tolist() == [64 - own for own in of_own] * 2
 
 
 def test_an_anchor_whose_past_fills_the_memory_pays_nothing():
@@ -51,7 +51,7 @@ def test_names_of_one_batch_mean_nothing_in_another():
     for step, indexes in enumerate([torch.arange(4), None, torch.arange(4), None, None]):
         views = tuple(v.detach() for v in embed(4, step))
         batch = ContrastiveBatch.from_views(views, indexes)
-        counts = loss_fn.sampler(batch).counts(batch.anchor_ids)
+        counts = loss_fn.sampler(batch).counts(batch.anchors.ids)
         # Of an indexed batch before, each sample has two rows.
         own = 2 if step == 2 else 0
         assert counts.tolist() == [total - own] * 8

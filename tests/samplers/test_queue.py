@@ -42,11 +42,11 @@ def test_rows_are_offered_with_their_names_and_only_once_written():
     assert loss_fn.sampler(replace(probe)).pool.shape == (0, WIDTH)  # held back, not yet written
     loss_fn.end_step()
     offered = loss_fn.sampler(replace(probe))
-    torch.testing.assert_close(offered.pool, unit(views))
+    torch.testing.assert_close(offered.rows.embeddings, unit(views))
     for names, expected in (
-        (offered.pool_ids, indexes),
-        (offered.pool_indexes, indexes),
-        (offered.pool_labels, labels),
+        (offered.rows.ids, indexes),
+        (offered.rows.indexes, indexes),
+        (offered.rows.labels, labels),
     ):
         assert torch.equal(names, expected.repeat(2))
 
@@ -73,9 +73,9 @@ def test_the_pool_is_the_memory_itself_written_in_place(expression):
     probe = ContrastiveBatch.from_views(tuple(v.detach() for v in embed(1, 0)), torch.tensor([0]))
     now = loss_fn.sampler(probe).pool
     for negatives in watching.seen[1:]:
-        assert negatives.pool.data_ptr() == now.data_ptr()
+        assert negatives.rows.embeddings.data_ptr() == now.data_ptr()
         # The same storage: what was offered in an earlier step has changed with the memory.
-        assert torch.equal(negatives.pool, now[: len(negatives.pool)])
+        assert torch.equal(negatives.rows.embeddings, now[: len(negatives.rows.embeddings)])
 
 
 def test_an_evaluation_may_have_more_keys_than_the_queue_has_places():

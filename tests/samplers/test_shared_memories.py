@@ -37,9 +37,9 @@ def test_a_shared_queue_takes_a_step_in_once_and_is_saved_once():
         f"hierarchical(uniform(num_negatives=3, source={queue}), uniform(num_negatives=9), {queue})"
     )
     shared = loss_fn.sampler.tiers[2]
-    assert shared._count == 3 * 2 * SIZE
+    assert shared.count == 3 * 2 * SIZE
     alone = trained("queue(size=96)").sampler
-    assert torch.equal(shared._rows[: shared._count], alone._rows[: alone._count])
+    assert torch.equal(shared._rows[: shared.count], alone._rows[: alone.count])
     state = loss_fn.state_dict()
     saved = [value["rows"] for key, value in state.items() if "rows" in (value or {})]
     assert len(saved) == 2
@@ -68,7 +68,7 @@ def test_the_second_call_of_a_step_has_a_shared_queue_of_its_own():
         loss_fn.end_step()
     first, second = loss_fn.sampler.tiers[1], loss_fn.further[0].sampler.tiers[1]
     assert loss_fn.further[0].sampler.tiers[0].source is second
-    assert first._count == second._count == 2 * 2 * SIZE
+    assert first.count == second.count == 2 * 2 * SIZE
     assert not torch.equal(first._rows[:48], second._rows[:48])
 
 

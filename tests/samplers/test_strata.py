@@ -26,16 +26,16 @@ def test_a_table_by_data_set_index_is_as_good_as_labels(tmp_path):
     np.save(tmp_path / "classes.npy", table.numpy().astype(np.uint8))
     by_label = batch_of(8, labels=labels, indexes=indexes)
     by_table = batch_of(8, indexes=indexes)
-    expected = Stratified(4).sample(by_label).columns
+    expected = Stratified(4).sample(by_label).choice.columns
     for by in (table, table.int(), str(tmp_path / "classes.npy")):
         sampler = Stratified(4, by=by)
         assert sampler.wants_indexes
-        assert torch.equal(sampler.sample(by_table).columns, expected)
+        assert torch.equal(sampler.sample(by_table).choice.columns, expected)
         assert not sampler.state_dict()
     assert not Stratified(4).wants_indexes
     sampler = Stratified(4, by=table)
     table.zero_()
-    assert torch.equal(sampler.sample(by_table).columns, expected)
+    assert torch.equal(sampler.sample(by_table).choice.columns, expected)
 
 
 def test_rows_without_an_index_are_of_another_stratum():
@@ -49,10 +49,10 @@ def test_rows_without_an_index_are_of_another_stratum():
     with pytest.warns(UserWarning, match=r"an anchor of unknown stratum \(-1\) has 0 of the 4"):
         drawn = Stratified(8, by=table, source=Given(part)).sample(batch)
     own = [
-        set(row[:4][keep[:4]].tolist()) for row, keep in zip(drawn.columns, drawn.mask, strict=True)
+        set(row[:4][keep[:4]].tolist()) for row, keep in zip(drawn.choice.columns, drawn.mask, strict=True)
     ]
     assert own == [{3, 4, 5, 6}, {3, 4, 5, 6}, {3, 4, 5, 6}, set()] * 2
-    assert {0, 1, 2, 7} == set(drawn.columns[0, 4:].tolist())
+    assert {0, 1, 2, 7} == set(drawn.choice.columns[0, 4:].tolist())
     assert drawn.mask[:, 4:].all()
 
 

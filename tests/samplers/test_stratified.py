@@ -40,7 +40,7 @@ def test_draws_are_distinct_legal_and_of_the_right_strata(source, same, count):
     batch = with_unknown_anchor(batch_of(14, labels=LABELS))
     if source == "any":
         # Rows of an anchor's id in every stratum.
-        pool_ids = batch.anchor_ids[integers(0, 5, 60)]
+        pool_ids = batch.anchors.ids[integers(0, 5, 60)]
         rows = {"pool_ids": pool_ids, "pool_labels": integers(-1, 6, 60, seed=2)}
         inner: NegativeSampler = Given(Negatives(pool=unit(60), **rows))
     else:
@@ -48,15 +48,15 @@ def test_draws_are_distinct_legal_and_of_the_right_strata(source, same, count):
     drawn = numbered(Stratified(count, same=same, source=inner)).sample(batch)
     offered = inner(batch)
     asked = round(same * count)
-    assert drawn.columns.shape[1] <= count
+    assert drawn.choice.columns.shape[1] <= count
     for i, (row, legal) in enumerate(
         zip(offers(drawn, batch), offers(offered, batch), strict=True)
     ):
         columns, legal = [column for column, _ in row], {column for column, _ in legal}
         assert len(set(columns)) == len(columns)
         assert set(columns) <= legal
-        label = int(batch.labels[i])
-        mates = {c for c in legal if label != -1 and int(offered.pool_labels[c]) == label}
+        label = int(batch.anchors.labels[i])
+        mates = {c for c in legal if label != -1 and int(offered.rows.labels[c]) == label}
         assert len(mates & set(columns)) == min(asked, len(mates))
         assert len(set(columns) - mates) == min(count - asked, len(legal - mates))
 
@@ -68,7 +68,7 @@ def test_every_subset_of_each_stratum_is_equally_likely(source):
     rounds = 3000
     batch = repeated(batch_of(7, labels=[0, 0, 0, 1, 1, 2, -1]), rounds)
     drawn = numbered(Stratified(5, same=0.4, source=make_sampler(source))).sample(batch)
-    draws = drawn.columns.view(rounds, 14, 5)
+    draws = drawn.choice.columns.view(rounds, 14, 5)
     of_label_0 = [0, 1, 2, 7, 8, 9]
     outside = [k for k in range(14) if k not in of_label_0]
     for i in of_label_0:
@@ -119,7 +119,7 @@ def test_stratified_loss_and_gradient_equal_a_loop_over_the_same_draws():
     z, labels = naive.embeddings(2, 8), torch.tensor([0, 0, 1, 1, 1, 2, 2, 0])
     loss_fn = ContrastiveLoss("stratified(num_negatives=4)", temperature=0.3, seed=5)
     batch = ContrastiveBatch.from_views(tuple(z), labels=labels)
-    chosen = loss_fn.sampler.sample(replace(batch, draws=Draws(seed=5))).columns
+    chosen = loss_fn.sampler.sample(batch.within(draws=Draws(seed=5))).choice.columns
     ours, reference = loss_fn(*z, labels=labels), naive.simclr(z, 0.3, chosen)
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
     assert naive.relative(naive.gradients(ours, z), naive.gradients(reference, z)) < 1e-12

@@ -31,27 +31,27 @@ def test_every_logit_is_that_of_the_row_it_stands_for(source):
     loss_fn = trained(f"synthetic({BOTH}, source={source})")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
     parts = mixtures(negatives)
-    assert [part.columns.shape[1] for part in parts] == [6, 5]
+    assert [part.choice.columns.shape[1] for part in parts] == [6, 5]
     for part in parts:
         rows = materialised(part)
         assert part.mask.all()
-        for m in range(part.columns.shape[1]):
+        for m in range(part.choice.columns.shape[1]):
             one = replace(
                 part,
-                columns=part.columns[:, m : m + 1],
-                partners=part.partners[:, m : m + 1],
-                coefficients=part.coefficients[:, m : m + 1],
+                columns=part.choice.columns[:, m : m + 1],
+                partners=part.choice.second[:, m : m + 1],
+                coefficients=part.choice.coefficients[:, m : m + 1],
                 mask=part.mask[:, m : m + 1],
             )
             logits = negative_logsumexp(batch, one, TEMPERATURE)
-            expected = (batch.anchors * rows[:, m]).sum(1) / TEMPERATURE
+            expected = (batch.anchors.embeddings * rows[:, m]).sum(1) / TEMPERATURE
             torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-13)
         mixed = (
-            part.coefficients[..., :1] * part.pool[part.columns]
-            + part.coefficients[..., 1:] * part.pool[part.partners]
+            part.choice.coefficients[..., :1] * part.rows.embeddings[part.choice.columns]
+            + part.choice.coefficients[..., 1:] * part.rows.embeddings[part.choice.second]
         )
         torch.testing.assert_close(
-            mixed.norm(dim=-1), torch.ones(part.columns.shape, dtype=mixed.dtype)
+            mixed.norm(dim=-1), torch.ones(part.choice.columns.shape, dtype=mixed.dtype)
         )
 
 
@@ -63,22 +63,22 @@ def test_value_and_gradient_equal_a_loop_over_constants(source, objective):
     z = naive.embeddings(2, SIZE)
     batch, negatives = sampled(loss_fn, z)
     unit = torch.cat(z) / torch.cat(z).norm(dim=1, keepdim=True)
-    ids = comparable_ids(batch.anchor_ids)
+    ids = comparable_ids(batch.anchors.ids)
     losses = []
     for i in range(2 * SIZE):
         push = 0.0
-        for part in negatives.parts():
-            if part.partners is not None:
+        for part in negatives:
+            if part.choice.second is not None:
                 rows, kept = materialised(part)[i], part.mask[i]
-            elif part.columns is None:
-                rows, kept = part.pool, part.pool_ids != ids[i]
+            elif part.choice.columns is None:
+                rows, kept = part.rows.embeddings, part.rows.ids != ids[i]
                 kept = kept if part.mask is None else kept & part.mask[i]
             else:
-                rows = part.pool[part.columns[i]]
+                rows = part.rows.embeddings[part.choice.columns[i]]
                 kept = torch.ones(len(rows), dtype=bool) if part.mask is None else part.mask[i]
             weight = 1.0 if part.log_weight is None else part.log_weight.exp()[i, 0]
             for row in rows[kept]:
-                own = (batch.keys == row).all(1).nonzero()  # a key of the batch has a gradient
+                own = (batch.keys.embeddings == row).all(1).nonzero()  # a key of the batch has a gradient
                 key = unit[int(own[0])] if len(own) else row.detach()
                 push = push + weight * torch.exp(unit[i] @ key / TEMPERATURE)
         pull = torch.exp(unit[i] @ unit[(i + SIZE) % (2 * SIZE)] / TEMPERATURE)
@@ -94,11 +94,11 @@ def test_the_sources_own_negatives_are_left_as_they_are():
     loss_fn = trained(f"synthetic({ALL}, source=queue(size=72))")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
     plain = loss_fn.sampler.source(batch)
-    assert negatives.pool is plain.pool
-    assert negatives.columns is None
-    assert negatives.counts(batch.anchor_ids).max() <= plain.counts(batch.anchor_ids).max() + 18
+    assert negatives.rows.embeddings is plain.pool
+    assert negatives.choice.columns is None
+    assert negatives.counts(batch.anchors.ids).max() <= plain.counts(batch.anchors.ids).max() + 18
     # Mixtures of pairs read the queue itself.
-    assert mixtures(negatives)[0].pool.data_ptr() == loss_fn.sampler.source._rows.data_ptr()
+    assert mixtures(negatives)[0].pool.data_ptr() == loss_fn.sampler.source.rows.data_ptr()
     # Mixtures with the anchor read 24 anchors and no more rows than are in use.
     assert len(mixtures(negatives)[1].pool) <= 24 + 24 * 4
 
@@ -123,7 +123,7 @@ def test_float32_lengths_are_one_to_rounding():
         make_sampler("synthetic(num_mixed=500, num_mixed_with_anchor=500, num_hardest=20)")(batch)
     )
     for part in parts:
-        share = part.coefficients.double()
-        pool = part.pool.double()
-        rows = share[..., :1] * pool[part.columns] + share[..., 1:] * pool[part.partners]
+        share = part.choice.coefficients.double()
+        pool = part.rows.embeddings.double()
+        rows = share[..., :1] * pool[part.choice.columns] + share[..., 1:] * pool[part.choice.second]
         assert (rows.norm(dim=-1) - 1).abs().max() < 1e-6

@@ -28,7 +28,7 @@ def test_a_chooser_over_mixtures_is_refused(chooser):
 def test_enumeration_of_mixtures_is_refused():
     batch = batch_of(naive.embeddings(2, SIZE))
     with pytest.raises(ValueError, match=r"make synthetic\(…\) the outermost sampler"):
-        make_sampler(f"synthetic({BOTH})")(batch).enumerated(batch.anchor_ids)
+        make_sampler(f"synthetic({BOTH})")(batch).enumerated(batch.anchors.ids)
 
 
 @pytest.mark.parametrize("source", ["uniform(num_negatives=9)", SOURCES[-1]])

@@ -56,7 +56,7 @@ def test_weights_in_pools_apart_are_kept():
     weighted = "uniform(num_negatives=4, correction=True)"
     ours = trained(f"hierarchical({weighted}, queue(size=72))")
     batch = batch_of(ours, naive.embeddings(2, SIZE))
-    first, second = ours.sampler(batch).parts()
+    first, second = ours.sampler(batch)
     torch.testing.assert_close(
         first.log_weight.exp(), torch.full((2 * SIZE, 1), 22 / 4, dtype=torch.float64)
     )

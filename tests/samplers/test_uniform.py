@@ -21,7 +21,7 @@ def batch_of(views: int, size: int, step: int = 0) -> ContrastiveBatch:
 def with_step(batch: ContrastiveBatch, step: int) -> ContrastiveBatch:
     from dataclasses import replace
 
-    return replace(batch, draws=Draws(seed=7, step=step))
+    return batch.within(draws=Draws(seed=7, step=step))
 
 
 @pytest.mark.parametrize("views", [2, 3])
@@ -35,7 +35,7 @@ def test_value_and_gradient_equal_a_loop_over_the_same_draws(views, num_negative
     from dataclasses import replace
 
     batch = replace(ContrastiveBatch.from_views(tuple(z)), draws=draws)
-    chosen = loss_fn.sampler.sample(batch).columns
+    chosen = loss_fn.sampler.sample(batch).choice.columns
     assert chosen.shape == (8 * views, num_negatives)
     weight = views * 7 / num_negatives if correction else 1.0
     ours, reference = loss_fn(*z), naive.simclr(z, 0.3, chosen, weight)
@@ -50,9 +50,9 @@ def test_shared_set_equals_a_loop_over_the_same_set():
 
     batch = replace(ContrastiveBatch.from_views(tuple(z)), draws=Draws(seed=5))
     drawn = loss_fn.sampler.sample(batch)
-    rows = [int((batch.keys == row).all(1).nonzero()[0]) for row in drawn.pool]
+    rows = [int((batch.keys.embeddings == row).all(1).nonzero()[0]) for row in drawn.rows.embeddings]
     assert len(set(rows)) == 5
-    assert drawn.columns is None
+    assert drawn.choice.columns is None
     unit = torch.cat(z) / torch.cat(z).norm(dim=1, keepdim=True)
     losses = []
     for i in range(16):
@@ -83,7 +83,7 @@ def test_draws_are_distinct_legal_and_uniform(num_negatives, size):
     hits = torch.zeros(total, total)
     batch = batch_of(2, size)
     for step in range(rounds):
-        columns = sampler.sample(with_step(batch, step)).columns
+        columns = sampler.sample(with_step(batch, step)).choice.columns
         assert (columns.sort(1).values.diff(dim=1) > 0).all()
         hits.scatter_add_(1, columns, torch.ones_like(columns, dtype=hits.dtype))
     own = torch.arange(total)[:, None] % size == torch.arange(total) % size
@@ -118,7 +118,7 @@ def test_anchors_draw_on_their_own():
     batch = batch_of(2, 16)
     agree = sum(
         int(columns[0] == columns[1])
-        for columns in (sampler.sample(with_step(batch, step)).columns for step in range(3000))
+        for columns in (sampler.sample(with_step(batch, step)).choice.columns for step in range(3000))
     )
     assert 50 < agree < 150  # expected 93 (28 common columns of 30²), ± 6 standard deviations
 
@@ -195,7 +195,7 @@ def test_label_rich_anchors_draw_what_they_have():
     drawn = make_sampler("uniform(num_negatives=5)").sample(batch)
     assert drawn.counts(ids).tolist() == [3] * 9 + [5] * 3
     for i in range(12):
-        columns = drawn.columns[i][drawn.mask[i]].tolist()
+        columns = drawn.choice.columns[i][drawn.mask[i]].tolist()
         assert len(set(columns)) == len(columns)
         assert all(ids[k] != ids[i] for k in columns)
 
@@ -205,8 +205,8 @@ def test_a_source_that_chooses_can_be_sampled_again():
     outer = make_sampler("uniform(num_negatives=3, source=uniform(num_negatives=12))")
     for number, module in enumerate(outer.modules()):
         module.stream = number
-    inner = outer.source.sample(batch).columns
-    drawn = outer.sample(batch).columns
+    inner = outer.source.sample(batch).choice.columns
+    drawn = outer.sample(batch).choice.columns
     assert drawn.shape == (32, 3)
     for i in range(32):
         assert set(drawn[i].tolist()) <= set(inner[i].tolist())

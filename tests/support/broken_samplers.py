@@ -23,49 +23,49 @@ from negplug.testing import (
 
 class WrongMask(NegativeSampler):
     def sample(self, batch):
-        columns = torch.zeros(len(batch.anchors), 1, dtype=torch.int64)
-        return Negatives(batch.keys, batch.key_ids, columns, mask=torch.ones(3, 1) > 0)
+        columns = torch.zeros(len(batch.anchors.embeddings), 1, dtype=torch.int64)
+        return Negatives(batch.keys.embeddings, batch.keys.ids, columns, mask=torch.ones(3, 1) > 0)
 
 
 class IntegerMask(NegativeSampler):
     def sample(self, batch):
-        mask = batch.anchor_ids[:, None] != batch.key_ids
-        return Negatives(batch.keys, batch.key_ids, mask=mask.long())
+        mask = batch.anchors.ids[:, None] != batch.keys.ids
+        return Negatives(batch.keys.embeddings, batch.keys.ids, mask=mask.long())
 
 
 class BeyondThePool(NegativeSampler):
     """Pads with a column that does not exist."""
 
     def sample(self, batch):
-        beyond = torch.full((len(batch.anchors), 1), len(batch.keys))
+        beyond = torch.full((len(batch.anchors.embeddings), 1), len(batch.keys.embeddings))
         mask = torch.zeros_like(beyond, dtype=torch.bool)
-        return Negatives(batch.keys, batch.key_ids, beyond, mask)
+        return Negatives(batch.keys.embeddings, batch.keys.ids, beyond, mask)
 
 
 class Repeats(NegativeSampler):
     def sample(self, batch):
-        own = batch.anchor_ids[:, None] == batch.key_ids
+        own = batch.anchors.ids[:, None] == batch.keys.ids
         first = own.long().argmin(1, keepdim=True)
-        return Negatives(batch.keys, batch.key_ids, first.expand(-1, 2))
+        return Negatives(batch.keys.embeddings, batch.keys.ids, first.expand(-1, 2))
 
 
 class NaNWeight(InBatch):
     def sample(self, batch):
-        weight = torch.zeros(1, len(batch.keys), dtype=batch.keys.dtype)
+        weight = torch.zeros(1, len(batch.keys.embeddings), dtype=batch.keys.embeddings.dtype)
         weight[0, 2] = torch.nan
-        return Negatives(batch.keys, batch.key_ids, log_weight=weight)
+        return Negatives(batch.keys.embeddings, batch.keys.ids, log_weight=weight)
 
 
 class Long(NegativeSampler):
     def sample(self, batch):
-        return Negatives(2 * batch.keys, batch.key_ids)
+        return Negatives(2 * batch.keys.embeddings, batch.keys.ids)
 
 
 class ForgetsWhoIsWho(NegativeSampler):
     """Takes the anchor and its positives for negatives."""
 
     def sample(self, batch):
-        return Negatives(batch.keys, torch.full_like(batch.key_ids, -1))
+        return Negatives(batch.keys.embeddings, torch.full_like(batch.keys.ids, -1))
 
 
 class NamelessQueue(Queue):
@@ -83,10 +83,10 @@ class NeedsSix(NegativeSampler):
     """Has no answer to a small batch."""
 
     def sample(self, batch):
-        similarity = (batch.anchors @ batch.keys.T).detach()
-        own = batch.anchor_ids[:, None] == batch.key_ids
+        similarity = (batch.anchors.embeddings @ batch.keys.embeddings.T).detach()
+        own = batch.anchors.ids[:, None] == batch.keys.ids
         found = similarity.masked_fill(own, -torch.inf).topk(6)
-        return Negatives(batch.keys, batch.key_ids, found.indices, found.values.isfinite())
+        return Negatives(batch.keys.embeddings, batch.keys.ids, found.indices, found.values.isfinite())
 
 
 class WritesWhileSampling(NegativeSampler):
@@ -98,33 +98,33 @@ class WritesWhileSampling(NegativeSampler):
 
     def sample(self, batch):
         self.rows.data.copy_(batch.keys.detach()[:1].expand(6, -1))
-        columns = torch.arange(6).expand(len(batch.anchors), -1)
+        columns = torch.arange(6).expand(len(batch.anchors.embeddings), -1)
         return Negatives(self.rows, torch.full((6,), -1), columns)
 
 
 class Detached(NegativeSampler):
     def sample(self, batch):
-        return Negatives(batch.keys.detach(), batch.key_ids)
+        return Negatives(batch.keys.detach(), batch.keys.ids)
 
 
 class NaNGradient(NegativeSampler):
     """0 · ∞ in the backward pass."""
 
     def sample(self, batch):
-        return Negatives(batch.keys + (batch.keys - batch.keys).sqrt(), batch.key_ids)
+        return Negatives(batch.keys.embeddings + (batch.keys.embeddings - batch.keys.embeddings).sqrt(), batch.keys.ids)
 
 
 class SinglePrecision(NegativeSampler):
     def sample(self, batch):
-        return Negatives(batch.keys.float(), batch.key_ids)
+        return Negatives(batch.keys.embeddings.float(), batch.keys.ids)
 
 
 class Drawing(NegativeSampler):
     """One key for all anchors; subclasses say how it is drawn."""
 
     def sample(self, batch):
-        row = self.draw(batch, len(batch.keys))
-        return Negatives(batch.keys[row : row + 1], batch.key_ids[row : row + 1])
+        row = self.draw(batch, len(batch.keys.embeddings))
+        return Negatives(batch.keys.embeddings[row : row + 1], batch.keys.ids[row : row + 1])
 
 
 class Unseeded(Drawing):
@@ -136,7 +136,7 @@ class Unseeded(Drawing):
 
 class KeyedBySeedAlone(Drawing):
     def draw(self, batch, bound):
-        generator = Draws(batch.draws.seed).generator(self.stream, batch.anchors.device)
+        generator = Draws(batch.context.draws.seed).generator(self.stream, batch.anchors.embeddings.device)
         return int(torch.randint(bound, (), generator=generator))
 
 
@@ -159,7 +159,7 @@ class ListensToTorch(Drawing):
     """Leaves the global generator as it is, but depends on it."""
 
     def draw(self, batch, bound):
-        generator = torch.Generator().manual_seed(torch.initial_seed() + batch.draws.step)
+        generator = torch.Generator().manual_seed(torch.initial_seed() + batch.context.draws.step)
         return int(torch.randint(bound, (), generator=generator))
 
 
@@ -171,7 +171,7 @@ class CountsItsCalls(NegativeSampler):
     def sample(self, batch):
         self.calls += 1
         first = self.calls % 5
-        return Negatives(batch.keys[first:], batch.key_ids[first:])
+        return Negatives(batch.keys.embeddings[first:], batch.keys.ids[first:])
 
 
 class ForgetfulQueue(Queue):
@@ -218,10 +218,10 @@ class QueueInABuffer(NegativeSampler):
         self.register_buffer("rows", torch.eye(8, dtype=torch.float64))
 
     def sample(self, batch):
-        return Negatives(self.rows.to(batch.anchors), torch.full((8,), -1))
+        return Negatives(self.rows.to(batch.anchors.embeddings), torch.full((8,), -1))
 
     def update(self, batch, negatives):
-        self.rows.copy_(batch.keys[:8])
+        self.rows.copy_(batch.keys.embeddings[:8])
 
 
 class SecretlyLocalQueue(Queue):
@@ -236,17 +236,17 @@ class GathersNow(NegativeSampler):
     """An exchange that one rank leaves out."""
 
     def sample(self, batch):
-        if batch.draws.rank == 1:
+        if batch.context.draws.rank == 1:
             batch = batch.gathered()
-        return Negatives(batch.keys, batch.key_ids)
+        return Negatives(batch.keys.embeddings, batch.keys.ids)
 
 
 class GathersWithoutGradient(NegativeSampler):
     def sample(self, batch):
         if not dist.is_initialized():
-            return Negatives(batch.keys, batch.key_ids)
+            return Negatives(batch.keys.embeddings, batch.keys.ids)
         parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (batch.keys.detach(), batch.key_ids))
+        dist.all_gather_object(parts, (batch.keys.detach(), batch.keys.ids))
         keys, ids = (torch.cat(part) for part in zip(*parts, strict=True))
         return Negatives(keys, ids)
 
@@ -265,7 +265,7 @@ BROKEN = [
     (Detached, gradients.keys_of_the_batch_carry_their_gradient, "but detached from them"),
     (NaNGradient, gradients.gradients_are_finite_at_any_temperature, "gradient is not finite"),
     (SinglePrecision, gradients.embeddings_may_have_any_floating_type, "float32, the anchors of"),
-    (Unseeded, draws.the_same_seed_gives_the_same_run, r"step\[0\].negatives.pool"),
+    (Unseeded, draws.the_same_seed_gives_the_same_run, r"step\[0\].negatives.rows.embeddings"),
     (KeyedBySeedAlone, draws.draws_change_with_seed_step_and_call, "not with the step and call"),
     (AdvancesTorch, draws.the_global_generators_are_left_alone, "of torch was advanced"),
     (AdvancesRandom, draws.the_global_generators_are_left_alone, "of random was advanced"),

@@ -67,21 +67,21 @@ def outside_of(negatives, anchor):
     found = {}
     for part in negatives.others:
         drawn = part.log_weight[anchor] > -torch.inf
-        for column, here in zip(part.columns[anchor], drawn, strict=True):
+        for column, here in zip(part.choice.columns[anchor], drawn, strict=True):
             if here:
-                place = len(found.setdefault(int(part.pool_indexes[column]), []))
+                place = len(found.setdefault(int(part.rows.indexes[column]), []))
                 weight = part.log_weight[anchor, place].exp()
-                found[int(part.pool_indexes[column])].append((part.pool[column], weight))
+                found[int(part.rows.indexes[column])].append((part.rows.embeddings[column], weight))
     return {image: together(rows) for image, rows in found.items()}
 
 
 def by_key(batch, negatives):
     """Weights ``[N, K]`` of the batch's keys, which the pool holds in another order."""
-    weights = torch.zeros(len(batch.anchors), len(batch.keys), dtype=torch.float64)
-    free = list(range(len(batch.keys)))
+    weights = torch.zeros(len(batch.anchors.embeddings), len(batch.keys.embeddings), dtype=torch.float64)
+    free = list(range(len(batch.keys.embeddings)))
     for column in (negatives.log_weight > -torch.inf).any(0).nonzero()[:, 0].tolist():
         # Of rows that are alike (a sample that is in the batch twice), the first comes first.
-        key = next(key for key in free if torch.equal(batch.keys[key], negatives.pool[column]))
+        key = next(key for key in free if torch.equal(batch.keys.embeddings[key], negatives.rows.embeddings[column]))
         weights[:, key] = negatives.log_weight[:, column].exp()
         free.remove(key)
     return weights

@@ -35,17 +35,17 @@ def held(sampler):
             return super().sample(batch)
 
         def order(self, images, generator):
-            order = uniforms(self.batch.draws.step)[1][images.indexes].argsort()
+            order = uniforms(self.batch.context.draws.step)[1][images.indexes].argsort()
             self.images = Images(images.indexes[order], images.rows[:, order])
             return self.images
 
         def noise(self, scores, generator):
-            table, _ = uniforms(self.batch.draws.step)
+            table, _ = uniforms(self.batch.context.draws.step)
             images = self.images.indexes
             resamples = super().noise(scores, generator).shape[1] > len(images)
             if resamples:
                 images = torch.cat([images, torch.tensor([STATE])])
-            exponential = -table[self.batch.indexes, anchor_views(self.batch)][:, images].log()
+            exponential = -table[self.batch.anchors.indexes, anchor_views(self.batch)][:, images].log()
             return -exponential.log() if resamples else exponential
 
     sampler.__class__ = Held
@@ -53,9 +53,9 @@ def held(sampler):
 
 
 def anchor_views(batch):
-    if batch.key_views is not None and batch.self_columns is not None:
-        return batch.key_views[batch.self_columns]
-    return numbered(batch.indexes)
+    if batch.keys.views is not None and batch.self_columns is not None:
+        return batch.keys.views[batch.self_columns]
+    return numbered(batch.anchors.indexes)
 
 
 def numbered(indexes):
@@ -84,15 +84,15 @@ class Chains:
         self.table, places = uniforms(number)
         self.known = set(self.states)
         self.measured = {"acceptance": [], "outside": [], "staleness": [], "effective_draws": []}
-        keys = batch.key_indexes.tolist()
-        key_views = numbered(batch.key_indexes) if batch.key_views is None else batch.key_views
+        keys = batch.keys.indexes.tolist()
+        key_views = numbered(batch.keys.indexes) if batch.keys.views is None else batch.keys.views
         self.images = {}
         for key, (image, view) in enumerate(zip(keys, key_views.tolist(), strict=True)):
             self.images.setdefault(image, {}).setdefault(view, key)
         self.order = sorted(self.images, key=lambda image: float(places[image]))
         found, ends = [], {}
         views = anchor_views(batch).tolist()
-        for anchor, (index, view) in enumerate(zip(batch.indexes.tolist(), views, strict=True)):
+        for anchor, (index, view) in enumerate(zip(batch.anchors.indexes.tolist(), views, strict=True)):
             draws, end = self.anchor(anchor, index, view)
             found.append(draws)
             ends[index, view] = end
@@ -103,23 +103,23 @@ class Chains:
             for image in keys:
                 self.cache[image] = {}
             for key, (image, view) in enumerate(zip(keys, key_views.tolist(), strict=True)):
-                self.cache[image][view] = batch.keys[key].detach()
+                self.cache[image][view] = batch.keys.embeddings[key].detach()
         return found
 
     def logit(self, anchor, row):
-        return float(self.batch.anchors[anchor].detach() @ row.detach()) / self.tau
+        return float(self.batch.anchors.embeddings[anchor].detach() @ row.detach()) / self.tau
 
     def score(self, anchor, rows):
         """The logit of an image: log mean_u e^{s_u}."""
         return math.log(sum(math.exp(self.logit(anchor, row)) for row in rows) / len(rows))
 
     def anchor(self, anchor, index, view):
-        ids, key_ids = self.batch.anchor_ids.tolist(), self.batch.key_ids.tolist()
+        ids, key_ids = self.batch.anchors.ids.tolist(), self.batch.keys.ids.tolist()
         proposals = {}
         for image in self.order:
             rows = self.images[image]
             if image != index and key_ids[next(iter(rows.values()))] != ids[anchor]:
-                proposals[image] = self.score(anchor, [self.batch.keys[k] for k in rows.values()])
+                proposals[image] = self.score(anchor, [self.batch.keys.embeddings[k] for k in rows.values()])
         state = self.states.get((index, view))
         initial, rows = None, None
         if state in proposals:
@@ -150,7 +150,7 @@ class Chains:
         inside, elsewhere = {}, {}
         for image, share in shares.items():
             if image in proposals:
-                of_views = {key: self.batch.keys[key] for key in self.images[image].values()}
+                of_views = {key: self.batch.keys.embeddings[key] for key in self.images[image].values()}
                 for key, weight in self.spread(anchor, share, of_views).items():
                     inside[key] = weight
             else:

@@ -40,7 +40,7 @@ def batch_of(size: int, labels=None, views: int = 2, step: int = 0, **known) -> 
     labels = None if labels is None else torch.as_tensor(labels)
     views = tuple(naive.embeddings(views, size))
     batch = ContrastiveBatch.from_views(views, labels=labels, **known)
-    return replace(batch, draws=Draws(seed=7, step=step))
+    return batch.within(draws=Draws(seed=7, step=step))
 
 
 def repeated(batch: ContrastiveBatch, times: int) -> ContrastiveBatch:
@@ -49,17 +49,17 @@ def repeated(batch: ContrastiveBatch, times: int) -> ContrastiveBatch:
         batch,
         anchors=batch.anchors.detach().repeat(times, 1),
         keys=batch.keys.detach(),
-        anchor_ids=batch.anchor_ids.repeat(times),
+        anchor_ids=batch.anchors.ids.repeat(times),
         positives=batch.positives.repeat(times, 1),
         self_columns=batch.self_columns.repeat(times),
-        labels=batch.labels.repeat(times),
+        labels=batch.anchors.labels.repeat(times),
     )
 
 
 def with_unknown_anchor(batch: ContrastiveBatch) -> ContrastiveBatch:
     """The batch with an anchor of which nobody knows who it is."""
-    number = torch.arange(len(batch.anchors))
-    return replace(batch, anchor_ids=batch.anchor_ids.where(number != 1, -1))
+    number = torch.arange(len(batch.anchors.embeddings))
+    return replace(batch, anchor_ids=batch.anchors.ids.where(number != 1, -1))
 
 
 def numbered(sampler: NegativeSampler) -> NegativeSampler:
@@ -71,12 +71,12 @@ def numbered(sampler: NegativeSampler) -> NegativeSampler:
 def offers(part: Negatives, batch: ContrastiveBatch) -> list[list[tuple[int, float]]]:
     """Per anchor (pool column, log weight) of everything that one pool offers, by loops."""
     rows = []
-    for i, name in enumerate(batch.anchor_ids.tolist()):
-        width = len(part.pool) if part.columns is None else part.columns.shape[1]
+    for i, name in enumerate(batch.anchors.ids.tolist()):
+        width = len(part.rows.embeddings) if part.choice.columns is None else part.choice.columns.shape[1]
         row = []
         for slot in range(width):
-            column = slot if part.columns is None else int(part.columns[i, slot])
-            if part.columns is None and name != -1 and int(part.pool_ids[column]) == name:
+            column = slot if part.choice.columns is None else int(part.choice.columns[i, slot])
+            if part.choice.columns is None and name != -1 and int(part.rows.ids[column]) == name:
                 continue
             if part.mask is not None and not part.mask[i, slot]:
                 continue
@@ -84,22 +84,22 @@ def offers(part: Negatives, batch: ContrastiveBatch) -> list[list[tuple[int, flo
             if weight is None:
                 row.append((column, 0.0))
             else:
-                wide = weight.expand(len(batch.anchors), width)
+                wide = weight.expand(len(batch.anchors.embeddings), width)
                 row.append((column, float(wide[i, slot])))
         rows.append(row)
     return rows
 
 
 def similarity(batch: ContrastiveBatch, part: Negatives, i: int, column: int) -> float:
-    return float(batch.anchors[i].detach() @ part.pool[column].detach())
+    return float(batch.anchors.embeddings[i].detach() @ part.rows.embeddings[column].detach())
 
 
 def random_part(batch: ContrastiveBatch, form: str, rows: int = 23) -> Negatives:
     """Negatives in every form that a source may give: ids, labels, masks and weights included."""
-    count = len(batch.anchors)
+    count = len(batch.anchors.embeddings)
     common = {
         "pool": unit(rows, seed=8),
-        "pool_ids": torch.cat([batch.anchor_ids, batch.anchor_ids.new_tensor([-1])])[
+        "pool_ids": torch.cat([batch.anchors.ids, batch.anchors.ids.new_tensor([-1])])[
             integers(0, count + 1, rows)
         ],
         "pool_labels": integers(-1, 3, rows, seed=9),

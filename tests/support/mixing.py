@@ -38,7 +38,7 @@ def trained(text, steps=3, **arguments):
 def batch_of(z, step=3, **names):
     names = names or {"indexes": torch.arange(len(z[0])), "labels": LABELS}
     batch = ContrastiveBatch.from_views(tuple(z), **names)
-    return replace(batch, draws=Draws(5, step))
+    return batch.within(draws=Draws(5, step))
 
 
 def sampled(loss_fn, z, **names):
@@ -48,11 +48,11 @@ def sampled(loss_fn, z, **names):
 
 
 def mixtures(negatives):
-    return [part for part in negatives.parts() if part.partners is not None]
+    return [part for part in negatives if part.choice.second is not None]
 
 
 def materialised(part):
     """[N, M, d]: the mixtures as rows, normalised from the shares before any scaling."""
-    share = part.coefficients / part.coefficients.sum(-1, keepdim=True)
-    rows = share[..., :1] * part.pool[part.columns] + share[..., 1:] * part.pool[part.partners]
+    share = part.choice.coefficients / part.choice.coefficients.sum(-1, keepdim=True)
+    rows = share[..., :1] * part.rows.embeddings[part.choice.columns] + share[..., 1:] * part.rows.embeddings[part.choice.second]
     return rows / rows.norm(dim=-1, keepdim=True)

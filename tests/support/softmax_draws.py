@@ -42,15 +42,15 @@ def unit(rows, seed, dtype=torch.float32, width=8):
 def batch_of(size, temperature=0.2, dtype=torch.float32, seed=7):
     views = tuple(z.to(dtype) for z in naive.embeddings(2, size, width=8))
     batch = ContrastiveBatch.from_views(views)
-    return replace(batch, draws=Draws(seed), temperature=temperature)
+    return batch.within(draws=Draws(seed), temperature=temperature)
 
 
 def offered(batch, form, dtype=torch.float32):
     """What a source may offer: rows of the anchors' own ids among others, and each row twice."""
-    count = len(batch.anchors)
+    count = len(batch.anchors.embeddings)
     pool = unit(ROWS, 8, dtype)
     pool[ROWS // 2 + 1 :] = pool[: ROWS // 2]
-    ids = torch.cat([batch.anchor_ids, batch.anchor_ids.new_tensor([-1] * count)])
+    ids = torch.cat([batch.anchors.ids, batch.anchors.ids.new_tensor([-1] * count)])
     own = torch.randint(2 * count, (ROWS,), generator=seeded(1))
     whole = Negatives(pool=pool, pool_ids=ids[own])
     weight = 2 * torch.randn(count, ROWS, dtype=dtype, generator=seeded(2))
@@ -71,16 +71,16 @@ def offered(batch, form, dtype=torch.float32):
 
 def softmax(batch, negatives):
     """Per anchor, the probability of each (pool, column), by loops in float64."""
-    logits = [{} for _ in batch.anchors]
-    for number, part in enumerate(negatives.parts()):
-        similarities = (batch.anchors.double() @ part.pool.double().T).tolist()
-        width = len(part.pool) if part.columns is None else part.columns.shape[1]
+    logits = [{} for _ in batch.anchors.embeddings]
+    for number, part in enumerate(negatives):
+        similarities = (batch.anchors.embeddings.double() @ part.rows.embeddings.double().T).tolist()
+        width = len(part.rows.embeddings) if part.choice.columns is None else part.choice.columns.shape[1]
         weights = torch.zeros(1) if part.log_weight is None else part.log_weight
         weights = weights.expand(len(logits), width).tolist()
-        for i, name in enumerate(batch.anchor_ids.tolist()):
+        for i, name in enumerate(batch.anchors.ids.tolist()):
             for slot in range(width):
-                column = slot if part.columns is None else int(part.columns[i, slot])
-                if part.columns is None and int(part.pool_ids[column]) == name != -1:
+                column = slot if part.choice.columns is None else int(part.choice.columns[i, slot])
+                if part.choice.columns is None and int(part.rows.ids[column]) == name != -1:
                     continue
                 if part.mask is None or part.mask[i, slot]:
                     logit = similarities[i][column] / batch.temperature + weights[i][slot]
@@ -94,13 +94,13 @@ def _softmax(logits):
 
 def draws_of(negatives):
     """Per anchor and draw the (pool, column); every draw is of one pool at most."""
-    parts = list(negatives.parts())
+    parts = list(negatives)
     assert all(part.estimator == "posterior" for part in parts)
-    every = torch.ones_like(parts[0].columns) > 0
+    every = torch.ones_like(parts[0].choice.columns) > 0
     masks = torch.stack([every if part.mask is None else part.mask for part in parts])
     assert (masks.sum(0) <= 1).all()
     pools = masks.long().argmax(0)
-    columns = torch.stack([part.columns for part in parts]).gather(0, pools[None])[0]
+    columns = torch.stack([part.choice.columns for part in parts]).gather(0, pools[None])[0]
     rows = zip(masks.any(0).tolist(), pools.tolist(), columns.tolist(), strict=True)
     return [[(n, k) for there, n, k in zip(*row, strict=True) if there] for row in rows]
 

@@ -28,21 +28,21 @@ def batch_of(loss_fn, z):
     """The batch of the next step, as in an evaluation: no memory takes it in."""
     z = tuple(view.detach() for view in z)
     batch = ContrastiveBatch.from_views(z, indexes=torch.arange(SIZE), labels=LABELS)
-    return replace(batch, draws=Draws(5, loss_fn.get_extra_state()["step"]))
+    return batch.within(draws=Draws(5, loss_fn.get_extra_state()["step"]))
 
 
 def rows_of(negatives, batch):
     """For each anchor the rows of its negatives, with repeats, as (pool, column)."""
-    ids = comparable_ids(batch.anchor_ids)
+    ids = comparable_ids(batch.anchors.ids)
     rows = [[] for _ in ids]
-    for part in negatives.parts():
+    for part in negatives:
         for i in range(len(ids)):
-            if part.columns is None:
-                slots = [(k, k) for k in range(len(part.pool)) if part.pool_ids[k] != ids[i]]
+            if part.choice.columns is None:
+                slots = [(k, k) for k in range(len(part.rows.embeddings)) if part.rows.ids[k] != ids[i]]
             else:
-                slots = list(enumerate(part.columns[i].tolist()))
+                slots = list(enumerate(part.choice.columns[i].tolist()))
             kept = [k for m, k in slots if part.mask is None or part.mask[i, m]]
-            rows[i] += [(id(part.pool), k) for k in kept]
+            rows[i] += [(id(part.rows.embeddings), k) for k in kept]
     return rows
 
 

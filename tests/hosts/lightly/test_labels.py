@@ -35,7 +35,7 @@ def test_labels_reach_the_batch_in_a_run():
 
     class Watching(negplug.NegativeSampler):
         def sample(self, batch):
-            seen.append(batch.labels)
+            seen.append(batch.anchors.labels)
             return negplug.make_sampler("in_batch()").sample(batch)
 
     trainer = hosts.trainer(callbacks=[hosts.negative_control()(Watching())])
@@ -97,7 +97,7 @@ def test_a_validation_batch_has_its_labels_and_no_index():
         wants_indexes = True
 
         def sample(self, batch):
-            seen.append((batch.training, batch.labels, batch.indexes))
+            seen.append((batch.training, batch.anchors.labels, batch.anchors.indexes))
             return negplug.make_sampler("in_batch()").sample(batch)
 
     _validated(Watching(), hosts.Pairs(30))

@@ -103,7 +103,7 @@ def test_an_explicit_objective_has_state_for_each_site():
 
         def forward(self, batch, negatives, temperature):
             self.calls += 1
-            return batch.anchors.sum(1)
+            return batch.anchors.embeddings.sum(1)
 
     model, z = Recipe(), naive.embeddings(2, 8)
     with inject(model, "in_batch()", Counting()) as handle:

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def relational_loop(q, k, negatives, tau_q, tau_k):
     found = []
-    for i, columns in enumerate(negatives.columns):
+    for i, columns in enumerate(negatives.choice.columns):
         kept = torch.ones_like(columns, dtype=torch.bool)
         kept = kept if negatives.mask is None else negatives.mask[i]
-        rows, weight = negatives.pool[columns[kept]], negatives.log_weight[i][kept].exp()
+        rows, weight = negatives.rows.embeddings[columns[kept]], negatives.log_weight[i][kept].exp()
         teacher = weight * torch.exp(rows @ k[i] / tau_k)
         student = torch.exp(rows @ q[i] / tau_q)
         target = (teacher / teacher.sum()).detach()

@@ -36,9 +36,9 @@ FORMS = ["views", "three views", "pairs", "classes", "crops"]
 def naive_loss(batch, draws):
     """Mean over the anchors with draws and positives of Σ w s/τ − log Σ_p e^{s_p/τ}."""
     losses = []
-    for anchor, (inside, elsewhere) in zip(batch.anchors, draws, strict=True):
-        positives = batch.keys[[k for k in batch.positives[len(losses)].tolist() if k >= 0]]
-        push = sum(weight * (anchor @ batch.keys[key]) for key, weight in inside.items())
+    for anchor, (inside, elsewhere) in zip(batch.anchors.embeddings, draws, strict=True):
+        positives = batch.keys.embeddings[[k for k in batch.positives[len(losses)].tolist() if k >= 0]]
+        push = sum(weight * (anchor @ batch.keys.embeddings[key]) for key, weight in inside.items())
         for rows in elsewhere.values():
             push = push + sum(weight * (anchor @ row) for row, weight in rows)
         pays = len(positives) and (inside or elsewhere)
@@ -68,12 +68,12 @@ def test_the_whole_step_equals_a_loop(expression, option, form):
             return tuple(leaves[:2, wanted])
 
         seen.clear()
-        loss = loss_fn.contrast(replace(batch, dataset=DatasetAccess(SAMPLES, encode)))
+        loss = loss_fn.contrast(batch.within(dataset=DatasetAccess(SAMPLES, encode)))
         draws = reference.step(batch, step, TAU, encode)
         negatives = seen[0][1]
         weights = by_key(batch, negatives)
         for anchor, (inside, elsewhere) in enumerate(draws):
-            wanted = torch.zeros(len(batch.keys), dtype=torch.float64)
+            wanted = torch.zeros(len(batch.keys.embeddings), dtype=torch.float64)
             for key, weight in inside.items():
                 wanted[key] = weight
             torch.testing.assert_close(weights[anchor], wanted, rtol=1e-9, atol=1e-12)
@@ -83,7 +83,7 @@ def test_the_whole_step_equals_a_loop(expression, option, form):
                 torch.testing.assert_close(found[image], together(rows), rtol=1e-9, atol=1e-12)
             total = wanted.sum() + sum(float(value[0]) for value in found.values())
             # Without draws: all were dropped, or there was neither a state nor a proposal.
-            who = int(batch.indexes[anchor]), int(chains.anchor_views(batch)[anchor])
+            who = int(batch.anchors.indexes[anchor]), int(chains.anchor_views(batch)[anchor])
             none = option == "drop" or who not in reference.known
             assert total == (pytest.approx(1) if inside or elsewhere else 0)
             assert inside or elsewhere or none

@@ -48,25 +48,25 @@ def test_images_and_their_rows_equal_loops(kind):
     assert sorted(arranged.pool.pool.tolist()) == sorted(pool.pool.tolist())
     with torch.no_grad():
         chains = {"state": NEW[0], "score": NEW[1]}
-        visit = Visit.of(batch, batch.indexes, arranged, chains)
+        visit = Visit.of(batch, batch.anchors.indexes, arranged, chains)
         scores = visit.scores.clone()
         shares = (scores > -torch.inf) / (scores > -torch.inf).sum(1, keepdim=True).clamp(min=1)
         drawn = drawn_rows(visit, shares.double().T.contiguous().T)
     weights = drawn.log_weight.exp()
-    for i, anchor in enumerate(batch.anchors):
+    for i, anchor in enumerate(batch.anchors.embeddings):
         allowed = []
         for c, image in enumerate(arranged.images.indexes.tolist()):
-            mine = [k for k, index in enumerate(pool.pool_indexes.tolist()) if index == image]
-            known = int(batch.anchor_ids[i]) != -1
-            ids = [int(pool.pool_ids[k]) for k in mine]
-            if image == int(batch.indexes[i]) or (known and int(batch.anchor_ids[i]) in ids):
+            mine = [k for k, index in enumerate(pool.rows.indexes.tolist()) if index == image]
+            known = int(batch.anchors.ids[i]) != -1
+            ids = [int(pool.rows.ids[k]) for k in mine]
+            if image == int(batch.anchors.indexes[i]) or (known and int(batch.anchors.ids[i]) in ids):
                 assert scores[i, c] == -torch.inf
                 continue
             each = [math.exp((anchor @ pool.pool[k]).item() / TAU) for k in mine]
             assert math.exp(scores[i, c]) == pytest.approx(sum(each) / len(mine))
             allowed.append({k: one / sum(each) for k, one in zip(mine, each, strict=True)})
         wanted = {k: w / len(allowed) for image in allowed for k, w in image.items()}
-        for column, row in enumerate(drawn.pool):
+        for column, row in enumerate(drawn.rows.embeddings):
             key = int((pool.pool == row).all(1).nonzero())
             assert float(weights[i, column]) == pytest.approx(wanted.get(key, 0))
 
@@ -77,6 +77,6 @@ def test_a_queues_frequent_sample_needs_no_more_rows_than_the_queue_has():
         indexes = torch.cat([torch.zeros(4), torch.arange(4) + 4 * step + 1]).long()
         queries, keys = rows(8, step).requires_grad_(), rows(8, 99 + step)
         negatives = sampler(ContrastiveBatch.from_pairs(queries, keys, indexes))
-        assert len(negatives.pool) <= 64
+        assert len(negatives.rows.embeddings) <= 64
         sampler.flush()
-    assert len(negatives.pool) == 64
+    assert len(negatives.rows.embeddings) == 64

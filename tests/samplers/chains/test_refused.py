@@ -25,7 +25,7 @@ def rows(size=BATCH, seed=0):
 def one_step(loss_fn, indexes, size=None, encode=None, seed=0):
     views = tuple(rows(len(indexes), seed))
     batch = ContrastiveBatch.from_views(views, torch.tensor(indexes))
-    loss_fn.contrast(replace(batch, dataset=DatasetAccess(size, encode))).backward()
+    loss_fn.contrast(batch.within(dataset=DatasetAccess(size, encode))).backward()
     loss_fn.end_step()
 
 

@@ -16,7 +16,7 @@ class Stumbling(NegativeSampler):
         """Fail, or hand on the batch."""
         if not self.late:
             raise ZeroDivisionError("stumbled over the batch")
-        return Negatives(batch.keys, batch.key_ids)
+        return Negatives(batch.keys.embeddings, batch.keys.ids)
 
     def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
         """Fail."""

@@ -43,14 +43,14 @@ class Nearest(NegativeSampler):
     @torch.no_grad()
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Choose from the keys of ``batch``."""
-        distance = (batch.anchors @ batch.keys.T - self.similarity).abs()  # [N, K]
+        distance = (batch.anchors.embeddings @ batch.keys.embeddings.T - self.similarity).abs()  # [N, K]
         # A key with the anchor's id is the anchor itself or its positive; -1 equals nothing.
-        own = batch.anchor_ids[:, None] == batch.key_ids
-        own &= batch.key_ids != -1
+        own = batch.anchors.ids[:, None] == batch.keys.ids
+        own &= batch.keys.ids != -1
         distance = distance.masked_fill(own, torch.inf)
-        width = min(self.num_negatives, len(batch.keys))
+        width = min(self.num_negatives, len(batch.keys.embeddings))
         nearest, columns = distance.topk(width, dim=1, largest=False)  # [N, M]
-        return Negatives(batch.keys, batch.key_ids, columns, mask=nearest.isfinite())
+        return Negatives(batch.keys.embeddings, batch.keys.ids, columns, mask=nearest.isfinite())
 
 
 @hookimpl

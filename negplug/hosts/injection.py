@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite, Metadata
 from negplug.contract.dataset import DatasetAccess, Encoder
-from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts.treated_loss import NOBODY_SAID, TreatedLoss
-from negplug.plugins.build import as_objective, as_sampler
+from negplug.hosts.treatment import Treatment
 from negplug.plugins.manager import plugins
 
 
@@ -151,15 +149,18 @@ def inject(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"inject: model must be a torch.nn.Module, got {type(model).__name__}")
-    sampler = as_sampler(sampler)
-    objective = None if objective is None else as_objective(objective)
-    temperature = None if temperature is None else check_temperature(temperature)
+    return treat(model, Treatment.of(sampler, objective, temperature), target)
+
+
+def treat(model: nn.Module, treatment: Treatment, target: str | None = None) -> Injection:
+    """Treat every contrastive loss of ``model``, or the one that ``target`` names.
+
+    Raises:
+        NoLossFoundError: If no known loss is found.
+        ValueError: If a loss cannot be treated.
+    """
     sites = _find(model, target)
-    losses = [
-        TreatedLoss(site, copy.deepcopy(sampler), copy.deepcopy(objective), temperature)
-        for site in sites
-    ]
-    return Injection(sites, losses)
+    return Injection(sites, [treatment.at(site) for site in sites])
 
 
 def _find(model: nn.Module, target: str | None) -> list[LossSite]:

@@ -12,7 +12,6 @@ out of reach. While a Trainer fits, its callback does the treating and the hook 
 
 from __future__ import annotations
 
-import copy
 import weakref
 from typing import Any
 
@@ -21,13 +20,11 @@ from torch._compile import _disable_dynamo
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.adapter import LossSite
-from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts.injection import Injection
-from negplug.hosts.treated_loss import TreatedLoss
-from negplug.plugins.build import as_objective, as_sampler
+from negplug.hosts.treatment import Treatment
 from negplug.plugins.manager import plugins
 
 _UNINDEXED = (
@@ -61,9 +58,7 @@ class Watch:
     ) -> None:
         global _watch
         self.injections: dict[str, Injection] = {}
-        self._sampler = as_sampler(sampler)
-        self._objective = None if objective is None else as_objective(objective)
-        self._temperature = None if temperature is None else check_temperature(temperature)
+        self._treatment = Treatment.of(sampler, objective, temperature)
         self._adapters = [a for a in plugins().provided("adapter") if a.spec.site_of is not None]
         self._fitting: weakref.WeakSet[object] = weakref.WeakSet()
         self._hook: Any = None
@@ -120,8 +115,7 @@ class Watch:
         # Of a name of its own, from which the seed of its draws is made.
         number = len(self.injections)
         site.name = f"{site.name}.{number}" if number else site.name
-        sampler, objective = copy.deepcopy(self._sampler), copy.deepcopy(self._objective)
-        injection = Injection([site], [TreatedLoss(site, sampler, objective, self._temperature)])
+        injection = Injection([site], [self._treatment.at(site)])
         injection.provide(unindexed=_UNINDEXED)
         self.injections[site.name] = injection
 

@@ -17,15 +17,14 @@ from torch import nn
 
 from negplug.contract.adapter import Metadata
 from negplug.contract.dataset import DatasetAccess
-from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record, watch
-from negplug.hosts.injection import Injection, NoLossFoundError, inject
+from negplug.hosts.injection import Injection, NoLossFoundError, treat
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.treatment import Treatment
 from negplug.kernels.distributed import everyones, rank, world_size
-from negplug.plugins.build import as_objective, as_sampler
 
 logger = logging.getLogger("negplug")
 
@@ -69,9 +68,7 @@ class NegativeControlMixin:
                 "NEGPLUG_SAMPLER is set and the recipe passes a NegativeControl callback too; "
                 "unset the variable or drop the callback"
             )
-        self.sampler = as_sampler(sampler)
-        self.objective = None if objective is None else as_objective(objective)
-        self.temperature = None if temperature is None else check_temperature(temperature)
+        self.treatment = Treatment.of(sampler, objective, temperature)
         self.target = target
         self.injection: Injection | None = None
         self._from_environment = from_environment
@@ -91,8 +88,7 @@ class NegativeControlMixin:
         if stage != "fit":
             return
         watch.pause(self)
-        parts = (*self.sampler.all_samplers(), self.objective)
-        if any(part is not None and part.wants_indexes for part in parts):
+        if self.treatment.wants_indexes:
             # Now, before any loader is iterated.
             self._recorder = IndexRecorder(trainer)
         if self.injection is not None:
@@ -221,11 +217,14 @@ class NegativeControlMixin:
 
     def _choice(self) -> dict[str, str | None]:
         """Return what a run that resumes must have chosen too."""
-        objective = None if self.objective is None else str(self.objective)
-        return {"sampler": str(self.sampler), "objective": objective}
+        objective = self.treatment.objective
+        return {
+            "sampler": str(self.treatment.sampler),
+            "objective": None if objective is None else str(objective),
+        }
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
-        injection = inject(model, self.sampler, self.objective, self.temperature, self.target)
+        injection = treat(model, self.treatment, self.target)
         for treated in injection.losses.values():
             # Otherwise one backward pass closes a step, also when a closure runs it again; a
             # manual optimisation may run several in one.
@@ -288,9 +287,9 @@ class NegativeControlMixin:
 
     def _hyperparameters(self) -> dict[str, Any]:
         given = {
-            "sampler": self.sampler,
-            "objective": self.objective,
-            "temperature": self.temperature,
+            "sampler": self.treatment.sampler,
+            "objective": self.treatment.objective,
+            "temperature": self.treatment.temperature,
             "target": self.target,
         }
         return {f"negplug/{key}": str(value) for key, value in given.items() if value is not None}

@@ -1,0 +1,42 @@
+"""docs/your-own-sampler.md and the README's example run as written."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (CHECKOUT / page).read_text(), flags=re.DOTALL)
+
+
+def test_every_block_of_the_page_runs_in_order():
+    found = blocks("docs/your-own-sampler.md")
+    assert len(found) == 5
+    names: dict = {}
+    for block in found:
+        exec(compile(block, "docs/your-own-sampler.md", "exec"), names)
+
+
+def test_the_example_of_the_readme_passes_the_kit():
+    (example,) = (block for block in blocks("README.md") if "class FirstHalf" in block)
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    from negplug.testing import check_sampler
+
+    check_sampler(names["FirstHalf"])
+
+
+@pytest.mark.parametrize("kind, most", [("Whole pools", 5), ("Remembering", 10)])
+def test_an_author_meets_as_few_concepts_as_the_page_promises(kind, most):
+    sections = (CHECKOUT / "docs/your-own-sampler.md").read_text().split("\n## ")
+    names = set()
+    for section in sections:
+        if section.startswith(("Whole pools", kind)):
+            for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+                for line in re.findall(r"from negplug import (.*)", block):
+                    names |= {name.strip() for name in line.split(",")}
+    # The hook's marker is a decorator that is copied, the batch an argument; count the batch.
+    assert len(names - {"hookimpl"} | {"batch"}) <= most

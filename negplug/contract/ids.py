@@ -1,7 +1,8 @@
 """Who may not be a negative: the one rule, and its index form.
 
 A pool row is no negative of an anchor iff it carries the anchor's id. -1 stands for "unknown"
-and equals nothing, itself included.
+and equals nothing, itself included. Ids from 0 upwards last, those from -3 downwards number the
+samples of one batch, and -2 is reserved for the comparison itself.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +84,9 @@ def ours(batch_size: int, expression: str) -> Step:
     sampler = make_sampler(expression)
 
     def step() -> None:
-        batch = replace(next(given), draws=Draws(step=next(numbers)), temperature=TEMPERATURE)
+        batch = next(given).within(Draws(step=next(numbers)), TEMPERATURE)
         value = negative_term(batch, sampler(batch), TEMPERATURE).mean()
-        torch.autograd.grad(value, batch.anchors)
+        torch.autograd.grad(value, batch.anchors.embeddings)
         sampler.flush()
 
     return warmed_up(step, batch_size)

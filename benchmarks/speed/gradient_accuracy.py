@@ -28,6 +28,8 @@ SPREAD = 0.2
 
 Error = Callable[[float], float]
 """Temperature → relative error of the gradient."""
+Pools = tuple[negplug.Negatives, ...]
+"""What a call of a sampler gives."""
 
 
 def measure_accuracy(threads: int) -> list[Row]:
@@ -125,7 +127,8 @@ def _queue_error(temperature: float) -> float:
     drawn = _watch(loss)
     got = loss.contrast(negplug.ContrastiveBatch.from_pairs(queries, keys))
     exact = queries.detach().double().requires_grad_()
-    pool = drawn[0].pool.double()
+    (part,) = drawn[0]
+    pool = part.rows.embeddings.double()
     anchors, positives = normalize(exact, dim=1), normalize(keys.double(), dim=1)
     serves = torch.ones(1, len(pool), dtype=torch.bool)
     wanted = reference(anchors, positives, pool, serves, temperature)
@@ -135,15 +138,15 @@ def _queue_error(temperature: float) -> float:
 def _both_views_error(
     got: Tensor,
     views: tuple[Tensor, ...],
-    drawn: list[negplug.Negatives] | None,
+    drawn: list[Pools] | None,
     temperature: float,
 ) -> float:
     exact = tuple(view.detach().double().requires_grad_() for view in views)
     z = normalize(torch.cat(exact), dim=1)
     sample = torch.arange(len(z)) % BATCH_SIZE
     serves = sample[:, None] != sample
-    if drawn and drawn[0].columns is not None:
-        serves = torch.zeros_like(serves).scatter_(1, drawn[0].columns, True)
+    if drawn and isinstance(drawn[0][0].choice, negplug.Columns):
+        serves = torch.zeros_like(serves).scatter_(1, drawn[0][0].choice.columns, True)
     wanted = reference(z, z.roll(BATCH_SIZE, 0), z, serves, temperature)
     return _relative(got, views, wanted, exact)
 
@@ -152,9 +155,9 @@ def _views() -> tuple[Tensor, Tensor]:
     return correlated_views(BATCH_SIZE, DIMENSION, SPREAD)
 
 
-def _watch(loss: negplug.ContrastiveLoss) -> list[negplug.Negatives]:
+def _watch(loss: negplug.ContrastiveLoss) -> list[Pools]:
     """Return a list that receives the negatives of the calls to come."""
-    drawn: list[negplug.Negatives] = []
+    drawn: list[Pools] = []
     loss.sampler.register_forward_hook(lambda _, __, negatives: drawn.append(negatives))
     return drawn
 

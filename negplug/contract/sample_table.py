@@ -106,7 +106,10 @@ class SampleTable(Stateful):
         """Raise ``ValueError`` unless all values are of the same views and samples."""
         shapes = {tuple(value.shape[:2]) for value in values.values()}
         if len(shapes) > 1:
-            raise ValueError(f"the saved tables have shapes {sorted(shapes)}; the file is damaged")
+            raise ValueError(
+                f"the saved values {', '.join(values)} of each sample have the shapes "
+                f"{sorted(shapes)}, which do not fit together; the file is damaged"
+            )
 
     @property
     def views(self) -> int:

@@ -29,7 +29,7 @@ def test_the_example_of_the_readme_passes_the_kit():
     check_sampler(names["FirstHalf"])
 
 
-@pytest.mark.parametrize("kind, most", [("Whole pools", 5), ("Remembering", 10)])
+@pytest.mark.parametrize(("kind", "most"), [("Whole pools", 5), ("Remembering", 10)])
 def test_an_author_meets_as_few_concepts_as_the_page_promises(kind, most):
     sections = (CHECKOUT / "docs/your-own-sampler.md").read_text().split("\n## ")
     names = set()

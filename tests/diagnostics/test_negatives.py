@@ -7,9 +7,11 @@ import math
 import naive
 import pytest
 import torch
+from pools import columns_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from negplug import ContrastiveBatch, ContrastiveLoss
+from negplug import ContrastiveBatch, ContrastiveLoss, Mixtures
+from negplug.contract.negatives import total_counts
 from negplug.diagnostics import effective_number, hardness
 
 TAU = 0.2
@@ -39,7 +41,7 @@ def batch_and_negatives(expression, size=8):
     loss_fn.end_step()
     views = tuple(naive.embeddings(2, size, seed=3))
     batch = ContrastiveBatch.from_views(views, indexes + 4, labels)
-    return batch.detach(), loss_fn.sampler(batch).detach()
+    return batch.detach(), tuple(part.detach() for part in loss_fn.sampler(batch))
 
 
 def listed(batch, negatives, anchor):
@@ -47,20 +49,21 @@ def listed(batch, negatives, anchor):
     found = []
     a = batch.anchors.embeddings[anchor]
     for part in negatives:
-        columns = range(len(part.rows.embeddings)) if part.choice.columns is None else part.choice.columns[anchor].tolist()
+        chosen = columns_of(part)
+        columns = range(len(part.rows)) if chosen is None else chosen[anchor].tolist()
         for place, column in enumerate(columns):
             if part.mask is not None and not part.mask[anchor, place]:
                 continue
-            if part.choice.columns is None and part.rows.ids[column] == batch.anchors.ids[anchor]:
+            if chosen is None and part.rows.ids[column] == batch.anchors.ids[anchor]:
                 continue
             row = part.rows.embeddings[column]
-            if part.choice.second is not None:
+            if isinstance(part.choice, Mixtures):
                 c = part.choice.coefficients[anchor, place]
                 row = c[0] * row + c[1] * part.rows.embeddings[part.choice.second[anchor, place]]
             weight = 0.0
             if part.log_weight is not None:
                 w = part.log_weight
-                weight = float(w.expand(len(batch.anchors.embeddings), -1)[anchor, place % w.shape[1]])
+                weight = float(w.expand(len(batch.anchors), -1)[anchor, place % w.shape[1]])
             found.append((float(a @ row), weight))
     return found
 
@@ -71,7 +74,7 @@ def test_effective_number_and_hardness_of_negatives_in_the_denominator(expressio
     effective = effective_number(batch, negatives, TAU)
     hard = hardness(batch, negatives)
     sizes = []
-    for i in range(len(batch.anchors.embeddings)):
+    for i in range(len(batch.anchors)):
         each = listed(batch, negatives, i)
         sizes.append(len(each))
         e = [math.exp(s / TAU + w) for s, w in each]
@@ -79,7 +82,7 @@ def test_effective_number_and_hardness_of_negatives_in_the_denominator(expressio
         assert effective[i].item() == pytest.approx(expected, rel=1e-6)
         mean = sum(s for s, _ in each) / len(each) if each else math.nan
         assert hard[i].item() == pytest.approx(mean, rel=1e-6, abs=1e-9, nan_ok=True)
-    assert sizes == negatives.counts(batch.anchors.ids).tolist()
+    assert sizes == total_counts(negatives, batch.anchors).tolist()
     assert max(sizes) > 1
 
 
@@ -87,7 +90,7 @@ def test_effective_number_and_hardness_of_negatives_in_the_denominator(expressio
 def test_draws_from_the_softmax_have_a_hardness_alone(expression):
     batch, negatives = batch_and_negatives(expression)
     hard = hardness(batch, negatives)
-    for i in range(len(batch.anchors.embeddings)):
+    for i in range(len(batch.anchors)):
         each = listed(batch, negatives, i)
         mean = sum(math.exp(w) * s for s, w in each)
         assert hard[i].item() == pytest.approx(mean, rel=1e-6, nan_ok=True)
@@ -98,11 +101,11 @@ def test_draws_from_the_softmax_have_a_hardness_alone(expression):
 def test_the_effective_number_lies_between_one_and_the_number():
     z = torch.eye(6)[[0, 1, 2, 3, 4, 5]]
     batch = ContrastiveBatch.from_views((z, z))
-    alike = effective_number(batch, batch.all_keys(), 0.1)  # all orthogonal
+    alike = effective_number(batch, [batch.all_keys()], 0.1)  # all orthogonal
     assert torch.allclose(alike, torch.full((12,), 10.0))
     z = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.5]])
     batch = ContrastiveBatch.from_pairs(z, z)
-    one = effective_number(batch, batch.all_keys(), 0.005)  # e^400 overflows float32
+    one = effective_number(batch, [batch.all_keys()], 0.005)  # e^400 overflows float32
     assert one[0].item() == pytest.approx(1.0)
 
 

@@ -8,6 +8,7 @@ import hosts
 import pytest
 import torch
 from fitted import fit
+from queue_contents import rows_in
 
 from negplug import ContrastiveLoss, inject
 
@@ -153,4 +154,4 @@ def test_every_evaluation_of_an_optimizers_closure_is_a_step():
     state = treated.loss.state_dict()
     counters = state["_extra_state"]
     assert (counters["step"], counters["further"]) == (treated.calls, 0)
-    assert len(state["sampler._extra_state"]["rows"]) == 16 * treated.calls
+    assert len(rows_in(state)) == 16 * treated.calls

@@ -78,7 +78,7 @@ def test_every_method_trains(name, sampler):
     assert hosts.parameters(model).isfinite().all()
     assert not torch.equal(hosts.parameters(model), hosts.parameters(model_of(name)))
     for site, chains in chains_of(control):
-        state = chains.get_extra_state()["chains"]["state"]
+        state = chains.chains.state[:, : chains.samples]
         assert state.shape[1] == SAMPLES
         assert (state >= 0).all()
         assert not (state == torch.arange(SAMPLES)).any()
@@ -117,7 +117,7 @@ def test_methods_that_draws_cannot_serve_are_refused(name, sampler, message):
 def test_the_samples_of_dense_contrast_are_served():
     _, control, _ = fit("DenseCL", "emc2()", target="criterion_global")
     ((_, chains),) = chains_of(control)
-    assert (chains.get_extra_state()["chains"]["state"] >= 0).all()
+    assert (chains.chains.state[:, : chains.samples] >= 0).all()
 
 
 def test_nothing_is_logged_that_is_not_known():

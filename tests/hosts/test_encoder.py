@@ -25,7 +25,7 @@ from encoding import (
 )
 from torch import nn
 
-from negplug import Negatives, inject
+from negplug import Negatives, Rows, inject
 from negplug.hosts.trainer.dry_run import quiet
 from negplug.samplers.chains.absent import embedded
 
@@ -65,12 +65,17 @@ def test_samples_of_the_batch_are_embedded_as_the_batch_itself(precision, accumu
         return modules[0]
 
     def look(batch):
-        views = batch.dataset.encode(batch.anchors.indexes[:8])
+        views = batch.context.dataset.encode(batch.anchors.indexes[:8])
         keys = torch.cat(views)
         assert len(views) == 2
         assert torch.equal(keys, batch.keys.embeddings)
-        agree(gradients(keys, modules[0]), gradients(batch.keys.embeddings, modules[0]), rtol=0, atol=0)
-        assert batch.dataset.size == 24
+        agree(
+            gradients(keys, modules[0]),
+            gradients(batch.keys.embeddings, modules[0]),
+            rtol=0,
+            atol=0,
+        )
+        assert batch.context.dataset.size == 24
         seen.append(keys)
 
     fit(look, build, precision=spelled(precision), accumulate_grad_batches=accumulate)
@@ -91,7 +96,7 @@ def test_every_recipe_embeds_as_it_does_its_batch(name):
 
     def look(batch):
         before = {name: value.clone() for name, value in modules[0].state_dict().items()}
-        keys = torch.cat(batch.dataset.encode(batch.anchors.indexes[:8]))
+        keys = torch.cat(batch.context.dataset.encode(batch.anchors.indexes[:8]))
         assert torch.equal(keys, batch.keys.embeddings)
         for name, value in modules[0].state_dict().items():
             assert torch.equal(value, before[name]), name
@@ -112,7 +117,7 @@ def test_batchnorm_uses_its_running_statistics():
 
     def look(batch):
         (module,) = modules
-        views = torch.stack(batch.dataset.encode(OUTSIDE))
+        views = torch.stack(batch.context.dataset.encode(OUTSIDE))
         data = hosts.Pairs()
         images = torch.stack([data.images[i] + data.noise[i] for i in OUTSIDE])  # [n, V, …]
         norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -224,7 +229,7 @@ def test_one_rank_may_encode_more_than_the_other(tmp_path, uses):
             return None
         rows = embedded("test", batch, OUTSIDE[1:], 0).flatten(0, 1)
         views = len(rows) // 3
-        return Negatives(pool=rows, pool_ids=OUTSIDE[1:].repeat(views))
+        return Negatives(Rows(rows, OUTSIDE[1:].repeat(views)))
 
     parallel = {"strategy": "ddp_fork", "devices": 2}
     fit(look, gathering, batch_size=4, callbacks=[Ranks(tmp_path)], max_epochs=2, **parallel)
@@ -251,7 +256,7 @@ def test_a_plain_loop_gives_the_encoder_itself():
     found = []
     model = hosts.recipe()
     batches = [batch for batch in hosts.loader()]
-    with inject(model, Encoding(lambda batch: found.append(batch.dataset))) as handle:
+    with inject(model, Encoding(lambda batch: found.append(batch.context.dataset))) as handle:
         if hosts.solo_generation():
             pytest.skip("solo-learn's methods train in a Trainer")
         for number, batch in enumerate(batches):

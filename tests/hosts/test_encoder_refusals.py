@@ -99,7 +99,7 @@ def test_a_step_that_fetches_its_batches_is_refused():
 @pytest.mark.parametrize(("indexes", "reason"), [([24], "no sample 24 in .* of 24"), ([-1], "-1")])
 def test_samples_that_do_not_exist_are_refused(indexes, reason):
     with pytest.raises(ValueError, match=reason):
-        fit(lambda batch: batch.dataset.encode(torch.tensor(indexes)))
+        fit(lambda batch: batch.context.dataset.encode(torch.tensor(indexes)))
 
 
 @pytest.mark.skipif(hosts.solo_generation() is None, reason="Lightly's batches name no samples")
@@ -107,7 +107,7 @@ def test_samples_that_are_numbered_inside_a_subset_are_refused():
     reason = r"gets the samples 4, 5, 6, … where the positions 0, 1, 2 of the training data set"
     with pytest.raises(ValueError, match=reason):
         fit(
-            lambda batch: batch.dataset.encode(torch.arange(3)),
+            lambda batch: batch.context.dataset.encode(torch.arange(3)),
             data=Subset(hosts.Pairs(), range(4, 20)),
         )
 

@@ -86,7 +86,7 @@ class Drawn(NegativeSampler):
     """Draws from the softmax, in form."""
 
     def sample(self, batch):
-        return Negatives(pool=batch.keys.embeddings, pool_ids=batch.keys.ids, estimator="posterior")
+        return Negatives(batch.keys, estimator="posterior")
 
 
 @solo_only

@@ -11,6 +11,8 @@ from negplug import (
     ContrastiveLoss,
     Negatives,
     NegativeSampler,
+    Rows,
+    Sampled,
 )
 
 SAMPLERS = [
@@ -30,10 +32,10 @@ class Ring(NegativeSampler):
         self.register_buffer("pool", torch.nn.functional.normalize(torch.ones(4, 16).double()))
 
     def sample(self, batch):
-        return Negatives(self.pool, torch.full((4,), -1))
+        return Sampled(Negatives(Rows.unknown(self.pool)), batch.keys.embeddings[:4].detach())
 
-    def update(self, batch, negatives):
-        self.pool.copy_(batch.keys.embeddings[:4])
+    def update(self, seen):
+        self.pool.copy_(seen)
 
 
 def test_updates_wait_for_the_backward_pass_of_every_call():
@@ -107,6 +109,7 @@ def test_a_module_that_holds_the_loss_saves_its_state():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     model.criterion = ContrastiveLoss("uniform(num_negatives=2)", seed=4)
     assert model.state_dict()["criterion._extra_state"] == {
+        "format": 2,
         "seed": 4,
         "step": 0,
         "call": 0,

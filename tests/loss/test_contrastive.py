@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from negplug import (
+    Columns,
     ContrastiveBatch,
     ContrastiveLoss,
     Negatives,
+    Whole,
     make_objective,
 )
 from negplug.objectives.logits import negative_logsumexp
@@ -52,7 +54,9 @@ def test_log_weights_reach_every_path(rows_of_weight):
             weight = torch.randn(
                 rows_of_weight, columns_of_weight, dtype=torch.float64, generator=generator
             )
-            ours = negative_logsumexp(batch, Negatives(k, ids, chosen, log_weight=weight), 0.4)
+            choice = Whole() if chosen is None else Columns(chosen)
+            drawn = [Negatives(batch.keys, choice, weight)]
+            ours = negative_logsumexp(batch, drawn, 0.4)
             logits = a @ k.T / 0.4
             if chosen is None:
                 logits = (logits + weight).masked_fill(ids[:, None] == ids, -torch.inf)
@@ -76,7 +80,7 @@ def test_masked_columns_count_for_nothing():
     batch = ContrastiveBatch.from_ids(unit, ids)
     columns = torch.tensor([[1, 2], [2, 3], [3, 4], [4, 5], [5, 0], [0, 1]])
     mask = torch.tensor([[True, False]] * 5 + [[False, False]])
-    ours = negative_logsumexp(batch, Negatives(unit, ids, columns, mask), 0.5)
+    ours = negative_logsumexp(batch, [Negatives(batch.keys, Columns(columns, mask))], 0.5)
     reference = (unit[:5] * unit[columns[:5, 0]]).sum(1) / 0.5
     torch.testing.assert_close(ours[:5], reference)
     assert ours[5] == -torch.inf
@@ -109,7 +113,7 @@ FORMS = ["chosen", "chosen-masked", "one-weight", "whole", "several-parts"]
 
 def weightless(batch, form):
     """Negatives of which those of anchors 0 and 5 weigh nothing; some of anchor 1's do."""
-    count = len(batch.anchors.embeddings)
+    count = len(batch.anchors)
     columns = torch.stack([(torch.arange(1, 5) + row) % count for row in range(count)])
     width = {"one-weight": 1, "whole": count}.get(form, 4)
     weight = torch.linspace(-1, 1, count * width, dtype=torch.float64).view(count, width)
@@ -120,11 +124,11 @@ def weightless(batch, form):
     if form == "chosen-masked":
         mask = torch.ones(count, 4, dtype=torch.bool)
         mask[[0, 2], 1] = False
-    columns = None if form == "whole" else columns
-    part = Negatives(batch.keys.embeddings, batch.keys.ids, columns, mask, log_weight=weight)
+    choice = Whole() if form == "whole" else Columns(columns, mask)
+    parts = [Negatives(batch.keys, choice, weight)]
     if form == "several-parts":
-        return Negatives(**vars(part) | {"others": (weightless(batch, "chosen"),)})
-    return part
+        parts += weightless(batch, "chosen")
+    return parts
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import naive
 import pytest
 import ranks
@@ -53,15 +51,16 @@ def tiers_of_this_rank(rank, world, tiers):
     batch = ContrastiveBatch.from_views(tuple(z), 50 * rank + torch.arange(size), labels)
     batch = batch.within(draws=Draws(5, rank=rank))
     made = sampler(batch)
-    everywhere = batch.gathered().keys.detach()
+    everywhere = batch.gathered().keys.embeddings.detach()
 
     def columns(negatives):
         rows = [[] for _ in batch.anchors.embeddings]
         for part in negatives:
-            one = rows_of(part, batch)
+            one = rows_of([part], batch)
             for i, chosen in enumerate(one):
                 for _, k in chosen:
-                    (at,) = (everywhere == part.rows.embeddings[k].detach()).all(1).nonzero().tolist()
+                    row = part.rows.embeddings[k].detach()
+                    (at,) = (everywhere == row).all(1).nonzero().tolist()
                     rows[i].append(at[0])
         return [sorted(row) for row in rows]
 

@@ -63,7 +63,7 @@ def test_torchrun(tmp_path):
                 loss_fn(*model(torch.randn(2, 12, 10, dtype=torch.float64))).backward()
         gradient, state = found[0][sampler]
         torch.testing.assert_close(gradient, model.weight.grad, rtol=1e-6, atol=1e-12)
-        assert sampler == "gather()" or len(state["sampler._extra_state"]["rows"]) == 48
+        assert sampler == "gather()" or state["sampler._extra_state"]["values"]["count"] == 48
 
 
 KEPT = {"queue(size=24)": "world_size=2", "queue(size=24, gather=False)": "state of 2 ranks"}
@@ -111,8 +111,11 @@ def test_lightnings_ranks_agree_and_their_checkpoint_loads(half):
     saved = torch.load(folder / "checkpoint", weights_only=False)["callbacks"]["negplug"]
     torch.save(saved, folder / "ours")
     assert difference(torch.load(folder / "ours", weights_only=True), saved) is None
-    rows = [state[hosts.site_name()]["sampler._extra_state"]["rows"] for state in (first, second)]
-    assert len(rows[0]) == len(rows[1]) == 24
+    memories = [
+        state[hosts.site_name()]["sampler._extra_state"]["values"] for state in (first, second)
+    ]
+    assert memories[0]["count"] == memories[1]["count"] == 24
+    rows = [memory["rows"] for memory in memories]
     if "gather=False" in sampler:
         # Though solo-learn main gathers by itself, so that its batches hold everyone's keys.
         assert not torch.equal(*rows)
@@ -136,5 +139,5 @@ def test_another_number_of_ranks_is_refused_and_changes_nothing(half, tmp_path):
     with pytest.raises(ValueError, match=KEPT[sampler]):
         trainer.fit(hosts.recipe(), hosts.loader(32, 4), ckpt_path=folder / "checkpoint")
     state = control.injection.state_dict()[hosts.site_name()]
-    assert len(state["sampler._extra_state"]["rows"]) == 0
+    assert state["sampler._extra_state"]["values"]["count"] == 0
     assert state["_extra_state"]["step"] == 0

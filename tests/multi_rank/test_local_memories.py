@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import ranks
 import torch
+from memories import memory, written
 
 from negplug import ContrastiveBatch, ContrastiveLoss
 from negplug.testing.subject import difference
@@ -23,9 +24,9 @@ def local_memories(rank, world):
         indexes = torch.arange(RAGGED[rank]) + 100 * rank + 10 * step
         batch = ContrastiveBatch.from_views(tuple(views.requires_grad_()), indexes, indexes % 3)
         sum(loss_fn.contrast(batch.gathered()) for loss_fn in losses).backward()
-        keys.append(batch.keys.detach())
+        keys.append(batch.keys.embeddings.detach())
         names.append(indexes.repeat(2))
-    queue, bank = (loss_fn.state_dict()["sampler._extra_state"] for loss_fn in losses)
+    queue, bank = (memory(loss_fn) for loss_fn in losses)
     return queue, bank, torch.cat(keys), torch.cat(names)
 
 
@@ -83,6 +84,6 @@ def test_an_index_that_is_bad_on_one_rank_is_refused_on_all():
         for said, unchanged, state in (one, other):
             assert said.startswith(message)
             assert unchanged
-            names = state["sampler._extra_state"]["names"][1]
+            names = written(state["sampler._extra_state"])["names"][1]
             assert names.sort().values.tolist() == [0, 1, 2, 3]
         assert difference(one[2], other[2]) is None

@@ -7,7 +7,14 @@ import pytest
 import torch
 from objective_loops import SAMPLERS, assert_equal, debiased_loop, unit_rows
 
-from negplug import ContrastiveBatch, ContrastiveLoss, Negatives, make_objective, make_sampler
+from negplug import (
+    ContrastiveBatch,
+    ContrastiveLoss,
+    Negatives,
+    Rows,
+    make_objective,
+    make_sampler,
+)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
@@ -20,7 +27,7 @@ def test_the_estimate_is_held_where_the_correction_is_too_large(beta):
     held = []
     reference = debiased_loop(rows, positives, negatives, 1.0, 0.5, beta, held)
     assert set(held) == {"below 0", "held", "free"}
-    drawn = make_sampler("in_batch()").sample(batch)
+    drawn = make_sampler("in_batch()")(batch)
     ours = make_objective(f"debiased(tau_plus=0.5, beta={beta})")(batch, drawn, 1.0)
     assert_equal(ours, reference, z)
 
@@ -55,8 +62,8 @@ def test_gradients_are_finite_around_the_point_where_the_estimate_is_zero(dtype,
     anchors = torch.tensor([[1.0, 0.0]], dtype=dtype).repeat(401, 1).requires_grad_()
     pool = torch.tensor([[0.5, 0.75**0.5]], dtype=dtype)
     ids = torch.arange(401)
-    batch = ContrastiveBatch(anchors, keys, ids, ids, ids[:, None])
-    drawn = Negatives(pool, torch.tensor([-1]))
+    batch = ContrastiveBatch(Rows(anchors, ids), Rows(keys, ids), ids[:, None])
+    drawn = [Negatives(Rows.unknown(pool))]
     losses = make_objective("debiased(tau_plus=0.5)")(batch, drawn, temperature)
     assert losses.isfinite().all()
     assert naive.gradients(losses.sum(), [anchors, keys]).isfinite().all()

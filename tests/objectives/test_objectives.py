@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import naive
 import pytest
 import torch
 from objective_loops import LOOPS, SAMPLERS, assert_equal, unit_rows
+from pools import columns_of, only
 
-from negplug import ContrastiveBatch, ContrastiveLoss, Negatives, make_objective, make_sampler
+from negplug import (
+    Columns,
+    ContrastiveBatch,
+    ContrastiveLoss,
+    Negatives,
+    Rows,
+    Whole,
+    make_objective,
+    make_sampler,
+)
 
 
 @pytest.mark.parametrize("objective", LOOPS)
@@ -19,18 +27,20 @@ def test_value_and_gradient_equal_the_loop(objective, sampler, views):
     size = 8
     z = naive.embeddings(views, size)
     batch = ContrastiveBatch.from_views(tuple(z))
-    drawn = make_sampler(sampler).sample(batch)
+    drawn = make_sampler(sampler)(batch)
     weight = 1.0
     if "correction" in sampler:
         weight = views * size / 8 if "shared" in sampler else views * (size - 1) / 8
     rows = unit_rows(z)
     total = views * size
     positives = [[k for k in range(total) if k % size == i % size and k != i] for i in range(total)]
-    if drawn.choice.columns is not None:
-        negatives = [[(rows[k], weight) for k in drawn.choice.columns[i].tolist()] for i in range(total)]
+    pool, columns = only(drawn).rows.embeddings, columns_of(only(drawn))
+    if columns is not None:
+        negatives = [[(rows[k], weight) for k in columns[i].tolist()] for i in range(total)]
     else:
         # The rows of a shared set are found again by value.
-        legal = [k for k in range(total) if (drawn.rows.embeddings == batch.keys.embeddings[k]).all(1).any()]
+        keys = batch.keys.embeddings
+        legal = [k for k in range(total) if (pool == keys[k]).all(1).any()]
         negatives = [[(rows[k], weight) for k in legal if (k - i) % size] for i in range(total)]
     ours = make_objective(objective)(batch, drawn, 0.4)
     assert_equal(ours, LOOPS[objective](rows, positives, negatives, 0.4), z)
@@ -48,9 +58,7 @@ def test_weights_of_every_shape_equal_the_loop(objective, chosen, shape):
     width = 4 if chosen else 12
     size = [width if extent == -1 else extent for extent in shape]
     weight = torch.randn(size, dtype=torch.float64, generator=generator)
-    drawn = Negatives(
-        batch.keys.embeddings, batch.keys.ids, columns=columns if chosen else None, log_weight=weight
-    )
+    drawn = [Negatives(batch.keys, Columns(columns) if chosen else Whole(), weight)]
     w = weight.exp().expand(12, width)
     if chosen:
         negatives = [[(rows[k], w[i, m]) for m, k in enumerate(columns[i])] for i in range(12)]
@@ -69,18 +77,18 @@ def test_tiers_with_and_without_weights_equal_the_loop(objective, weighted):
     batch = ContrastiveBatch.from_views(tuple(z[:2]))
     # The batch, and a pool of unknown rows that are negatives of every anchor.
     weights = [torch.full((1, 1), w, dtype=torch.float64).log() for w in (1 / 3, 3.0)]
-    tiers = [(batch.keys.embeddings, batch.keys.ids), (rows[12:], torch.full((6,), -1))]
-    first, second = (
-        Negatives(*tier, log_weight=weight if given else None)
+    tiers = [batch.keys, Rows.unknown(rows[12:])]
+    drawn = [
+        Negatives(tier, log_weight=weight if given else None)
         for tier, weight, given in zip(tiers, weights, weighted, strict=True)
-    )
+    ]
     w = [3.0 ** (n * 2 - 1) if given else 1.0 for n, given in enumerate(weighted)]
     negatives = [
         [(rows[k], w[0]) for k in range(12) if (k - i) % 6] + [(row, w[1]) for row in rows[12:]]
         for i in range(12)
     ]
     positives = [[(i + 6) % 12] for i in range(12)]
-    ours = make_objective(objective)(batch, replace(first, others=(second,)), 0.4)
+    ours = make_objective(objective)(batch, drawn, 0.4)
     assert_equal(ours, LOOPS[objective](rows, positives, negatives, 0.4), z)
 
 
@@ -91,12 +99,13 @@ def test_ragged_positives_and_anchors_that_lack_one_or_the_other(objective):
     ids = [0, 1, 0, 2, 1, 1, 0, 3, 4]
     positives = [[k for k in range(9) if k != i and ids[k] == ids[i]] for i in range(9)]
     padded = [own + [-1] * (2 - len(own)) for own in positives]
-    batch = ContrastiveBatch(rows, rows, *2 * [torch.tensor(ids)], torch.tensor(padded))
+    keys = Rows(rows, torch.tensor(ids), name="keys")
+    batch = ContrastiveBatch(keys, keys, torch.tensor(padded))
     columns = torch.tensor([[(i + 3) % 9, (i + 7) % 9] for i in range(9)])
     mask = torch.ones(9, 2, dtype=torch.bool)
     mask[1] = mask[7] = False  # one anchor has only positives, one has nothing
     mask[4, 0] = False
-    drawn = Negatives(rows, batch.keys.ids, columns, mask)
+    drawn = [Negatives(keys, Columns(columns, mask))]
     negatives = [
         [(rows[k], 1.0) for k, used in zip(columns[i], mask[i], strict=True) if used]
         for i in range(9)
@@ -112,10 +121,9 @@ def test_without_any_negative_or_any_positive_the_loss_is_zero_and_keeps_its_gra
     z = naive.embeddings(2, 1)
     alone = ContrastiveLoss(objective=objective)(*z)
     (z0,) = naive.embeddings(1, 5)
-    rows = unit_rows([z0])
-    ids = torch.arange(5)
-    batch = ContrastiveBatch(rows, rows, ids, ids, torch.full((5, 1), -1))
-    unpaired = make_objective(objective)(batch, Negatives(rows, ids), 0.1).sum()
+    keys = Rows(unit_rows([z0]), torch.arange(5), name="keys")
+    batch = ContrastiveBatch(keys, keys, torch.full((5, 1), -1))
+    unpaired = make_objective(objective)(batch, [Negatives(keys)], 0.1).sum()
     assert unpaired.item() == 0
     with torch.autograd.set_detect_anomaly(True):
         assert naive.gradients(unpaired, [z0]).abs().sum() == 0

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from negplug import ContrastiveBatch
-from negplug.contract.negatives import Negatives
+from negplug import ContrastiveBatch, Negatives, Rows, Whole
 from negplug.objectives.logits.posterior import expected_logit
 
 ANCHORS, ROWS, WIDTH, TAU = 6, 9, 4, 0.2
@@ -16,7 +15,13 @@ def rows(count, seed):
     return normalize(torch.randn(count, WIDTH, dtype=torch.float64, generator=generator))
 
 
-def posterior(pool, ids, kind, seed=0):
+def symmetric(anchors, ids):
+    """A batch whose anchors are its keys, without positives."""
+    keys = Rows(anchors, ids, name="keys")
+    return ContrastiveBatch(keys, keys, torch.full((ANCHORS, 1), -1))
+
+
+def posterior(pool, kind, seed=0):
     generator = torch.Generator().manual_seed(seed)
     draw = {"generator": generator, "dtype": torch.float64}
     shape = (ANCHORS, len(pool))
@@ -38,7 +43,7 @@ def posterior(pool, ids, kind, seed=0):
         weight, mask = weight.T.contiguous().T, mask.T.contiguous().T
     weight = None if kind == "none" else weight
     mask = None if kind in ("no mask", "dropped") else mask
-    return Negatives(pool, ids, mask=mask, log_weight=weight, estimator="posterior")
+    return Negatives(pool, Whole(mask), weight, estimator="posterior")
 
 
 def naive(batch, part):
@@ -54,7 +59,7 @@ def naive(batch, part):
                 continue
             weight = 1.0
             if part.log_weight is not None:
-                weight = part.log_weight.expand(ANCHORS, len(part.rows.embeddings))[i, j].exp()
+                weight = part.log_weight.expand(ANCHORS, len(part.rows))[i, j].exp()
             total, number = total + weight * (anchor @ row), number + bool(weight)
         totals.append(total)
         numbers.append(number)
@@ -77,13 +82,12 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_pool_equals_a_loop(kind):
     anchors, pool = rows(ANCHORS, 1).requires_grad_(), rows(ROWS, 2).requires_grad_()
-    ids = torch.tensor([0, 1, 2, 3, -1, 1])
-    batch = ContrastiveBatch(anchors, anchors, ids, ids, torch.full((ANCHORS, 1), -1))
-    part = posterior(pool, torch.tensor([5, 1, 1, -1, -1, 0, 3, 7, 8]), kind)
-    found = expected_logit(batch, part, TAU)
+    batch = symmetric(anchors, torch.tensor([0, 1, 2, 3, -1, 1]))
+    part = posterior(Rows(pool, torch.tensor([5, 1, 1, -1, -1, 0, 3, 7, 8])), kind)
+    found = expected_logit(batch, [part], TAU)
     total, number = naive(batch, part)
     if kind != "tiny":
-        assert torch.equal(part.counts(ids), number)
+        assert torch.equal(part.counts(batch.anchors), number)
     drawn = number > 0
     wanted = (total / TAU).masked_fill(~drawn, -torch.inf)
     torch.testing.assert_close(found, wanted)
@@ -99,10 +103,9 @@ def test_a_whole_pool_equals_a_loop(kind):
 
 def test_anchors_that_are_the_pool_get_both_gradients():
     anchors = rows(ANCHORS, 3).requires_grad_()
-    ids = torch.arange(ANCHORS)
-    batch = ContrastiveBatch(anchors, anchors, ids, ids, torch.full((ANCHORS, 1), -1))
-    part = posterior(anchors, ids, "no mask")
+    batch = symmetric(anchors, torch.arange(ANCHORS))
+    part = posterior(batch.keys, "no mask")
     total, _ = naive(batch, part)
-    (found,) = torch.autograd.grad(expected_logit(batch, part, TAU).sum(), anchors)
+    (found,) = torch.autograd.grad(expected_logit(batch, [part], TAU).sum(), anchors)
     (wanted,) = torch.autograd.grad(total.sum() / TAU, anchors)
     torch.testing.assert_close(found, wanted)

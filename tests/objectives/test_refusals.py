@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import naive
 import pytest
+from pools import only
 
 from negplug import ContrastiveBatch, make_objective, make_sampler
 from negplug.plugins.manager import plugins
@@ -36,7 +37,7 @@ def test_bad_arguments(expression, error, message):
 @pytest.mark.parametrize("objective", ["debiased", "relic"])
 def test_draws_from_the_softmax_are_refused(objective):
     batch = ContrastiveBatch.from_views(tuple(naive.embeddings(2, 4)))
-    drawn = replace(make_sampler("in_batch()").sample(batch), estimator="posterior")
+    drawn = [replace(only(make_sampler("in_batch()").sample(batch)), estimator="posterior")]
     with pytest.raises(ValueError, match=rf"{objective}\(\): needs negatives that estimate"):
         make_objective(f"{objective}()")(batch, drawn, 0.1)
 

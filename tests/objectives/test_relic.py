@@ -7,20 +7,29 @@ import naive
 import pytest
 import ranks
 import torch
+from pools import columns_of, only
 from torch.nn.functional import kl_div, normalize
 
-from negplug import ContrastiveBatch, ContrastiveLoss, Negatives, make_objective, make_sampler
+from negplug import (
+    ContrastiveBatch,
+    ContrastiveLoss,
+    Negatives,
+    Rows,
+    make_objective,
+    make_sampler,
+)
+from negplug.contract.negatives import enumerated
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.02])
 def test_the_divergence_alone_is_torchs(temperature):
     z = naive.embeddings(2, 10)
     batch = ContrastiveBatch.from_views(tuple(z))
-    drawn = make_sampler("uniform(num_negatives=4)").sample(batch)
+    drawn = make_sampler("uniform(num_negatives=4)")(batch)
     ours = make_objective("relic()").invariance(batch, drawn, temperature)
     rows = normalize(torch.cat(z))
     positive = rows.roll(10, 0)
-    candidates = torch.cat([positive[:, None], rows[drawn.choice.columns]], 1)
+    candidates = torch.cat([positive[:, None], rows[columns_of(only(drawn))]], 1)
     logits = (rows[:, None] * candidates).sum(2) / temperature
     theirs = (positive[:, None] * candidates).sum(2).detach() / temperature
     # torch's arguments are the logarithms of q and p.
@@ -35,7 +44,7 @@ def test_the_divergence_alone_is_torchs(temperature):
 def test_nothing_is_left_where_both_views_are_one():
     (z,) = naive.embeddings(1, 8)
     batch = ContrastiveBatch.from_views((z, z))
-    drawn = make_sampler("in_batch()").sample(batch)
+    drawn = make_sampler("in_batch()")(batch)
     apart = make_objective("relic()").invariance(batch, drawn, 0.1)
     torch.testing.assert_close(apart, torch.zeros_like(apart), atol=1e-12, rtol=0)
 
@@ -50,10 +59,10 @@ def test_a_pool_of_several_tiles_equals_chosen_columns(weighted, frozen):
     ids = torch.arange(2100) % 700
     batch = ContrastiveBatch.from_views(tuple(z), indexes=torch.arange(300))
     weight = torch.randn(600, 2100, dtype=torch.float64, generator=generator) if weighted else None
-    whole = Negatives(pool, ids, log_weight=weight)
+    whole = [Negatives(Rows(pool, ids), log_weight=weight)]
     leaves = z if frozen else [*z, pool]
     found = []
-    for negatives in (whole, whole.enumerated(batch.anchors.ids)):
+    for negatives in (whole, [enumerated(whole, batch.anchors)]):
         value = make_objective("relic(alpha=2)")(batch, negatives, 0.1).mean()
         found.append((value.detach(), naive.gradients(value, leaves)))
     (value, gradient), (wanted, expected) = found

@@ -102,7 +102,7 @@ rows = torch.nn.functional.normalize(torch.randn(9, 3, dtype=torch.float64), dim
 ids = torch.tensor([5, 5, 2, -1, -1, 7, 2, 5, 7])
 batch = negplug.ContrastiveBatch.from_ids(rows[:6], ids[:6], rows, ids)
 sampler = negplug.make_sampler("nearest(num_negatives=8, similarity=-0.25)")
-chosen = sampler(batch)
+(chosen,) = sampler(batch)
 facts["nearest"] = {
     "rows": rows.tolist(), "ids": ids.tolist(), "similarity": -0.25,
     "columns": chosen.choice.columns.tolist(), "mask": chosen.mask.tolist(),

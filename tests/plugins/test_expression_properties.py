@@ -1,5 +1,6 @@
 """Properties of the grammar: what is written is read back, and nothing else is let in."""
 
+import contextlib
 import string
 
 import pytest
@@ -21,10 +22,11 @@ literals = st.recursive(
 
 @st.composite
 def calls(draw, depth: int = 2) -> str:
-    arguments = [
-        f"{name}={draw(calls(depth - 1)) if depth and draw(st.booleans()) else repr(draw(literals))}"
-        for name in draw(st.lists(names, unique=True, max_size=3))
-    ]
+    arguments = []
+    for name in draw(st.lists(names, unique=True, max_size=3)):
+        nested = depth and draw(st.booleans())
+        value = draw(calls(depth - 1)) if nested else repr(draw(literals))
+        arguments.append(f"{name}={value}")
     return f"{draw(names)}({', '.join(arguments)})"
 
 
@@ -45,10 +47,8 @@ def test_white_space_changes_nothing(text):
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_call_or_an_error_of_the_grammar(text):
-    try:
+    with contextlib.suppress(ExpressionError):
         assert isinstance(parse(text), Call)
-    except ExpressionError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("inside", ["__import__('os')", "x.y", "lambda: 1", "[c for c in 'a']"])

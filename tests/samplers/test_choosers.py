@@ -17,9 +17,12 @@ from negplug import (
     ContrastiveBatch,
     ContrastiveLoss,
     Draws,
+    Mixtures,
     Negatives,
+    Rows,
     make_sampler,
 )
+from negplug.contract.negatives import total_counts
 from negplug.samplers.filtered import Filtered
 from negplug.samplers.hard import Hard
 from negplug.samplers.stratified import Stratified
@@ -67,7 +70,7 @@ def test_missing_metadata_is_named():
     with pytest.raises(ValueError, match=r"3 entries, but there is a sample with data set index 3"):
         sampler.sample(batch_of(4, indexes=torch.arange(4)))
     batch = batch_of(4, labels=[0, 0, 1, 1], indexes=torch.tensor([0, 0, 1, 2]))
-    bare = Given(Negatives(pool=unit(6), pool_ids=torch.full((6,), -1)))
+    bare = Given(Negatives(Rows.unknown(unit(6))))
     with pytest.raises(ValueError, match="needs labels of the negatives too"):
         Filtered(bare, by="labels").sample(batch)
     with pytest.raises(ValueError, match="needs the data set index of the negatives too"):
@@ -87,7 +90,8 @@ def test_what_cannot_be_chosen_among_is_refused(make):
     part = random_part(batch, "chosen")
     with pytest.raises(ValueError, match="already draws from the softmax"):
         make(Given(replace(part, estimator="posterior"))).sample(batch)
-    mixed = replace(part, partners=part.choice.columns, coefficients=torch.ones(8, 11, 2).double())
+    columns = part.choice.columns
+    mixed = replace(part, choice=Mixtures(columns, columns, torch.ones(8, 11, 2).double()))
     with pytest.raises(ValueError, match="are mixtures, no rows of a pool to choose among"):
         make(Given(mixed)).sample(batch)
 
@@ -101,7 +105,7 @@ def _over_ranks(rank: int, world: int) -> list[list[int]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         drawn = make_sampler("stratified(2, same=1.0, source=gather())")(batch)
-    return [kept.counts(batch.anchors.ids).tolist(), drawn.counts(batch.anchors.ids).tolist()]
+    return [total_counts(pools, batch.anchors).tolist() for pools in (kept, drawn)]
 
 
 def test_labels_are_those_of_every_rank():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 
 import naive
 import pytest
 import torch
 from choosing import FORMS, Given, batch_of, offers, random_part, similarity, with_unknown_anchor
+from pools import only
 
 from negplug import (
     ContrastiveBatch,
@@ -23,7 +23,7 @@ from negplug.samplers.filtered import Filtered
 def test_filtered_keeps_what_a_loop_keeps(form, by, threshold):
     batch = with_unknown_anchor(batch_of(6, labels=[0, 1, 2, -1, 1, 0]))
     part = random_part(batch, form)
-    kept = Filtered(Given(part), by=by, similarity=threshold).sample(batch)
+    kept = only(Filtered(Given(part), by=by, similarity=threshold).sample(batch))
     removed = 0
     for i, offered in enumerate(offers(part, batch)):
         expected = []
@@ -36,16 +36,16 @@ def test_filtered_keeps_what_a_loop_keeps(form, by, threshold):
         removed += len(offered) - len(expected)
         assert offers(kept, batch)[i] == expected
     assert removed > 10
-    assert kept.counts(batch.anchors.ids).tolist() == [len(row) for row in offers(kept, batch)]
+    assert kept.counts(batch.anchors).tolist() == [len(row) for row in offers(kept, batch)]
 
 
 def test_what_equals_the_threshold_is_kept():
     axes = torch.eye(4, dtype=torch.float64)
     batch = ContrastiveBatch.from_pairs(axes, axes)
-    assert Filtered(similarity=1e-9).sample(batch).mask.sum() == 12
+    assert only(Filtered(similarity=1e-9).sample(batch)).mask.sum() == 12
     doubled = ContrastiveBatch.from_pairs(axes[[0, 0, 1]], axes[[0, 0, 1]])
-    assert Filtered(similarity=1.0).sample(doubled).mask.sum() == 6
-    assert Filtered(similarity=0.999).sample(doubled).mask.sum() == 4
+    assert only(Filtered(similarity=1.0).sample(doubled)).mask.sum() == 6
+    assert only(Filtered(similarity=0.999).sample(doubled)).mask.sum() == 4
 
 
 def test_filtered_loss_and_gradient_equal_a_loop():
@@ -73,9 +73,9 @@ def test_filtered_loss_and_gradient_equal_a_loop():
 def test_filters_every_pool_of_a_source():
     batch = batch_of(6, labels=[0, 1, 2, -1, 1, 0])
     parts = [random_part(batch, "whole"), random_part(batch, "chosen-masked", rows=20)]
-    both = Filtered(Given(replace(parts[0], others=(parts[1],))), by="labels").sample(batch)
+    both = Filtered(Given(*parts), by="labels").sample(batch)
     for ours, part in zip(both, parts, strict=True):
-        alone = Filtered(Given(part), by="labels").sample(batch)
+        alone = only(Filtered(Given(part), by="labels").sample(batch))
         assert offers(ours, batch) == offers(alone, batch)
 
 

@@ -20,9 +20,7 @@ from softmax_draws import (
     unit,
 )
 
-from negplug import (
-    Negatives,
-)
+from negplug import Negatives, Rows
 from negplug.kernels.pool import tiled
 from negplug.objectives.logits import negative_term
 from negplug.samplers.gumbel_max import GumbelMax, _invert
@@ -39,10 +37,10 @@ def small_tiles(monkeypatch):
 def test_draws_follow_the_softmax(form, temperature, small_tiles):
     batch = batch_of(6, temperature)
     # Nobody knows who anchor 1 is: rows without a name may be negatives of it.
-    number = torch.arange(len(batch.anchors.embeddings))
-    batch = replace(batch, anchor_ids=batch.anchors.ids.where(number != 1, -1))
+    ids = batch.anchors.ids.where(torch.arange(len(batch.anchors)) != 1, -1)
+    batch = replace(batch, anchors=replace(batch.anchors, ids=ids, name=""))
     source = offered(batch, form)
-    drawn = GumbelMax(4000, Given(source)).sample(batch)
+    drawn = GumbelMax(4000, Given(*source)).sample(batch)
     rows = draws_of(drawn)
     assert all(len(row) == 4000 for row in rows)
     chi_square(zip(map(Counter, rows), softmax(batch, source), strict=True))
@@ -51,13 +49,13 @@ def test_draws_follow_the_softmax(form, temperature, small_tiles):
 def test_draws_follow_the_softmax_of_a_large_pool():
     # Three tiles of the real size; columns are counted by fifties.
     batch = batch_of(2)
-    source = Negatives(pool=unit(2500, 8), pool_ids=torch.full((2500,), -1))
+    source = (Negatives(Rows.unknown(unit(2500, 8))),)
     expected = []
     for row in softmax(batch, source):
         expected.append(Counter())
         for (_, column), p in row.items():
             expected[-1][column // 50] += p
-    rows = draws_of(GumbelMax(10000, Given(source)).sample(batch))
+    rows = draws_of(GumbelMax(10000, Given(*source)).sample(batch))
     counts = (Counter(column // 50 for _, column in row) for row in rows)
     chi_square(zip(counts, expected, strict=True))
 
@@ -69,12 +67,11 @@ def test_draws_and_anchors_are_independent(small_tiles, monkeypatch):
     batch, times = batch_of(3), 4000
     source = offered(batch, "whole")
     p = softmax(batch, source)[0]
-    batch = replace(
-        batch,
-        anchors=batch.anchors.embeddings[:1].expand(times, -1),
-        anchor_ids=batch.anchors.ids[:1].expand(times),
+    again = Rows(
+        batch.anchors.embeddings[:1].expand(times, -1), batch.anchors.ids[:1].expand(times)
     )
-    rows = draws_of(GumbelMax(2, Given(source)).sample(batch))
+    batch = replace(batch, anchors=again)
+    rows = draws_of(GumbelMax(2, Given(*source)).sample(batch))
     pairs = {(a, b): p[a] * p[b] for a in p for b in p}
     chi_square([(Counter(map(tuple, rows)), pairs)])
     beside = [(rows[n][0], rows[n + 1][0]) for n in range(0, times, 2)]
@@ -85,10 +82,10 @@ def test_draws_and_anchors_are_independent(small_tiles, monkeypatch):
 def test_the_mean_gradient_is_that_of_the_log_sum_exp(form, small_tiles):
     number, batch = 20000, batch_of(5, 0.5, torch.float64)
     source = offered(batch, form, torch.float64)
-    anchors = batch.anchors.detach().requires_grad_()
-    batch = replace(batch, anchors=anchors)
+    anchors = batch.anchors.embeddings.detach().requires_grad_()
+    batch = replace(batch, anchors=batch.anchors.with_embeddings(anchors))
     pools = [part.rows.embeddings.requires_grad_() for part in source]
-    drawn = GumbelMax(number, Given(source)).sample(batch)
+    drawn = GumbelMax(number, Given(*source)).sample(batch)
     found = torch.autograd.grad(
         negative_term(batch, drawn, batch.temperature).sum(), [anchors, *pools]
     )

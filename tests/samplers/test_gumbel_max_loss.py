@@ -7,22 +7,26 @@ from dataclasses import replace
 import naive
 import pytest
 import torch
+from pools import only
 from softmax_draws import Given, batch_of, draws_of, offered, unit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from negplug import (
     ContrastiveLoss,
+    Mixtures,
     Negatives,
+    Rows,
     make_objective,
     make_sampler,
 )
+from negplug.contract.negatives import total_counts
 from negplug.samplers.gumbel_max import GumbelMax
 
 
 def test_the_loss_is_the_mean_logit_of_the_draws_less_the_positive():
     batch = batch_of(6, 0.3, torch.float64)
     source = offered(batch, "two parts", torch.float64)
-    drawn = GumbelMax(7, Given(source)).sample(batch)
+    drawn = GumbelMax(7, Given(*source)).sample(batch)
     pools = [part.rows.embeddings for part in source]
     wanted = []
     for i, row in enumerate(draws_of(drawn)):
@@ -38,12 +42,14 @@ def test_the_loss_hands_over_its_temperature():
     for temperature, least, most in ((1e-3, 1.0, 1.0), (100.0, 0.0, 0.5)):
         loss_fn = ContrastiveLoss("gumbel_max(num_negatives=50)", temperature=temperature)
         seen = []
-        hook = loss_fn.objective.register_forward_pre_hook(lambda _, given: seen.append(given))
+        hook = loss_fn.objective.register_forward_pre_hook(
+            lambda _, given, seen=seen: seen.append(given)
+        )
         loss_fn(*naive.embeddings(2, 8))
         hook.remove()
         batch, drawn, _ = seen[0]
-        nearest = make_sampler("hard(num_negatives=1)")(batch).choice.columns
-        share = float((drawn.choice.columns == nearest).double().mean())
+        nearest = only(make_sampler("hard(num_negatives=1)")(batch)).choice.columns
+        share = float((only(drawn).choice.columns == nearest).double().mean())
         assert least <= share <= most
 
 
@@ -60,18 +66,17 @@ def test_a_memory_without_rows_offers_nothing():
     # Beside another source, an empty one takes no draws.
     batch = batch_of(6)
     drawn = make_sampler("gumbel_max(4, source=hierarchical(in_batch(), queue(size=70)))")(batch)
-    assert drawn.counts(batch.anchors.ids).tolist() == [4] * 12
+    assert total_counts(drawn, batch.anchors).tolist() == [4] * 12
 
 
 def test_an_anchor_without_negatives_draws_nothing():
     batch = batch_of(6, dtype=torch.float64)
-    source = offered(batch, "masked", torch.float64)
-    source.mask[2] = False
-    for part in (source, offered(batch, "chosen", torch.float64)):
-        part = replace(part, mask=torch.ones(12, 11) > 0) if part.choice.columns is not None else part
+    for form in ("masked", "chosen"):
+        part = only(offered(batch, form, torch.float64))
+        part = part if form == "masked" else part.masked(torch.ones(12, 11) > 0)
         part.mask[2] = False
         drawn = GumbelMax(3, Given(part)).sample(batch)
-        assert drawn.counts(batch.anchors.ids).tolist() == [3, 3, 0] + [3] * 9
+        assert total_counts(drawn, batch.anchors).tolist() == [3, 3, 0] + [3] * 9
         losses = make_objective("infonce()")(batch, drawn, batch.temperature)
         assert (losses == 0).tolist() == [False, False, True] + [False] * 9
 
@@ -88,7 +93,7 @@ def test_no_tensor_has_an_entry_for_every_pair():
             return out
 
     batch = batch_of(500)
-    source = Negatives(pool=unit(8000, 8), pool_ids=torch.full((8000,), -1))
+    source = Negatives(Rows.unknown(unit(8000, 8)))
     with Largest() as seen:
         GumbelMax(2, Given(source)).sample(batch)
     # A tile of 512 × 1024, where all pairs are 1000 × 8000.
@@ -97,10 +102,11 @@ def test_no_tensor_has_an_entry_for_every_pair():
 
 def test_what_cannot_be_drawn_from_is_refused():
     batch = batch_of(4)
-    part = offered(batch, "chosen")
+    part = only(offered(batch, "chosen"))
+    columns = part.choice.columns
     with pytest.raises(ValueError, match=r"(?s)gumbel_max: .* already draws from the softmax"):
         GumbelMax(2, Given(replace(part, estimator="posterior"))).sample(batch)
-    mixed = replace(part, partners=part.choice.columns, coefficients=torch.ones(8, 11, 2))
+    mixed = replace(part, choice=Mixtures(columns, columns, torch.ones(8, 11, 2)))
     with pytest.raises(ValueError, match="are mixtures, no rows of a pool to choose among"):
         GumbelMax(2, Given(mixed)).sample(batch)
     with pytest.raises(ValueError, match="num_negatives must be at least 1, got 0"):

@@ -22,6 +22,7 @@ from choosing import (
 from negplug import (
     ContrastiveLoss,
     Negatives,
+    Rows,
     make_sampler,
 )
 from negplug.samplers.hard import Hard, hardest
@@ -39,24 +40,27 @@ def test_hard_takes_the_most_similar_of_every_form_of_source(form, count):
     ):
         by_similarity = sorted(offered, key=lambda entry: -similarity(batch, part, i, entry[0]))
         assert ours == by_similarity[:count]
-    columns, mask = hardest(batch, replace(part, log_weight=None), count)
-    assert torch.equal(columns, chosen.choice.columns)
-    assert (mask is None) == (chosen.mask is None)
-    assert not columns.requires_grad
+    found = hardest(batch, (replace(part, log_weight=None),), count)
+    assert torch.equal(found.choice.columns, chosen.choice.columns)
+    assert (found.mask is None) == (chosen.mask is None)
+    assert not found.choice.columns.requires_grad
 
 
 @pytest.mark.usefixtures("small_tiles")
 def test_hardest_masks_what_an_anchor_lacks_and_takes_an_empty_pool():
     batch = batch_of(2)
-    part = Negatives(pool=unit(6), pool_ids=batch.anchors.ids[[0, 0, 0, 0, 1, 1]])
-    columns, mask = hardest(batch, part, 4)
+    part = Negatives(Rows(unit(6), batch.anchors.ids[[0, 0, 0, 0, 1, 1]]))
+    found = hardest(batch, (part,), 4)
+    columns, mask = found.choice.columns, found.mask
     assert columns.shape == (4, 4)
     assert mask.sum(1).tolist() == [2, 4, 2, 4]
     assert set(columns[0][mask[0]].tolist()) == {4, 5}
-    everything, _ = hardest(batch, part, 100)
-    assert everything.shape == (4, 6)
-    empty = Negatives(pool=unit(6)[:0], pool_ids=part.rows.ids[:0])
-    assert hardest(batch, empty, 4)[0].shape == (4, 0)
+    assert hardest(batch, (part,), 100).choice.columns.shape == (4, 6)
+    empty = Negatives(Rows(unit(6)[:0], part.rows.ids[:0]))
+    for pools in ((empty, part), (part, empty)):
+        assert torch.equal(hardest(batch, pools, 4).choice.columns, columns)
+    with pytest.warns(UserWarning, match="offers 0 negatives instead of num_negatives=4"):
+        assert Hard(4, Given(empty)).sample(batch.detach()) == (empty,)
 
 
 @pytest.mark.parametrize("views", [2, 3])
@@ -77,11 +81,12 @@ def test_hard_over_several_pools_is_the_hardest_of_all():
     batch = batch_of(6)
     first = random_part(batch, "whole")
     # The same rows in another order, so that every column of the union can be told apart.
-    second = replace(random_part(batch, "chosen-masked"), pool=unit(23, seed=21))
-    empty = Negatives(pool=unit(1)[:0], pool_ids=batch.anchors.ids[:0])
-    union = replace(first, others=(second, empty))
-    chosen = Hard(4, Given(union)).sample(batch)
-    assert torch.equal(chosen.rows.embeddings, torch.cat([first.rows.embeddings, second.rows.embeddings]))
+    second = random_part(batch, "chosen-masked")
+    second = replace(second, rows=second.rows.with_embeddings(unit(23, seed=21)))
+    empty = Negatives(Rows(unit(1)[:0], batch.anchors.ids[:0]))
+    chosen = Hard(4, Given(first, second, empty)).sample(batch)
+    both = torch.cat([first.rows.embeddings, second.rows.embeddings])
+    assert torch.equal(chosen.rows.embeddings, both)
     for i, ours in enumerate(offers(chosen, batch)):
         both = [(similarity(batch, first, i, c), c, w) for c, w in offers(first, batch)[i]]
         both += [(similarity(batch, second, i, c), c + 23, w) for c, w in offers(second, batch)[i]]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import naive
 import pytest
 import torch
+from pools import columns_of, only
 from tiers import LABELS, SIZE, TEMPERATURE, batch_of, naive_loss, rows_of, trained
 
-from negplug import ContrastiveLoss, Draws, NegativeSampler, make_sampler
+from negplug import ContrastiveLoss, Draws, Mixtures, Negatives, NegativeSampler, make_sampler
+from negplug.contract.negatives import enumerated, total_counts
 from negplug.objectives.logits import negative_logsumexp
 from negplug.samplers.hierarchical import Hierarchical
 
@@ -41,13 +42,14 @@ def test_value_and_gradient_equal_a_loop_over_the_union(tiers):
     z = naive.embeddings(2, SIZE)
     batch = batch_of(loss_fn, z)
     each = [tier(batch) for tier in loss_fn.sampler.tiers]
-    pools = {id(p.pool): p.pool for negatives in each for p in negatives}
-    pools[id(batch.keys.embeddings)] = None
+    pools = {p.rows.name: p.rows.embeddings for negatives in each for p in negatives}
+    assert "" not in pools
+    pools[batch.keys.name] = None
     per_tier = [rows_of(negatives, batch) for negatives in each]
     union = [set().union(*rows) for rows in zip(*per_tier, strict=True)]
     overlap = sum(len(rows) for tier in per_tier for rows in tier) - sum(map(len, union))
     assert (overlap == 0) == (tiers == OVERLAPS["no overlap"])
-    counts = loss_fn.sampler(batch).counts(batch.anchors.ids)
+    counts = total_counts(loss_fn.sampler(batch), batch.anchors)
     assert counts.tolist() == [len(rows) for rows in union]
     ours = loss_fn(*z, indexes=batch.anchors.indexes[:SIZE], labels=LABELS)
     reference = naive_loss(z, union, pools)
@@ -63,7 +65,7 @@ def test_whole_pools_stay_the_tensors_that_they_are():
     assert len(parts) == 2
     assert parts[0].rows.embeddings is batch.keys.embeddings
     assert parts[1].rows.embeddings.data_ptr() == queue.rows.data_ptr()
-    assert all(part.choice.columns is None and part.mask is None for part in parts)
+    assert all(columns_of(part) is None and part.mask is None for part in parts)
 
 
 def test_all_of_the_batch_in_tiers_is_the_batch():
@@ -91,7 +93,7 @@ def test_a_tier_with_mixtures_is_no_overlap():
     loss_fn = trained(f"hierarchical(uniform(num_negatives=4), {source}, queue(size=72))")
     batch = batch_of(loss_fn, naive.embeddings(2, SIZE))
     # The queue holds two earlier keys of each anchor's own sample.
-    assert (loss_fn.sampler(batch).counts(batch.anchors.ids) == 22 + 3 + 2 + 70).all()
+    assert (total_counts(loss_fn.sampler(batch), batch.anchors) == 22 + 3 + 2 + 70).all()
 
 
 def test_mixtures_over_the_batchs_own_pool_are_no_rows_of_it():
@@ -100,14 +102,14 @@ def test_mixtures_over_the_batchs_own_pool_are_no_rows_of_it():
 
         def sample(self, batch):
             plain = make_sampler("uniform(num_negatives=4)").sample(batch)
-            shares = torch.full((*plain.choice.columns.shape, 2), 0.5, dtype=batch.keys.embeddings.dtype)
-            partners = (plain.choice.columns + 1) % len(batch.keys.embeddings)
-            return replace(plain, partners=partners, coefficients=shares)
+            columns, keys = plain.choice.columns, plain.rows
+            shares = torch.full((*columns.shape, 2), 0.5, dtype=keys.embeddings.dtype)
+            return Negatives(keys, Mixtures(columns, (columns + 1) % len(keys), shares))
 
     batch = batch_of(ContrastiveLoss(), naive.embeddings(2, SIZE))
     for tiers in itertools.permutations(["in_batch()", "uniform(num_negatives=9)", Mixing()]):
         samplers = [t if isinstance(t, Mixing) else make_sampler(t) for t in tiers]
-        assert (Hierarchical(*samplers)(batch).counts(batch.anchors.ids) == 22 + 4).all()
+        assert (total_counts(Hierarchical(*samplers)(batch), batch.anchors) == 22 + 4).all()
 
 
 def test_a_sampler_may_draw_from_the_union():
@@ -116,9 +118,9 @@ def test_a_sampler_may_draw_from_the_union():
     z = naive.embeddings(2, SIZE)
     batch = batch_of(loss_fn, z)
     offered = rows_of(loss_fn.sampler.source(batch), batch)
-    union = loss_fn.sampler.source(batch).enumerated(batch.anchors.ids)
-    drawn = loss_fn.sampler(batch)
-    assert torch.equal(drawn.rows.embeddings, union.pool)
+    union = enumerated(loss_fn.sampler.source(batch), batch.anchors)
+    drawn = only(loss_fn.sampler(batch))
+    assert torch.equal(drawn.rows.embeddings, union.rows.embeddings)
     for i in range(2 * SIZE):
         allowed = union.choice.columns[i][union.mask[i]].tolist()
         assert len(allowed) == len(offered[i])
@@ -128,8 +130,10 @@ def test_a_sampler_may_draw_from_the_union():
     ours = loss_fn(*z, indexes=batch.anchors.indexes[:SIZE], labels=LABELS)
     chosen = [{(0, k) for k in row} for row in drawn.choice.columns.tolist()]
     unit = torch.cat(z) / torch.cat(z).norm(dim=1, keepdim=True)
-    own = {k: (drawn.rows.embeddings[k] == batch.keys.embeddings).all(1).nonzero() for k in range(len(drawn.rows.embeddings))}
-    pool = [unit[int(at[0])] if len(at) else drawn.rows.embeddings[k].detach() for k, at in own.items()]
+    pool = []
+    for row in drawn.rows.embeddings:
+        at = (row == batch.keys.embeddings).all(1).nonzero()
+        pool.append(unit[int(at[0])] if len(at) else row.detach())
     reference = naive_loss(z, chosen, {0: pool})
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
     assert naive.relative(naive.gradients(ours, z), naive.gradients(reference, z)) < 1e-12
@@ -145,8 +149,8 @@ def test_a_corrected_draw_from_the_union_estimates_its_denominator():
     drawn.stream = 9
     for step in range(rounds):
         now = batch.within(draws=Draws(1, step))
-        now.memo[loss_fn.sampler] = union
-        estimates.append(negative_logsumexp(now, drawn.sample(now), TEMPERATURE).exp().detach())
+        now.context.memo[loss_fn.sampler] = union, None
+        estimates.append(negative_logsumexp(now, drawn(now), TEMPERATURE).exp().detach())
     estimates = torch.stack(estimates)
     # 24 anchors at six standard errors: a false alarm once in 10⁷ runs.
     assert ((estimates.mean(0) - full).abs() < 6 * estimates.std(0) / rounds**0.5).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 import naive
 import pytest
@@ -19,7 +18,9 @@ from memories import (
     memory,
     train,
     unit,
+    written,
 )
+from pools import only
 from resumable import same_state
 from torch import nn
 
@@ -71,7 +72,7 @@ def test_nothing_is_written_between_forward_and_backward(expression):
     # Two forward passes before one backward pass, as in gradient caching.
     z, more = embed(4, 10), embed(4, 11)
     first, second = loss_fn(*z, indexes=indexes), loss_fn(*more, indexes=indexes + 4)
-    assert torch.equal(loss_fn.sampler(probe).pool, before["rows"])
+    assert torch.equal(only(loss_fn.sampler(probe)).rows.embeddings, before["rows"])
     reference = sum(
         looped(v, i, before["rows"], before["names"][1].tolist())
         for v, i in ((z, indexes), (more, indexes + 4))
@@ -102,7 +103,7 @@ def test_evaluation_reads_and_does_not_write(expression):
     train(loss_fn, views, indexes)
     before = loss_fn.state_dict()
     other = embed(4, 1)
-    held = before[f"sampler.{STATE}"]
+    held = written(before[f"sampler.{STATE}"])
     expected = looped(other, indexes, held["rows"], held["names"][1].tolist()).detach()
     with torch.no_grad():
         torch.testing.assert_close(loss_fn(*other, indexes=indexes), expected)
@@ -121,7 +122,7 @@ class Two(NegativeSampler):
         self.second = Uniform(3, source=shared)
 
     def sample(self, batch):
-        return replace(self.first(batch), others=(self.second(batch),))
+        return *self.first(batch), *self.second(batch)
 
 
 def test_two_readers_of_one_queue_enqueue_once():
@@ -130,7 +131,7 @@ def test_two_readers_of_one_queue_enqueue_once():
         train(loss_fn, embed(4, step))
     state = loss_fn.state_dict()
     for reader in ("first", "second"):
-        rows = state[f"sampler.{reader}.source.{STATE}"]["rows"]
+        rows = written(state[f"sampler.{reader}.source.{STATE}"])["rows"]
         torch.testing.assert_close(rows, torch.cat([unit(embed(4, step)) for step in range(3)]))
 
 
@@ -183,5 +184,5 @@ def test_a_call_that_fails_leaves_nothing_behind():
     with pytest.raises(ValueError, match="needs the data set index"):
         loss_fn(*z)
     loss_fn.end_step()
-    after = loss_fn.state_dict()["sampler.tiers.0._extra_state"]
-    assert len(after["rows"]) == len(before["sampler.tiers.0._extra_state"]["rows"]) == 8
+    after = memory(loss_fn, "sampler.tiers.0")
+    assert len(after["rows"]) == len(written(before[f"sampler.tiers.0.{STATE}"])["rows"]) == 8

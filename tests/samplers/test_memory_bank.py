@@ -77,5 +77,5 @@ def test_a_recipe_that_cannot_say_which_samples_it_trains_on():
     with pytest.raises(ValueError, match=message):
         trainer.fit(hosts.recipe(), DataLoader(samples, batch_size=8))
     state = control.state_dict()["losses"][hosts.site_name()]
-    assert len(state[f"sampler.{STATE}"]["rows"]) == 0
+    assert state[f"sampler.{STATE}"]["values"]["count"] == 0
     assert state[STATE]["step"] == 0

@@ -57,7 +57,13 @@ def test_a_roll_back_into_the_middle_of_a_step_goes_on_there():
     first = ContrastiveBatch.from_views(tuple(embed(3, 1)))
     parent.loss.contrast(first)  # of a step of two calls
     saved = copy.deepcopy(parent.state_dict())
-    assert saved[f"loss.{STATE}"] == {"seed": 4, "step": 1, "call": 1, "further": 0}
+    assert saved[f"loss.{STATE}"] == {
+        "format": 2,
+        "seed": 4,
+        "step": 1,
+        "call": 1,
+        "further": 0,
+    }
     call(parent, 2)
     parent.load_state_dict(saved)
     fresh.load_state_dict(saved)

@@ -135,7 +135,8 @@ def test_a_state_can_be_loaded_before_the_first_step():
 
 def test_a_damaged_state_is_refused_whole():
     state = copy.deepcopy(trained("queue(size=16)").state_dict())
-    state[f"sampler.{STATE}"]["names"] = state[f"sampler.{STATE}"]["names"][:, :-1]
+    values = state[f"sampler.{STATE}"]["values"]
+    values["names"] = values["names"][:, :-1]
     loss_fn = trained("queue(size=16)", 1)
     before = loss_fn.state_dict()
     with pytest.raises(ValueError, match="do not fit together; the file is damaged"):

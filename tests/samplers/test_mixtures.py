@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from mixing import ALL, BOTH, LABELS, SIZE, SOURCES, batch_of, mixtures, sampled, trained
+from pools import columns_of, only
 from scipy import stats
 
 from negplug import ContrastiveBatch, make_sampler
+from negplug.contract.negatives import enumerated
 
 CONFIDENCE = 1 - 1e-6
 
@@ -18,7 +20,7 @@ CONFIDENCE = 1 - 1e-6
 def test_parents_are_among_the_hardest_and_differ(source):
     loss_fn = trained(f"synthetic({BOTH}, source={source})")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
-    offered = loss_fn.sampler.source(batch).enumerated(batch.anchors.ids)
+    offered = enumerated(loss_fn.sampler.source(batch), batch.anchors)
     pairs, with_anchor = mixtures(negatives)
     for i, anchor in enumerate(batch.anchors.embeddings):
         allowed = offered.choice.columns[i]
@@ -26,13 +28,14 @@ def test_parents_are_among_the_hardest_and_differ(source):
         order = (offered.rows.embeddings[allowed] @ anchor).argsort(descending=True)
         hardest = offered.rows.embeddings[allowed[order[:4]]]
         for parents in (
-            pairs.pool[pairs.choice.columns[i]],
-            pairs.pool[pairs.choice.second[i]],
-            with_anchor.pool[with_anchor.choice.columns[i]],
+            pairs.rows.embeddings[pairs.choice.first[i]],
+            pairs.rows.embeddings[pairs.choice.second[i]],
+            with_anchor.rows.embeddings[with_anchor.choice.first[i]],
         ):
             assert (parents[:, None] == hardest).all(2).any(1).all()
-        assert (pairs.choice.columns[i] != pairs.choice.second[i]).all()
-        assert torch.equal(with_anchor.pool[with_anchor.choice.second[i]], anchor.expand(5, -1))
+        assert (pairs.choice.first[i] != pairs.choice.second[i]).all()
+        itself = with_anchor.rows.embeddings[with_anchor.choice.second[i]]
+        assert torch.equal(itself, anchor.expand(5, -1))
 
 
 def test_shares_and_pairs_follow_their_distributions():
@@ -50,22 +53,19 @@ def test_shares_and_pairs_follow_their_distributions():
     assert 0.495 < beta.max() <= 0.5
     assert stats.kstest(alpha.flatten().numpy(), "uniform").pvalue > 1e-6
     assert stats.kstest(2 * beta.flatten().numpy(), "uniform").pvalue > 1e-6
-    hardest = make_sampler("hard(num_negatives=5)")(batch).choice.columns
+    hardest = only(make_sampler("hard(num_negatives=5)")(batch)).choice.columns
     first, second = (
         (columns[..., None] == hardest[:, None]).long().argmax(-1)
-        for columns in (pairs.choice.columns, pairs.choice.second)
+        for columns in (pairs.choice.first, pairs.choice.second)
     )
     ordered = torch.bincount((5 * first + second).flatten(), minlength=25).view(5, 5)
     assert ordered.diagonal().sum() == 0
     seen = ordered[~torch.eye(5, dtype=bool)].double()
     expected = seen.sum() / 20
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(20, CONFIDENCE)
-    place = (
-        (with_anchor.pool[with_anchor.choice.columns][:, :, None] == batch.keys.embeddings[hardest][:, None])
-        .all(-1)
-        .long()
-        .argmax(-1)
-    )
+    parents = with_anchor.rows.embeddings[with_anchor.choice.first]
+    candidates = batch.keys.embeddings[hardest]
+    place = (parents[:, :, None] == candidates[:, None]).all(-1).long().argmax(-1)
     seen = torch.bincount(place.flatten(), minlength=5).double()
     expected = seen.sum() / 5
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(5, CONFIDENCE)
@@ -76,7 +76,8 @@ def test_the_share_does_not_depend_on_the_pair():
     batch = batch_of(naive.embeddings(2, SIZE))
     (part,) = mixtures(make_sampler("synthetic(num_mixed=400, num_hardest=8)")(batch))
     alpha = part.choice.coefficients[..., 0] / part.choice.coefficients.sum(-1)
-    similarity = (part.rows.embeddings[part.choice.columns] * part.rows.embeddings[part.choice.second]).sum(-1)
+    pool = part.rows.embeddings
+    similarity = (pool[part.choice.first] * pool[part.choice.second]).sum(-1)
     assert stats.spearmanr(alpha.flatten(), similarity.flatten()).pvalue > 1e-6
 
 
@@ -88,15 +89,16 @@ def test_noisy_rows_are_their_originals_with_gaussian_noise(sigma):
     batch = ContrastiveBatch.from_pairs(
         *naive.embeddings(2, size, width), indexes=torch.arange(size)
     )
-    noisy = make_sampler(f"synthetic(num_noisy={number}, sigma={sigma})")(batch).others[0]
-    assert noisy.choice.columns is None
-    assert not noisy.pool.requires_grad
+    _, noisy = make_sampler(f"synthetic(num_noisy={number}, sigma={sigma})")(batch)
+    assert columns_of(noisy) is None
+    copies = noisy.rows.embeddings
+    assert not copies.requires_grad
     torch.testing.assert_close(
-        noisy.pool.norm(dim=1), torch.ones(number, dtype=torch.float64), rtol=1e-12, atol=0
+        copies.norm(dim=1), torch.ones(number, dtype=torch.float64), rtol=1e-12, atol=0
     )
     assert torch.equal(noisy.rows.ids, noisy.rows.indexes)
     originals = batch.keys.embeddings[noisy.rows.ids]
-    cosine = (noisy.pool * originals).sum(1).detach().numpy()
+    cosine = (copies * originals).sum(1).detach().numpy()
     random = np.random.default_rng(3)
     noise = random.normal(size=(50_000, width)) * sigma
     noise[:, 0] += 1.0
@@ -106,17 +108,17 @@ def test_noisy_rows_are_their_originals_with_gaussian_noise(sigma):
     expected = number / size
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(size, CONFIDENCE)
     # No direction is preferred: the mean of the noise is zero in every coordinate.
-    across = noisy.pool.detach() - torch.from_numpy(cosine)[:, None] * originals.detach()
+    across = copies.detach() - torch.from_numpy(cosine)[:, None] * originals.detach()
     assert (across.mean(0).abs() < 6 * across.std(0) / number**0.5).all()
 
 
 def test_a_noisy_row_is_excluded_with_its_original():
     loss_fn = trained("synthetic(num_noisy=200, sigma=0.1, source=filtered(by='labels'))")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
-    noisy = negatives.others[0]
+    _, noisy = negatives
     owner = noisy.rows.indexes
     assert torch.equal(noisy.rows.labels, LABELS[owner])
-    counts = noisy.counts(batch.anchors.ids)
+    counts = noisy.counts(batch.anchors)
     for i in range(2 * SIZE):
         others = (owner != i % SIZE) & (LABELS[owner] != LABELS[i % SIZE])
         assert counts[i] == others.sum()
@@ -130,10 +132,11 @@ def test_draws_depend_on_the_step_alone():
     one, same, other = (make_sampler(text)(batch_of(z, step)) for step in (4, 4, 5))
     assert torch.equal(torch.get_rng_state(), before)
     for a, b, c in zip(mixtures(one), mixtures(same), mixtures(other), strict=True):
-        assert torch.equal(a.choice.columns, b.choice.columns)
+        assert torch.equal(a.choice.first, b.choice.first)
         assert torch.equal(a.choice.second, b.choice.second)
         assert torch.equal(a.choice.coefficients, b.choice.coefficients)
-        assert not torch.equal(a.pool[a.choice.columns], c.pool[c.choice.columns])
+        parents, others = (p.rows.embeddings[p.choice.first] for p in (a, c))
+        assert not torch.equal(parents, others)
         assert not torch.equal(a.choice.coefficients, c.choice.coefficients)
-    assert torch.equal(one.others[-1].pool, same.others[-1].pool)
-    assert not torch.equal(one.others[-1].rows.ids, other.others[-1].rows.ids)
+    assert torch.equal(one[-1].rows.embeddings, same[-1].rows.embeddings)
+    assert not torch.equal(one[-1].rows.ids, other[-1].rows.ids)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 import pytest
 import torch
 from memories import WIDTH, embed, first_in_first_out, memory, train, unit
+from pools import only
 
 from negplug import ContrastiveBatch, ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
@@ -36,12 +36,13 @@ def test_a_queue_is_a_deque(size):
 def test_rows_are_offered_with_their_names_and_only_once_written():
     loss_fn = ContrastiveLoss("queue(size=20)")
     probe = ContrastiveBatch.from_views(tuple(v.detach() for v in embed(3, 9)))
-    assert loss_fn.sampler(probe).pool.shape == (0, WIDTH)
+    assert only(loss_fn.sampler(probe)).rows.embeddings.shape == (0, WIDTH)
     views, indexes, labels = embed(4, 0), torch.tensor([7, 3, 5, 1]), torch.tensor([0, -1, 2, 2])
     train(loss_fn, views, indexes, labels)
-    assert loss_fn.sampler(replace(probe)).pool.shape == (0, WIDTH)  # held back, not yet written
+    held_back = only(loss_fn.sampler(probe.within()))
+    assert held_back.rows.embeddings.shape == (0, WIDTH)  # not yet written
     loss_fn.end_step()
-    offered = loss_fn.sampler(replace(probe))
+    offered = only(loss_fn.sampler(probe.within()))
     torch.testing.assert_close(offered.rows.embeddings, unit(views))
     for names, expected in (
         (offered.rows.ids, indexes),
@@ -59,7 +60,7 @@ class Watching(InfoNCE):
         self.seen = []
 
     def forward(self, batch, negatives, temperature):
-        self.seen.append(negatives)
+        self.seen.append(only(negatives))
         return super().forward(batch, negatives, temperature)
 
 
@@ -71,7 +72,7 @@ def test_the_pool_is_the_memory_itself_written_in_place(expression):
         train(loss_fn, embed(4, step), torch.arange(4) + 4 * (step % 3))
     loss_fn.end_step()
     probe = ContrastiveBatch.from_views(tuple(v.detach() for v in embed(1, 0)), torch.tensor([0]))
-    now = loss_fn.sampler(probe).pool
+    now = only(loss_fn.sampler(probe)).rows.embeddings
     for negatives in watching.seen[1:]:
         assert negatives.rows.embeddings.data_ptr() == now.data_ptr()
         # The same storage: what was offered in an earlier step has changed with the memory.

@@ -39,9 +39,13 @@ def test_a_shared_queue_takes_a_step_in_once_and_is_saved_once():
     shared = loss_fn.sampler.tiers[2]
     assert shared.count == 3 * 2 * SIZE
     alone = trained("queue(size=96)").sampler
-    assert torch.equal(shared._rows[: shared.count], alone._rows[: alone.count])
+    assert torch.equal(shared.rows[: shared.count], alone.rows[: alone.count])
     state = loss_fn.state_dict()
-    saved = [value["rows"] for key, value in state.items() if "rows" in (value or {})]
+    saved = [
+        value["values"]["rows"]
+        for value in state.values()
+        if "rows" in (value or {}).get("values", {})
+    ]
     assert len(saved) == 2
     assert saved[0] is saved[1]
     file = io.BytesIO()
@@ -69,7 +73,7 @@ def test_the_second_call_of_a_step_has_a_shared_queue_of_its_own():
     first, second = loss_fn.sampler.tiers[1], loss_fn.further[0].sampler.tiers[1]
     assert loss_fn.further[0].sampler.tiers[0].source is second
     assert first.count == second.count == 2 * 2 * SIZE
-    assert not torch.equal(first._rows[:48], second._rows[:48])
+    assert not torch.equal(first.rows[:48], second.rows[:48])
 
 
 class Site(LossSite):

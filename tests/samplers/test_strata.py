@@ -11,10 +11,7 @@ import pytest
 import torch
 from choosing import Given, batch_of, unit
 
-from negplug import (
-    ContrastiveLoss,
-    Negatives,
-)
+from negplug import ContrastiveLoss, Negatives, Rows
 from negplug.samplers.stratified import Stratified
 
 
@@ -40,16 +37,14 @@ def test_a_table_by_data_set_index_is_as_good_as_labels(tmp_path):
 
 def test_rows_without_an_index_are_of_another_stratum():
     batch = batch_of(4, indexes=torch.arange(4))
-    part = Negatives(
-        pool=unit(8),
-        pool_ids=torch.full((8,), -1),
-        pool_indexes=torch.tensor([-1, -1, -1, 0, 0, 1, 2, 3]),
-    )
+    indexes = torch.tensor([-1, -1, -1, 0, 0, 1, 2, 3])
+    part = Negatives(Rows(unit(8), torch.full((8,), -1), indexes))
     table = torch.tensor([1, 1, 1, -1])
     with pytest.warns(UserWarning, match=r"an anchor of unknown stratum \(-1\) has 0 of the 4"):
         drawn = Stratified(8, by=table, source=Given(part)).sample(batch)
     own = [
-        set(row[:4][keep[:4]].tolist()) for row, keep in zip(drawn.choice.columns, drawn.mask, strict=True)
+        set(row[:4][keep[:4]].tolist())
+        for row, keep in zip(drawn.choice.columns, drawn.mask, strict=True)
     ]
     assert own == [{3, 4, 5, 6}, {3, 4, 5, 6}, {3, 4, 5, 6}, set()] * 2
     assert {0, 1, 2, 7} == set(drawn.choice.columns[0, 4:].tolist())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import naive
 import pytest
@@ -18,6 +17,7 @@ from choosing import (
     unit,
     with_unknown_anchor,
 )
+from pools import only
 
 from negplug import (
     ContrastiveBatch,
@@ -25,6 +25,7 @@ from negplug import (
     Draws,
     Negatives,
     NegativeSampler,
+    Rows,
     make_sampler,
 )
 from negplug.objectives.logits import negative_logsumexp
@@ -41,12 +42,12 @@ def test_draws_are_distinct_legal_and_of_the_right_strata(source, same, count):
     if source == "any":
         # Rows of an anchor's id in every stratum.
         pool_ids = batch.anchors.ids[integers(0, 5, 60)]
-        rows = {"pool_ids": pool_ids, "pool_labels": integers(-1, 6, 60, seed=2)}
-        inner: NegativeSampler = Given(Negatives(pool=unit(60), **rows))
+        rows = Rows(unit(60), pool_ids, labels=integers(-1, 6, 60, seed=2))
+        inner: NegativeSampler = Given(Negatives(rows))
     else:
         inner = make_sampler(source)
     drawn = numbered(Stratified(count, same=same, source=inner)).sample(batch)
-    offered = inner(batch)
+    offered = only(inner(batch))
     asked = round(same * count)
     assert drawn.choice.columns.shape[1] <= count
     for i, (row, legal) in enumerate(
@@ -87,13 +88,13 @@ def test_every_subset_of_each_stratum_is_equally_likely(source):
 def test_correction_makes_the_denominator_unbiased(source):
     batch = batch_of(12, labels=[0, 0, 0, 0, 0, 1, 1, 1, 2, 2, -1, 3])
     # 3 of the own stratum, which has 8, 4, 2 or none, and 2 of the others.
-    full = negative_logsumexp(batch, make_sampler("in_batch()").sample(batch), 0.5).exp()
+    full = negative_logsumexp(batch, make_sampler("in_batch()")(batch), 0.5).exp()
     rounds = 1500
     many = repeated(batch, rounds)
 
     def denominators(correction: bool, source: str) -> torch.Tensor:
         sampler = Stratified(5, same=0.6, correction=correction, source=make_sampler(source))
-        drawn = numbered(sampler).sample(many)
+        drawn = numbered(sampler)(many)
         return negative_logsumexp(many, drawn, 0.5).exp().view(rounds, -1)
 
     estimates = denominators(True, source)
@@ -163,7 +164,7 @@ def test_a_whole_pool_is_divided_as_a_loop_does(seed):
     batch = ContrastiveBatch.from_ids(
         unit(9), ids, unit(9), ids, torch.arange(9), labels=labels, lasting=True
     )
-    part = Negatives(pool=unit(rows), pool_ids=pool_ids, pool_labels=pool_labels)
+    part = Negatives(Rows(unit(rows), pool_ids, labels=pool_labels))
     everything = numbered(Stratified(2 * rows, source=Given(part))).sample(batch)
     few = numbered(Stratified(6, same=0.5, source=Given(part))).sample(batch)
     excluded = set()

@@ -20,9 +20,11 @@ from mixing import (
     sampled,
     trained,
 )
+from pools import columns_of, only
 
-from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
+from negplug import ContrastiveBatch, ContrastiveLoss, Mixtures, make_sampler
 from negplug.contract.ids import comparable_ids
+from negplug.contract.negatives import total_counts
 from negplug.objectives.logits import negative_logsumexp
 
 
@@ -31,27 +33,27 @@ def test_every_logit_is_that_of_the_row_it_stands_for(source):
     loss_fn = trained(f"synthetic({BOTH}, source={source})")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
     parts = mixtures(negatives)
-    assert [part.choice.columns.shape[1] for part in parts] == [6, 5]
+    assert [part.choice.first.shape[1] for part in parts] == [6, 5]
     for part in parts:
         rows = materialised(part)
         assert part.mask.all()
-        for m in range(part.choice.columns.shape[1]):
-            one = replace(
-                part,
-                columns=part.choice.columns[:, m : m + 1],
-                partners=part.choice.second[:, m : m + 1],
+        for m in range(part.choice.first.shape[1]):
+            entry = Mixtures(
+                first=part.choice.first[:, m : m + 1],
+                second=part.choice.second[:, m : m + 1],
                 coefficients=part.choice.coefficients[:, m : m + 1],
                 mask=part.mask[:, m : m + 1],
             )
-            logits = negative_logsumexp(batch, one, TEMPERATURE)
+            one = replace(part, choice=entry)
+            logits = negative_logsumexp(batch, (one,), TEMPERATURE)
             expected = (batch.anchors.embeddings * rows[:, m]).sum(1) / TEMPERATURE
             torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-13)
         mixed = (
-            part.choice.coefficients[..., :1] * part.rows.embeddings[part.choice.columns]
+            part.choice.coefficients[..., :1] * part.rows.embeddings[part.choice.first]
             + part.choice.coefficients[..., 1:] * part.rows.embeddings[part.choice.second]
         )
         torch.testing.assert_close(
-            mixed.norm(dim=-1), torch.ones(part.choice.columns.shape, dtype=mixed.dtype)
+            mixed.norm(dim=-1), torch.ones(part.choice.first.shape, dtype=mixed.dtype)
         )
 
 
@@ -68,17 +70,19 @@ def test_value_and_gradient_equal_a_loop_over_constants(source, objective):
     for i in range(2 * SIZE):
         push = 0.0
         for part in negatives:
-            if part.choice.second is not None:
+            chosen = columns_of(part)
+            if isinstance(part.choice, Mixtures):
                 rows, kept = materialised(part)[i], part.mask[i]
-            elif part.choice.columns is None:
+            elif chosen is None:
                 rows, kept = part.rows.embeddings, part.rows.ids != ids[i]
                 kept = kept if part.mask is None else kept & part.mask[i]
             else:
-                rows = part.rows.embeddings[part.choice.columns[i]]
+                rows = part.rows.embeddings[chosen[i]]
                 kept = torch.ones(len(rows), dtype=bool) if part.mask is None else part.mask[i]
             weight = 1.0 if part.log_weight is None else part.log_weight.exp()[i, 0]
             for row in rows[kept]:
-                own = (batch.keys.embeddings == row).all(1).nonzero()  # a key of the batch has a gradient
+                # A key of the batch has a gradient.
+                own = (batch.keys.embeddings == row).all(1).nonzero()
                 key = unit[int(own[0])] if len(own) else row.detach()
                 push = push + weight * torch.exp(unit[i] @ key / TEMPERATURE)
         pull = torch.exp(unit[i] @ unit[(i + SIZE) % (2 * SIZE)] / TEMPERATURE)
@@ -93,14 +97,16 @@ def test_value_and_gradient_equal_a_loop_over_constants(source, objective):
 def test_the_sources_own_negatives_are_left_as_they_are():
     loss_fn = trained(f"synthetic({ALL}, source=queue(size=72))")
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
-    plain = loss_fn.sampler.source(batch)
-    assert negatives.rows.embeddings is plain.pool
-    assert negatives.choice.columns is None
-    assert negatives.counts(batch.anchors.ids).max() <= plain.counts(batch.anchors.ids).max() + 18
+    plain = only(loss_fn.sampler.source(batch))
+    assert negatives[0].rows.embeddings is plain.rows.embeddings
+    assert columns_of(negatives[0]) is None
+    counts = total_counts(negatives, batch.anchors)
+    assert counts.max() <= plain.counts(batch.anchors).max() + 18
     # Mixtures of pairs read the queue itself.
-    assert mixtures(negatives)[0].pool.data_ptr() == loss_fn.sampler.source.rows.data_ptr()
+    pairs, with_anchor = mixtures(negatives)
+    assert pairs.rows.embeddings.data_ptr() == loss_fn.sampler.source.rows.data_ptr()
     # Mixtures with the anchor read 24 anchors and no more rows than are in use.
-    assert len(mixtures(negatives)[1].pool) <= 24 + 24 * 4
+    assert len(with_anchor.rows) <= 24 + 24 * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -125,5 +131,5 @@ def test_float32_lengths_are_one_to_rounding():
     for part in parts:
         share = part.choice.coefficients.double()
         pool = part.rows.embeddings.double()
-        rows = share[..., :1] * pool[part.choice.columns] + share[..., 1:] * pool[part.choice.second]
+        rows = share[..., :1] * pool[part.choice.first] + share[..., 1:] * pool[part.choice.second]
         assert (rows.norm(dim=-1) - 1).abs().max() < 1e-6

@@ -7,6 +7,7 @@ import pytest
 from mixing import ALL, BOTH, SIZE, SOURCES, batch_of
 
 from negplug import make_sampler
+from negplug.contract.negatives import enumerated
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_a_chooser_over_mixtures_is_refused(chooser):
 def test_enumeration_of_mixtures_is_refused():
     batch = batch_of(naive.embeddings(2, SIZE))
     with pytest.raises(ValueError, match=r"make synthetic\(…\) the outermost sampler"):
-        make_sampler(f"synthetic({BOTH})")(batch).enumerated(batch.anchors.ids)
+        enumerated(make_sampler(f"synthetic({BOTH})")(batch), batch.anchors)
 
 
 @pytest.mark.parametrize("source", ["uniform(num_negatives=9)", SOURCES[-1]])

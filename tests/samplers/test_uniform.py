@@ -7,9 +7,10 @@ import itertools
 import naive
 import pytest
 import torch
+from pools import columns_of
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
-from negplug.contract.ids import columns_with_same_id, number_with_same_id
+from negplug.contract.ids import columns_with_same_id, number_of_excluded
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
 
 
@@ -19,8 +20,6 @@ def batch_of(views: int, size: int, step: int = 0) -> ContrastiveBatch:
 
 
 def with_step(batch: ContrastiveBatch, step: int) -> ContrastiveBatch:
-    from dataclasses import replace
-
     return batch.within(draws=Draws(seed=7, step=step))
 
 
@@ -31,10 +30,7 @@ def test_value_and_gradient_equal_a_loop_over_the_same_draws(views, num_negative
     z = naive.embeddings(views, 8)
     text = f"uniform(num_negatives={num_negatives}, correction={correction})"
     loss_fn = ContrastiveLoss(text, temperature=0.3, seed=5)
-    draws = Draws(seed=5)
-    from dataclasses import replace
-
-    batch = replace(ContrastiveBatch.from_views(tuple(z)), draws=draws)
+    batch = ContrastiveBatch.from_views(tuple(z)).within(draws=Draws(seed=5))
     chosen = loss_fn.sampler.sample(batch).choice.columns
     assert chosen.shape == (8 * views, num_negatives)
     weight = views * 7 / num_negatives if correction else 1.0
@@ -46,13 +42,12 @@ def test_value_and_gradient_equal_a_loop_over_the_same_draws(views, num_negative
 def test_shared_set_equals_a_loop_over_the_same_set():
     z = naive.embeddings(2, 8)
     loss_fn = ContrastiveLoss("uniform(num_negatives=5, shared=True)", temperature=0.3, seed=5)
-    from dataclasses import replace
-
-    batch = replace(ContrastiveBatch.from_views(tuple(z)), draws=Draws(seed=5))
+    batch = ContrastiveBatch.from_views(tuple(z)).within(draws=Draws(seed=5))
     drawn = loss_fn.sampler.sample(batch)
-    rows = [int((batch.keys.embeddings == row).all(1).nonzero()[0]) for row in drawn.rows.embeddings]
+    keys = batch.keys.embeddings
+    rows = [int((keys == row).all(1).nonzero()[0]) for row in drawn.rows.embeddings]
     assert len(set(rows)) == 5
-    assert drawn.choice.columns is None
+    assert columns_of(drawn) is None
     unit = torch.cat(z) / torch.cat(z).norm(dim=1, keepdim=True)
     losses = []
     for i in range(16):
@@ -118,7 +113,9 @@ def test_anchors_draw_on_their_own():
     batch = batch_of(2, 16)
     agree = sum(
         int(columns[0] == columns[1])
-        for columns in (sampler.sample(with_step(batch, step)).choice.columns for step in range(3000))
+        for columns in (
+            sampler.sample(with_step(batch, step)).choice.columns for step in range(3000)
+        )
     )
     assert 50 < agree < 150  # expected 93 (28 common columns of 30²), ± 6 standard deviations
 
@@ -128,12 +125,12 @@ def test_correction_makes_the_denominator_unbiased(shared):
     from negplug.objectives.logits import negative_logsumexp
 
     batch = batch_of(2, 12)
-    full = negative_logsumexp(batch, make_sampler("in_batch()").sample(batch), 0.5).exp()
+    full = negative_logsumexp(batch, make_sampler("in_batch()")(batch), 0.5).exp()
     sampler = make_sampler(f"uniform(num_negatives=3, shared={shared}, correction=True)")
     rounds = 1500
     estimates = torch.stack(
         [
-            negative_logsumexp(b, sampler.sample(b), 0.5).exp().detach()
+            negative_logsumexp(b, sampler(b), 0.5).exp().detach()
             for b in (with_step(batch, step) for step in range(rounds))
         ]
     )
@@ -141,7 +138,7 @@ def test_correction_makes_the_denominator_unbiased(shared):
     # 24 anchors at six standard errors: a false alarm once in 10⁷ runs.
     assert (error < 6).all()
     plain = make_sampler(f"uniform(num_negatives=3, shared={shared})")
-    assert negative_logsumexp(batch, plain.sample(batch), 0.5).exp().mean() < 0.5 * full.mean()
+    assert negative_logsumexp(batch, plain(batch), 0.5).exp().mean() < 0.5 * full.mean()
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -158,8 +155,9 @@ def test_unknown_ids_equal_nothing():
     anchor_ids, pool_ids = torch.tensor([-1, 4]), torch.tensor([-1, 4, -1, 5, 4])
     _, own = columns_with_same_id(anchor_ids, pool_ids)
     assert own.tolist() == [0, 2]
-    assert number_with_same_id(anchor_ids, pool_ids).tolist() == [0, 2]
-    assert number_with_same_id(pool_ids, pool_ids).tolist() == [0, 2, 0, 1, 2]
+    assert number_of_excluded(anchor_ids, pool_ids, same=False).tolist() == [0, 2]
+    for same in (False, True):
+        assert number_of_excluded(pool_ids, pool_ids, same).tolist() == [0, 2, 0, 1, 2]
 
 
 def test_more_than_a_full_batch_supplies_is_an_error_that_says_how_many():
@@ -193,7 +191,7 @@ def test_label_rich_anchors_draw_what_they_have():
     unit = torch.nn.functional.normalize(z[0], dim=1)
     batch = ContrastiveBatch.from_ids(unit, ids)
     drawn = make_sampler("uniform(num_negatives=5)").sample(batch)
-    assert drawn.counts(ids).tolist() == [3] * 9 + [5] * 3
+    assert drawn.counts(batch.anchors).tolist() == [3] * 9 + [5] * 3
     for i in range(12):
         columns = drawn.choice.columns[i][drawn.mask[i]].tolist()
         assert len(set(columns)) == len(columns)

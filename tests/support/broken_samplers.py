@@ -8,64 +8,59 @@ import random
 import numpy as np
 import torch
 import torch.distributed as dist
+from broken_composition import BROKEN_COMPOSITION
 
-from negplug import Draws, Negatives, NegativeSampler
+from negplug import Columns, Draws, Negatives, NegativeSampler, Rows, Sampled, Whole
 from negplug.samplers.in_batch import InBatch
 from negplug.samplers.queue import Queue
-from negplug.testing import (
-    draws,
-    gradients,
-    ranks,
-    state,
-    values,
-)
+from negplug.testing import draws, gradients, ranks, state, values
 
 
 class WrongMask(NegativeSampler):
     def sample(self, batch):
-        columns = torch.zeros(len(batch.anchors.embeddings), 1, dtype=torch.int64)
-        return Negatives(batch.keys.embeddings, batch.keys.ids, columns, mask=torch.ones(3, 1) > 0)
+        columns = torch.zeros(len(batch.anchors), 1, dtype=torch.int64)
+        return Negatives(batch.keys, Columns(columns, mask=torch.ones(3, 1) > 0))
 
 
 class IntegerMask(NegativeSampler):
     def sample(self, batch):
         mask = batch.anchors.ids[:, None] != batch.keys.ids
-        return Negatives(batch.keys.embeddings, batch.keys.ids, mask=mask.long())
+        return Negatives(batch.keys, Whole(mask.long()))
 
 
 class BeyondThePool(NegativeSampler):
     """Pads with a column that does not exist."""
 
     def sample(self, batch):
-        beyond = torch.full((len(batch.anchors.embeddings), 1), len(batch.keys.embeddings))
+        beyond = torch.full((len(batch.anchors), 1), len(batch.keys))
         mask = torch.zeros_like(beyond, dtype=torch.bool)
-        return Negatives(batch.keys.embeddings, batch.keys.ids, beyond, mask)
+        return Negatives(batch.keys, Columns(beyond, mask))
 
 
 class Repeats(NegativeSampler):
     def sample(self, batch):
         own = batch.anchors.ids[:, None] == batch.keys.ids
         first = own.long().argmin(1, keepdim=True)
-        return Negatives(batch.keys.embeddings, batch.keys.ids, first.expand(-1, 2))
+        return Negatives(batch.keys, Columns(first.expand(-1, 2)))
 
 
 class NaNWeight(InBatch):
     def sample(self, batch):
-        weight = torch.zeros(1, len(batch.keys.embeddings), dtype=batch.keys.embeddings.dtype)
+        weight = torch.zeros(1, len(batch.keys), dtype=batch.keys.embeddings.dtype)
         weight[0, 2] = torch.nan
-        return Negatives(batch.keys.embeddings, batch.keys.ids, log_weight=weight)
+        return Negatives(batch.keys, log_weight=weight)
 
 
 class Long(NegativeSampler):
     def sample(self, batch):
-        return Negatives(2 * batch.keys.embeddings, batch.keys.ids)
+        return Negatives(batch.keys.with_embeddings(2 * batch.keys.embeddings))
 
 
 class ForgetsWhoIsWho(NegativeSampler):
     """Takes the anchor and its positives for negatives."""
 
     def sample(self, batch):
-        return Negatives(batch.keys.embeddings, torch.full_like(batch.keys.ids, -1))
+        return Negatives(Rows.unknown(batch.keys.embeddings))
 
 
 class NamelessQueue(Queue):
@@ -74,9 +69,9 @@ class NamelessQueue(Queue):
     def __init__(self):
         super().__init__(70)
 
-    def _incoming(self, batch):
-        incoming = super()._incoming(batch)
-        return {**incoming, "names": torch.full_like(incoming["names"], -1)}
+    def _arriving(self, batch):
+        arriving = super()._arriving(batch)
+        return arriving._replace(names=torch.full_like(arriving.names, -1))
 
 
 class NeedsSix(NegativeSampler):
@@ -86,7 +81,7 @@ class NeedsSix(NegativeSampler):
         similarity = (batch.anchors.embeddings @ batch.keys.embeddings.T).detach()
         own = batch.anchors.ids[:, None] == batch.keys.ids
         found = similarity.masked_fill(own, -torch.inf).topk(6)
-        return Negatives(batch.keys.embeddings, batch.keys.ids, found.indices, found.values.isfinite())
+        return Negatives(batch.keys, Columns(found.indices, found.values.isfinite()))
 
 
 class WritesWhileSampling(NegativeSampler):
@@ -97,34 +92,35 @@ class WritesWhileSampling(NegativeSampler):
         self.register_buffer("rows", torch.eye(8, dtype=torch.float64)[:6])
 
     def sample(self, batch):
-        self.rows.data.copy_(batch.keys.detach()[:1].expand(6, -1))
-        columns = torch.arange(6).expand(len(batch.anchors.embeddings), -1)
-        return Negatives(self.rows, torch.full((6,), -1), columns)
+        self.rows.data.copy_(batch.keys.embeddings.detach()[:1].expand(6, -1))
+        columns = torch.arange(6).expand(len(batch.anchors), -1)
+        return Negatives(Rows.unknown(self.rows), Columns(columns))
 
 
 class Detached(NegativeSampler):
     def sample(self, batch):
-        return Negatives(batch.keys.detach(), batch.keys.ids)
+        return Negatives(batch.keys.detach())
 
 
 class NaNGradient(NegativeSampler):
     """0 · ∞ in the backward pass."""
 
     def sample(self, batch):
-        return Negatives(batch.keys.embeddings + (batch.keys.embeddings - batch.keys.embeddings).sqrt(), batch.keys.ids)
+        keys = batch.keys.embeddings
+        return Negatives(batch.keys.with_embeddings(keys + (keys - keys).sqrt()))
 
 
 class SinglePrecision(NegativeSampler):
     def sample(self, batch):
-        return Negatives(batch.keys.embeddings.float(), batch.keys.ids)
+        return Negatives(batch.keys.with_embeddings(batch.keys.embeddings.float()))
 
 
 class Drawing(NegativeSampler):
     """One key for all anchors; subclasses say how it is drawn."""
 
     def sample(self, batch):
-        row = self.draw(batch, len(batch.keys.embeddings))
-        return Negatives(batch.keys.embeddings[row : row + 1], batch.keys.ids[row : row + 1])
+        row = self.draw(batch, len(batch.keys))
+        return Negatives(batch.keys.select(torch.tensor([row])))
 
 
 class Unseeded(Drawing):
@@ -136,7 +132,8 @@ class Unseeded(Drawing):
 
 class KeyedBySeedAlone(Drawing):
     def draw(self, batch, bound):
-        generator = Draws(batch.context.draws.seed).generator(self.stream, batch.anchors.embeddings.device)
+        seed, device = batch.context.draws.seed, batch.anchors.embeddings.device
+        generator = Draws(seed).generator(self.stream, device)
         return int(torch.randint(bound, (), generator=generator))
 
 
@@ -170,8 +167,7 @@ class CountsItsCalls(NegativeSampler):
 
     def sample(self, batch):
         self.calls += 1
-        first = self.calls % 5
-        return Negatives(batch.keys.embeddings[first:], batch.keys.ids[first:])
+        return Negatives(batch.keys.select(torch.arange(self.calls % 5, len(batch.keys))))
 
 
 class ForgetfulQueue(Queue):
@@ -207,7 +203,7 @@ class ForgetsItsPlace(Queue):
         super().__init__(70)
 
     def set_extra_state(self, state):
-        super().set_extra_state({**state, "next": 0})
+        super().set_extra_state({**state, "values": {**state["values"], "next": 0}})
 
 
 class QueueInABuffer(NegativeSampler):
@@ -218,10 +214,11 @@ class QueueInABuffer(NegativeSampler):
         self.register_buffer("rows", torch.eye(8, dtype=torch.float64))
 
     def sample(self, batch):
-        return Negatives(self.rows.to(batch.anchors.embeddings), torch.full((8,), -1))
+        negatives = Negatives(Rows.unknown(self.rows.to(batch.anchors.embeddings)))
+        return Sampled(negatives, batch.keys.embeddings[:8].detach())
 
-    def update(self, batch, negatives):
-        self.rows.copy_(batch.keys.embeddings[:8])
+    def update(self, seen):
+        self.rows.copy_(seen)
 
 
 class SecretlyLocalQueue(Queue):
@@ -238,17 +235,16 @@ class GathersNow(NegativeSampler):
     def sample(self, batch):
         if batch.context.draws.rank == 1:
             batch = batch.gathered()
-        return Negatives(batch.keys.embeddings, batch.keys.ids)
+        return batch.all_keys()
 
 
 class GathersWithoutGradient(NegativeSampler):
     def sample(self, batch):
         if not dist.is_initialized():
-            return Negatives(batch.keys.embeddings, batch.keys.ids)
+            return batch.all_keys()
         parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (batch.keys.detach(), batch.keys.ids))
-        keys, ids = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Negatives(keys, ids)
+        dist.all_gather_object(parts, batch.keys.detach())
+        return Negatives(Rows.joined(parts))
 
 
 BROKEN = [
@@ -261,11 +257,12 @@ BROKEN = [
     (ForgetsWhoIsWho, values.no_anchor_meets_its_own_sample, r"step 0 \(views\): anchor 0, of sa"),
     (NamelessQueue, values.no_anchor_meets_its_own_sample, r"training step [1-5] \(views\)"),
     (NeedsSix, values.a_ragged_batch_is_served, "out of range"),
+    *BROKEN_COMPOSITION,
     (WritesWhileSampling, gradients.the_loss_is_that_of_the_negatives, "gradient by the views"),
     (Detached, gradients.keys_of_the_batch_carry_their_gradient, "but detached from them"),
     (NaNGradient, gradients.gradients_are_finite_at_any_temperature, "gradient is not finite"),
     (SinglePrecision, gradients.embeddings_may_have_any_floating_type, "float32, the anchors of"),
-    (Unseeded, draws.the_same_seed_gives_the_same_run, r"step\[0\].negatives.rows.embeddings"),
+    (Unseeded, draws.the_same_seed_gives_the_same_run, r"step\[0\].negatives\[0\].rows.embed"),
     (KeyedBySeedAlone, draws.draws_change_with_seed_step_and_call, "not with the step and call"),
     (AdvancesTorch, draws.the_global_generators_are_left_alone, "of torch was advanced"),
     (AdvancesRandom, draws.the_global_generators_are_left_alone, "of random was advanced"),

@@ -65,7 +65,7 @@ def batch_of(form, rows, indexes):
 def outside_of(negatives, anchor):
     """What an anchor draws outside the batch: Σ_u w_u (1, row) of each image."""
     found = {}
-    for part in negatives.others:
+    for part in negatives[1:]:
         drawn = part.log_weight[anchor] > -torch.inf
         for column, here in zip(part.choice.columns[anchor], drawn, strict=True):
             if here:
@@ -77,12 +77,14 @@ def outside_of(negatives, anchor):
 
 def by_key(batch, negatives):
     """Weights ``[N, K]`` of the batch's keys, which the pool holds in another order."""
-    weights = torch.zeros(len(batch.anchors.embeddings), len(batch.keys.embeddings), dtype=torch.float64)
-    free = list(range(len(batch.keys.embeddings)))
-    for column in (negatives.log_weight > -torch.inf).any(0).nonzero()[:, 0].tolist():
+    keys, inside = batch.keys.embeddings, negatives[0]
+    weights = torch.zeros(len(batch.anchors), len(keys), dtype=torch.float64)
+    free = list(range(len(keys)))
+    for column in (inside.log_weight > -torch.inf).any(0).nonzero()[:, 0].tolist():
         # Of rows that are alike (a sample that is in the batch twice), the first comes first.
-        key = next(key for key in free if torch.equal(batch.keys.embeddings[key], negatives.rows.embeddings[column]))
-        weights[:, key] = negatives.log_weight[:, column].exp()
+        row = inside.rows.embeddings[column]
+        key = next(key for key in free if torch.equal(keys[key], row))
+        weights[:, key] = inside.log_weight[:, column].exp()
         free.remove(key)
     return weights
 
@@ -90,6 +92,11 @@ def by_key(batch, negatives):
 def together(rows):
     one = torch.ones(1, dtype=torch.float64)
     return sum(weight * torch.cat([one, row.detach()]) for row, weight in rows)
+
+
+def values_of(table):
+    """What is saved of a sampler's chains or cache."""
+    return table.get_extra_state()["values"]
 
 
 def assert_same_chains(state, reference):

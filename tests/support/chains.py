@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from negplug.samplers.chains.grouping import Images
+from negplug.samplers.chains.grouping import PooledSamples
 
 SAMPLES = 64
 """Random numbers are there for as many samples, and for two rows of one sample in three views."""
@@ -34,18 +34,20 @@ def held(sampler):
             self.batch = batch
             return super().sample(batch)
 
-        def order(self, images, generator):
-            order = uniforms(self.batch.context.draws.step)[1][images.indexes].argsort()
-            self.images = Images(images.indexes[order], images.rows[:, order])
-            return self.images
+        def order(self, samples, generator):
+            order = uniforms(self.batch.context.draws.step)[1][samples.indexes].argsort()
+            self.pooled = PooledSamples(samples.indexes[order], samples.rows[:, order])
+            return self.pooled
 
         def noise(self, scores, generator):
             table, _ = uniforms(self.batch.context.draws.step)
-            images = self.images.indexes
+            images = self.pooled.indexes
             resamples = super().noise(scores, generator).shape[1] > len(images)
             if resamples:
                 images = torch.cat([images, torch.tensor([STATE])])
-            exponential = -table[self.batch.anchors.indexes, anchor_views(self.batch)][:, images].log()
+            exponential = -table[self.batch.anchors.indexes, anchor_views(self.batch)][
+                :, images
+            ].log()
             return -exponential.log() if resamples else exponential
 
     sampler.__class__ = Held
@@ -92,7 +94,9 @@ class Chains:
         self.order = sorted(self.images, key=lambda image: float(places[image]))
         found, ends = [], {}
         views = anchor_views(batch).tolist()
-        for anchor, (index, view) in enumerate(zip(batch.anchors.indexes.tolist(), views, strict=True)):
+        for anchor, (index, view) in enumerate(
+            zip(batch.anchors.indexes.tolist(), views, strict=True)
+        ):
             draws, end = self.anchor(anchor, index, view)
             found.append(draws)
             ends[index, view] = end
@@ -119,7 +123,9 @@ class Chains:
         for image in self.order:
             rows = self.images[image]
             if image != index and key_ids[next(iter(rows.values()))] != ids[anchor]:
-                proposals[image] = self.score(anchor, [self.batch.keys.embeddings[k] for k in rows.values()])
+                proposals[image] = self.score(
+                    anchor, [self.batch.keys.embeddings[k] for k in rows.values()]
+                )
         state = self.states.get((index, view))
         initial, rows = None, None
         if state in proposals:
@@ -150,7 +156,9 @@ class Chains:
         inside, elsewhere = {}, {}
         for image, share in shares.items():
             if image in proposals:
-                of_views = {key: self.batch.keys.embeddings[key] for key in self.images[image].values()}
+                of_views = {
+                    key: self.batch.keys.embeddings[key] for key in self.images[image].values()
+                }
                 for key, weight in self.spread(anchor, share, of_views).items():
                     inside[key] = weight
             else:

@@ -6,23 +6,27 @@ from dataclasses import replace
 
 import naive
 import torch
+from pools import columns_of
 
 from negplug import (
+    Columns,
     ContrastiveBatch,
     Draws,
     Negatives,
     NegativeSampler,
+    Rows,
+    Whole,
 )
 
 
 class Given(NegativeSampler):
     """A source that offers what the test wrote down."""
 
-    def __init__(self, negatives: Negatives) -> None:
+    def __init__(self, *negatives: Negatives) -> None:
         super().__init__()
         self.negatives = negatives
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
         return self.negatives
 
 
@@ -45,21 +49,26 @@ def batch_of(size: int, labels=None, views: int = 2, step: int = 0, **known) -> 
 
 def repeated(batch: ContrastiveBatch, times: int) -> ContrastiveBatch:
     """The same anchors over and over, against the same keys: as many independent draws."""
+    anchors = Rows(
+        batch.anchors.embeddings.detach().repeat(times, 1),
+        batch.anchors.ids.repeat(times),
+        labels=batch.anchors.labels.repeat(times),
+    )
     return replace(
         batch,
-        anchors=batch.anchors.detach().repeat(times, 1),
+        anchors=anchors,
         keys=batch.keys.detach(),
-        anchor_ids=batch.anchors.ids.repeat(times),
         positives=batch.positives.repeat(times, 1),
         self_columns=batch.self_columns.repeat(times),
-        labels=batch.anchors.labels.repeat(times),
     )
 
 
 def with_unknown_anchor(batch: ContrastiveBatch) -> ContrastiveBatch:
     """The batch with an anchor of which nobody knows who it is."""
-    number = torch.arange(len(batch.anchors.embeddings))
-    return replace(batch, anchor_ids=batch.anchors.ids.where(number != 1, -1))
+    number = torch.arange(len(batch.anchors))
+    ids = batch.anchors.ids.where(number != 1, -1)
+    # Without their name, by which they would be the keys, whose ids are all known.
+    return replace(batch, anchors=replace(batch.anchors, ids=ids, name=""))
 
 
 def numbered(sampler: NegativeSampler) -> NegativeSampler:
@@ -72,11 +81,12 @@ def offers(part: Negatives, batch: ContrastiveBatch) -> list[list[tuple[int, flo
     """Per anchor (pool column, log weight) of everything that one pool offers, by loops."""
     rows = []
     for i, name in enumerate(batch.anchors.ids.tolist()):
-        width = len(part.rows.embeddings) if part.choice.columns is None else part.choice.columns.shape[1]
+        chosen = columns_of(part)
+        width = len(part.rows) if chosen is None else chosen.shape[1]
         row = []
         for slot in range(width):
-            column = slot if part.choice.columns is None else int(part.choice.columns[i, slot])
-            if part.choice.columns is None and name != -1 and int(part.rows.ids[column]) == name:
+            column = slot if chosen is None else int(chosen[i, slot])
+            if chosen is None and name != -1 and int(part.rows.ids[column]) == name:
                 continue
             if part.mask is not None and not part.mask[i, slot]:
                 continue
@@ -84,7 +94,7 @@ def offers(part: Negatives, batch: ContrastiveBatch) -> list[list[tuple[int, flo
             if weight is None:
                 row.append((column, 0.0))
             else:
-                wide = weight.expand(len(batch.anchors.embeddings), width)
+                wide = weight.expand(len(batch.anchors), width)
                 row.append((column, float(wide[i, slot])))
         rows.append(row)
     return rows
@@ -96,33 +106,26 @@ def similarity(batch: ContrastiveBatch, part: Negatives, i: int, column: int) ->
 
 def random_part(batch: ContrastiveBatch, form: str, rows: int = 23) -> Negatives:
     """Negatives in every form that a source may give: ids, labels, masks and weights included."""
-    count = len(batch.anchors.embeddings)
-    common = {
-        "pool": unit(rows, seed=8),
-        "pool_ids": torch.cat([batch.anchors.ids, batch.anchors.ids.new_tensor([-1])])[
-            integers(0, count + 1, rows)
-        ],
-        "pool_labels": integers(-1, 3, rows, seed=9),
-        "pool_indexes": torch.arange(rows),
-    }
+    count = len(batch.anchors)
+    names = torch.cat([batch.anchors.ids, batch.anchors.ids.new_tensor([-1])])
+    pool = Rows(
+        unit(rows, seed=8),
+        names[integers(0, count + 1, rows)],
+        indexes=torch.arange(rows),
+        labels=integers(-1, 3, rows, seed=9),
+    )
     columns = torch.stack(
         [torch.randperm(rows, generator=torch.Generator().manual_seed(i)) for i in range(count)]
     )[:, :11]
     weights = torch.linspace(-1, 1, count * rows, dtype=torch.float64).view(count, rows)
-    return Negatives(
-        **common
-        | {
-            "whole": {},
-            "masked": {"mask": integers(0, 3, count, rows) > 0},
-            "weighted": {"log_weight": weights},
-            "chosen": {"columns": columns},
-            "chosen-masked": {
-                "columns": columns,
-                "mask": integers(0, 3, count, 11) > 0,
-                "log_weight": weights[:1, :11],
-            },
-        }[form]
-    )
+    choice, weight = {
+        "whole": (Whole(), None),
+        "masked": (Whole(integers(0, 3, count, rows) > 0), None),
+        "weighted": (Whole(), weights),
+        "chosen": (Columns(columns), None),
+        "chosen-masked": (Columns(columns, integers(0, 3, count, 11) > 0), weights[:1, :11]),
+    }[form]
+    return Negatives(pool, choice, weight)
 
 
 FORMS = ["whole", "masked", "weighted", "chosen", "chosen-masked"]

@@ -33,7 +33,14 @@ def train(loss_fn, views, indexes=None, labels=None):
 
 def memory(loss_fn, name="sampler"):
     """What a loss's memory holds, its pending keys included."""
-    return loss_fn.state_dict()[f"{name}.{STATE}"]
+    return written(loss_fn.state_dict()[f"{name}.{STATE}"])
+
+
+def written(state):
+    """The saved values of a memory without its spare capacity, and its settings."""
+    values, count = state["values"], state["values"]["count"]
+    kept = {"rows": values["rows"][:count], "names": values["names"][:, :count]}
+    return {**values, **kept, "settings": state["settings"]}
 
 
 def first_in_first_out(state):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import naive
 import torch
 
-from negplug import ContrastiveBatch, ContrastiveLoss, Draws
+from negplug import ContrastiveBatch, ContrastiveLoss, Draws, Mixtures
 
 SIZE, TEMPERATURE = 12, 0.3
 BOTH = "num_mixed=6, num_mixed_with_anchor=5, num_hardest=4"
@@ -48,11 +46,12 @@ def sampled(loss_fn, z, **names):
 
 
 def mixtures(negatives):
-    return [part for part in negatives if part.choice.second is not None]
+    return [part for part in negatives if isinstance(part.choice, Mixtures)]
 
 
 def materialised(part):
     """[N, M, d]: the mixtures as rows, normalised from the shares before any scaling."""
     share = part.choice.coefficients / part.choice.coefficients.sum(-1, keepdim=True)
-    rows = share[..., :1] * part.rows.embeddings[part.choice.columns] + share[..., 1:] * part.rows.embeddings[part.choice.second]
+    pool = part.rows.embeddings
+    rows = share[..., :1] * pool[part.choice.first] + share[..., 1:] * pool[part.choice.second]
     return rows / rows.norm(dim=-1, keepdim=True)

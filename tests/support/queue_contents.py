@@ -8,7 +8,19 @@ from torch.nn.functional import normalize
 def rows_of(handle, sampler="sampler"):
     """The rows that the only treated loss remembers."""
     (state,) = handle.state_dict().values()
-    return state[f"{sampler}._extra_state"]["rows"]
+    return rows_in(state, sampler)
+
+
+def rows_in(state, sampler="sampler"):
+    """The rows written so far, ``[n, d]``, in the state of a loss; room is kept for more."""
+    values = state[f"{sampler}._extra_state"]["values"]
+    return values["rows"][: values["count"]]
+
+
+def names_in(state, sampler="sampler"):
+    """Their ids, data set indexes and labels, ``[3, n]``."""
+    values = state[f"{sampler}._extra_state"]["values"]
+    return values["names"][:, : values["count"]]
 
 
 def holds(rows, keys):

@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import naive
 import torch
+from pools import columns_of
 from scipy import stats
 
 from negplug import (
+    Columns,
     ContrastiveBatch,
     Draws,
     Negatives,
     NegativeSampler,
+    Rows,
+    Whole,
 )
 
 CONFIDENCE = 1 - 1e-6
@@ -22,7 +26,7 @@ ROWS = 23
 class Given(NegativeSampler):
     """A source that offers what the test wrote down."""
 
-    def __init__(self, negatives):
+    def __init__(self, *negatives):
         super().__init__()
         self.negatives = negatives
 
@@ -47,24 +51,25 @@ def batch_of(size, temperature=0.2, dtype=torch.float32, seed=7):
 
 def offered(batch, form, dtype=torch.float32):
     """What a source may offer: rows of the anchors' own ids among others, and each row twice."""
-    count = len(batch.anchors.embeddings)
+    count = len(batch.anchors)
     pool = unit(ROWS, 8, dtype)
     pool[ROWS // 2 + 1 :] = pool[: ROWS // 2]
     ids = torch.cat([batch.anchors.ids, batch.anchors.ids.new_tensor([-1] * count)])
     own = torch.randint(2 * count, (ROWS,), generator=seeded(1))
-    whole = Negatives(pool=pool, pool_ids=ids[own])
+    whole = Negatives(Rows(pool, ids[own]))
     weight = 2 * torch.randn(count, ROWS, dtype=dtype, generator=seeded(2))
     mask = torch.rand(count, ROWS, generator=seeded(3)) < 0.7
     columns = torch.rand(count, ROWS, generator=seeded(4)).argsort(1)[:, :11]
-    masked = replace(whole, columns=columns, mask=mask[:, :11], log_weight=weight[:1, :11])
+    masked = whole.chosen(columns, mask[:, :11], weight[:1, :11])
+    elsewhere = whole.rows.with_embeddings(unit(ROWS, 9, dtype))
     return {
-        "whole": whole,
-        "weighted": replace(whole, log_weight=weight),
-        "masked": replace(whole, mask=mask, log_weight=weight[:1]),
-        "chosen": replace(whole, columns=columns),
-        "two parts": replace(
+        "whole": (whole,),
+        "weighted": (replace(whole, log_weight=weight),),
+        "masked": (replace(whole, choice=Whole(mask), log_weight=weight[:1]),),
+        "chosen": (replace(whole, choice=Columns(columns)),),
+        "two parts": (
             replace(whole, log_weight=weight[:, :1]),
-            others=(replace(masked, pool=unit(ROWS, 9, dtype)),),
+            replace(masked, rows=elsewhere),
         ),
     }[form]
 
@@ -73,14 +78,15 @@ def softmax(batch, negatives):
     """Per anchor, the probability of each (pool, column), by loops in float64."""
     logits = [{} for _ in batch.anchors.embeddings]
     for number, part in enumerate(negatives):
-        similarities = (batch.anchors.embeddings.double() @ part.rows.embeddings.double().T).tolist()
-        width = len(part.rows.embeddings) if part.choice.columns is None else part.choice.columns.shape[1]
+        pool, chosen = part.rows.embeddings, columns_of(part)
+        similarities = (batch.anchors.embeddings.double() @ pool.double().T).tolist()
+        width = len(pool) if chosen is None else chosen.shape[1]
         weights = torch.zeros(1) if part.log_weight is None else part.log_weight
         weights = weights.expand(len(logits), width).tolist()
         for i, name in enumerate(batch.anchors.ids.tolist()):
             for slot in range(width):
-                column = slot if part.choice.columns is None else int(part.choice.columns[i, slot])
-                if part.choice.columns is None and int(part.rows.ids[column]) == name != -1:
+                column = slot if chosen is None else int(chosen[i, slot])
+                if chosen is None and int(part.rows.ids[column]) == name != -1:
                     continue
                 if part.mask is None or part.mask[i, slot]:
                     logit = similarities[i][column] / batch.temperature + weights[i][slot]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import naive
 import torch
+from pools import columns_of
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws
 from negplug.contract.ids import comparable_ids
@@ -32,17 +31,18 @@ def batch_of(loss_fn, z):
 
 
 def rows_of(negatives, batch):
-    """For each anchor the rows of its negatives, with repeats, as (pool, column)."""
+    """For each anchor the rows of its negatives, with repeats, as (name of the pool, column)."""
     ids = comparable_ids(batch.anchors.ids)
     rows = [[] for _ in ids]
     for part in negatives:
+        columns = columns_of(part)
         for i in range(len(ids)):
-            if part.choice.columns is None:
-                slots = [(k, k) for k in range(len(part.rows.embeddings)) if part.rows.ids[k] != ids[i]]
+            if columns is None:
+                slots = [(k, k) for k in range(len(part.rows)) if part.rows.ids[k] != ids[i]]
             else:
-                slots = list(enumerate(part.choice.columns[i].tolist()))
+                slots = list(enumerate(columns[i].tolist()))
             kept = [k for m, k in slots if part.mask is None or part.mask[i, m]]
-            rows[i] += [(id(part.rows.embeddings), k) for k in kept]
+            rows[i] += [(part.rows.name, k) for k in kept]
     return rows
 
 

@@ -8,6 +8,7 @@ import naive
 import pytest
 import ranks
 import torch
+from queue_contents import rows_of
 
 from negplug import inject
 
@@ -37,8 +38,7 @@ def test_direct_clrs_bank_holds_what_is_left():
             grads = [naive.gradients(loss, z) for loss in (theirs, ours)]
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
         assert naive.relative(*grads) < 1e-10
-        rows = handle.state_dict()["DirectCLRLoss"]["sampler._extra_state"]["rows"]
-        assert rows.shape == (24, 5)
+        assert rows_of(handle).shape == (24, 5)
 
 
 def _direct_clr_on_ranks(rank: int, world: int) -> list[torch.Tensor]:

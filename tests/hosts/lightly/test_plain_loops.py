@@ -7,6 +7,7 @@ import copy
 import naive
 import pytest
 import torch
+from queue_contents import names_in, rows_in
 from resumable import same_state
 
 from negplug import inject
@@ -25,7 +26,7 @@ def test_a_plain_loop_needs_nobody_to_close_its_steps():
     state = handle.state_dict()["NTXentLoss"]
     assert state["_extra_state"]["further"] == 1
     for name in ("sampler", "further.0.sampler"):
-        assert len(state[f"{name}._extra_state"]["rows"]) == 12
+        assert len(rows_in(state, name)) == 12
 
 
 PLAIN_LOOP = ["queue(size=64)", "memory_bank()", "uniform(num_negatives=4)"]
@@ -75,4 +76,4 @@ def test_what_provide_says_holds_for_one_step():
         criterion(*z).backward()
     state = handle.state_dict()["NTXentLoss"]
     for name, indexes in (("sampler", range(8)), ("further.0.sampler", range(4))):
-        assert state[f"{name}._extra_state"]["names"][1].tolist() == list(indexes)
+        assert names_in(state, name)[1].tolist() == list(indexes)

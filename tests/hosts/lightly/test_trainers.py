@@ -7,6 +7,7 @@ import importlib
 import hosts
 import pytest
 import torch
+from queue_contents import rows_in
 from torch import nn
 
 lightly_loss = pytest.importorskip("lightly.loss")
@@ -80,7 +81,7 @@ def test_a_tuners_steps_are_steps(tmp_path, monkeypatch):
     assert len(losses) >= 6
     assert losses[0] == 0  # of an empty queue
     assert min(losses[1:]) > 0
-    assert len(state["sampler._extra_state"]["rows"]) == 16 * len(losses)
+    assert len(rows_in(state)) == 16 * len(losses)
 
 
 @pytest.mark.filterwarnings("ignore")

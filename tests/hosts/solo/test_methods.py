@@ -8,6 +8,7 @@ import sys
 import hosts
 import pytest
 import torch
+from queue_contents import rows_in
 from solo_steps import ALL, METHODS, assert_same, batch_for, model_of, step
 
 from negplug import inject
@@ -67,7 +68,7 @@ def test_a_full_queue_is_ressls():
             if number >= 4:  # 24 rows, 6 at a time
                 assert_same(ours, theirs)
         (state,) = handle.state_dict().values()
-    torch.testing.assert_close(state["sampler._extra_state"]["rows"], model.queue)
+    torch.testing.assert_close(rows_in(state), model.queue)
 
 
 @every_method

@@ -8,6 +8,7 @@ import hosts
 import pytest
 import ranks
 import torch
+from queue_contents import names_in
 from solo_simclr import batch_for, step
 
 from negplug import inject
@@ -72,7 +73,7 @@ def test_indexes_are_believed_where_they_are_some(loader, first):
     # torch's are not shuffled, so the first batch's are 0 … 7 as well.
     treated = fit_on(loader, "memory_bank()")
     assert treated.calls == 3
-    _, indexes, labels = treated.loss.state_dict()["sampler._extra_state"]["names"]
+    _, indexes, labels = names_in(treated.loss.state_dict())
     assert torch.equal(indexes, torch.arange(24) + first)
     assert torch.equal(labels, indexes % 4)
 
@@ -111,7 +112,7 @@ def test_ids_mean_the_same_in_every_batch(supervised, small_crops):
             (treated,) = handle.losses.values()
             treated.loss.end_step()
             expected = batch[2 if supervised else 0].repeat(2 + small_crops)
-            names = treated.loss.state_dict()["sampler._extra_state"]["names"]
+            names = names_in(treated.loss.state_dict())
             assert torch.equal(names[0, -len(expected) :], expected)
 
 
@@ -125,5 +126,5 @@ def test_what_the_user_provides_goes_before_what_the_batch_says():
         step(model, batch)
         handle.end_step()
     (state,) = handle.state_dict().values()
-    names = state["sampler._extra_state"]["names"]
+    names = names_in(state)
     assert sorted(names[1].tolist()) == [*range(100, 106), *range(1100, 1106)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import permutations
 
 import chains
@@ -23,6 +22,7 @@ from chain_steps import (
     outside_of,
     table,
     together,
+    values_of,
     with_option,
 )
 from chains import Chains, held
@@ -37,7 +37,9 @@ def naive_loss(batch, draws):
     """Mean over the anchors with draws and positives of Σ w s/τ − log Σ_p e^{s_p/τ}."""
     losses = []
     for anchor, (inside, elsewhere) in zip(batch.anchors.embeddings, draws, strict=True):
-        positives = batch.keys.embeddings[[k for k in batch.positives[len(losses)].tolist() if k >= 0]]
+        positives = batch.keys.embeddings[
+            [k for k in batch.positives[len(losses)].tolist() if k >= 0]
+        ]
         push = sum(weight * (anchor @ batch.keys.embeddings[key]) for key, weight in inside.items())
         for rows in elsewhere.values():
             push = push + sum(weight * (anchor @ row) for row, weight in rows)
@@ -96,9 +98,8 @@ def test_the_whole_step_equals_a_loop(expression, option, form):
         (found,) = torch.autograd.grad(loss, leaves)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
         loss_fn.end_step()
-        state = sampler.get_extra_state()
-        assert_same_chains(state["chains"], reference)
-        assert_same_cache(state["cache"], reference.cache)
+        assert_same_chains(values_of(sampler.chains), reference)
+        assert_same_cache(values_of(sampler.cache), reference.cache)
     assert len(reference.states) > SAMPLES
 
 
@@ -108,7 +109,7 @@ def test_a_burn_in_just_below_all_leaves_the_last_draw():
     scores = torch.randn(5, 40)
     none = torch.full((5,), -torch.inf)
     moves = sampler.move(scores, none, none.isfinite().long() - 1, torch.rand(5, 40), 0)
-    torch.testing.assert_close(moves.shares.gather(1, moves.last[:, None]), torch.ones(5, 1))
+    torch.testing.assert_close(moves.weights.gather(1, moves.last[:, None]), torch.ones(5, 1))
 
 
 def test_the_order_of_proposals_is_random_in_every_step():
@@ -116,10 +117,10 @@ def test_the_order_of_proposals_is_random_in_every_step():
     orders = Counter()
 
     class Watched(type(make_sampler("emc2()"))):
-        def order(self, images, generator):
-            images = super().order(images, generator)
-            orders[tuple(images.indexes.tolist())] += 1
-            return images
+        def order(self, samples, generator):
+            samples = super().order(samples, generator)
+            orders[tuple(samples.indexes.tolist())] += 1
+            return samples
 
     loss_fn = ContrastiveLoss(Watched(out_of_batch="drop"), seed=0)
     views = table(0).requires_grad_()[:2, :4]

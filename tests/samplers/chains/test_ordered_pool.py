@@ -1,15 +1,18 @@
-"""A pool in the order of its images: rows, logits of images, exclusions, in loops."""
+"""A pool in the order of its samples: rows, logits of samples, exclusions, in loops."""
 
 import math
 
 import pytest
 import torch
+from pools import only
 from torch.nn.functional import normalize
 
-from negplug import ContrastiveBatch, Negatives, make_sampler
-from negplug.samplers.chains.grouping import images_of
-from negplug.samplers.chains.ordered_pool import Arranged
-from negplug.samplers.chains.step import Visit
+from negplug import ContrastiveBatch, make_sampler
+from negplug.contract.batch import ANCHORS
+from negplug.contract.rows import Rows
+from negplug.samplers.chains.grouping import samples_of
+from negplug.samplers.chains.ordered_pool import OrderedPool
+from negplug.samplers.chains.step import ChainStep
 from negplug.samplers.chains.weighting import drawn_rows
 
 TAU = 0.3
@@ -32,42 +35,42 @@ def rows(number, seed):
 
 def question(kind):
     indexes, ids = (torch.tensor(names) for names in POOLS[kind])
-    pool = Negatives(rows(len(ids), 1).requires_grad_(), ids, pool_indexes=indexes)
+    pool = Rows(rows(len(ids), 1).requires_grad_(), ids, indexes)
     anchors, own = rows(6, 2).requires_grad_(), torch.tensor([4, 9, 2, 0, 1, 3])
     names = torch.tensor([7, 5, 6, 8, -1, 3]) if kind == "other ids" else own
-    batch = ContrastiveBatch(
-        anchors, anchors, names, names, torch.full((6, 1), -1), indexes=own, temperature=TAU
-    )
-    return batch, pool
+    of_anchors = Rows(anchors, names, own, name=ANCHORS)
+    batch = ContrastiveBatch(of_anchors, Rows(anchors, names), torch.full((6, 1), -1))
+    return batch.within(temperature=TAU), pool
 
 
 @pytest.mark.parametrize("kind", POOLS)
-def test_images_and_their_rows_equal_loops(kind):
+def test_samples_and_their_rows_equal_loops(kind):
     batch, pool = question(kind)
-    arranged = Arranged.of(pool, images_of(batch, pool).shuffled(torch.Generator().manual_seed(3)))
-    assert sorted(arranged.pool.pool.tolist()) == sorted(pool.pool.tolist())
+    shuffled = samples_of(pool).shuffled(torch.Generator().manual_seed(3))
+    ordered = OrderedPool.of(pool, shuffled)
+    assert sorted(ordered.pool.embeddings.tolist()) == sorted(pool.embeddings.tolist())
     with torch.no_grad():
         chains = {"state": NEW[0], "score": NEW[1]}
-        visit = Visit.of(batch, batch.anchors.indexes, arranged, chains)
-        scores = visit.scores.clone()
+        step = ChainStep.of(batch, batch.anchors.indexes, ordered, chains)
+        scores = step.scores.clone()
         shares = (scores > -torch.inf) / (scores > -torch.inf).sum(1, keepdim=True).clamp(min=1)
-        drawn = drawn_rows(visit, shares.double().T.contiguous().T)
+        drawn = drawn_rows(step, shares.double().T.contiguous().T)
     weights = drawn.log_weight.exp()
     for i, anchor in enumerate(batch.anchors.embeddings):
         allowed = []
-        for c, image in enumerate(arranged.images.indexes.tolist()):
-            mine = [k for k, index in enumerate(pool.rows.indexes.tolist()) if index == image]
-            known = int(batch.anchors.ids[i]) != -1
-            ids = [int(pool.rows.ids[k]) for k in mine]
-            if image == int(batch.anchors.indexes[i]) or (known and int(batch.anchors.ids[i]) in ids):
+        for c, image in enumerate(ordered.samples.indexes.tolist()):
+            mine = [k for k, index in enumerate(pool.indexes.tolist()) if index == image]
+            name = int(batch.anchors.ids[i])
+            ids = [int(pool.ids[k]) for k in mine]
+            if image == int(batch.anchors.indexes[i]) or (name != -1 and name in ids):
                 assert scores[i, c] == -torch.inf
                 continue
-            each = [math.exp((anchor @ pool.pool[k]).item() / TAU) for k in mine]
+            each = [math.exp((anchor @ pool.embeddings[k]).item() / TAU) for k in mine]
             assert math.exp(scores[i, c]) == pytest.approx(sum(each) / len(mine))
             allowed.append({k: one / sum(each) for k, one in zip(mine, each, strict=True)})
         wanted = {k: w / len(allowed) for image in allowed for k, w in image.items()}
         for column, row in enumerate(drawn.rows.embeddings):
-            key = int((pool.pool == row).all(1).nonzero())
+            key = int((pool.embeddings == row).all(1).nonzero())
             assert float(weights[i, column]) == pytest.approx(wanted.get(key, 0))
 
 
@@ -76,7 +79,7 @@ def test_a_queues_frequent_sample_needs_no_more_rows_than_the_queue_has():
     for step in range(12):
         indexes = torch.cat([torch.zeros(4), torch.arange(4) + 4 * step + 1]).long()
         queries, keys = rows(8, step).requires_grad_(), rows(8, 99 + step)
-        negatives = sampler(ContrastiveBatch.from_pairs(queries, keys, indexes))
+        negatives = only(sampler(ContrastiveBatch.from_pairs(queries, keys, indexes)))
         assert len(negatives.rows.embeddings) <= 64
         sampler.flush()
     assert len(negatives.rows.embeddings) == 64

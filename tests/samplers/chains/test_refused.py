@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
 from negplug.contract.dataset import DatasetAccess
+from negplug.contract.rows import Rows
 from negplug.testing.subject import difference
 
 BATCH = 4
@@ -62,7 +63,7 @@ def test_what_cannot_work_is_refused_at_construction(expression, message):
     ["gumbel_max()", "hierarchical(in_batch(), queue(size=9))", "filtered(similarity=0.5)"],
 )
 def test_a_source_that_is_no_whole_pool_is_refused(source):
-    with pytest.raises(ValueError, match=r"isir: proposes whole images, .* chooses among them"):
+    with pytest.raises(ValueError, match=r"isir: proposes whole samples, .* chooses among them"):
         one_step(ContrastiveLoss(f"isir(source={source})"), [0, 1, 2, 3])
 
 
@@ -77,7 +78,7 @@ def test_a_source_that_is_no_whole_pool_is_refused(source):
         ),
         ("emc2()", [0, 9], 8, "emc2: the data set index 9 is beyond size=8"),
         ("isir(size=8)", [0, 1], 14, "isir: size=8, but the data set has 14 samples; give that"),
-        ("emc2(burn_in=3)", [0, 1, 2, 3], None, "burn_in=3 leaves no draw of the 3 images that a"),
+        ("emc2(burn_in=3)", [0, 1, 2, 3], None, "burn_in=3 leaves no draw of the 3 samples that a"),
         ("isir(out_of_batch='recompute')", [0, 1], None, r"isir: .* but nobody gave encode= .*"),
     ],
 )
@@ -102,7 +103,7 @@ def test_samples_without_an_index_are_refused(expression):
 
 def test_a_pool_of_nobodys_rows_is_refused():
     batch = ContrastiveBatch.from_pairs(*rows(), torch.arange(4))
-    batch = replace(batch, queue=normalize(rows()[0].detach()))
+    batch = replace(batch, host_queue=Rows.unknown(normalize(rows()[0].detach())))
     with pytest.raises(
         ValueError, match=r"nobody knows which samples the rows of in_batch\(\) are"
     ):
@@ -189,4 +190,5 @@ def test_an_index_that_is_bad_on_one_rank_is_refused_on_all():
         assert message in one[0]
         assert message in other[0]
         assert difference(one[1], other[1]) is None
-        assert one[1]["sampler._extra_state"]["chains"]["state"].shape == (2, 4)
+        state = one[1]["sampler.chains._extra_state"]["values"]["state"]
+        assert state.shape == (2, 4)

@@ -2,7 +2,16 @@
 
 from collections.abc import Iterable
 
-from negplug import ContrastiveBatch, Negatives, NegativeSampler, SamplerSpec, hookimpl
+from torch import Tensor
+
+from negplug import (
+    ContrastiveBatch,
+    Negatives,
+    NegativeSampler,
+    Sampled,
+    SamplerSpec,
+    hookimpl,
+)
 
 
 class Stumbling(NegativeSampler):
@@ -12,13 +21,13 @@ class Stumbling(NegativeSampler):
         super().__init__()
         self.late = late
 
-    def sample(self, batch: ContrastiveBatch) -> Negatives:
+    def sample(self, batch: ContrastiveBatch) -> Sampled:
         """Fail, or hand on the batch."""
         if not self.late:
             raise ZeroDivisionError("stumbled over the batch")
-        return Negatives(batch.keys.embeddings, batch.keys.ids)
+        return Sampled(Negatives(batch.keys), seen=batch.keys.ids)
 
-    def update(self, batch: ContrastiveBatch, negatives: Negatives) -> None:
+    def update(self, seen: Tensor) -> None:
         """Fail."""
         raise OverflowError("stumbled over the update")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import torch
 
-from negplug import ContrastiveBatch, Negatives, NegativeSampler, SamplerSpec, hookimpl
+from negplug import Columns, ContrastiveBatch, Negatives, NegativeSampler, SamplerSpec, hookimpl
 
 
 class Nearest(NegativeSampler):
@@ -43,14 +43,14 @@ class Nearest(NegativeSampler):
     @torch.no_grad()
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Choose from the keys of ``batch``."""
-        distance = (batch.anchors.embeddings @ batch.keys.embeddings.T - self.similarity).abs()  # [N, K]
+        anchors, keys = batch.anchors, batch.keys
+        distance = (anchors.embeddings @ keys.embeddings.T - self.similarity).abs()  # [N, K]
         # A key with the anchor's id is the anchor itself or its positive; -1 equals nothing.
-        own = batch.anchors.ids[:, None] == batch.keys.ids
-        own &= batch.keys.ids != -1
+        own = (anchors.ids[:, None] == keys.ids) & (keys.ids != -1)
         distance = distance.masked_fill(own, torch.inf)
-        width = min(self.num_negatives, len(batch.keys.embeddings))
+        width = min(self.num_negatives, len(keys))
         nearest, columns = distance.topk(width, dim=1, largest=False)  # [N, M]
-        return Negatives(batch.keys.embeddings, batch.keys.ids, columns, mask=nearest.isfinite())
+        return Negatives(keys, Columns(columns, mask=nearest.isfinite()))
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,9 @@ class Focal(Objective):
         self.gamma = gamma
         self.infonce = make_objective("infonce()")
 
-    def forward(self, batch: ContrastiveBatch, negatives: Negatives, temperature: float) -> Tensor:
+    def forward(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         loss: Tensor = self.infonce(batch, negatives, temperature)
         return (1 - torch.exp(-loss)) ** self.gamma * loss

@@ -1,4 +1,4 @@
-"""Steps that leave no trace, and memories that outlive inference mode."""
+"""Steps that leave no trace."""
 
 from collections import deque
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from negplug import ContrastiveLoss
 from negplug.hosts.trainer.dry_run import Writes, quiet
 
 
@@ -56,34 +55,3 @@ def test_a_write_of_equal_values_is_a_write(by_value):
         model.weight.mul_(0.5).add_(model.weight.clone())
         model.weight.mul_(1.0)
     assert writes.undo() == ["weight"]
-
-
-@pytest.mark.parametrize("sampler", ["emc2()", "queue(size=12)", "memory_bank()"])
-def test_a_state_saved_in_inference_mode_can_be_written_to_afterwards(sampler):
-    loss_fn = ContrastiveLoss(sampler)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(3):
-        z = [torch.randn(4, 5, generator=generator, requires_grad=True) for _ in range(2)]
-        loss_fn(*z, indexes=torch.arange(4) + 2 * (step % 2)).backward()
-        with torch.inference_mode():
-            loss_fn.state_dict()
-    loss_fn.end_step()
-
-
-@pytest.mark.parametrize("temperature", [0.02, 0.01, 0.005, 1e-3])
-def test_isir_without_its_state_is_the_softmax_over_the_batch_at_any_temperature(temperature):
-    """A state outside that outweighs the batch by more than a float holds leaves it its shares."""
-    loss_fn = ContrastiveLoss("isir(out_of_batch='drop')", temperature=temperature)
-    generator = torch.Generator().manual_seed(0)
-    table = torch.nn.functional.normalize(torch.randn(12, 40, generator=generator), dim=1)
-    table[6:9] = table[:3] + 0.05  # near the anchors of the other batches
-    wanted = ContrastiveLoss("in_batch()", "decoupled()", temperature=temperature)
-    for batch in ([0, 1, 2, 6, 7, 8], [0, 1, 2, 3, 4, 5], [0, 1, 2, 9, 10, 11]):
-        indexes = torch.tensor(batch)
-        gradients = []
-        for each in (loss_fn, wanted):
-            z = [table[indexes].clone().requires_grad_() for _ in range(2)]
-            each(*z, indexes=indexes).backward()
-            gradients.append(torch.stack([view.grad for view in z]))
-        scale = gradients[1].abs().max()
-        assert torch.allclose(gradients[0], gradients[1], atol=float(1e-4 * scale))

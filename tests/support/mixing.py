@@ -1,0 +1,58 @@
+"""Mixtures of ``synthetic`` as rows of their own, and batches to mix in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import naive
+import torch
+
+from negplug import ContrastiveBatch, ContrastiveLoss, Draws
+
+SIZE, TEMPERATURE = 12, 0.3
+BOTH = "num_mixed=6, num_mixed_with_anchor=5, num_hardest=4"
+ALL = f"{BOTH}, num_noisy=7, sigma=0.2"
+SOURCES = [
+    "in_batch()",
+    "gather()",
+    "uniform(num_negatives=9)",
+    "uniform(num_negatives=9, correction=True)",
+    "uniform(num_negatives=9, shared=True)",
+    "filtered(by='labels')",
+    "queue(size=72)",
+    "hierarchical(uniform(num_negatives=9), queue(size=72))",
+]
+WHOLE = [SOURCES[n] for n in (0, 1, 4, 5, 6)]
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 3, 4])
+
+
+def trained(text, steps=3, **arguments):
+    loss_fn = ContrastiveLoss(text, temperature=TEMPERATURE, seed=5, **arguments)
+    for step in range(steps):
+        z = naive.embeddings(2, SIZE, seed=100 + step)
+        loss_fn(*z, indexes=100 * step + torch.arange(SIZE), labels=LABELS).backward()
+    loss_fn.state_dict()  # applies what is pending
+    return loss_fn
+
+
+def batch_of(z, step=3, **names):
+    names = names or {"indexes": torch.arange(len(z[0])), "labels": LABELS}
+    batch = ContrastiveBatch.from_views(tuple(z), **names)
+    return replace(batch, draws=Draws(5, step))
+
+
+def sampled(loss_fn, z, **names):
+    """The batch of the next step and its negatives, as in an evaluation: nothing is taken in."""
+    batch = batch_of([view.detach() for view in z], loss_fn.get_extra_state()["step"], **names)
+    return batch, loss_fn.sampler(batch)
+
+
+def mixtures(negatives):
+    return [part for part in negatives.parts() if part.partners is not None]
+
+
+def materialised(part):
+    """[N, M, d]: the mixtures as rows, normalised from the shares before any scaling."""
+    share = part.coefficients / part.coefficients.sum(-1, keepdim=True)
+    rows = share[..., :1] * part.pool[part.columns] + share[..., 1:] * part.pool[part.partners]
+    return rows / rows.norm(dim=-1, keepdim=True)

@@ -1,0 +1,92 @@
+"""Which kernel serves: chosen by the question, forced, or absent."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from kernel_tables import NUMBA, compiled_similarities, needs_numba, pairs
+from typer.testing import CliRunner
+
+from negplug.kernels import choice
+from negplug.kernels.chain import CHAINS
+from negplug.kernels.choice import numba_refusal
+from negplug.kernels.chosen import CHOSEN, Sizes, chosen_similarities
+from negplug.kernels.chosen.bags import bag_similarities
+from negplug.kernels.chosen.dense import dense_similarities
+from negplug.kernels.chosen.reference import gathered_similarities
+from negplug.kernels.pool import POOL, pool_logsumexp
+from negplug.kernels.pool.reference import full_logsumexp
+from negplug.kernels.random import DISTINCT, distinct_integers
+from negplug.kernels.random import Sizes as Draw
+from negplug.kernels.random.marking import marked_integers
+from negplug.kernels.random.sorting import sorted_integers
+
+CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
+
+
+def test_the_question_chooses(monkeypatch):
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    few, half = Sizes(64, 4, 4096), Sizes(64, 2048, 4096)
+    assert CHOSEN.backend(CPU, few) == ("numba" if NUMBA else "torch")
+    assert CHOSEN.kernel(CPU, half) is dense_similarities
+    assert CHOSEN.kernel(ELSEWHERE, half) is bag_similarities
+    monkeypatch.setenv("NEGPLUG_BACKEND", "torch")
+    assert CHOSEN.kernel(CPU, few) is bag_similarities
+    assert CHOSEN.kernel(CPU, half) is dense_similarities
+    assert DISTINCT.kernel(CPU, Draw(drawn=4, bound=4096)) is sorted_integers
+    assert DISTINCT.kernel(CPU, Draw(drawn=1024, bound=4096)) is marked_integers
+    monkeypatch.setenv("NEGPLUG_BACKEND", "reference")
+    for operation in (CHOSEN, POOL, CHAINS):
+        assert operation.backend(CPU, operation.typical) == "reference"
+    a, k, chosen, _, _ = pairs(6, 3, 40, 16, torch.float64)
+    assert torch.equal(chosen_similarities(a, k, chosen), gathered_similarities(a, k, chosen, None))
+    ids = torch.arange(40)
+    assert torch.equal(
+        pool_logsumexp(a, k, ids[:6], ids, 0.1), full_logsumexp(a, k, ids[:6], ids, 0.1)
+    )
+    monkeypatch.setenv("NEGPLUG_BACKEND", "cuda")
+    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND must be one of .*, got 'cuda'"):
+        chosen_similarities(a, k, chosen)
+
+
+@needs_numba
+def test_what_is_forced_serves_or_says_why_not(monkeypatch):
+    monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
+    # Even where another would take less time.
+    assert CHOSEN.kernel(CPU, Sizes(64, 2048, 4096)) is compiled_similarities
+    assert POOL.backend(CPU, POOL.typical) == "torch"
+    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND is 'numba'.*'meta'"):
+        CHAINS.kernel(ELSEWHERE, None)
+
+
+def test_without_numba_torch_serves(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(choice, "_numba_failure", choice._numba_failure.__wrapped__)
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    assert "negplug[fast]" in numba_refusal(CPU)
+    assert CHAINS.backend(CPU, None) == CHOSEN.backend(CPU, Sizes(64, 4, 4096)) == "torch"
+    seed = torch.tensor(3)
+    drawn = distinct_integers(torch.full((5,), 90), 20, seed)
+    assert torch.equal(drawn, sorted_integers(torch.full((5,), 90), 20, seed))
+    monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
+    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND.*negplug\[fast\]"):
+        CHAINS.kernel(CPU, None)
+
+
+@pytest.mark.parametrize("forced", [None, "reference", "nonsense"])
+def test_the_doctor_says_which_backend_computes(forced, monkeypatch):
+    from negplug.cli import app
+
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    if forced:
+        monkeypatch.setenv("NEGPLUG_BACKEND", forced)
+    found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)["kernels"]
+    best = "numba" if NUMBA else "torch"
+    wanted = {None: (best, "torch", best), "reference": ("reference",) * 3}.get(forced)
+    if wanted:
+        assert tuple(found[operation.name] for operation in (CHOSEN, POOL, CHAINS)) == wanted
+    else:
+        assert all("NEGPLUG_BACKEND must be one of" in said for said in found.values())

@@ -1,0 +1,101 @@
+"""``decoupled``, ``debiased`` and ``relic`` by loops over anchors and their negatives."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import naive
+import torch
+
+SAMPLERS = [
+    "in_batch()",
+    "uniform(num_negatives=8)",
+    "uniform(num_negatives=8, correction=True)",
+    "uniform(num_negatives=8, shared=True, correction=True)",
+]
+
+
+def decoupled_loop(unit, positives, negatives, temperature, sigma=None):
+    """Yeh et al., equation 6, for each anchor; the weights as 2 − e^{s/σ} / mean e^{s/σ}."""
+    pairs = [(i, p) for i, own in enumerate(positives) for p in own]
+    fixed = unit.detach()
+    affinity = {(i, p): torch.exp(fixed[i] @ fixed[p] / (sigma or 1.0)) for i, p in pairs}
+    average = sum(affinity.values()) / max(len(pairs), 1)
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        if not own or not others:
+            losses.append(0.0 * unit[i].sum())
+            continue
+        push = sum(w * torch.exp(unit[i] @ k / temperature) for k, w in others)
+        weights = [2 - affinity[i, p] / average if sigma else 1.0 for p in own]
+        pull = sum(w * (unit[i] @ unit[p]) for w, p in zip(weights, own, strict=True))
+        losses.append(torch.log(push) - pull / len(own) / temperature)
+    return torch.stack(losses)
+
+
+def debiased_loop(unit, positives, negatives, temperature, tau_plus=0.1, beta=0.0, held=None):
+    """Chuang et al., equations 7 and 8, with the weights of HCL; `held` collects who is held."""
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        if not own or not others:
+            losses.append(0.0 * unit[i].sum())
+            continue
+        number = sum(w for _, w in others)
+        logits = [unit[i] @ k / temperature for k, _ in others]
+        hardness = [w * torch.exp(beta * s) for s, (_, w) in zip(logits, others, strict=True)]
+        mean_hardness = sum(hardness) / number
+        total = sum(h * torch.exp(s) for h, s in zip(hardness, logits, strict=True)) / mean_hardness
+        pulls = [torch.exp(unit[i] @ unit[p] / temperature) for p in own]
+        estimate = (total - tau_plus * number * sum(pulls) / len(pulls)) / (1 - tau_plus)
+        least = number * torch.exp(torch.tensor(-1 / temperature, dtype=unit.dtype))
+        if held is not None:
+            held.append("below 0" if estimate < 0 else "held" if estimate < least else "free")
+        denominator = torch.maximum(estimate, least)
+        losses.append(-sum(torch.log(p / (p + denominator)) for p in pulls) / len(pulls))
+    return torch.stack(losses)
+
+
+def relic_loop(unit, positives, negatives, temperature, alpha=1.0):
+    """Mitrovic et al., equation 3; the second distribution is a constant."""
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        if not own or not others:
+            losses.append(0.0 * unit[i].sum())
+            continue
+        each = []
+        for p in own:
+            candidates = [(unit[p], 1.0), *others]
+            s = torch.stack([unit[i] @ k / temperature + math.log(w) for k, w in candidates])
+            t = torch.stack([unit[p] @ k / temperature + math.log(w) for k, w in candidates])
+            first, second = s.log_softmax(0), t.detach().log_softmax(0)
+            each.append(-first[0] + alpha * (first.exp() * (first - second)).sum())
+        losses.append(sum(each) / len(each))
+    return torch.stack(losses)
+
+
+LOOPS = {
+    "relic()": relic_loop,
+    "relic(alpha=0)": partial(relic_loop, alpha=0.0),
+    "relic(alpha=3.5)": partial(relic_loop, alpha=3.5),
+    "decoupled()": decoupled_loop,
+    "decoupled(sigma=0.5)": partial(decoupled_loop, sigma=0.5),
+    "debiased()": debiased_loop,
+    "debiased(tau_plus=0)": partial(debiased_loop, tau_plus=0.0),
+    "debiased(tau_plus=0, beta=1)": partial(debiased_loop, tau_plus=0.0, beta=1.0),
+    "debiased(tau_plus=0.05, beta=1)": partial(debiased_loop, tau_plus=0.05, beta=1.0),
+    "debiased(tau_plus=0.9, beta=0.5)": partial(debiased_loop, tau_plus=0.9, beta=0.5),
+}
+
+
+def unit_rows(z):
+    rows = torch.cat(z)
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def assert_equal(ours, reference, inputs):
+    """Values and the gradients of an uneven sum, in float64."""
+    torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
+    uneven = torch.linspace(0.5, 1.5, len(ours), dtype=ours.dtype)
+    got = naive.gradients((uneven * ours).sum(), inputs)
+    assert naive.relative(got, naive.gradients((uneven * reference).sum(), inputs)) < 1e-11

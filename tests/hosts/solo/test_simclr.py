@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +12,7 @@ import naive
 import pytest
 import ranks
 import torch
+from solo_simclr import batch_for, step
 
 from negplug import ContrastiveLoss, inject
 from negplug.contract.adapter import Metadata
@@ -28,26 +26,7 @@ from solo.losses import simclr as loss_module  # noqa: E402
 
 main_only = pytest.mark.skipif(GENERATION != "main", reason="of solo-learn main")
 published_only = pytest.mark.skipif(GENERATION != "1.0.2", reason="of solo-learn 1.0.2")
-
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def batch_for(model, size=6, small_crops=0, classes=3):
-    generator = torch.Generator().manual_seed(5)
-    crops = [
-        torch.randn(size, 3, 16, 16, generator=generator, dtype=torch.float64)
-        for _ in range(2 + small_crops)
-    ]
-    return [torch.arange(size) + 100, crops, torch.arange(size) % classes]
-
-
-def step(model, batch):
-    """The host's own training step in float64, its logging silenced: loss and gradients."""
-    model.log_dict = model.log = lambda *args, **kwargs: None
-    loss = model.training_step(batch, 0)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, weights, allow_unused=True)
-    return loss.detach(), torch.cat([g.flatten() for g in found if g is not None])
 
 
 class Contrast:
@@ -150,146 +129,6 @@ def test_gathered_on_two_ranks_is_the_gradient_of_one_process():
         torch.testing.assert_close(our_grad, their_grad, rtol=1e-9, atol=1e-14)
 
 
-def test_a_subclass_that_calls_super_is_reached_and_restored():
-    kind = type(hosts.recipe())
-
-    class Mine(kind):
-        def training_step(self, batch, batch_idx):
-            return super().training_step(batch, batch_idx) * 2
-
-    torch.manual_seed(0)
-    model = hosts.recipe().double()
-    model.__class__ = Mine
-    before = dict(vars(sys.modules[kind.__module__]))
-    with inject(model, "uniform(num_negatives=2)") as handle:
-        step(model, batch_for(model))
-        assert handle.losses["simclr_loss_func"].calls == 1
-    assert "training_step" not in vars(model)
-    assert dict(vars(sys.modules[kind.__module__])) == before
-
-
-def test_another_model_in_the_same_process_stays_untreated():
-    torch.manual_seed(0)
-    treated, untouched = hosts.recipe().double(), hosts.recipe().double()
-    wanted, _ = step(untouched, batch_for(untouched))
-    with inject(treated, "uniform(num_negatives=1)") as handle:
-        got, _ = step(untouched, batch_for(untouched))
-        assert handle.losses["simclr_loss_func"].calls == 0
-    assert torch.equal(got, wanted)
-
-
-def test_remove_puts_back_a_step_of_the_instance():
-    model = hosts.recipe()
-    own = model.training_step = lambda batch, batch_idx: None
-    keys = list(model.state_dict())
-    handle = inject(model, "in_batch()")
-    assert list(model.state_dict()) == keys
-    with pytest.raises(ValueError, match="the model is treated already"):
-        inject(model, "in_batch()")
-    handle.remove()
-    assert vars(model)["training_step"] is own
-
-
-def test_a_treated_model_can_be_copied_and_pickled():
-    torch.manual_seed(0)
-    model = hosts.recipe().double()
-    batch = batch_for(model)
-    wanted, _ = step(copy.deepcopy(model), batch)
-    with inject(model, "uniform(num_negatives=10)"):
-        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            torch.testing.assert_close(step(twin, batch)[0], wanted)
-
-
-def test_a_changed_host_is_named(monkeypatch):
-    model = hosts.recipe()
-    module = sys.modules[type(model).__module__]
-    monkeypatch.setattr(module, "simclr_loss_func", lambda z, mask: None)
-    with pytest.raises(ValueError, match=r"solo-learn .* simclr_loss_func takes \(z, mask\)"):
-        inject(model, "in_batch()")
-    for name in ("simclr_loss_func", "manual_simclr_loss_func"):
-        monkeypatch.delattr(module, name, raising=False)
-    with pytest.raises(ValueError, match="has no simclr_loss_func, which this adapter expects"):
-        inject(model, "in_batch()")
-
-
-class Positions:
-    """Batches as DALI's loader gives them: of no torch DataLoader, indexes being positions."""
-
-    def __init__(self, first=0, step=0):
-        self.first, self.step = first, step
-
-    def __len__(self):
-        return 3
-
-    def __iter__(self):
-        for number in range(3):
-            _, crops, targets = next(iter(hosts.loader()))
-            yield [torch.arange(8) + self.first + self.step * number, crops, targets]
-
-
-def fit_on(loader, sampler):
-    torch.manual_seed(0)
-    control = hosts.negative_control()(sampler)
-    hosts.trainer(callbacks=[control]).fit(hosts.recipe(), loader)
-    return control.injection.losses["simclr_loss_func"]
-
-
-def test_positions_in_the_batch_are_no_indexes():
-    wanted = "memory_bank: needs the data set index of every sample, but .* DALI does; set encode_"
-    with pytest.raises(ValueError, match=wanted):
-        fit_on(Positions(), "memory_bank()")
-    # What needs no indexes trains on them.
-    assert fit_on(Positions(), "uniform(num_negatives=2)").calls == 3
-
-
-def _positions_on_a_rank(rank, world):
-    try:
-        fit_on(Positions(first=8 * rank), "memory_bank()")
-    except ValueError as error:
-        return str(error)
-    return "no error"
-
-
-def test_positions_are_known_on_every_rank():
-    for message in ranks.run(_positions_on_a_rank, 2):
-        assert "gives positions in the batch in place of indexes" in message
-
-
-@pytest.mark.parametrize(
-    ("loader", "first"),
-    [(hosts.loader(), 0), (Positions(first=8, step=8), 8)],
-    ids=["torch", "DALI with indexes in its labels"],
-)
-def test_indexes_are_believed_where_they_are_some(loader, first):
-    # torch's are not shuffled, so the first batch's are 0 … 7 as well.
-    treated = fit_on(loader, "memory_bank()")
-    assert treated.calls == 3
-    _, indexes, labels = treated.loss.state_dict()["sampler._extra_state"]["names"]
-    assert torch.equal(indexes, torch.arange(24) + first)
-    assert torch.equal(labels, indexes % 4)
-
-
-@pytest.mark.parametrize(
-    ("batch", "indexes", "labels", "reason"),
-    [
-        ([torch.arange(4), [], torch.ones(4).long()], True, True, ""),
-        ((torch.arange(4), [], torch.ones(4).long()), True, True, ""),
-        ([torch.arange(4), [], torch.ones(4)], True, False, ""),
-        ([torch.arange(4.0), [], torch.ones(4).long()], False, True, "no integer indexes"),
-        ([list("abcd"), [], torch.ones(4).long()], False, True, "no integer indexes"),
-        ([torch.arange(4), []], False, False, r"is not \[indexes, crops, targets\]"),
-        (None, False, False, r"is not \[indexes, crops, targets\]"),
-    ],
-)
-def test_what_a_batch_tells(batch, indexes, labels, reason):
-    from negplug_solo.metadata import read_metadata
-
-    found = read_metadata(hosts.recipe(), batch, Metadata())
-    assert (found.indexes is not None, found.labels is not None) == (indexes, labels)
-    assert re.search(reason, found.unindexed)
-    assert bool(found.unindexed) == (not indexes)
-
-
 def test_the_hosts_temperature_underflow_is_gone():
     # exp without a maximum: main's loss is NaN below 1/88.7, from the self pair alone.
     torch.manual_seed(0)
@@ -330,48 +169,3 @@ def test_the_hosts_own_test_passes_with_the_sampler_in_the_environment(tmp_path)
     )
     # The callback makes a run fail whose treated loss is not called, multi-crop included.
     assert "1 passed" in done.stdout, done.stdout[-3000:]
-
-
-def test_the_report_tells_the_truth():
-    from negplug_solo.plugin import report_methods
-
-    of_main = {"All4One", "MoCoV3", "SupCon"} if GENERATION == "main" else set()
-    contrastive = {"SimCLR", "MoCoV2Plus", "NNCLR", "ReSSL"} | of_main
-    reports = {report.method: report for report in report_methods()}
-    assert {name for name, report in reports.items() if report.treatable} == contrastive
-    assert {"BYOL", "NNBYOL", "SwAV"} < set(reports) - contrastive
-    for name in contrastive:
-        settings = {} if name in ("SimCLR", "MoCoV3", "SupCon") else {"queue_size": 8}
-        with inject(hosts.solo_method(name, **settings), "in_batch()") as handle:
-            assert len(handle.losses) == 1
-
-
-@published_only
-@pytest.mark.parametrize("small_crops", [0, 2])
-@pytest.mark.parametrize("supervised", [False, True])
-def test_ids_mean_the_same_in_every_batch(supervised, small_crops):
-    """Also where a batch holds every label once, so that labels and samples divide it alike."""
-    model = hosts.recipe(0.2, supervised=supervised, small_crops=small_crops).double()
-    with inject(model, "queue(size=64)") as handle:
-        for classes in (4, 2):
-            batch = batch_for(model, 4, small_crops, classes)
-            step(model, batch)
-            (treated,) = handle.losses.values()
-            treated.loss.end_step()
-            expected = batch[2 if supervised else 0].repeat(2 + small_crops)
-            names = treated.loss.state_dict()["sampler._extra_state"]["names"]
-            assert torch.equal(names[0, -len(expected) :], expected)
-
-
-def test_what_the_user_provides_goes_before_what_the_batch_says():
-    model = hosts.recipe(0.2).double()
-    with inject(model, "memory_bank()") as handle:
-        batch = batch_for(model)
-        handle.provide(indexes=batch[0] + 1000)
-        step(model, batch)
-        handle.end_step()
-        step(model, batch)
-        handle.end_step()
-    (state,) = handle.state_dict().values()
-    names = state["sampler._extra_state"]["names"]
-    assert sorted(names[1].tolist()) == [*range(100, 106), *range(1100, 1106)]

@@ -1,4 +1,4 @@
-"""Losses with queues: Lightly's NTXentLoss with a memory bank and solo-learn's MoCo v2+.
+"""Lightly's NTXentLoss with a memory bank: the same loss, and where ours differs.
 
 Where the hosts' queues are full and hold the same keys, ``queue()`` is the same loss. Where ours
 differs on purpose, the host's behaviour and ours stand side by side.
@@ -15,6 +15,7 @@ import naive
 import pytest
 import ranks
 import torch
+from queue_contents import holds, rows_of
 from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
@@ -23,9 +24,7 @@ from negplug import inject
 
 HAS_LIGHTLY = importlib.util.find_spec("lightly") is not None
 HAS_SOLO = hosts.solo_generation() is not None
-
 lightly_only = pytest.mark.skipif(not HAS_LIGHTLY, reason="of Lightly")
-solo_only = pytest.mark.skipif(not HAS_SOLO, reason="of solo-learn")
 pytestmark = [
     pytest.mark.skipif(not (HAS_LIGHTLY or HAS_SOLO), reason="no host is installed"),
     pytest.mark.filterwarnings("ignore"),
@@ -37,20 +36,6 @@ def criterion_with_bank(size, temperature=0.2, width=16, **kwargs):
 
     # The bank is float32 until the criterion is cast.
     return NTXentLoss(temperature, memory_bank_size=(size, width), **kwargs).double()
-
-
-def rows_of(handle, sampler="sampler"):
-    """The rows that the only treated loss remembers."""
-    (state,) = handle.state_dict().values()
-    return state[f"{sampler}._extra_state"]["rows"]
-
-
-def holds(rows, keys):
-    """For each key whether it is among the rows."""
-    return (normalize(keys.detach()) @ rows.T > 1 - 1e-9).any(1)
-
-
-# ------------------------------------------------------------------ Lightly: the same loss
 
 
 def run_bank(criterion, twin, handle, steps, size, momentum_keys, seed):
@@ -133,9 +118,6 @@ def _in_batch_on_ranks(rank, world, gather):
 def test_with_a_bank_in_batch_gathers_as_the_host_does(gather):
     for ours, wanted in ranks.run(_in_batch_on_ranks, 2, gather):
         torch.testing.assert_close(ours, wanted)
-
-
-# ------------------------------------------------------------------ Lightly: what differs
 
 
 @lightly_only
@@ -265,190 +247,3 @@ def test_the_bank_after_a_resume(sampler, tmp_path):
     whole, resumed = (_weights_after(sampler, tmp_path, resume) for resume in (False, True))
     # Lightly's bank is in no checkpoint, so the second epoch begins with noise again.
     assert torch.equal(whole, resumed) == (sampler is not None)
-
-
-# ------------------------------------------------------------------ solo-learn
-
-
-def batch_for(number, rank=0, size=4):
-    generator = torch.Generator().manual_seed(10 * number + rank)
-    crops = [
-        torch.randn(size, 3, 16, 16, generator=generator, dtype=torch.float64) for _ in range(2)
-    ]
-    first = 100 * number + 10 * rank  # no sample comes twice
-    return [torch.arange(size) + first, crops, torch.arange(size) % 4]
-
-
-def weights_of(model):
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def step(model, batch):
-    """The host's own training step: its contrastive loss, and the gradients of the whole."""
-    logged = {}
-    model.log = lambda name, value, **kwargs: logged.update({name: value})
-    model.log_dict = lambda *args, **kwargs: None
-    loss = model.training_step(batch, 0)
-    found = torch.autograd.grad(loss, weights_of(model), allow_unused=True)
-    gradients = [
-        torch.zeros_like(w) if g is None else g
-        for w, g in zip(weights_of(model), found, strict=True)
-    ]
-    return logged["train_nce_loss"].detach(), gradients
-
-
-def flat(tensors):
-    return torch.cat([t.detach().flatten() for t in tensors])
-
-
-def train(model, gradients, rate=0.3):
-    with torch.no_grad():
-        for weight, gradient in zip(weights_of(model), gradients, strict=True):
-            weight -= rate * gradient
-    for online, momentum in model.momentum_pairs:
-        model.momentum_updater.update(online, momentum)
-
-
-def solo_model(size, temperature=0.2):
-    torch.manual_seed(0)
-    return hosts.queue_recipe(size, temperature).double()
-
-
-@solo_only
-def test_full_queues_are_the_hosts_and_so_is_the_training():
-    model = solo_model(12)
-    twin, start = copy.deepcopy(model), flat(model.parameters())
-    with inject(twin, "queue()") as handle:
-        for number in range(7):
-            if number <= 3:  # until the queues are full, weights follow the host's noise
-                twin.load_state_dict(model.state_dict())
-            theirs, their_grad = step(model, batch_for(number))
-            ours, our_grad = step(twin, batch_for(number))
-            if number < 3:
-                assert ours < theirs
-            else:
-                torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
-                assert naive.relative(flat(our_grad), flat(their_grad)) < 1e-9
-            train(model, their_grad), train(twin, our_grad)
-            handle.end_step()
-        # One queue for each of the two calls; the host goes on filling its own, unread.
-        for queue, sampler in ((1, "sampler"), (0, "further.0.sampler")):
-            torch.testing.assert_close(
-                rows_of(handle, sampler).T.sort(1)[0], model.queue[queue].sort(1)[0]
-            )
-        torch.testing.assert_close(twin.queue, model.queue)
-    assert handle.losses["mocov2plus_loss_func"].calls == 14
-    moved = naive.relative(flat(model.parameters()), start)
-    assert naive.relative(flat(twin.parameters()), flat(model.parameters())) < 1e-8 * moved
-
-
-def _solo_on_ranks(rank, world):
-    model = solo_model(16)
-    twin = copy.deepcopy(model)
-    found = []
-    with inject(twin, "queue()") as handle:
-        for number in range(4):
-            theirs, their_grad = step(model, batch_for(number, rank))
-            ours, our_grad = step(twin, batch_for(number, rank))
-            found.append((theirs, ours, flat(their_grad), flat(our_grad)))
-            handle.end_step()
-        size = len(rows_of(handle))
-    return found[2:], size
-
-
-@solo_only
-def test_full_queues_are_the_hosts_on_ranks():
-    for found, size in ranks.run(_solo_on_ranks, 2):
-        assert size == 16
-        for theirs, ours, their_grad, our_grad in found:
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
-            assert naive.relative(our_grad, their_grad) < 1e-9
-
-
-@torch.no_grad()
-def queries_and_keys(model, batch):
-    (online, momentum), heads = model.momentum_pairs
-    queries = [normalize(heads[0](online(crop))) for crop in batch[1]]
-    return queries, [normalize(heads[1](momentum(crop))) for crop in batch[1]]
-
-
-def _momentum_keys(rank, world):
-    """Our in-batch loss, and the cross-entropy of queries against every rank's momentum keys."""
-    model = solo_model(16)
-    train(model, step(model, batch_for(9))[1])  # or queries and keys would be the same
-    batches = [batch_for(0, other) for other in range(world)]
-    queries, _ = queries_and_keys(model, batches[rank])
-    each = [queries_and_keys(model, batch)[1] for batch in batches]
-    keys = [torch.cat(view) for view in zip(*each, strict=True)]
-    target = torch.arange(4) + 4 * rank
-    wanted = sum(
-        nn.functional.cross_entropy(q @ k.T / 0.2, target)
-        for q, k in ((queries[0], keys[1]), (queries[1], keys[0]))
-    )
-    with inject(model, "in_batch()"):
-        ours, _ = step(model, batches[rank])
-    return ours, wanted / 2
-
-
-@solo_only
-@pytest.mark.parametrize("world", [1, 2])
-def test_in_batch_means_the_momentum_keys_of_all_ranks_never_queries(world):
-    for ours, wanted in [_momentum_keys(0, 1)] if world == 1 else ranks.run(_momentum_keys, world):
-        torch.testing.assert_close(ours, wanted)
-
-
-@solo_only
-def test_solo_noise_at_the_start_and_an_anchors_own_past():
-    # A queue of two batches and a data set of one, not trained: the positive is in the queue.
-    model, batch = solo_model(8), batch_for(0)
-    twin, other = copy.deepcopy(model), copy.deepcopy(model)
-    assert step(model, batch)[0] > 0  # of random negatives
-    _, (_, keys) = queries_and_keys(model, batch)
-    assert holds(model.queue[1].T, keys).all()
-    theirs, _ = step(model, batch)
-    with inject(twin, "queue()") as handle:
-        assert step(twin, batch)[0] == 0
-        handle.end_step()
-        ours, _ = step(twin, batch)
-    assert ours < theirs
-    with inject(other, "in_batch()"):  # the other samples' keys, and those alone
-        torch.testing.assert_close(ours, step(other, batch)[0])
-
-
-# ------------------------------------------------------------------ a Trainer's run, every host
-
-
-def fit_and_count(sampler, **options):
-    """Negatives per anchor in each step of two epochs over 24 samples, in batches of 8."""
-    counts, control = [], hosts.negative_control()(sampler)
-
-    class Count(hosts.lightning().Callback):
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            counts.append(
-                control.injection.losses[hosts.queue_site_name()].loss.observed["num_negatives"]
-            )
-
-    hosts.lightning().seed_everything(0)
-    model = hosts.queue_recipe(48)
-    trainer = hosts.trainer(callbacks=[control, Count()], max_epochs=2, log_every_n_steps=1)
-    trainer.fit(model, hosts.loader(), **options)
-    return counts, control
-
-
-def test_in_a_run_an_anchors_own_past_is_no_negative():
-    counts, control = fit_and_count("queue()")  # the host's size, twice the data set
-    assert counts == [0, 8, 16, 24 - 1, 32 - 1, 40 - 1]
-    treated = control.injection.losses[hosts.queue_site_name()]
-    assert treated.calls == (6 if HAS_LIGHTLY else 12)
-    assert treated.loss.sampler.size == 48
-    assert len(treated.loss.further) == (0 if HAS_LIGHTLY else 1)
-
-
-def test_in_a_run_few_negatives_are_drawn_from_the_hosts_queue():
-    counts, _ = fit_and_count("queue(num_negatives=10)")
-    assert counts == [0, 8, 10, 10, 10, 10]
-
-
-def test_in_a_run_a_memory_bank_is_keyed_by_the_data_set():
-    counts, _ = fit_and_count("memory_bank()")
-    assert counts == [0, 8, 16, 23, 23, 23]

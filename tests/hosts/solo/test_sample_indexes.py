@@ -1,0 +1,129 @@
+"""Data set indexes in solo-learn's batches, which may be positions instead."""
+
+from __future__ import annotations
+
+import re
+
+import hosts
+import pytest
+import ranks
+import torch
+from solo_simclr import batch_for, step
+
+from negplug import inject
+from negplug.contract.adapter import Metadata
+
+GENERATION = hosts.solo_generation()
+if GENERATION is None:
+    pytest.skip("solo-learn is not installed in this environment", allow_module_level=True)
+published_only = pytest.mark.skipif(GENERATION != "1.0.2", reason="of solo-learn 1.0.2")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Positions:
+    """Batches as DALI's loader gives them: of no torch DataLoader, indexes being positions."""
+
+    def __init__(self, first=0, step=0):
+        self.first, self.step = first, step
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        for number in range(3):
+            _, crops, targets = next(iter(hosts.loader()))
+            yield [torch.arange(8) + self.first + self.step * number, crops, targets]
+
+
+def fit_on(loader, sampler):
+    torch.manual_seed(0)
+    control = hosts.negative_control()(sampler)
+    hosts.trainer(callbacks=[control]).fit(hosts.recipe(), loader)
+    return control.injection.losses["simclr_loss_func"]
+
+
+def test_positions_in_the_batch_are_no_indexes():
+    wanted = "memory_bank: needs the data set index of every sample, but .* DALI does; set encode_"
+    with pytest.raises(ValueError, match=wanted):
+        fit_on(Positions(), "memory_bank()")
+    # What needs no indexes trains on them.
+    assert fit_on(Positions(), "uniform(num_negatives=2)").calls == 3
+
+
+def _positions_on_a_rank(rank, world):
+    try:
+        fit_on(Positions(first=8 * rank), "memory_bank()")
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def test_positions_are_known_on_every_rank():
+    for message in ranks.run(_positions_on_a_rank, 2):
+        assert "gives positions in the batch in place of indexes" in message
+
+
+@pytest.mark.parametrize(
+    ("loader", "first"),
+    [(hosts.loader(), 0), (Positions(first=8, step=8), 8)],
+    ids=["torch", "DALI with indexes in its labels"],
+)
+def test_indexes_are_believed_where_they_are_some(loader, first):
+    # torch's are not shuffled, so the first batch's are 0 … 7 as well.
+    treated = fit_on(loader, "memory_bank()")
+    assert treated.calls == 3
+    _, indexes, labels = treated.loss.state_dict()["sampler._extra_state"]["names"]
+    assert torch.equal(indexes, torch.arange(24) + first)
+    assert torch.equal(labels, indexes % 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "indexes", "labels", "reason"),
+    [
+        ([torch.arange(4), [], torch.ones(4).long()], True, True, ""),
+        ((torch.arange(4), [], torch.ones(4).long()), True, True, ""),
+        ([torch.arange(4), [], torch.ones(4)], True, False, ""),
+        ([torch.arange(4.0), [], torch.ones(4).long()], False, True, "no integer indexes"),
+        ([list("abcd"), [], torch.ones(4).long()], False, True, "no integer indexes"),
+        ([torch.arange(4), []], False, False, r"is not \[indexes, crops, targets\]"),
+        (None, False, False, r"is not \[indexes, crops, targets\]"),
+    ],
+)
+def test_what_a_batch_tells(batch, indexes, labels, reason):
+    from negplug_solo.metadata import read_metadata
+
+    found = read_metadata(hosts.recipe(), batch, Metadata())
+    assert (found.indexes is not None, found.labels is not None) == (indexes, labels)
+    assert re.search(reason, found.unindexed)
+    assert bool(found.unindexed) == (not indexes)
+
+
+@published_only
+@pytest.mark.parametrize("small_crops", [0, 2])
+@pytest.mark.parametrize("supervised", [False, True])
+def test_ids_mean_the_same_in_every_batch(supervised, small_crops):
+    """Also where a batch holds every label once, so that labels and samples divide it alike."""
+    model = hosts.recipe(0.2, supervised=supervised, small_crops=small_crops).double()
+    with inject(model, "queue(size=64)") as handle:
+        for classes in (4, 2):
+            batch = batch_for(model, 4, small_crops, classes)
+            step(model, batch)
+            (treated,) = handle.losses.values()
+            treated.loss.end_step()
+            expected = batch[2 if supervised else 0].repeat(2 + small_crops)
+            names = treated.loss.state_dict()["sampler._extra_state"]["names"]
+            assert torch.equal(names[0, -len(expected) :], expected)
+
+
+def test_what_the_user_provides_goes_before_what_the_batch_says():
+    model = hosts.recipe(0.2).double()
+    with inject(model, "memory_bank()") as handle:
+        batch = batch_for(model)
+        handle.provide(indexes=batch[0] + 1000)
+        step(model, batch)
+        handle.end_step()
+        step(model, batch)
+        handle.end_step()
+    (state,) = handle.state_dict().values()
+    names = state["sampler._extra_state"]["names"]
+    assert sorted(names[1].tolist()) == [*range(100, 106), *range(1100, 1106)]

@@ -7,7 +7,6 @@ are about the sweep alone. `tests/cli/test_run.py` has the recorder and a Lightn
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from sweeps import Workplace, is_gone, wait_for
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
-
 # Every start of the script leaves a file in `starts`; files named in `control` steer it.
 SCRIPT = """
 import json, os, sys, time
@@ -40,7 +38,6 @@ line = {"epoch": 0, "max_epochs": 1, "metrics": {"loss": 2.0, "linear_acc": 0.5 
 with open(os.environ["NEGPLUG_METRICS"], "a") as file:
     print(json.dumps(line), file=file)
 """
-
 UNIFORM = "uniform(num_negatives=4)"
 
 
@@ -84,25 +81,6 @@ def test_the_report_names_command_metric_and_error_bars(finished: Workplace) -> 
     assert (finished.path / "out" / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("values", "shown"),
-    [
-        ([], "-"),
-        ([0.17], "0.1700"),
-        ([34012.4], "34012"),
-        ([0.0], "0"),
-        ([2.0, 2.0], "2.000 ± 0"),
-        ([0.5, 0.6], "0.550 ± 0.071"),
-        ([1000.0, 3000.0], "2000 ± 1414"),
-        ([float("nan"), 1.0], "nan"),
-    ],
-)
-def test_numbers_are_short_and_aligned(values: list[float], shown: str) -> None:
-    from negplug.cli.sweep.spread import mean_and_deviation
-
-    assert mean_and_deviation(values) == shown
-
-
 def test_every_run_has_its_log(finished: Workplace) -> None:
     log = finished.path / "out" / "runs" / "uniform_num_negatives=4-seed1" / "log.txt"
     command, output = log.read_text().splitlines()
@@ -116,46 +94,6 @@ def test_settings_are_never_mixed(finished: Workplace) -> None:
     assert done.returncode == 2
     assert "was created with temperature=None, not temperature=0.5" in done.stderr
     assert finished.starts() == before
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("script", "b.py"),
-        ("args", ("--epochs=3",)),
-        ("objective", "infonce()"),
-        ("diagnose", ("gradient_snr",)),
-    ],
-)
-def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: object) -> None:
-    from negplug.cli.sweep.study import Settings, SweepStudy
-
-    settings = Settings(script="a.py", args=("{seed}",), objective=None, temperature=0.1)
-    where = (f"sqlite:///{tmp_path / 'study.db'}", "sweep")
-    for _ in range(2):
-        SweepStudy(*where, settings)
-    with pytest.raises(ValueError, match=f"this study was created with {field}="):
-        SweepStudy(*where, replace(settings, **{field: value}))
-
-
-def test_a_study_from_before_there_were_grids_goes_on(tmp_path: Path) -> None:
-    import optuna
-
-    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
-
-    url = f"sqlite:///{tmp_path / 'study.db'}"
-    settings = {"script": "a.py", "args": [], "objective": None, "temperature": None}
-    old = optuna.create_study(storage=url, study_name="sweep")
-    old.set_user_attr("settings", settings)
-    old.enqueue_trial({}, user_attrs={"sampler": "baseline", "seed": 0})
-    trial = old.ask()
-    trial.set_user_attr("metrics", {"acc": 0.5})
-    old.tell(trial, 2.5)
-
-    study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))
-    assert study.results() == [Result(Run("baseline", 0), 2.5, {"acc": 0.5}, [])]
-    study.enqueue([Run("baseline", 0)])
-    assert len(old.trials) == 1
 
 
 def test_finished_runs_are_skipped_and_an_unknown_metric_is_named(finished: Workplace) -> None:
@@ -261,44 +199,3 @@ def test_two_sweeps_started_at_the_same_moment(place: Workplace) -> None:
     assert [process.returncode for process in both] == [0, 0], errors
     assert place.starts() == [f"baseline-{seed}" for seed in range(3)]
     assert len(place.rows()) == 3
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) -> None:
-    """Two sweeps that start at the same moment may both enqueue what is to run."""
-    import optuna
-
-    from negplug.cli.child import RunFailedError
-    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
-
-    url = f"sqlite:///{tmp_path / 'study.db'}"
-    study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))
-    run, done = Run("baseline", 0), []
-    study.enqueue([run])
-    twin = optuna.load_study(study_name="sweep", storage=url)
-    twin.enqueue_trial({}, user_attrs=twin.trials[0].user_attrs)
-    # Of what is not asked for, nothing runs.
-    study.enqueue([Run("baseline", 1)])
-
-    def execute(run: Run) -> Result:
-        done.append(run)
-        if fails:
-            raise RunFailedError("out of luck")
-        return Result(run, 1.0, {})
-
-    study.work([run], execute, lambda runs: None)
-    study.work([run], execute, lambda runs: None)
-    assert done == [run]
-    assert study.failures() == ({run: "out of luck"} if fails else {})
-
-
-def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from negplug.cli import app
-
-    monkeypatch.setattr("negplug.cli.sweep.find_spec", lambda name: None)
-    arguments = ["sweep", "x.py", "--sampler", "baseline", "--seeds", "1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 1
-    assert 'pip install "negplug[sweep]"' in done.stderr

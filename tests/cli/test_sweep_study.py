@@ -1,0 +1,111 @@
+"""The study of a sweep: what it remembers, and how runs are taken from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([], "-"),
+        ([0.17], "0.1700"),
+        ([34012.4], "34012"),
+        ([0.0], "0"),
+        ([2.0, 2.0], "2.000 ± 0"),
+        ([0.5, 0.6], "0.550 ± 0.071"),
+        ([1000.0, 3000.0], "2000 ± 1414"),
+        ([float("nan"), 1.0], "nan"),
+    ],
+)
+def test_numbers_are_short_and_aligned(values: list[float], shown: str) -> None:
+    from negplug.cli.sweep.spread import mean_and_deviation
+
+    assert mean_and_deviation(values) == shown
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("script", "b.py"),
+        ("args", ("--epochs=3",)),
+        ("objective", "infonce()"),
+        ("diagnose", ("gradient_snr",)),
+    ],
+)
+def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: object) -> None:
+    from negplug.cli.sweep.study import Settings, SweepStudy
+
+    settings = Settings(script="a.py", args=("{seed}",), objective=None, temperature=0.1)
+    where = (f"sqlite:///{tmp_path / 'study.db'}", "sweep")
+    for _ in range(2):
+        SweepStudy(*where, settings)
+    with pytest.raises(ValueError, match=f"this study was created with {field}="):
+        SweepStudy(*where, replace(settings, **{field: value}))
+
+
+def test_a_study_from_before_there_were_grids_goes_on(tmp_path: Path) -> None:
+    import optuna
+
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    settings = {"script": "a.py", "args": [], "objective": None, "temperature": None}
+    old = optuna.create_study(storage=url, study_name="sweep")
+    old.set_user_attr("settings", settings)
+    old.enqueue_trial({}, user_attrs={"sampler": "baseline", "seed": 0})
+    trial = old.ask()
+    trial.set_user_attr("metrics", {"acc": 0.5})
+    old.tell(trial, 2.5)
+
+    study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))
+    assert study.results() == [Result(Run("baseline", 0), 2.5, {"acc": 0.5}, [])]
+    study.enqueue([Run("baseline", 0)])
+    assert len(old.trials) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) -> None:
+    """Two sweeps that start at the same moment may both enqueue what is to run."""
+    import optuna
+
+    from negplug.cli.child import RunFailedError
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = SweepStudy(url, "sweep", Settings("a.py", (), None, None))
+    run, done = Run("baseline", 0), []
+    study.enqueue([run])
+    twin = optuna.load_study(study_name="sweep", storage=url)
+    twin.enqueue_trial({}, user_attrs=twin.trials[0].user_attrs)
+    # Of what is not asked for, nothing runs.
+    study.enqueue([Run("baseline", 1)])
+
+    def execute(run: Run) -> Result:
+        done.append(run)
+        if fails:
+            raise RunFailedError("out of luck")
+        return Result(run, 1.0, {})
+
+    study.work([run], execute, lambda runs: None)
+    study.work([run], execute, lambda runs: None)
+    assert done == [run]
+    assert study.failures() == ({run: "out of luck"} if fails else {})
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from negplug.cli import app
+
+    monkeypatch.setattr("negplug.cli.sweep.find_spec", lambda name: None)
+    arguments = ["sweep", "x.py", "--sampler", "baseline", "--seeds", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert 'pip install "negplug[sweep]"' in done.stderr

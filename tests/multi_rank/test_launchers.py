@@ -1,0 +1,140 @@
+"""Ranks that torchrun or a Lightning starts: they agree, and so do their checkpoints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import hosts
+import pytest
+import torch
+from torch import nn
+
+from negplug import ContrastiveLoss
+from negplug.testing.subject import difference
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
+SCRIPT = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from negplug import ContrastiveLoss
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, found = dist.get_rank(), {}
+for sampler in sys.argv[2:]:
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(10, 8).double())
+    loss_fn = ContrastiveLoss(sampler)
+    for step in range(3):
+        views = torch.randn(2, 12, 10, dtype=torch.float64).unflatten(1, (2, 6))[:, rank]
+        model.zero_grad()
+        loss_fn(*model(views)).backward()
+    found[sampler] = model.module.weight.grad, loss_fn.state_dict()
+torch.save(found, f"{sys.argv[1]}/{rank}")
+dist.destroy_process_group()
+"""
+
+
+def test_torchrun(tmp_path):
+    """Local batches under torchrun against the concatenated one here."""
+    samplers = ["gather()", "queue(size=48)"]
+    (tmp_path / "train.py").write_text(SCRIPT)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", str(tmp_path / "train.py"), str(tmp_path), *samplers),
+        ],
+        check=True,
+        timeout=120,
+    )
+    found = [torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2)]
+    assert difference(found[0], found[1]) is None
+    for sampler in samplers:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Linear(10, 8).double()
+            loss_fn = ContrastiveLoss(sampler)
+            for _ in range(3):
+                model.zero_grad()
+                loss_fn(*model(torch.randn(2, 12, 10, dtype=torch.float64))).backward()
+        gradient, state = found[0][sampler]
+        torch.testing.assert_close(gradient, model.weight.grad, rtol=1e-6, atol=1e-12)
+        assert sampler == "gather()" or len(state["sampler._extra_state"]["rows"]) == 48
+
+
+KEPT = {"queue(size=24)": "world_size=2", "queue(size=24, gather=False)": "state of 2 ranks"}
+"""Sampler, and what the error says that refuses its state on another number of ranks."""
+
+
+def fit(sampler, folder, devices=2, **kwargs):
+    """Fit the host's recipe under DDP; write every rank's state at the start and at the end."""
+    control = hosts.negative_control()(sampler)
+
+    class Record(hosts.lightning().Callback):
+        def on_train_start(self, trainer, module):
+            self.write(trainer, "start")
+
+        def on_train_end(self, trainer, module):
+            self.write(trainer, "end")
+            trainer.save_checkpoint(folder / "checkpoint")
+
+        def write(self, trainer, when):
+            folder.mkdir(exist_ok=True)
+            torch.save(control.injection.state_dict(), folder / f"{when}{trainer.global_rank}")
+
+    torch.manual_seed(0)
+    parallel = {"strategy": "ddp_fork", "devices": devices} if devices > 1 else {}
+    trainer = hosts.trainer(callbacks=[control, Record()], **parallel, **kwargs.pop("trainer", {}))
+    trainer.fit(hosts.recipe(), hosts.loader(32, 4), **kwargs)
+    return control
+
+
+def states(folder, when):
+    return [torch.load(folder / f"{when}{rank}", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module", params=KEPT)
+def half(request, tmp_path_factory):
+    """A sampler, and the folder of a run of one epoch with it."""
+    folder = tmp_path_factory.mktemp("half")
+    fit(request.param, folder)
+    return request.param, folder
+
+
+def test_lightnings_ranks_agree_and_their_checkpoint_loads(half):
+    sampler, folder = half
+    first, second = states(folder, "end")
+    saved = torch.load(folder / "checkpoint", weights_only=False)["callbacks"]["negplug"]
+    torch.save(saved, folder / "ours")
+    assert difference(torch.load(folder / "ours", weights_only=True), saved) is None
+    rows = [state[hosts.site_name()]["sampler._extra_state"]["rows"] for state in (first, second)]
+    assert len(rows[0]) == len(rows[1]) == 24
+    if "gather=False" in sampler:
+        # Though solo-learn main gathers by itself, so that its batches hold everyone's keys.
+        assert not torch.equal(*rows)
+        assert difference(saved["ranks"], [first, second]) is None
+    else:
+        assert difference(first, second) is None
+        assert difference(saved["losses"], first) is None
+
+
+def test_each_rank_gets_its_own_state_back(half, tmp_path):
+    sampler, folder = half
+    fit(sampler, tmp_path, trainer={"max_epochs": 2}, ckpt_path=folder / "checkpoint")
+    assert difference(states(tmp_path, "start"), states(folder, "end")) is None
+    assert difference(states(tmp_path, "end"), states(folder, "end")) is not None
+
+
+def test_another_number_of_ranks_is_refused_and_changes_nothing(half, tmp_path):
+    sampler, folder = half
+    control = hosts.negative_control()(sampler)
+    trainer = hosts.trainer(callbacks=[control], max_epochs=2)
+    with pytest.raises(ValueError, match=KEPT[sampler]):
+        trainer.fit(hosts.recipe(), hosts.loader(32, 4), ckpt_path=folder / "checkpoint")
+    state = control.injection.state_dict()[hosts.site_name()]
+    assert len(state["sampler._extra_state"]["rows"]) == 0
+    assert state["_extra_state"]["step"] == 0

@@ -20,6 +20,7 @@ from negplug.diagnostics.gradients import GradientMoments, all_finite
 from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
 from negplug.hosts.trainer.callback import untested_strategy
 from negplug.kernels.distributed import everyones
+from negplug.kernels.torch_private import unscales_itself
 
 logger = logging.getLogger("negplug")
 
@@ -81,7 +82,7 @@ class GradientSNRMixin:
             if not all_finite(named):
                 return
             # A fused optimizer undoes the scaling itself, in its step.
-            if getattr(optimizer, "_step_supports_amp_scaling", False):
+            if unscales_itself(optimizer):
                 scale = scaler.get_scale()
         self.moments.update(named, scale)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from negplug.contract.adapter import Metadata
+from negplug.hosts.trainer.private import attached_trainer, training_loader
 from negplug.kernels.distributed import rank
 
 
@@ -56,10 +57,8 @@ def _integers(values: Any) -> Tensor | None:
 
 def _may_be_dummies(model: nn.Module) -> bool:
     """Whether the training loader is something else than torch's, which gives real indexes."""
-    trainer: Any = getattr(model, "_trainer", None)
-    loader = getattr(trainer, "train_dataloader", None)
-    # Before 2.0 Lightning wraps the loader in a CombinedLoader.
-    loader = getattr(loader, "loaders", loader)
+    trainer = attached_trainer(model)
+    loader = None if trainer is None else training_loader(trainer)
     return loader is not None and not isinstance(loader, DataLoader)
 
 

@@ -8,7 +8,6 @@ it in between.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from negplug.contract.objective import Objective
 from negplug.objectives.decoupled import Decoupled
 from negplug.objectives.infonce import InfoNCE
 from negplug_lightly.model_aware import ModelAware
+from negplug_lightly.private import bank_size, mises_fisher_sigma
 
 
 def views_or_pairs(
@@ -77,18 +77,16 @@ def decoupled(criterion: Any) -> Objective:
         ValueError: If ``weight_fn`` is not the von Mises–Fisher function of Lightly: an unknown
             function of the two views has no counterpart in an objective.
     """
-    from lightly.loss.dcl_loss import negative_mises_fisher_weights
-
     weights = criterion.weight_fn
     if weights is None:
         return Decoupled()
-    if getattr(weights, "func", weights) is not negative_mises_fisher_weights:
+    sigma = mises_fisher_sigma(weights)
+    if sigma is None:
         raise ValueError(
             f"{type(criterion).__name__}: weight_fn={weights!r} is a function of your own, which "
             f"negplug cannot carry over; set weight_fn=None, or use DCLWLoss for Lightly's weights"
         )
-    # Of the function or of a partial, whichever it is.
-    return Decoupled(sigma=inspect.signature(weights).parameters["sigma"].default)
+    return Decoupled(sigma=sigma)
 
 
 def model_aware(criterion: Any) -> Objective:
@@ -107,12 +105,6 @@ def aligned(criterion: Any, batch: ContrastiveBatch) -> Any:
     views = batch.keys.embeddings[batch.positives[:, 0]]
     alignment = (batch.anchors.embeddings * views).sum(1).mean()
     return criterion.temperature * (1 + criterion.alpha * (alignment - criterion.A_0))
-
-
-def bank_size(criterion: Any) -> int:
-    """Return how many keys the criterion's memory bank holds, 0 if it has none."""
-    bank = getattr(criterion, "memory_bank", None)
-    return 0 if bank is None else int(bank.size[0])
 
 
 def _gathered(criterion: Any, batch: ContrastiveBatch) -> ContrastiveBatch:

@@ -20,7 +20,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import installed_version
-from negplug_lightly import criteria
+from negplug_lightly import criteria, private
 
 
 class TreatedForward:
@@ -128,19 +128,18 @@ class CriterionSite(LossSite):
         self._base = base
         found = installed_version("lightly") or "(unknown version)"
         self.host = f"lightly {found} {type(criterion).__name__}"
-        self.queue_size = criteria.bank_size(criterion) or None
+        self.queue_size = private.bank_size(criterion) or None
         self._criterion = criterion
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
         known, own = _CRITERIA[self._base], type(self._criterion)
         base = getattr(sys.modules["lightly.loss"], self._base)
-        for method in known.methods:
-            if getattr(own, method) is not getattr(base, method):
-                raise ValueError(
-                    f"{self.host}: {self.name!r} overrides the {method} of {self._base}, so its "
-                    f"loss is not known; name another loss as target, or treat it in the subclass"
-                )
+        if method := private.overridden(own, base, known.methods):
+            raise ValueError(
+                f"{self.host}: {self.name!r} overrides the {method} of {self._base}, so its "
+                f"loss is not known; name another loss as target, or treat it in the subclass"
+            )
         arguments = list(inspect.signature(own.forward).parameters)
         expected = list(inspect.signature(known.treated.__call__).parameters)
         if arguments != expected:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from negplug.contract.adapter import Metadata
+from negplug.hosts.trainer.private import attached_trainer, training_loader
 from negplug.kernels.distributed import rank
+from negplug_solo.private import is_supervised
 
 
 def read_metadata(model: nn.Module, batch: Any, provided: Metadata) -> Metadata:
@@ -28,8 +30,8 @@ def read_metadata(model: nn.Module, batch: Any, provided: Metadata) -> Metadata:
     indexes, labels, why = _read(model, batch)
     indexes = indexes if provided.indexes is None else provided.indexes
     labels = labels if provided.labels is None else provided.labels
-    supervised = bool(getattr(model, "supervised", False))  # of 1.0.2
-    return Metadata(indexes, labels, why if indexes is None else "", supervised)
+    why = why if indexes is None else ""
+    return Metadata(indexes, labels, why, is_supervised(model))
 
 
 def _read(model: nn.Module, batch: Any) -> tuple[Tensor | None, Tensor | None, str]:
@@ -56,10 +58,8 @@ def _integers(values: Any) -> Tensor | None:
 
 def _may_be_dummies(model: nn.Module) -> bool:
     """Whether the training loader is something else than torch's, which gives real indexes."""
-    trainer: Any = getattr(model, "_trainer", None)
-    loader = getattr(trainer, "train_dataloader", None)
-    # Before 2.0 Lightning wraps the loader in a CombinedLoader.
-    loader = getattr(loader, "loaders", loader)
+    trainer = attached_trainer(model)
+    loader = None if trainer is None else training_loader(trainer)
     return loader is not None and not isinstance(loader, DataLoader)
 
 

@@ -12,9 +12,7 @@ needs a ``Form``.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.provenance import installed_version
-from negplug_solo import losses
+from negplug_solo import losses, private
 from negplug_solo.metadata import read_metadata
 
 Treatment = Callable[..., Tensor]
@@ -62,7 +60,7 @@ class Method(NamedTuple):
     """A method class and its loss.
 
     Attributes:
-        name: The class; its module has the same name in lower case.
+        name: The class.
         functions: The loss functions that its module may call, of both generations, and the forms
             that each may have; the first names the site in both.
         note: For ``negplug doctor``.
@@ -73,11 +71,6 @@ class Method(NamedTuple):
     functions: dict[str, tuple[Form, ...]]
     note: str
     has_queue: bool = False
-
-    @property
-    def module(self) -> str:
-        """Where the class is defined."""
-        return f"solo.methods.{self.name.lower()}"
 
 
 _METHODS = (
@@ -149,13 +142,10 @@ class TreatedStep:
         batch = kwargs.get("batch", args[0] if args else None)
         provided = self._contrast.metadata
         self._contrast.metadata = read_metadata(self._model, batch, provided)
-        names = vars(sys.modules[self._module])
-        before = {name: names[name] for name in self._swaps}
-        names.update(self._swaps)
         try:
-            return self.__wrapped__(*args, **kwargs)
+            with private.swapped(self._module, self._swaps):
+                return self.__wrapped__(*args, **kwargs)
         finally:
-            names.update(before)
             self._contrast.metadata = provided
 
 
@@ -165,7 +155,7 @@ class MethodSite(LossSite):
     reads_metadata = True
 
     def __init__(self, model: nn.Module, method: Method, module: ModuleType) -> None:
-        self.queue_size = getattr(model, "queue_size", None) if method.has_queue else None
+        self.queue_size = private.own_queue_size(model) if method.has_queue else None
         self.name = next(iter(method.functions))
         self.host = f"solo-learn {installed_version('solo-learn') or '(from source)'} {method.name}"
         self._model = model
@@ -196,11 +186,7 @@ class MethodSite(LossSite):
         vars(self._model).update(self._before)
 
     def _treatment(self, name: str) -> Treatment:
-        function = inspect.unwrap(getattr(self._module, name))
-        parameters = tuple(inspect.signature(function).parameters)
-        # The same parameters may mean this rank's keys or those of all.
-        called = getattr(getattr(function, "__code__", None), "co_names", ())
-        gathers = next((helper for helper in ("gather", _KEYS) if helper in called), "")
+        parameters, gathers = private.loss_form(self._module, name, ("gather", _KEYS))
         for form in self._forms[name]:
             if (form.parameters, form.gathers) == (parameters, gathers):
                 return form.treatment
@@ -220,21 +206,15 @@ def _described(parameters: tuple[str, ...], gathers: str) -> str:
 def find_methods(model: nn.Module) -> Iterator[LossSite]:
     """Yield the loss of ``model`` if it is a known solo-learn method."""
     for method in _METHODS:
-        module = sys.modules.get(method.module)
-        # A class that solo-learn has dropped is none.
-        if module is not None and isinstance(model, getattr(module, method.name, ())):
+        module = private.module_of(model, method.name)
+        if module is not None:
             yield MethodSite(model, method, module)
 
 
 def report_methods() -> Iterator[MethodReport]:
     """Yield every method of the installed solo-learn and what can be done to it."""
-    try:
-        methods = importlib.import_module("solo.methods")
-    except ImportError:
-        return
     notes = {method.name: method.note for method in _METHODS}
-    classes = {kind.__name__: kind for kind in methods.METHODS.values() if inspect.isclass(kind)}
-    for name, kind in sorted(classes.items()):
+    for name, kind in sorted(private.method_classes().items()):
         if name in notes:
             yield MethodReport(name, True, notes[name] + _own_fault(kind))
         elif not name.startswith(("Base", "Linear")):

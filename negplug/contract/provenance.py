@@ -21,6 +21,21 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+def changed(distribution: str, what: str, reader: str) -> RuntimeError:
+    """Return the error that says what of an installed host is not as expected.
+
+    Args:
+        distribution: Of the host.
+        what: What changed, as a clause.
+        reader: The full name of our function that relies on it.
+    """
+    found = installed_version(distribution) or "(from source)"
+    return RuntimeError(
+        f"{distribution} {found}: {what}; {reader} relies on it. Use another version of "
+        f"{distribution} or of negplug"
+    )
+
+
 @dataclass(frozen=True)
 class PluginInfo:
     """A plugin and where it comes from."""

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from negplug.kernels.torch_private import foreach
+
 _CHUNK = 1 << 22
 """Numbers that are updated at a time: temporaries take this much, or the largest parameter."""
 
@@ -81,7 +83,7 @@ class GradientMoments:
                 self._make_room(name, parameter)
             gradients = [p.grad.float() for _, p in named if p.grad is not None]
             if scale != 1.0:
-                gradients = list(torch._foreach_div(gradients, scale))
+                gradients = list(foreach("div")(gradients, scale))
             self._add(names, gradients)
 
     @torch.no_grad()
@@ -142,12 +144,12 @@ class GradientMoments:
         means = [self._means[name] for name in names]
         squares = [self._squares[name] for name in names]
         weights = [self.decay * self._weights[name] + 1.0 for name in names]
-        apart = list(torch._foreach_sub(gradients, means))
-        torch._foreach_mul_(squares, self.decay)
+        apart = list(foreach("sub")(gradients, means))
+        foreach("mul_")(squares, self.decay)
         # g − m' = (1 − 1/W')(g − m)
-        torch._foreach_addcmul_(squares, apart, apart, [1.0 - 1.0 / w for w in weights])
-        torch._foreach_div_(apart, weights)
-        torch._foreach_add_(means, apart)
+        foreach("addcmul_")(squares, apart, apart, [1.0 - 1.0 / w for w in weights])
+        foreach("div_")(apart, weights)
+        foreach("add_")(means, apart)
         self._weights.update(zip(names, weights, strict=True))
 
     def _spread(self, name: str) -> tuple[int, float, float]:
@@ -170,7 +172,7 @@ def all_finite(parameters: Iterable[tuple[str, nn.Parameter]]) -> bool:
     gradients = [p.grad for _, p in parameters if p.grad is not None]
     if not gradients:
         return True
-    norms = torch._foreach_norm(gradients, math.inf)
+    norms = foreach("norm")(gradients, math.inf)
     return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
 from negplug.contract.adapter import LossSite, Metadata
 from negplug.contract.batch import ContrastiveBatch
@@ -16,6 +15,7 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record
+from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
 
@@ -106,7 +106,7 @@ class TreatedLoss:
         finally:
             self.metadata, self._captured, self._last = before
 
-    @_disable_dynamo
+    @outside_graphs
     def _capture(self, batch: ContrastiveBatch) -> Tensor:
         assert self._captured is not None
         self._captured.append(batch)

@@ -16,7 +16,6 @@ import weakref
 from typing import Any
 
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.adapter import LossSite
@@ -25,6 +24,7 @@ from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts.injection import Injection
 from negplug.hosts.treatment import Treatment
+from negplug.kernels.torch_private import outside_graphs
 from negplug.plugins.manager import plugins
 
 _UNINDEXED = (
@@ -99,7 +99,7 @@ class Watch:
             return None
         return self._after_scalar(module, args, kwargs)
 
-    @_disable_dynamo
+    @outside_graphs
     def _after_scalar(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from negplug.kernels.torch_private import sequence_number
+
 _alone = False
 
 
@@ -47,8 +49,7 @@ def collectives() -> int:
     """Return a number that rises with every collective of the default process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0
-    group: Any = dist.group.WORLD
-    return int(group._get_sequence_number_for_group())
+    return sequence_number(dist.group.WORLD)
 
 
 def _grouped() -> bool:

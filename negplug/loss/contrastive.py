@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
 from negplug.contract.adapter import LossSite
 from negplug.contract.batch import ContrastiveBatch
@@ -28,6 +27,7 @@ from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
+from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.calls import CallState, check_saved
 from negplug.plugins.build import as_objective, as_sampler
 
@@ -126,7 +126,7 @@ class ContrastiveLoss(nn.Module):
             self._advance()
         return loss
 
-    @_disable_dynamo  # a compiled model breaks its graph here; imports nothing until then
+    @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
     def contrast(
         self,
         batch: ContrastiveBatch,

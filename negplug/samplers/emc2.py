@@ -15,9 +15,10 @@ over, the R − P later ones averaged, repeats included:
 
 The state is kept for the anchor's next visit. What differs from the paper, and why:
 
-- States are samples, not single views: both views of an sample enter a batch together, so over
+- States are samples, not single views: both views of a sample enter a batch together, so over
   single views detailed balance fails and the gradient stays biased (by 16 % at τ = 0.2 where
-  ``tests/samplers/chains/test_exactness.py`` measures it). See :mod:`negplug.samplers.chains.grouping`.
+  ``tests/samplers/chains/test_exactness.py`` measures it); see
+  :mod:`negplug.samplers.chains.grouping`.
 - Each view of a sample has a chain of its own, since each has a softmax of its own.
 - The state's logit is taken with the present anchor wherever the state's embedding is known: in
   the batch, cached, or embedded anew. The paper compares with the one stored at the last visit.

@@ -1,8 +1,8 @@
 """Checks of composition: a sampler serves as the source of others, and its rows are what they say.
 
 A sampler whose draws come from the softmax, or whose negatives are mixtures, is the outermost one:
-the samplers that choose refuse it with a sentence, which counts as composing. So does the refusal of
-``hierarchical`` where tiers overlap and one weighs its rows: such a weight is not defined.
+the samplers that choose refuse it with a sentence, which counts as composing. So does the refusal
+of ``hierarchical`` where tiers overlap and one weighs its rows: such a weight is not defined.
 """
 
 from __future__ import annotations
@@ -49,14 +49,16 @@ def it_serves_as_a_source(subject: Subject) -> None:
 
 
 def rows_are_what_they_are_called(subject: Subject) -> None:
-    """Rows that carry the name of the batch's keys or anchors are these, in value."""
+    """Rows that carry the name of the batch's keys or anchors are these, in value and ids."""
     loss = subject.loss()
     for number in range(3):
         (step,) = train(subject, loss, [number])
         for part in step.negatives:
             for whose in (step.batch.keys, step.batch.anchors):
-                same = part.rows.same_as(whose)
-                assert not same or torch.equal(part.rows.embeddings, whose.embeddings), (
+                if not part.rows.same_as(whose):
+                    continue
+                equal = torch.equal(part.rows.embeddings, whose.embeddings)
+                assert equal and torch.equal(part.rows.ids, whose.ids), (
                     f"the pool is called {part.rows.name!r} but holds other rows; make changed "
                     f"rows with Rows.with_embeddings(…) or Rows.select(…)"
                 )

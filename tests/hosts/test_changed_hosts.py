@@ -1,8 +1,8 @@
 """Canaries: a host that changed under an adapter is named, before a step is trained.
 
 Each takes a piece of the installed host away, or puts another in its place, and reads the error.
-Those of loss functions' parameters in solo-learn are in ``test_solo.py`` and, for most methods,
-``test_solo_methods.py``; that nothing has changed so far is what the parity tests say.
+Those of loss functions' parameters in solo-learn are in ``solo/test_treatment.py`` and, for most
+methods, ``solo/test_methods.py``; that nothing has changed so far is what the parity tests say.
 """
 
 from __future__ import annotations

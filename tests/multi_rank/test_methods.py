@@ -1,7 +1,7 @@
 """Whole steps on two ranks, treated and untreated: the same loss and the same gradient.
 
 Every method of Lightly, gathering wherever its criterion can, and solo-learn's SimCLR. solo-learn's
-other methods are in ``test_solo_methods.py`` and, MoCo v2+, in ``test_queue_hosts.py``.
+other methods are in ``hosts/solo/test_methods_on_ranks.py`` and ``hosts/solo/test_mocov2plus.py``.
 """
 
 from __future__ import annotations

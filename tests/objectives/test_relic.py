@@ -1,4 +1,4 @@
-"""``relic`` beyond ``test_objectives``: its divergence alone, tiles, ranks, recipes."""
+"""``relic`` beyond ``test_objectives.py``: its divergence alone, tiles, ranks, recipes."""
 
 from __future__ import annotations
 

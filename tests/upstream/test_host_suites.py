@@ -61,7 +61,7 @@ def test_of_main(methods, sampler, tmp_path):
 @pytest.mark.skipif(GENERATION != "1.0.2", reason="of solo-learn 1.0.2")
 @pytest.mark.parametrize(
     ("methods", "sampler"),
-    # SimCLR's with a single negative is in test_solo.py.
+    # SimCLR's with a single negative is in hosts/solo/test_simclr.py.
     [*((tuple(PUBLISHED), sampler) for sampler in ANY), (("nnclr",), ONE)],
 )
 def test_of_the_published_wheel(methods, sampler, tmp_path):

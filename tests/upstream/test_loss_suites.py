@@ -11,7 +11,7 @@ What they ask for and we refuse, on purpose:
 
 Nothing else may fail that does not fail untreated: a full bank is a full queue. (They do not look
 at a bank that is not full, nor at two calls in one step, where ours differs; see
-``test_queue_hosts.py``.)
+``hosts/lightly/test_memory_bank.py``.)
 """
 
 from __future__ import annotations

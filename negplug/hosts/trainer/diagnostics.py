@@ -19,7 +19,9 @@ from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
 from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
 from negplug.hosts.trainer.callback import untested_strategy
+from negplug.hosts.trainer.private import logs_now
 from negplug.kernels.distributed import everyones
+from negplug.kernels.torch_private import unscales_itself
 
 logger = logging.getLogger("negplug")
 
@@ -81,14 +83,14 @@ class GradientSNRMixin:
             if not all_finite(named):
                 return
             # A fused optimizer undoes the scaling itself, in its step.
-            if getattr(optimizer, "_step_supports_amp_scaling", False):
+            if unscales_itself(optimizer):
                 scale = scaler.get_scale()
         self.moments.update(named, scale)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Log after the steps that Lightning hands to its loggers, as its own callbacks do."""
         stepped, self._stepped = self._stepped, False
-        if stepped and trainer._logger_connector.should_update_logs:
+        if stepped and logs_now(trainer):
             snr = self.moments.snr()
             if snr is not None:  # the first step has no spread
                 pl_module.log("negplug/gradient_snr", snr.mean)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from negplug.kernels.torch_private import write_count
+
 # What torch keeps there is looked after by name.
 _OWN = ("_parameters", "_buffers", "_modules")
 
@@ -134,7 +136,7 @@ def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def _mark(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), tensor._version
+    return tensor.data_ptr(), write_count(tensor)
 
 
 def _same_values(tensor: Tensor, before: Tensor) -> bool:

@@ -29,7 +29,13 @@ from negplug.contract.adapter import Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
 from negplug.hosts.trainer.dry_run import Writes, quiet
-from negplug.hosts.trainer.indexes import training_loader, unknowable
+from negplug.hosts.trainer.indexes import unknowable
+from negplug.hosts.trainer.private import (
+    batches_taken,
+    converts_batches,
+    on_device,
+    training_loader,
+)
 from negplug.hosts.treated_loss import StepOver, TreatedLoss
 from negplug.kernels.distributed import alone, collectives
 
@@ -116,13 +122,10 @@ class RecipeEncoder:
         model, trainer = self._model, self._model.trainer
         loader = training_loader(trainer)
         batch = loader.collate_fn(_samples(loader.dataset, asked.tolist()))
-        if _converts(trainer):
-            batch = trainer.precision_plugin.convert_input(batch)
-        batch = model._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        batch = on_device(trainer, model, batch)
         if not _takes_number(model.training_step):
             return (batch,)
-        return batch, trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        return batch, batches_taken(trainer) - 1
 
     def _views(self, batch: ContrastiveBatch, asked: Tensor) -> tuple[Tensor, ...]:
         """Return the keys by view, once it is certain whose they are."""
@@ -147,7 +150,7 @@ class RecipeEncoder:
         """Return why the recipe cannot be run for chosen samples, or the empty string."""
         if not self._model.automatic_optimization:
             return "the recipe optimises by hand, so its training_step cannot be run for them alone"
-        if not _converts(self._model.trainer) and str(self._model.trainer.precision) == "64":
+        if not converts_batches(self._model.trainer) and str(self._model.trainer.precision) == "64":
             return "this Lightning cannot convert their images to precision 64, as 2.0 and later do"
         reason = unknowable(loader)
         return reason or _unusual(self._model.training_step)
@@ -175,11 +178,6 @@ def _samples(dataset: Any, indexes: list[int]) -> list[Any]:
     """Return the samples as a ``DataLoader`` takes them."""
     together = getattr(dataset, "__getitems__", None)
     return together(indexes) if together else [dataset[index] for index in indexes]
-
-
-def _converts(trainer: Any) -> bool:
-    """Whether batches are converted to the precision; before 2.0 a wrapper of the model does it."""
-    return not hasattr(trainer, "_call_strategy_hook")
 
 
 def _length(dataset: Any) -> int | None:

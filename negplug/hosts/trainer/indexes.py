@@ -23,6 +23,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from negplug.hosts.trainer import private
+from negplug.kernels.torch_private import set_batch_sampler
+
 
 class IndexRecorder:
     """Knows the data set indexes of each training batch of a Trainer.
@@ -45,10 +48,10 @@ class IndexRecorder:
         self.reason = ""
         self._trainer = trainer
         self._loaders: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
-        self._replaced = vars(trainer.strategy).get("process_dataloader")
-        self._process = trainer.strategy.process_dataloader
+        self._replaced = private.own_loader_hook(trainer)
+        self._process = private.loader_hook(trainer)
         self._active = True
-        trainer.strategy.process_dataloader = self._process_dataloader
+        private.set_loader_hook(trainer, self._process_dataloader)
 
     def advance(self) -> Tensor | None:
         """Return the indexes of the batch about to be trained on.
@@ -59,7 +62,7 @@ class IndexRecorder:
         Raises:
             RuntimeError: If the record does not fit the batches that Lightning has handed out.
         """
-        loader = training_loader(self._trainer)
+        loader = private.training_loader(self._trainer)
         self.reason = unknowable(loader)
         if self.reason:
             return None
@@ -69,9 +72,8 @@ class IndexRecorder:
                 "the training DataLoader is not recorded; make IndexRecorder in a callback's setup "
                 "and leave loader.batch_sampler alone during fit"
             )
-        # Lightning counts the batches that are None too, for which it calls no hook.
-        ready = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        indexes = sampler.take(ready, _prefetched(loader))
+        ready = private.batches_taken(self._trainer)
+        indexes = sampler.take(ready, private.prefetched(loader))
         if indexes is None:
             kind = type(sampler.recorded).__name__
             self.reason = f"the batch sampler {kind} yields no lists of non-negative integers"
@@ -84,11 +86,8 @@ class IndexRecorder:
         self._active = False
         for loader in self._loaders:
             if isinstance(loader.batch_sampler, _RecordingBatchSampler):
-                _set_batch_sampler(loader, loader.batch_sampler.recorded)
-        if self._replaced is None:
-            del self._trainer.strategy.process_dataloader
-        else:
-            self._trainer.strategy.process_dataloader = self._replaced
+                set_batch_sampler(loader, loader.batch_sampler.recorded)
+        private.set_loader_hook(self._trainer, self._replaced)
 
     def _process_dataloader(self, dataloader: Any) -> Any:
         # Lightning 1.9 sets up the loaders of validation at this stage too; they stay unread.
@@ -96,7 +95,7 @@ class IndexRecorder:
             sampler = dataloader.batch_sampler
             if isinstance(sampler, _RecordingBatchSampler):
                 sampler = sampler.recorded  # set up again, or left by a recorder never removed
-            _set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
+            set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
             self._loaders.add(dataloader)
         return self._process(dataloader)
 
@@ -205,31 +204,6 @@ def _as_indexes(batch: Any) -> Tensor | None:
 
 def _same(sampler: Any) -> Any:
     return sampler
-
-
-def _set_batch_sampler(loader: DataLoader[Any], sampler: Any) -> None:
-    # DataLoader forbids the plain assignment.
-    object.__setattr__(loader, "batch_sampler", sampler)
-    if loader._iterator is not None:
-        # Persistent workers: the one iterator of this loader keeps its sampler.
-        loader._iterator._index_sampler = sampler
-
-
-def training_loader(trainer: Any) -> Any:
-    """Return what the recipe trains on: a loader, or a collection of loaders."""
-    loader = trainer.train_dataloader
-    # Lightning 1.9 gives its CombinedLoader, later ones what is inside.
-    return loader if isinstance(loader, DataLoader) else getattr(loader, "loaders", loader)
-
-
-def _prefetched(loader: DataLoader[Any]) -> int:
-    """Return how many batches are drawn beyond the one handed out, until the end."""
-    workers = loader.num_workers * (loader.prefetch_factor or 0)
-    try:
-        len(loader)
-    except (TypeError, NotImplementedError):
-        return workers + 1  # Lightning looks one batch ahead to see the end
-    return workers
 
 
 def unknowable(loader: Any) -> str:

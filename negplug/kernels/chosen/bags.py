@@ -19,6 +19,7 @@ from torch.nn.functional import embedding_bag
 
 from negplug.kernels.chosen.gradient import differentiable
 from negplug.kernels.precision import widest
+from negplug.kernels.torch_private import pair_products
 
 # Columns that are summed in float64, and anchors at a time: what a core's cache holds.
 _PRECISE = 4
@@ -29,12 +30,8 @@ def _products(anchors: Tensor, pool: Tensor, columns: Tensor) -> Tensor:
     rows, width = columns.shape
     if width <= _PRECISE:
         return _precise_products(anchors, pool, columns)
-    starts = torch.arange(rows, device=columns.device) * width
-    bag = torch.arange(rows, device=columns.device).repeat_interleave(width)
-    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        anchors, pool, columns.reshape(-1), starts, bag, 0
-    )
-    return products.view(rows, width)
+    row = torch.arange(rows, device=columns.device).repeat_interleave(width)
+    return pair_products(anchors, pool, row, columns.reshape(-1)).view(rows, width)
 
 
 def _precise_products(anchors: Tensor, pool: Tensor, columns: Tensor) -> Tensor:

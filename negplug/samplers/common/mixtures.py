@@ -17,6 +17,7 @@ from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.contract.rows import Rows
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.precision import widest
+from negplug.kernels.torch_private import pair_products
 
 
 @torch.no_grad()
@@ -90,12 +91,8 @@ def _uniforms(each: int, like: Tensor, number: int, generator: torch.Generator) 
 
 def _similarities(pool: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return ⟨p, q⟩ for pairs of rows of one pool, ``[N, M]``, without an ``[N, M, d]`` tensor."""
-    # The kernel of chosen_similarities: sample n is the product of row bag[n] and row column[n].
-    bag, column = first.reshape(-1), second.reshape(-1)
-    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        pool.contiguous(), pool.contiguous(), column, column.new_zeros(1), bag, 0
-    )
-    return products.view(first.shape)
+    rows = pool.contiguous()
+    return pair_products(rows, rows, first.reshape(-1), second.reshape(-1)).view(first.shape)
 
 
 def _coefficients(second: Tensor, similarities: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Lightly's NTXentLoss with a memory bank: the same loss, and where ours differs."""
+"""Lightly's NTXentLoss with a memory bank: the same loss, and where ours differs.
+
+Where the hosts' queues are full and hold the same keys, ``queue()`` is the same loss. Where ours
+differs on purpose, the host's behaviour and ours stand side by side.
+"""
 
 from __future__ import annotations
 

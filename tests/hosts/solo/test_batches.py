@@ -6,6 +6,7 @@ import hosts
 import naive
 import pytest
 import torch
+from solo_steps import METHODS, Contrast, batch_for, model_of, step
 from torch.nn.functional import cross_entropy, normalize
 
 from negplug import inject
@@ -14,8 +15,7 @@ GENERATION = hosts.solo_generation()
 if GENERATION is None:
     pytest.skip("solo-learn is not installed in this environment", allow_module_level=True)
 
-from negplug_solo import losses
-from solo_steps import METHODS, Contrast, batch_for, model_of, step
+from negplug_solo import losses  # noqa: E402
 
 main_only = pytest.mark.skipif(GENERATION != "main", reason="of solo-learn main")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,7 @@ import naive
 import pytest
 import ranks
 import torch
+from solo_steps import ALL, METHODS, Contrast, assert_same, batch_for, model_of, step
 from torch.nn.functional import normalize
 
 from negplug import inject
@@ -18,8 +19,7 @@ GENERATION = hosts.solo_generation()
 if GENERATION is None:
     pytest.skip("solo-learn is not installed in this environment", allow_module_level=True)
 
-from negplug_solo import losses
-from solo_steps import ALL, METHODS, Contrast, assert_same, batch_for, model_of, step
+from negplug_solo import losses  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

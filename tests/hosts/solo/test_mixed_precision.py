@@ -1,6 +1,6 @@
 """solo-learn's methods in bfloat16, main and 1.0.2: fifty steps stay finite, and are learned from.
 
-Lightly's are in ``test_lightly_methods.py``.
+Lightly's are in ``hosts/lightly/test_methods.py``.
 """
 
 from __future__ import annotations

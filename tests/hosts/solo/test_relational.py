@@ -6,6 +6,7 @@ import hosts
 import naive
 import pytest
 import torch
+from solo_steps import batch_for, model_of, step
 from torch.nn.functional import normalize
 
 from negplug import inject
@@ -17,8 +18,7 @@ GENERATION = hosts.solo_generation()
 if GENERATION is None:
     pytest.skip("solo-learn is not installed in this environment", allow_module_level=True)
 
-from negplug_solo.relational import Relational
-from solo_steps import batch_for, model_of, step
+from negplug_solo.relational import Relational  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,6 +12,7 @@ import naive
 import pytest
 import ranks
 import torch
+from solo_simclr import batch_for, step
 
 from negplug import ContrastiveLoss, inject
 from negplug.contract.adapter import Metadata
@@ -20,9 +21,8 @@ GENERATION = hosts.solo_generation()
 if GENERATION is None:
     pytest.skip("solo-learn is not installed in this environment", allow_module_level=True)
 
-import solo
-from solo.losses import simclr as loss_module
-from solo_simclr import batch_for, step
+import solo  # noqa: E402
+from solo.losses import simclr as loss_module  # noqa: E402
 
 main_only = pytest.mark.skipif(GENERATION != "main", reason="of solo-learn main")
 published_only = pytest.mark.skipif(GENERATION != "1.0.2", reason="of solo-learn 1.0.2")

@@ -1,0 +1,77 @@
+"""All that negplug takes from Lightly beyond its documented interface, one function each.
+
+Each says in one sentence, with the installed version, if the thing it takes is gone;
+``tests/hosts/lightly/test_private.py`` asks the installed Lightly for each. The documented
+attributes of a criterion are checked where it is treated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from negplug.contract import provenance
+
+
+def changed(what: str, reader: str) -> RuntimeError:
+    """Return the error that says what of the installed Lightly is not as expected.
+
+    Args:
+        what: What changed, as a clause.
+        reader: The function of this module that relies on it.
+    """
+    return provenance.changed("lightly", what, f"{__name__}.{reader}")
+
+
+def bank_size(criterion: Any) -> int:
+    """Return how many keys the criterion's memory bank holds, 0 if it has none.
+
+    A bank's ``size`` is ``(keys, width)``, or ``(0,)`` where it is switched off.
+    """
+    bank = getattr(criterion, "memory_bank", None)
+    if bank is None:
+        return 0
+    size = getattr(bank, "size", None)
+    if not (isinstance(size, Sequence) and size and isinstance(size[0], int)):
+        what = f"the memory bank of {type(criterion).__name__} has the size {size!r}, no sequence"
+        raise changed(f"{what} of integers", "bank_size")
+    return size[0]
+
+
+def overridden(criterion: type, base: type, methods: Sequence[str]) -> str | None:
+    """Return the first method that a class has in another form than its base, or None.
+
+    Args:
+        criterion: The class of a criterion, of Lightly or of a recipe.
+        base: The criterion of Lightly that it is, or derives from.
+        methods: The methods that make up the base's loss, those with an underscore included.
+    """
+    for method in methods:
+        if not hasattr(base, method):
+            raise changed(f"{base.__name__} has no method {method} any more", "overridden")
+        if getattr(criterion, method) is not getattr(base, method):
+            return method
+    return None
+
+
+def mises_fisher_sigma(weights: Any) -> float | None:
+    """Return σ of Lightly's von Mises–Fisher weights, None if ``weights`` is another function.
+
+    ``DCLWLoss`` keeps them as a partial of a function in ``lightly.loss.dcl_loss``; a recipe may
+    give either to ``DCLLoss``.
+    """
+    name = "negative_mises_fisher_weights"
+    try:
+        known = getattr(importlib.import_module("lightly.loss.dcl_loss"), name)
+    except (ImportError, AttributeError):
+        what = f"lightly.loss.dcl_loss has no {name} any more"
+        raise changed(what, "mises_fisher_sigma") from None
+    if getattr(weights, "func", weights) is not known:
+        return None
+    # Of the function or of a partial, whichever it is.
+    sigma = inspect.signature(weights).parameters.get("sigma")
+    if sigma is None or sigma.default is sigma.empty:
+        raise changed(f"{name} has no sigma with a default any more", "mises_fisher_sigma")
+    return float(sigma.default)

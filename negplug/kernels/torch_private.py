@@ -1,0 +1,120 @@
+"""All that negplug takes from torch's private side, one function each.
+
+Torch may change any of it in a minor release. A function here says so in one sentence that names
+the installed version; ``tests/kernels/test_torch_private.py`` asks the installed torch for each.
+What subclasses of ``nn.Module`` keep and override (``_buffers``, ``_modules``, ``_apply``) stays
+where it is needed, for every extension of torch relies on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+FOREACH = ("add_", "addcmul_", "div", "div_", "mul_", "norm", "sub")
+"""What :func:`foreach` is asked for."""
+
+
+def changed(what: str, reader: str) -> RuntimeError:
+    """Return the error that says what of the installed torch is not as expected.
+
+    Args:
+        what: What changed, as a clause.
+        reader: The function of this module that relies on it.
+    """
+    return RuntimeError(
+        f"torch {torch.__version__}: {what}; {__name__}.{reader} relies on it. Use another "
+        f"version of torch or of negplug"
+    )
+
+
+def outside_graphs(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Decorate what ``torch.compile`` must leave to the interpreter.
+
+    Unlike ``torch.compiler.disable`` this imports the compiler only where one is at work.
+    """
+    try:
+        disable = importlib.import_module("torch._compile")._disable_dynamo
+    except (ImportError, AttributeError):
+        raise changed("torch._compile has no _disable_dynamo any more", "outside_graphs") from None
+    return cast(Callable[_P, _T], disable(function))
+
+
+def pair_products(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the products ⟨left[rows[n]], right[columns[n]]⟩, ``[n]``, with no ``[n, d]`` tensor.
+
+    It is the kernel behind the gradient of ``embedding_bag`` to its weights per sample, which
+    reads which row goes with which column and, being told that, no offsets.
+
+    Args:
+        left: ``[N, d]``, contiguous.
+        right: ``[M, d]``, contiguous, of the same type.
+        rows: ``[n]`` int64.
+        columns: ``[n]`` int64.
+    """
+    name = "_embedding_bag_per_sample_weights_backward"
+    kernel = getattr(torch.ops.aten, name, None)
+    if kernel is None:
+        raise changed(f"torch.ops.aten has no {name} any more", "pair_products")
+    unread = columns.new_zeros(1)
+    return cast(Tensor, kernel(left, right, columns, unread, rows, 0))
+
+
+def sequence_number(group: Any) -> int:
+    """Return a number that rises with every collective of a process group."""
+    name = "_get_sequence_number_for_group"
+    if not hasattr(group, name):
+        raise changed(f"{type(group).__name__} has no {name} any more", "sequence_number")
+    return int(getattr(group, name)())
+
+
+def foreach(name: str) -> Callable[..., Any]:
+    """Return the operation on lists of tensors of this name, one launch for all of a list.
+
+    Args:
+        name: One of :data:`FOREACH`.
+    """
+    operation: Callable[..., Any] | None = getattr(torch, f"_foreach_{name}", None)
+    if operation is None:
+        raise changed(f"there is no torch._foreach_{name} any more", "foreach")
+    return operation
+
+
+def write_count(tensor: Tensor) -> int:
+    """Return a number that rises with every write into a tensor that autograd sees."""
+    if not hasattr(tensor, "_version"):
+        raise changed("a tensor has no _version any more", "write_count")
+    return tensor._version
+
+
+def unscales_itself(optimizer: Any) -> bool:
+    """Return whether an optimizer undoes a ``GradScaler``'s scaling in its own step.
+
+    The fused ones do, and say it in an attribute that the others lack.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def set_batch_sampler(loader: DataLoader[Any], sampler: Any) -> None:
+    """Put another batch sampler into a loader, and into the iterator that it keeps.
+
+    ``DataLoader`` forbids the plain assignment. With persistent workers it keeps one iterator,
+    which has taken its sampler over.
+    """
+    if not hasattr(loader, "_iterator"):
+        raise changed("a DataLoader has no _iterator any more", "set_batch_sampler")
+    iterator = loader._iterator
+    if iterator is not None and not hasattr(iterator, "_index_sampler"):
+        what = "the iterator of a DataLoader has no _index_sampler any more"
+        raise changed(what, "set_batch_sampler")
+    object.__setattr__(loader, "batch_sampler", sampler)
+    if iterator is not None:
+        iterator._index_sampler = sampler

@@ -1,0 +1,286 @@
+"""Canaries of the installed Lightnings: each private thing exists and does what we rely on.
+
+A failure names the distribution, its version and what changed; see
+``negplug.hosts.trainer.private``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+from importlib.metadata import version
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from negplug.hosts.trainer import private
+from negplug.hosts.trainer.indexes import IndexRecorder
+
+DISTRIBUTIONS = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch-lightning"}
+INSTALLED = [n for n in DISTRIBUTIONS if importlib.util.find_spec(n.partition(".")[0])]
+if not INSTALLED:
+    pytest.skip("no Lightning is installed in this environment", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(params=INSTALLED)
+def lightning(request):
+    return importlib.import_module(request.param)
+
+
+def require(holds, what, reader, trainer):
+    """Fail with the sentence that the library itself would say."""
+    if not holds:
+        pytest.fail(str(private.changed(trainer, what, reader)), pytrace=False)
+
+
+class Batches:
+    """A batch sampler that counts what is drawn from it."""
+
+    def __init__(self, count):
+        self.count = count
+        self.drawn = 0
+
+    def __iter__(self):
+        for number in range(self.count):
+            self.drawn += 1
+            yield [2 * number, 2 * number + 1]
+
+
+class SizedBatches(Batches):
+    def __len__(self):
+        return self.count
+
+
+def collate_without(missing, samples):
+    """Collate, but give None for the batch that begins with the sample ``missing``."""
+    return None if int(samples[0]) == missing else torch.stack(samples)
+
+
+def loader(batches=4, kind=SizedBatches, missing=None, **options):
+    collate = functools.partial(collate_without, missing)
+    data = torch.arange(2.0 * batches)
+    return DataLoader(data, batch_sampler=kind(batches), collate_fn=collate, **options)
+
+
+def fit(lightning, data, at_start=None, at_end=None, **options):
+    """Fit a module that doubles its batches before the transfer; return it and the Trainer."""
+
+    class Recipe(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+            self.seen = []
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return None if batch is None else 2 * batch
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append(batch)
+            first = batch[0] if isinstance(batch, (list, tuple)) else batch
+            return self.layer(first[:, None]).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    class Looking(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, batch, *_):
+            if at_start is not None:
+                at_start(trainer, module)
+
+        def on_train_batch_end(self, trainer, module, *_):
+            if at_end is not None:
+                at_end(trainer, module)
+
+    quiet = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "max_epochs": 1,
+        "callbacks": [Looking()],
+    }
+    hook = options.pop("hook", None)
+    trainer, model = lightning.Trainer(**(quiet | options)), Recipe()
+    if hook is not None:
+        private.set_loader_hook(trainer, functools.partial(hook, trainer))
+    trainer.fit(model, data)
+    return trainer, model
+
+
+def test_loader_hook(lightning):
+    data, calls = loader(), []
+
+    def hook(trainer, given):
+        calls.append((given, trainer.training, data.batch_sampler.drawn))
+        return given
+
+    trainer, _ = fit(lightning, data, hook=hook)
+    require(calls, "process_dataloader is not called for the loader", "loader_hook", trainer)
+    given, training, drawn = calls[0]
+    what = "process_dataloader is called with something else than the training loader"
+    require(given is data and training, what, "loader_hook", trainer)
+    what = "process_dataloader is called after the loader is iterated"
+    require(drawn == 0, what, "loader_hook", trainer)
+
+
+def test_setting_the_loader_hook(lightning):
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    before = private.loader_hook(trainer)
+    what = "a strategy has a process_dataloader of its own from the start"
+    require(private.own_loader_hook(trainer) is None, what, "own_loader_hook", trainer)
+    private.set_loader_hook(trainer, print)
+    assert private.loader_hook(trainer) is private.own_loader_hook(trainer) is print
+    private.set_loader_hook(trainer, None)
+    assert private.own_loader_hook(trainer) is None
+    assert private.loader_hook(trainer) == before
+
+
+def test_training_loader(lightning):
+    data, found = loader(), []
+    trainer, _ = fit(lightning, data, lambda t, _: found.append(private.training_loader(t)))
+    what = "train_dataloader is not the loader that is trained on"
+    require(all(f is data for f in found) and len(found) == 4, what, "training_loader", trainer)
+
+
+def test_a_collection_is_no_loader(lightning):
+    data, found = [loader(), loader()], []
+    trainer, _ = fit(lightning, data, lambda t, _: found.append(private.training_loader(t)))
+    # Of iterators in place of the loaders, before 2.0.
+    same = all(isinstance(f, list) and len(f) == 2 for f in found)
+    what = "train_dataloader does not say what is in a collection of loaders"
+    require(same and found, what, "training_loader", trainer)
+
+
+def test_batches_taken(lightning):
+    counts = []
+    trainer, _ = fit(lightning, loader(), lambda t, _: counts.append(private.batches_taken(t)))
+    what = f"batch_progress counts {counts} where four batches are trained on"
+    require(counts == [1, 2, 3, 4], what, "batches_taken", trainer)
+
+
+def test_a_batch_that_is_none_was_taken(lightning):
+    counts, data = [], loader(missing=2)
+    trainer, _ = fit(lightning, data, lambda t, _: counts.append(private.batches_taken(t)))
+    what = f"batch_progress counts {counts} where the second of four batches is None"
+    require(counts == [1, 3, 4], what, "batches_taken", trainer)
+
+
+@pytest.mark.parametrize("kind", [Batches, SizedBatches])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_prefetched(lightning, kind, workers):
+    data, ahead = loader(8, kind, num_workers=workers), []
+    note = lambda t, _: ahead.append(data.batch_sampler.drawn - private.batches_taken(t))  # noqa: E731
+    trainer, _ = fit(lightning, data, note)
+    wanted = private.prefetched(data)
+    # Near the end there is nothing left to draw.
+    expected = [min(wanted, 8 - taken) for taken in range(1, 9)]
+    how = "of known length" if kind is SizedBatches else "of unknown length"
+    what = f"batches of a loader {how} with {workers} workers are drawn {ahead} ahead"
+    require(ahead == expected, f"{what}, not {expected}", "prefetched", trainer)
+
+
+def test_logs_now(lightning):
+    said = []
+    note = lambda t, _: said.append(private.logs_now(t))  # noqa: E731
+    trainer, _ = fit(lightning, loader(), at_end=note, log_every_n_steps=2)
+    what = f"should_update_logs says {said} in four steps of which every second is logged"
+    require(said == [False, True, False, True], what, "logs_now", trainer)
+
+
+@pytest.mark.parametrize("precision", [32, 64])
+def test_on_device(lightning, precision):
+    prepared = []
+
+    def note(trainer, module):
+        raw = torch.arange(2.0) + 2 * len(prepared)
+        prepared.append(private.on_device(trainer, module, raw))
+        converts.append(private.converts_batches(trainer))
+
+    converts = []
+    trainer, model = fit(lightning, loader(), note, precision=precision)
+    same = all(
+        torch.equal(p.double(), s.double()) for p, s in zip(prepared, model.seen, strict=True)
+    )
+    what = "a batch passes by other hooks on its way to training_step"
+    require(same, what, "on_device", trainer)
+    alike = all(p.dtype == s.dtype for p, s in zip(prepared, model.seen, strict=True))
+    # Before 2.0 the model is wrapped in what converts its batches, which is known and refused.
+    old = int(version(DISTRIBUTIONS[lightning.__name__]).partition(".")[0]) < 2
+    assert converts == [not old] * 4
+    what = f"a batch for precision {precision} is converted elsewhere"
+    require(alike or (old and precision == 64), what, "on_device", trainer)
+
+
+def test_attached_trainer(lightning):
+    found = []
+    trainer, _ = fit(lightning, loader(), lambda t, m: found.append(private.attached_trainer(m)))
+    what = "_trainer is not the Trainer that fits the module"
+    # A weak reference to it before 2.0.
+    same = all(f.fit_loop is trainer.fit_loop for f in found)
+    require(same and found, what, "attached_trainer", trainer)
+    alone = private.attached_trainer(lightning.LightningModule())
+    require(alone is None, "_trainer is not None without a Trainer", "attached_trainer", trainer)
+
+
+# ------------------------------------------------------------------ what is said
+
+
+@pytest.fixture
+def sentence(lightning):
+    """The beginning of what is said, and the end."""
+    distribution = DISTRIBUTIONS[lightning.__name__]
+    found = re.escape(f"{distribution} {version(distribution)}: ")
+    end = rf"relies on it\. Use another version of {distribution} or of negplug$"
+    return lambda what: rf"^{found}{what}.*; negplug\.hosts\.trainer\.private\.\w+ {end}"
+
+
+def trainer_of(lightning):
+    return lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+
+
+def test_a_strategy_without_its_hook_is_named(lightning, sentence, monkeypatch):
+    trainer = trainer_of(lightning)
+    owners = [k for k in type(trainer.strategy).__mro__ if "process_dataloader" in vars(k)]
+    for owner in owners:
+        monkeypatch.delattr(owner, "process_dataloader")
+    assert owners
+    with pytest.raises(RuntimeError, match=sentence("a strategy has no process_dataloader")):
+        IndexRecorder(trainer)
+
+
+def test_a_counter_that_is_gone_is_named(lightning, sentence, monkeypatch):
+    trainer = trainer_of(lightning)
+    monkeypatch.delattr(trainer.fit_loop.epoch_loop, "batch_progress")
+    with pytest.raises(RuntimeError, match=sentence("a Trainer counts its batches elsewhere")):
+        private.batches_taken(trainer)
+
+
+def test_a_logger_connector_that_is_gone_is_named(lightning, sentence, monkeypatch):
+    trainer = trainer_of(lightning)
+    monkeypatch.delattr(trainer, "_logger_connector")
+    with pytest.raises(RuntimeError, match=sentence("a Trainer says elsewhere when it logs")):
+        private.logs_now(trainer)
+
+
+def test_a_module_without_its_private_side_is_named(lightning, sentence, monkeypatch):
+    model = lightning.LightningModule()
+    vars(model).pop("_trainer")
+    with pytest.raises(RuntimeError, match=sentence("a LightningModule has no _trainer any more")):
+        private.attached_trainer(model)
+    owner = next(k for k in type(model).__mro__ if "_on_before_batch_transfer" in vars(k))
+    monkeypatch.delattr(owner, "_on_before_batch_transfer")
+    with pytest.raises(RuntimeError, match=sentence("a LightningModule has no _on_before")):
+        private.on_device(trainer_of(lightning), model, torch.ones(2))
+
+
+def test_a_canary_fails_with_the_sentence(lightning, sentence):
+    with pytest.raises(pytest.fail.Exception, match=sentence("it is blue")):
+        require(False, "it is blue", "seen", trainer_of(lightning))

@@ -1,0 +1,221 @@
+"""Canaries of the installed torch: each private thing exists and does what we rely on.
+
+A failure names torch, its version and what changed; see ``negplug.kernels.torch_private``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import BatchSampler, DataLoader
+
+from negplug.kernels import torch_private
+from negplug.kernels.torch_private import changed
+
+
+def require(holds: bool, what: str, reader: str) -> None:
+    """Fail with the sentence that the library itself would say."""
+    if not holds:
+        pytest.fail(str(changed(what, reader)), pytrace=False)
+
+
+COMPILES = """
+import sys
+from negplug.kernels.torch_private import outside_graphs
+import torch
+
+inside, graphs = [], []
+
+@outside_graphs
+def eager(x):
+    inside.append(torch.compiler.is_compiling())
+    return x * 3
+
+print("torch._dynamo" in sys.modules)
+
+def backend(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+found = torch.compile(lambda x: eager(x + 1) + 2, backend=backend)(torch.ones(2))
+print(found.tolist(), inside, len(graphs))
+"""
+
+
+def test_outside_graphs():
+    # In a process of its own: after the compiler, the first backward pass of a process starts
+    # threads, and ranks can be forked no more.
+    command = [sys.executable, "-c", COMPILES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    imported, run = done.stdout.splitlines()
+    require(imported == "False", "_disable_dynamo imports the compiler", "outside_graphs")
+    what = f"_disable_dynamo leaves what it decorates in the graph ({run})"
+    require(run == "[8.0, 8.0] [False] 2", what, "outside_graphs")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pair_products(dtype):
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(5, 7, generator=generator, dtype=dtype)
+    right = torch.randn(9, 7, generator=generator, dtype=dtype)
+    # In no order, some rows never and some often.
+    rows = torch.tensor([4, 0, 0, 2, 4, 1, 4, 0])
+    columns = torch.tensor([8, 8, 0, 3, 1, 0, 8, 5])
+    found = torch_private.pair_products(left, right, rows, columns)
+    same = torch.allclose(found, (left[rows] * right[columns]).sum(1), atol=1e-6)
+    what = "_embedding_bag_per_sample_weights_backward multiplies other pairs of rows"
+    require(same, what, "pair_products")
+    none = torch_private.pair_products(left, right, rows[:0], columns[:0])
+    require(none.shape == (0,), "its kernel takes no empty list of pairs", "pair_products")
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed here")
+def test_sequence_number(tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        group, numbers = dist.group.WORLD, []
+        for _ in range(3):
+            numbers.append(torch_private.sequence_number(group))
+            dist.all_reduce(torch.ones(1))
+    finally:
+        dist.destroy_process_group()
+    counts = numbers[0] < numbers[1] < numbers[2]
+    what = f"a process group's sequence number does not rise with a collective ({numbers})"
+    require(counts, what, "sequence_number")
+
+
+def test_foreach():
+    def given():
+        return [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+
+    scalars = [2.0, 4.0]
+    # Its further arguments, and what becomes of each tensor and its scalar.
+    wanted = {
+        "add_": ((given(),), lambda a, s: a + a),
+        "addcmul_": ((given(), given(), scalars), lambda a, s: a + s * a * a),
+        "div": ((4.0,), lambda a, s: a / 4.0),
+        "div_": ((scalars,), lambda a, s: a / s),
+        "mul_": ((0.5,), lambda a, s: a * 0.5),
+        "norm": ((math.inf,), lambda a, s: a.abs().max()),
+        "sub": ((given(),), lambda a, s: a - a),
+    }
+    assert tuple(wanted) == torch_private.FOREACH
+    for name, (arguments, plain) in wanted.items():
+        tensors = given()
+        returned = torch_private.foreach(name)(tensors, *arguments)
+        found = tensors if name.endswith("_") else returned
+        expected = map(plain, given(), scalars)
+        same = all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+        require(same, f"torch._foreach_{name} computes something else", "foreach")
+
+
+def test_write_count():
+    tensor = torch.zeros(2)
+    before = torch_private.write_count(tensor)
+    tensor.add_(0)
+    require(torch_private.write_count(tensor) > before, "_version misses a write", "write_count")
+    before = torch_private.write_count(tensor)
+    tensor.add(1)
+    require(torch_private.write_count(tensor) == before, "_version counts a read", "write_count")
+
+
+def test_unscales_itself():
+    weights = [nn.Parameter(torch.ones(2))]
+    fused = torch.optim.Adam(weights, fused=True)
+    what = "a fused optimizer does not say _step_supports_amp_scaling any more"
+    require(torch_private.unscales_itself(fused), what, "unscales_itself")
+    plain = not torch_private.unscales_itself(torch.optim.Adam(weights, fused=False))
+    require(plain, "every optimizer says _step_supports_amp_scaling", "unscales_itself")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_set_batch_sampler(workers):
+    own, other = BatchSampler(range(4), 2, False), BatchSampler(range(4, 8), 4, False)
+    loader = DataLoader(
+        range(8), batch_sampler=own, num_workers=workers, persistent_workers=workers > 0
+    )
+    assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3]]
+    torch_private.set_batch_sampler(loader, other)
+    assert loader.batch_sampler is other
+    drawn = [batch.tolist() for batch in loader] == [[4, 5, 6, 7]]
+    kept = f"an iterator {'that a DataLoader keeps' if workers else 'of a DataLoader'}"
+    require(drawn, f"{kept} draws from another sampler than its own", "set_batch_sampler")
+
+
+def test_what_modules_keep():
+    """Of ``nn.Module``'s bookkeeping, what a dry run and shared memories write to."""
+
+    def kept(holds, what):
+        said = f"torch {torch.__version__}: {what}; negplug.hosts.trainer.dry_run relies on it"
+        assert holds, said
+
+    norm = nn.BatchNorm1d(2)
+    for name in ("_parameters", "_buffers", "_modules"):
+        kept(isinstance(vars(norm).get(name), dict), f"a module keeps no dictionary {name}")
+    mean = norm._buffers["running_mean"] = torch.full((2,), 3.0)
+    kept(norm.running_mean is mean, "a module's buffers are not those in _buffers")
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        kept(issubclass(kind, _BatchNorm), f"{kind.__name__} is no _BatchNorm any more")
+
+
+# ------------------------------------------------------------------ what is said
+
+VERSION = re.escape(torch.__version__)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "use", "what"),
+    [
+        (
+            torch._compile,
+            "_disable_dynamo",
+            lambda: torch_private.outside_graphs(print),
+            "torch._compile has no _disable_dynamo any more",
+        ),
+        (
+            torch,
+            "_foreach_sub",
+            lambda: torch_private.foreach("sub"),
+            "there is no torch._foreach_sub any more",
+        ),
+    ],
+)
+def test_what_is_gone_is_named(owner, name, use, what, monkeypatch):
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(
+        RuntimeError, match=rf"^torch {VERSION}: {what}; negplug\.kernels\."
+    ) as said:
+        use()
+    assert str(said.value).endswith("Use another version of torch or of negplug")
+
+
+def test_an_operator_that_is_gone_is_named(monkeypatch):
+    monkeypatch.setattr(torch.ops, "aten", object())
+    what = "torch.ops.aten has no _embedding_bag_per_sample_weights_backward any more"
+    with pytest.raises(RuntimeError, match=rf"^torch {VERSION}: {what}; .*\.pair_products relies"):
+        torch_private.pair_products(*[torch.ones(1, 1)] * 2, *[torch.zeros(1, dtype=int)] * 2)
+
+
+def test_objects_without_their_private_side_are_named():
+    for use, what in (
+        (lambda: torch_private.sequence_number(object()), "object has no _get_sequence_number"),
+        (lambda: torch_private.write_count(object()), "a tensor has no _version"),
+        (lambda: torch_private.set_batch_sampler(object(), []), "a DataLoader has no _iterator"),
+    ):
+        with pytest.raises(RuntimeError, match=rf"^torch {VERSION}: {what}"):
+            use()
+
+
+def test_a_canary_fails_with_the_sentence():
+    with pytest.raises(pytest.fail.Exception, match=rf"^torch {VERSION}: it is blue; .*\.seen rel"):
+        require(False, "it is blue", "seen")

@@ -168,6 +168,16 @@ def test_what_modules_keep():
         kept(issubclass(kind, _BatchNorm), f"{kind.__name__} is no _BatchNorm any more")
 
 
+def test_a_call_runs_the_instances_own_forward():
+    """So a criterion is treated, and given back."""
+    layer = nn.Identity()
+    vars(layer)["forward"] = lambda x: x + 1
+    said = "a call of a module does not run the forward that its instance has of its own"
+    assert layer(1) == 2, f"torch {torch.__version__}: {said}; negplug_lightly relies on it"
+    del vars(layer)["forward"]
+    assert layer(1) == 1
+
+
 # ------------------------------------------------------------------ what is said
 
 VERSION = re.escape(torch.__version__)

@@ -57,8 +57,9 @@ def rows_are_what_they_are_called(subject: Subject) -> None:
             for whose in (step.batch.keys, step.batch.anchors):
                 if not part.rows.same_as(whose):
                     continue
-                equal = torch.equal(part.rows.embeddings, whose.embeddings)
-                assert equal and torch.equal(part.rows.ids, whose.ids), (
+                own = torch.equal(part.rows.embeddings, whose.embeddings)
+                own &= torch.equal(part.rows.ids, whose.ids)
+                assert own, (
                     f"the pool is called {part.rows.name!r} but holds other rows; make changed "
                     f"rows with Rows.with_embeddings(…) or Rows.select(…)"
                 )

@@ -4,10 +4,15 @@ One thread from the start means that there are none; otherwise a rank hangs at i
 convolution. It also lets in-process runs repeat those of other processes to the last bit.
 """
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# The same examples in every run, however busy the machine; nothing is left in the folder.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture

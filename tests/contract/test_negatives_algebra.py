@@ -1,7 +1,7 @@
 """Properties of exclusion and of the algebra of Negatives, against loops over single entries."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from negplug import Columns, Negatives, Rows, Whole
@@ -83,7 +83,6 @@ def test_counting_excluded_ids_of_the_same_rows_is_counting_them(values):
     assert torch.equal(quick, number_of_excluded(own, own.clone(), same=False))
 
 
-@settings(deadline=None)
 @given(a_case())
 def test_counts_are_the_number_of_entries_that_serve(case):
     anchors, parts = case
@@ -91,7 +90,6 @@ def test_counts_are_the_number_of_entries_that_serve(case):
     assert counts == [len(found) for found in listed(parts, anchors)]
 
 
-@settings(deadline=None)
 @given(a_case())
 def test_enumerating_changes_no_negative_and_no_weight(case):
     anchors, parts = case
@@ -100,7 +98,6 @@ def test_enumerating_changes_no_negative_and_no_weight(case):
     assert listed([together], anchors) == listed(parts, anchors)
 
 
-@settings(deadline=None)
 @given(a_case(), st.integers(0, 2**32))
 def test_masking_keeps_what_both_masks_keep(case, seed):
     anchors, (part, *_) = case

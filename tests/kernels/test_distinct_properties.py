@@ -1,7 +1,7 @@
 """Properties of distinct draws: distinct, inside the bounds, all of a short row, and uniform."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from negplug.contract.ids import BEYOND
@@ -12,7 +12,6 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 60), min_size=1, max_size=8),
     st.integers(1, 20),
@@ -29,7 +28,6 @@ def test_places_are_distinct_and_inside_the_bounds(bounds, count, seed):
         assert all(0 <= place < bound for place in drawn)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 40), st.data())
 def test_places_become_the_columns_that_are_not_excluded(width, data):
     taken = data.draw(st.sets(st.integers(0, width - 1), max_size=width - 1))

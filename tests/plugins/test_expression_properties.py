@@ -4,7 +4,7 @@ import contextlib
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from negplug.plugins.expression import Call, ExpressionError, parse
@@ -30,7 +30,6 @@ def calls(draw, depth: int = 2) -> str:
     return f"{draw(names)}({', '.join(arguments)})"
 
 
-@settings(deadline=None)
 @given(calls())
 def test_the_canonical_form_is_read_back_as_the_same_call(text):
     call = parse(text)
@@ -38,13 +37,11 @@ def test_the_canonical_form_is_read_back_as_the_same_call(text):
     assert parse(call.canonical).canonical == call.canonical
 
 
-@settings(deadline=None)
 @given(calls())
 def test_white_space_changes_nothing(text):
     assert parse(f"  {text}\n").canonical == parse(text).canonical
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_call_or_an_error_of_the_grammar(text):
     with contextlib.suppress(ExpressionError):

@@ -207,7 +207,7 @@ class Loop:
         return {"model": self.model, "optimizer": self.optimizer, "loss": self.loss_fn}
 
     def state(self):
-        return {name: part.state_dict() for name, part in self.items()}
+        return {name: part.state_dict() for name, part in self.parts().items()}
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -220,7 +220,7 @@ def test_a_plain_loop_resumes_from_its_state_dicts(tmp_path, expression, calls):
     torch.manual_seed(123)  # a new process would not have the old seed
     resumed = Loop(expression, calls)
     saved = torch.load(tmp_path / "half.pt", weights_only=True)
-    for name, part in resumed.items():
+    for name, part in resumed.parts().items():
         part.load_state_dict(saved[name])
     resumed.train(HALF, 2 * HALF)
     assert same_state(resumed.state(), straight.state())

@@ -66,5 +66,7 @@ def _rank(
     )
     try:
         torch.save(function(rank, world, *args), Path(folder) / str(rank))
+        # Torch 2.6 hangs below if a rank leaves in the wake of an exchange.
+        dist.barrier()
     finally:
         dist.destroy_process_group()

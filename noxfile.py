@@ -1,17 +1,24 @@
 """Everything that is run on this repository, each in an environment of its own.
 
-nox                 lint and all tests, in both host environments
+nox                 lint, all tests in both host environments, and those of main's solo-learn against
+                    a stand-in
+nox -s tests_lowest tests_newest
+                    the rooms below the hosts, with the lowest and with the newest versions
+NEGPLUG_COVERAGE=1 nox -s tests_lightly tests_solo tests_solo_main coverage
+                    which lines and branches the tests run
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
 nox -s speed        every question of cost, beside both hosts (an idle machine, please)
 nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
 """
 
 import os
+import shutil
+from pathlib import Path
 
 import nox
 
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "tests_lightly", "tests_solo"]
+nox.options.sessions = ["lint", "tests_lightly", "tests_solo", "tests_solo_main"]
 
 SOLO = ("solo-learn==1.0.2", "setuptools<81", "--override", "requirements/solo-1.0.2.txt")
 # What solo-learn main's requirements name, but for a Lightning that is older than today's torch.
@@ -22,6 +29,40 @@ SOLO_MAIN = (
 
 # Tests and sweeps start many processes, and each imports torch: let them find bytecode.
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
+
+# Where each measured session leaves a folder of its own.
+MEASURED = Path(__file__).resolve().parent / ".coverage"
+
+# What depends on torch, numba, pluggy, typer and Python, and on no host; without the slowest.
+ROOMS = (
+    *(f"tests/{room}" for room in ("kernels", "contract", "samplers", "objectives", "loss")),
+    *("tests/plugins", "tests/house"),
+    "--ignore=tests/samplers/chains/test_exactness.py",
+    "--ignore=tests/house/test_methods_table.py",
+)
+
+
+def interpreter(version: str) -> str:
+    """Return what to ask uv for to get a version of Python.
+
+    uv finds interpreters on the path and downloads others. pyenv has them in folders of its own,
+    and on the path only shims, which fail for a version that is not in use.
+    """
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [str(path) for path in versions.glob(f"{version}.*/bin/python")]
+    return found[0] if found else version
+
+
+def measured(session: nox.Session, *arguments: str) -> None:
+    """Run pytest; with ``NEGPLUG_COVERAGE`` set, keep which lines ran for ``coverage``."""
+    if not os.environ.get("NEGPLUG_COVERAGE"):
+        session.run("pytest", *arguments, *session.posargs, env=ENVIRONMENT)
+        return
+    folder = MEASURED / session.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    command = ("coverage", "run", "-m", "pytest", *arguments, *session.posargs)
+    session.run(*command, env={**ENVIRONMENT, "COVERAGE_FILE": str(folder / "data")})
 
 
 @nox.session
@@ -37,14 +78,53 @@ def lint(session: nox.Session) -> None:
 def tests_lightly(session: nox.Session) -> None:
     """All tests with Lightly and today's Lightning."""
     session.install(".[dev,fast,lightly,sweep]", "lightning", "scikit-learn")
-    session.run("pytest", *session.posargs, env=ENVIRONMENT)
+    measured(session)
 
 
 @nox.session(python="3.11")
 def tests_solo(session: nox.Session) -> None:
     """All tests but the command line's with the published solo-learn 1.0.2, without numba."""
     session.install(".[dev]", "scikit-learn", *SOLO)
-    session.run("pytest", "--ignore=tests/cli", *session.posargs, env=ENVIRONMENT)
+    measured(session, "--ignore=tests/cli")
+
+
+@nox.session(python="3.11")
+def tests_solo_main(session: nox.Session) -> None:
+    """What is of solo-learn main, against the stand-in in tests/standins, on today's Lightning.
+
+    Its users install main from its repository; no package index has it.
+    """
+    session.install(".[dev]", "scikit-learn", "lightning>=2.5", "omegaconf>=2.3")
+    session.env["PYTHONPATH"] = str(Path("tests/standins").resolve())
+    rooms = ("tests/hosts", "tests/house/test_methods_table.py", "tests/multi_rank/test_methods.py")
+    measured(session, *rooms)
+
+
+@nox.session(python=interpreter("3.10"))
+def tests_lowest(session: nox.Session) -> None:
+    """The rooms below the hosts with the lowest versions that pyproject.toml promises."""
+    extras = ".[dev,fast,diagnostics,sweep,lightly]"
+    session.install("--resolution", "lowest-direct", extras)
+    session.run("pytest", *ROOMS, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python=interpreter("3.13"))
+def tests_newest(session: nox.Session) -> None:
+    """The same with the newest Python and the newest versions."""
+    session.install("--upgrade", ".[dev,fast,diagnostics,sweep,lightly]")
+    session.run("pytest", *ROOMS, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """What of negplug and its adapters the sessions before have run, lines and branches."""
+    folders = sorted(str(path) for path in MEASURED.glob("tests_*") if any(path.iterdir()))
+    if not folders:
+        session.skip("no session of tests has been run")
+    session.install("coverage>=7.10")
+    together = {"COVERAGE_FILE": str(MEASURED / "data")}
+    session.run("coverage", "combine", "--keep", "--quiet", *folders, env=together)
+    session.run("coverage", "report", *session.posargs, env=together)
 
 
 @nox.session(python="3.11")
@@ -63,7 +143,7 @@ def upstream(session: nox.Session, host: str) -> None:
     if host == "solo":
         environment["PYTHONPATH"] = source
     session.install(".[dev]", "scikit-learn", *needed)
-    tests = ("tests/upstream", "tests/house/test_methods_table.py")
+    tests = ("tests/upstream", "tests/standins", "tests/house/test_methods_table.py")
     session.run("pytest", *tests, *session.posargs, env=environment)
 
 

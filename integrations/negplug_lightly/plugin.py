@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
 from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import installed_version
+from negplug.kernels.torch_private import outside_graphs
 from negplug_lightly import criteria, private
 
 
@@ -32,7 +32,7 @@ class TreatedForward:
         self.known = known
         self.contrast = contrast
 
-    @_disable_dynamo  # the tracers of torch 2.6 and 2.7 fail at the batch
+    @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Return the treated loss of the projections ``[B, d]`` of two views."""
         batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def run_script(tmp_path, text, **environ):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(text))
-    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), **environ}
+    path = os.pathsep.join(filter(None, (str(SUPPORT), os.getenv("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, **environ}
     return subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
     )

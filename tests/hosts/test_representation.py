@@ -269,12 +269,14 @@ SCRIPT = """
     ],
 )
 def test_the_command_line(tmp_path, name, code, said):
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(SCRIPT))
-    negplug = ("negplug", "run", "--sampler", "baseline", "--diagnose", name, str(path))
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    negplug = ("negplug", "run", "--sampler", "baseline", "--diagnose", name, str(script))
+    support = str(Path(hosts.__file__).parent)
+    path = os.pathsep.join(filter(None, (support, os.getenv("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", *negplug],
-        env={**os.environ, "PYTHONPATH": str(Path(hosts.__file__).parent)},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,7 @@
 """Everything that is run on this repository, each in an environment of its own.
 
-nox                 lint, all tests in both host environments, and those of main's solo-learn against
-                    a stand-in
+nox                 lint, all tests in both host environments, and solo-learn main's against a
+                    stand-in
 nox -s tests_lowest tests_newest
                     the rooms below the hosts, with the lowest and with the newest versions
 NEGPLUG_COVERAGE=1 nox -s tests_lightly tests_solo tests_solo_main coverage

@@ -19,32 +19,13 @@ from torch import Tensor
 from negplug.contract.context import StepContext
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
-from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, or_unknown
+from negplug.contract.gathering import Gathering, gather_keys
+from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, of_this_batch
 from negplug.contract.inputs import check_views, per_sample
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
-from negplug.kernels.distributed import gather_rows, rank, world_size
+from negplug.kernels.distributed import gather_rows, world_size
 from negplug.kernels.unit import unit_rows
-
-
-@dataclass(frozen=True)
-class Gathering:
-    """How the keys of all ranks came together.
-
-    Attributes:
-        first: Number of the first key that is this rank's.
-        count: Number of this rank's keys.
-        token: Zero that ties the loss to the keys' gathering.
-    """
-
-    first: int
-    count: int
-    token: Tensor
-
-    @property
-    def own(self) -> slice:
-        """Which keys are this rank's."""
-        return slice(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +56,10 @@ class ContrastiveBatch:
 
     def __post_init__(self) -> None:
         if self.context is None:
-            object.__setattr__(self, "context", StepContext(training=self.can_train()))
-
-    def can_train(self) -> bool:
-        """Return whether a backward pass can follow a loss of this batch that is taken now."""
-        learns = self.anchors.embeddings.requires_grad or self.keys.embeddings.requires_grad
-        return torch.is_grad_enabled() and learns
+            # Now: a sampler may look at it inside torch.no_grad().
+            learns = self.anchors.embeddings.requires_grad or self.keys.embeddings.requires_grad
+            context = StepContext(training=torch.is_grad_enabled() and learns)
+            object.__setattr__(self, "context", context)
 
     def within(
         self,
@@ -151,7 +130,7 @@ class ContrastiveBatch:
         shifts = size * torch.arange(1, count, device=device)
         indexes = per_sample("indexes", indexes, size, count, device, least=0)
         labels = per_sample("labels", labels, size, count, device)
-        ids = _of_this_batch(row % size) if indexes is None else indexes
+        ids = of_this_batch(row % size) if indexes is None else indexes
         keys = Rows(z, ids, indexes, labels, views=row // size, name=KEYS)
         positives = (row[:, None] + shifts) % (count * size)
         return cls(keys, keys, positives, self_columns=row, unindexed=unindexed)
@@ -182,7 +161,7 @@ class ContrastiveBatch:
         row = torch.arange(size, device=device)
         indexes = per_sample("indexes", indexes, size, 1, device, least=0)
         labels = per_sample("labels", labels, size, 1, device)
-        ids = _of_this_batch(row) if indexes is None else indexes
+        ids = of_this_batch(row) if indexes is None else indexes
         anchors = Rows(unit_rows(queries), ids, indexes, labels, name=ANCHORS)
         views = torch.zeros_like(row)
         of_keys = Rows(unit_rows(keys), ids, indexes, labels, views, name=KEYS)
@@ -221,15 +200,15 @@ class ContrastiveBatch:
             gather: Whether the keys are those of all ranks; positives are found there too.
         """
         row = torch.arange(len(anchors), device=anchors.device)
-        anchor_ids = anchor_ids if lasting else _of_this_batch(anchor_ids)
+        anchor_ids = anchor_ids if lasting else of_this_batch(anchor_ids)
         if keys is None or key_ids is None:
             self_columns = row
             # An unknown anchor has no positives, but it is still itself: give it its own id.
-            anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, _of_this_batch(row) - 1)
+            anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, of_this_batch(row) - 1)
             of_keys = own = Rows(anchors, anchor_ids, indexes, labels, name=KEYS)
         else:
             own = Rows(anchors, anchor_ids, indexes, labels, name=ANCHORS)
-            of_keys = Rows(keys, key_ids if lasting else _of_this_batch(key_ids), name=KEYS)
+            of_keys = Rows(keys, key_ids if lasting else of_this_batch(key_ids), name=KEYS)
         none = anchor_ids.new_full((len(anchors), 1), -1)
         batch = cls(own, of_keys, none, self_columns, unindexed=unindexed)
         if gather:
@@ -308,20 +287,14 @@ class ContrastiveBatch:
         return everyones.rows[:, 0], everyones.names
 
     def _gather(self) -> ContrastiveBatch:
-        keys = self.keys
-        beside = (keys.ids, keys.indexes, keys.labels, keys.views)
-        names = torch.stack([or_unknown(name, keys.ids) for name in beside])
-        embeddings, names, first, token = gather_rows(keys.embeddings, names)
-        ids, indexes, labels, views = (
-            None if name is None else names[n] for n, name in enumerate(beside)
-        )
-        assert ids is not None
+        keys, gathering = gather_keys(self.keys)
+        first, own = gathering.first, self.self_columns
         return replace(
             self,
-            keys=Rows(embeddings, ids, indexes, labels, views, GATHERED),
+            keys=keys,
             positives=self.positives.where(self.positives < 0, self.positives + first),
-            self_columns=None if self.self_columns is None else self.self_columns + first,
-            gathering=Gathering(first, len(keys), token),
+            self_columns=None if own is None else own + first,
+            gathering=gathering,
             context=replace(self.context, memo={}),
         )
 
@@ -336,10 +309,3 @@ class ContrastiveBatch:
 # Names of rows in a loss call. The anchors of a symmetric loss are its keys.
 ANCHORS = "anchors"
 KEYS = "keys"
-GATHERED = "keys of all ranks"
-
-
-def _of_this_batch(numbers: Tensor) -> Tensor:
-    """Turn numbers of samples into ids: odd, unique over ranks with batches of any size."""
-    ids = -3 - 2 * (numbers * world_size() + rank())
-    return torch.where(numbers == UNKNOWN, UNKNOWN, ids)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.kernels.distributed import rank, world_size
+
 UNKNOWN = -1
 
 BEYOND = 1 << 62
@@ -25,6 +27,12 @@ def comparable_ids(anchor_ids: Tensor) -> Tensor:
     """Return ``anchor_ids`` ``[N]`` such that ``==`` with pool ids is the exclusion rule."""
     # An unknown anchor must differ from an unknown pool row, which is -1.
     return anchor_ids.masked_fill(anchor_ids == UNKNOWN, UNKNOWN - 1)
+
+
+def of_this_batch(numbers: Tensor) -> Tensor:
+    """Turn numbers of samples into ids: odd, unique over ranks with batches of any size."""
+    ids = -3 - 2 * (numbers * world_size() + rank())
+    return torch.where(numbers == UNKNOWN, UNKNOWN, ids)
 
 
 def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, Tensor]:

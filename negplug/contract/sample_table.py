@@ -81,11 +81,6 @@ class SampleTable(Stateful):
             kept = getattr(self, name)
             kept.view(-1, *kept.shape[2:]).index_copy_(0, place, rows.to(kept))
 
-    def forget(self, indexes: Tensor) -> None:
-        """Empty every value of these samples, of all their views."""
-        for name, values in self._values.items():
-            values[:, indexes[indexes < values.shape[1]]] = self._empty[name]
-
     def _reserve(self, name: str, views: int, length: int, like: Tensor) -> None:
         old: Tensor = getattr(self, name)
         if old.shape[0] >= views and old.shape[1] >= length:
@@ -110,11 +105,6 @@ class SampleTable(Stateful):
                 f"the saved values {', '.join(values)} of each sample have the shapes "
                 f"{sorted(shapes)}, which do not fit together; the file is damaged"
             )
-
-    @property
-    def views(self) -> int:
-        """V, as far as they were written."""
-        return self._shape[0]
 
     @property
     def _shape(self) -> tuple[int, int]:

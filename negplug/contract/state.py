@@ -124,13 +124,7 @@ class Stateful(nn.Module):
 
         Called for every part before the first one is loaded.
         """
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            found = state.get("format", 1) if isinstance(state, dict) else type(state).__name__
-            raise ValueError(
-                f"{self}: the saved state is of format {found}, this negplug reads format {FORMAT} "
-                f"(format 1 is of negplug 0.1 before its contract changed); resume with the "
-                f"version that saved it, or start the samplers afresh"
-            )
+        check_format(str(self), state)
         _check_settings(str(self), self._all_settings(), state.get("settings"))
         values = state.get("values")
         if not isinstance(values, dict) or values.keys() != self._declared.keys():
@@ -171,6 +165,23 @@ class Stateful(nn.Module):
                     # Where the module goes, in the type that it has.
                     setattr(self, name, value.to(fn(value.new_empty(0)).device))
         return self
+
+
+def check_format(whose: str, state: Any) -> None:
+    """Raise ``ValueError`` unless an extra state is of the format that this negplug reads.
+
+    Args:
+        whose: Whose state it is, for messages.
+        state: The extra state.
+    """
+    if isinstance(state, dict) and state.get("format") == FORMAT:
+        return
+    found = state.get("format", 1) if isinstance(state, dict) else type(state).__name__
+    raise ValueError(
+        f"{whose}: the saved state is of format {found}, this negplug reads format {FORMAT} "
+        f"(format 1 is of negplug 0.1 before its contract changed); resume with the version that "
+        f"saved it, or start the samplers afresh"
+    )
 
 
 def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.contract.state import FORMAT, Stateful
+from negplug.contract.state import Stateful, check_format
 
 
 class CallState(nn.Module):
@@ -38,13 +38,7 @@ def check_saved(own: CallState, state: dict[str, Any], prefix: str) -> None:
         prefix: Of the loss in it.
     """
     extra = state.get(f"{prefix}_extra_state", {})
-    found = extra.get("format", 1) if isinstance(extra, dict) else None
-    if found != FORMAT:
-        raise ValueError(
-            f"the saved negative state is of format {found}, this negplug reads format {FORMAT} "
-            f"(format 1 is of negplug 0.1 before its contract changed); resume with the version "
-            f"that saved it, or start the samplers afresh"
-        )
+    check_format("ContrastiveLoss", extra)
     further = int(extra["further"])
     for name, part in own.named_modules(remove_duplicate=False):
         if not isinstance(part, Stateful):

@@ -49,7 +49,7 @@ class MemoryBank(RememberingSampler):
         super().__init__(gather)
         self.momentum = check_number("memory_bank", "momentum", momentum, 0.0, 1.0)
         self.size = None if size is None else check_integer("memory_bank", "size", size, 1)
-        self.add_state("slots", _UNVISITED, (None,), "same" if gather else "own")
+        self.add_state("slots", _UNVISITED, (None,), self.ranks)
         self.expression = f"memory_bank(momentum={momentum}, size={size}, gather={gather})"
 
     @property

@@ -45,7 +45,7 @@ class Queue(RememberingSampler):
     def __init__(self, size: int | None = None, gather: bool = True) -> None:
         super().__init__(gather)
         self.size = None if size is None else check_integer("queue", "size", size, 1)
-        self.add_state("next", 0, ranks="same" if gather else "own")
+        self.add_state("next", 0, ranks=self.ranks)
         self.expression = f"queue(size={size}, gather={gather})"
 
     @property

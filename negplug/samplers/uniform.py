@@ -33,7 +33,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import columns_with_same_id
 from negplug.contract.inputs import check_flag
-from negplug.contract.negatives import Negatives, Whole, enumerated, total_counts
+from negplug.contract.negatives import Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
@@ -78,32 +78,48 @@ class Uniform(ChoosingSampler):
                 f"uniform: shared=True needs a source that is one whole pool for all anchors; "
                 f"{self.source} is not"
             )
-        most = int(total_counts(offered, batch.anchors).max())
+        excluded = None
+        if len(offered) == 1 and offered[0].one_whole_pool and not self.shared:
+            # Looked up once, for the counts and for the draws.
+            rows = offered[0].rows
+            excluded, own = columns_with_same_id(batch.anchors.ids, rows.ids)
+            available = len(rows) - own
+        else:
+            available = total_counts(offered, batch.anchors)
+        most = int(available.max())
         self.availability.check(most, batch.first_step)
         if most <= self.num_negatives:
             return offered
         if self.shared:
             return self._shared_set(batch, offered[0])
-        if len(offered) > 1 or offered[0].mask is not None:
-            return self._own_sets(batch, enumerated(offered, batch.anchors))
-        return self._own_sets(batch, offered[0])
+        one = offered[0] if excluded is not None else enumerated(offered, batch.anchors)
+        return self._own_sets(batch, one, available, excluded)
 
-    def _own_sets(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
-        anchors = batch.anchors
-        if isinstance(offered.choice, Whole):
-            excluded, own = columns_with_same_id(anchors.ids, offered.rows.ids)
-            available = len(offered.rows) - own
-        else:
-            available = offered.counts(anchors)
+    def _own_sets(
+        self,
+        batch: ContrastiveBatch,
+        offered: Negatives,
+        available: Tensor,
+        excluded: Tensor | None,
+    ) -> Negatives:
+        """Draw a set for each anchor.
+
+        Args:
+            batch: The batch.
+            offered: Columns of one pool, or a whole pool.
+            available: ``[N]``, how many of them serve each anchor.
+            excluded: ``[N, E]`` columns of a whole pool that do not, ascending.
+        """
         slots, mask = distinct_places(available, self.num_negatives, self.generator(batch))
-        if isinstance(offered.choice, Whole):
+        if excluded is not None:
             slots = places_to_columns_(slots, excluded)
         elif offered.mask is not None:
             # Valid entries first, in their order, so that place r is the r-th of them.
             slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, slots)
         weight = offered.weight_at(slots)
         if self.correction:
-            ratio = _log_ratio(available, self.num_negatives, anchors.embeddings.dtype)
+            dtype = batch.anchors.embeddings.dtype
+            ratio = _log_ratio(available, self.num_negatives, dtype)
             weight = _plus(weight, ratio)
         return offered.chosen(offered.columns_at(slots), mask, weight)
 

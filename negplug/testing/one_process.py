@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from negplug.contract.batch import GATHERED, ContrastiveBatch, Gathering
+from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.draws import Draws
+from negplug.contract.gathering import GATHERED, Gathering
 from negplug.contract.rows import Rows
 from negplug.loss.contrastive import ContrastiveLoss
 

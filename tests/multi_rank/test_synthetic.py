@@ -6,7 +6,8 @@ import naive
 import pytest
 import ranks
 import torch
-from mixing import ALL, SIZE
+from mixing import ALL
+from tiers import SIZE
 
 from negplug import ContrastiveLoss
 

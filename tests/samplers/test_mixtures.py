@@ -6,9 +6,10 @@ import naive
 import numpy as np
 import pytest
 import torch
-from mixing import ALL, BOTH, LABELS, SIZE, SOURCES, batch_of, mixtures, sampled, trained
+from mixing import ALL, BOTH, SOURCES, batch_of, mixtures, sampled
 from pools import columns_of, only
 from scipy import stats
+from tiers import LABELS, SIZE, trained
 
 from negplug import ContrastiveBatch, make_sampler
 from negplug.contract.negatives import enumerated

@@ -8,7 +8,8 @@ from dataclasses import replace
 import naive
 import pytest
 import torch
-from mixing import ALL, BOTH, SIZE, mixtures, sampled
+from mixing import ALL, BOTH, mixtures, sampled
+from tiers import SIZE
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
 from negplug.contract.negatives import total_counts

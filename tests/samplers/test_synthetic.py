@@ -7,20 +7,9 @@ from dataclasses import replace
 import naive
 import pytest
 import torch
-from mixing import (
-    ALL,
-    BOTH,
-    LABELS,
-    SIZE,
-    SOURCES,
-    TEMPERATURE,
-    WHOLE,
-    materialised,
-    mixtures,
-    sampled,
-    trained,
-)
+from mixing import ALL, BOTH, SOURCES, WHOLE, materialised, mixtures, sampled
 from pools import columns_of, only
+from tiers import LABELS, SIZE, TEMPERATURE, trained
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Mixtures, make_sampler
 from negplug.contract.ids import comparable_ids

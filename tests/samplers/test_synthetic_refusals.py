@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import naive
 import pytest
-from mixing import ALL, BOTH, SIZE, SOURCES, batch_of
+from mixing import ALL, BOTH, SOURCES, batch_of
+from tiers import SIZE
 
 from negplug import make_sampler
 from negplug.contract.negatives import enumerated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
+from hosts import QUIET
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -69,18 +70,8 @@ def fit(lightning, data, at_start=None, at_end=None, **options):
             if at_end is not None:
                 at_end(trainer, module)
 
-    quiet = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "max_epochs": 1,
-        "callbacks": [Looking()],
-    }
     hook = options.pop("hook", None)
-    trainer, model = lightning.Trainer(**(quiet | options)), Recipe()
+    trainer, model = lightning.Trainer(**(QUIET | {"callbacks": [Looking()]} | options)), Recipe()
     if hook is not None:
         private.set_loader_hook(trainer, functools.partial(hook, trainer))
     trainer.fit(model, data)

@@ -11,6 +11,17 @@ from torch.utils.data import DataLoader, Dataset
 
 IMAGE = 16
 
+# Of a Trainer: one process, nothing shown, nothing written.
+QUIET = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "max_epochs": 1,
+}
+
 
 def framework() -> str:
     """The Lightning that the installed host's recipes import."""
@@ -85,16 +96,7 @@ def site_name() -> str:
 
 
 def trainer(**kwargs: Any) -> Any:
-    quiet = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "max_epochs": 1,
-    }
-    return lightning().Trainer(**(quiet | kwargs))
+    return lightning().Trainer(**(QUIET | kwargs))
 
 
 def parameters(model: nn.Module) -> Tensor:

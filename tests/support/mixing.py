@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import naive
 import torch
+from tiers import LABELS
 
-from negplug import ContrastiveBatch, ContrastiveLoss, Draws, Mixtures
+from negplug import ContrastiveBatch, Draws, Mixtures
 
-SIZE, TEMPERATURE = 12, 0.3
 BOTH = "num_mixed=6, num_mixed_with_anchor=5, num_hardest=4"
 ALL = f"{BOTH}, num_noisy=7, sigma=0.2"
 SOURCES = [
@@ -21,16 +20,6 @@ SOURCES = [
     "hierarchical(uniform(num_negatives=9), queue(size=72))",
 ]
 WHOLE = [SOURCES[n] for n in (0, 1, 4, 5, 6)]
-LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 3, 4])
-
-
-def trained(text, steps=3, **arguments):
-    loss_fn = ContrastiveLoss(text, temperature=TEMPERATURE, seed=5, **arguments)
-    for step in range(steps):
-        z = naive.embeddings(2, SIZE, seed=100 + step)
-        loss_fn(*z, indexes=100 * step + torch.arange(SIZE), labels=LABELS).backward()
-    loss_fn.state_dict()  # applies what is pending
-    return loss_fn
 
 
 def batch_of(z, step=3, **names):

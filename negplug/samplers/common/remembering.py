@@ -43,6 +43,9 @@ class RememberingSampler(Stateful, NegativeSampler):
     Args:
         gather: Whether to remember the keys of every rank, so that all ranks remember the same;
             otherwise each rank remembers its own, and its state is saved per rank.
+
+    Attributes:
+        ranks: What its states are declared with.
     """
 
     wants_indexes = True
@@ -54,10 +57,10 @@ class RememberingSampler(Stateful, NegativeSampler):
     def __init__(self, gather: bool) -> None:
         super().__init__()
         self.gather = check_flag(type(self).__name__.lower(), "gather", gather)
-        ranks: Ranks = "same" if gather else "own"
-        self.add_state("rows", 0.0, (None, None), ranks)
-        self.add_state("names", UNKNOWN, (_NAMES, None), ranks)
-        self.add_state("count", 0, ranks=ranks)
+        self.ranks: Ranks = "same" if gather else "own"
+        self.add_state("rows", 0.0, (None, None), self.ranks)
+        self.add_state("names", UNKNOWN, (_NAMES, None), self.ranks)
+        self.add_state("count", 0, ranks=self.ranks)
         # Of no other memory, equal ones included; copies serve other calls.
         self._name = f"{type(self).__name__.lower()} {next(_numbers)}"
 

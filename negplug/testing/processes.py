@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the group that there is when it is imported as a default argument, for good.
+import torch.distributed.nn
 from torch.multiprocessing.spawn import start_processes
 
 
@@ -69,4 +73,7 @@ def _rank(
         # Torch 2.6 hangs below if a rank leaves in the wake of an exchange.
         dist.barrier()
     finally:
+        # Whatever holds the group keeps its threads alive; they run into the interpreter's end, and
+        # the process aborts now and then. Models hold it in reference cycles.
+        gc.collect()
         dist.destroy_process_group()

@@ -15,17 +15,17 @@ from negplug.testing.subject import difference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
 SCRIPT = """
+import gc
+import os
 import sys
 import torch
 import torch.distributed as dist
+import torch.distributed.nn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from negplug import ContrastiveLoss
 
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank, found = dist.get_rank(), {}
-for sampler in sys.argv[2:]:
+def train(sampler, rank):
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(10, 8).double())
     loss_fn = ContrastiveLoss(sampler)
@@ -33,9 +33,19 @@ for sampler in sys.argv[2:]:
         views = torch.randn(2, 12, 10, dtype=torch.float64).unflatten(1, (2, 6))[:, rank]
         model.zero_grad()
         loss_fn(*model(views)).backward()
-    found[sampler] = model.module.weight.grad, loss_fn.state_dict()
-torch.save(found, f"{sys.argv[1]}/{rank}")
+    return model.module.weight.grad, loss_fn.state_dict()
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.save({sampler: train(sampler, rank) for sampler in sys.argv[2:]}, f"{sys.argv[1]}/{rank}")
+# Whatever holds the group keeps its threads alive; they run into the interpreter's end, and the
+# process aborts now and then. A model holds it, and so do the default arguments of
+# torch.distributed.nn, unless that is imported before there is a group.
+gc.collect()
 dist.destroy_process_group()
+threads = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+assert not [name for name in threads if "gloo" in name], threads
 """
 
 

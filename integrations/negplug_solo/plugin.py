@@ -140,13 +140,9 @@ class TreatedStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the host's step."""
         batch = kwargs.get("batch", args[0] if args else None)
-        provided = self._contrast.metadata
-        self._contrast.metadata = read_metadata(self._model, batch, provided)
-        try:
-            with private.swapped(self._module, self._swaps):
-                return self.__wrapped__(*args, **kwargs)
-        finally:
-            self._contrast.metadata = provided
+        metadata = read_metadata(self._model, batch, self._contrast.metadata)
+        with self._contrast.knowing(metadata), private.swapped(self._module, self._swaps):
+            return self.__wrapped__(*args, **kwargs)
 
 
 class MethodSite(LossSite):

@@ -8,6 +8,7 @@ of the host's step alone, and restored to the very objects it had.
 from __future__ import annotations
 
 import abc
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,13 +50,21 @@ class Contrast(Protocol):
     """What a treated site calls in place of the host's arithmetic.
 
     Attributes:
-        metadata: What is known of this step's samples beside their embeddings.
         temperature: The temperature that was asked for, for hosts that scale the loss by it; None
             inherits the host's.
     """
 
-    metadata: Metadata
     temperature: float | None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is known of this step's samples beside their embeddings."""
+
+    def knowing(self, metadata: Metadata) -> AbstractContextManager[None]:
+        """Return a context inside which ``metadata`` is what is known of the samples.
+
+        For sites that find the indexes and labels of a step themselves.
+        """
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float

@@ -20,7 +20,7 @@ from negplug.contract.context import StepContext
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
 from negplug.contract.gathering import Gathering, gather_keys
-from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id, of_this_batch
+from negplug.contract.ids import UNKNOWN, columns_of_others, of_this_batch
 from negplug.contract.inputs import check_views, per_sample
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
@@ -94,7 +94,7 @@ class ContrastiveBatch:
 
     @property
     def tie(self) -> Tensor | None:
-        """The token of the keys' gathering, whoever asked for it; None if there was none."""
+        """The token of the keys' gathering; None if no sampler has gathered them."""
         gathered: ContrastiveBatch = self.context.memo.get("gathered", self)
         return None if gathered.gathering is None else gathered.gathering.token
 
@@ -213,36 +213,12 @@ class ContrastiveBatch:
         batch = cls(own, of_keys, none, self_columns, unindexed=unindexed)
         if gather:
             batch = batch.gathered()
-        same, _ = columns_with_same_id(anchor_ids, batch.keys.ids)
-        padded = same == BEYOND
-        if batch.self_columns is not None:
-            padded |= same == batch.self_columns[:, None]
-        return replace(batch, positives=same.masked_fill(padded, -1))
+        others = columns_of_others(anchor_ids, batch.keys.ids, batch.self_columns)
+        return replace(batch, positives=others)
 
     def all_keys(self) -> Negatives:
         """Return all keys as negatives; an anchor's own are excluded by id."""
         return Negatives(self.keys)
-
-    def excluded_pairs(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """List the pairs of anchors and rows of a pool that the rule of exclusion forbids.
-
-        Looked up once for a call and a pool with a name, however many ask.
-
-        Returns:
-            Anchors ``[P]`` and columns ``[P]`` int64.
-        """
-        known: tuple[Tensor, Tensor] | None = self.context.memo.get(("excluded", rows.name))
-        if known is None or not rows.name:
-            columns, _ = columns_with_same_id(self.anchors.ids, rows.ids)
-            anchor, slot = (columns != BEYOND).nonzero(as_tuple=True)
-            known = anchor, columns[anchor, slot]
-            self.remember_pairs(rows, *known)
-        return known
-
-    def remember_pairs(self, rows: Rows, anchor: Tensor, column: Tensor) -> None:
-        """Let :meth:`excluded_pairs` return these, which were found in a quicker way."""
-        if rows.name:
-            self.context.memo["excluded", rows.name] = anchor, column
 
     def gathered(self) -> ContrastiveBatch:
         """Return this batch with every rank's keys, in rank order.

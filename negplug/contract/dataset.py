@@ -16,7 +16,7 @@ class DatasetAccess:
     """The data set that a batch's indexes count.
 
     Attributes:
-        size: Number of samples; None if nobody said.
+        size: Number of samples; None if unknown.
         encode: Embeds samples that are not in the batch with the current parameters, through the
             recipe's own transform and encoder; None if there is no such way. The first call of a
             run must be made by all ranks, so that what cannot be embedded fails on all.
@@ -25,4 +25,4 @@ class DatasetAccess:
 
     size: int | None = None
     encode: Encoder | None = None
-    unencoded: str = "nobody gave encode= (a function from data set indexes to views)"
+    unencoded: str = "encode= was not given (a function from data set indexes to views)"

@@ -57,6 +57,15 @@ def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, 
     return order[position].masked_fill_(~present, BEYOND), count
 
 
+def columns_of_others(anchor_ids: Tensor, ids: Tensor, self_columns: Tensor | None) -> Tensor:
+    """List the columns with each anchor's id but the anchor's own, ``[N, E]``, padded with -1."""
+    columns, _ = columns_with_same_id(anchor_ids, ids)
+    padded = columns == BEYOND
+    if self_columns is not None:
+        padded |= columns == self_columns[:, None]
+    return columns.masked_fill(padded, -1)
+
+
 def number_of_excluded(anchor_ids: Tensor, pool_ids: Tensor, same: bool) -> Tensor:
     """Return the number of the pool columns that each anchor must not take, ``[N]`` int64.
 

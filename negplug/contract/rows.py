@@ -25,10 +25,11 @@ class Rows:
         ids: ``[K]`` int64; -1 is unknown and equals nothing.
         indexes: ``[K]`` int64, data set index of each row, -1 = unknown; None if all are.
         labels: ``[K]`` int64, metadata of each row, likewise.
-        views: ``[K]`` int64, the view that each row comes from; None if nobody says.
+        views: ``[K]`` int64, the view that each row comes from; None if unknown.
         name: What these rows are called in their loss call. Two ``Rows`` of one name hold the same
             rows with the same gradient, which decides speed and deduplication; rows without a name
-            are the same as no others.
+            are the same as no others. To change a field is to drop the name:
+            ``replace(rows, ids=ids, name="")``.
     """
 
     embeddings: Tensor

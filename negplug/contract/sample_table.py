@@ -150,8 +150,8 @@ def check_samples(name: str, saved: int, size: int | None) -> None:
 
     Args:
         name: Who keeps them, for messages.
-        saved: 0 if nobody has said the size so far.
-        size: Of the data set at hand; None if nobody says.
+        saved: 0 if the size is unknown so far.
+        size: Of the data set at hand; None if unknown.
     """
     if saved and size is not None and saved != size:
         raise ValueError(

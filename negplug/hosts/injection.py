@@ -13,7 +13,7 @@ from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
-from negplug.hosts.treated_loss import NOBODY_SAID, TreatedLoss
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.plugins.manager import plugins
 
@@ -67,8 +67,8 @@ class Injection:
         for treated in self.losses.values():
             if encode is not None:
                 treated.dataset = DatasetAccess(encode=encode)
-            treated.metadata = Metadata(indexes, labels, unindexed or NOBODY_SAID)
-            treated.forgets = indexes is not None or labels is not None
+            known = indexes is not None or labels is not None
+            treated.provide(Metadata(indexes, labels, unindexed), until_backward=known)
 
     def end_step(self) -> None:
         """Close a training step, so that samplers take it in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,13 +20,13 @@ from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
 
-NOBODY_SAID = (
-    "nobody said whose samples the batch holds (a tuner's steps run without the NegativeControl "
-    "callback, and a plain loop has to call provide(indexes=…) before each step)"
+_UNKNOWN_INDEXES = (
+    "the data set indexes of the batch are unknown (a plain loop has to call provide(indexes=…) "
+    "before each step; a tuner's steps run without the NegativeControl callback, which knows them)"
 )
-_NOBODY_ENCODES = (
-    "nobody gave a way to do it (a tuner's steps run without the NegativeControl callback, and a "
-    "plain loop, which has no recipe to run again, has to call provide(encode=…))"
+_NO_ENCODER = (
+    "nothing can embed samples outside the batch (a plain loop has to call provide(encode=…); a "
+    "tuner's steps run without the NegativeControl callback, which runs the recipe again)"
 )
 
 
@@ -39,8 +40,6 @@ class TreatedLoss:
     Attributes:
         loss: Sampler and counters of this site.
         calls: How often it was called in training.
-        metadata: What is known of the step's samples.
-        forgets: Whether that ends with the step's backward pass.
         temperature: The temperature that was asked for; None inherits the host's.
         reads_metadata: Whether the site finds the metadata of a step itself.
         dataset: What its batches can say of the data set.
@@ -57,14 +56,41 @@ class TreatedLoss:
         seed = torch.initial_seed() + zlib.crc32(site.name.encode())
         self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
         self.calls = 0
-        self.forgets = False
-        self.metadata = Metadata(unindexed=NOBODY_SAID)
+        self._forgets = False
+        self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES)
         self.reads_metadata = site.reads_metadata
-        self.dataset = DatasetAccess(unencoded=_NOBODY_ENCODES)
+        self.dataset = DatasetAccess(unencoded=_NO_ENCODER)
         self._inherits_objective = objective is None
         self._captured: list[ContrastiveBatch] | None = None
         self._last: int | None = None
         self.temperature = temperature
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is known of the step's samples."""
+        return self._metadata
+
+    def provide(self, metadata: Metadata, *, until_backward: bool = False) -> None:
+        """Say what is known of the samples of the step to come.
+
+        Args:
+            metadata: Replaces what was known.
+            until_backward: Whether the step's backward pass ends it; otherwise ``forget`` does.
+        """
+        if metadata.indexes is None and not metadata.unindexed:
+            metadata = replace(metadata, unindexed=_UNKNOWN_INDEXES)
+        self._metadata = metadata
+        self._forgets = until_backward
+
+    @contextlib.contextmanager
+    def knowing(self, metadata: Metadata) -> Iterator[None]:
+        """Know this of the samples inside, and what was known before afterwards."""
+        before = self._metadata
+        self._metadata = metadata
+        try:
+            yield
+        finally:
+            self._metadata = before
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
@@ -82,7 +108,7 @@ class TreatedLoss:
             temperature if self.temperature is None else self.temperature,
             self.dataset,
         )
-        if batch.training and self.forgets:
+        if batch.training and self._forgets:
             loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
         return loss
 
@@ -98,13 +124,14 @@ class TreatedLoss:
             metadata: What is known of the samples inside.
             last: Number of the call, from 0, that ends the step with :class:`StepOver`.
         """
-        before = self.metadata, self._captured, self._last
+        before = self._captured, self._last
         captured: list[ContrastiveBatch] = []
-        self.metadata, self._captured, self._last = metadata, captured, last
+        self._captured, self._last = captured, last
         try:
-            yield captured
+            with self.knowing(metadata):
+                yield captured
         finally:
-            self.metadata, self._captured, self._last = before
+            self._captured, self._last = before
 
     @outside_graphs
     def _capture(self, batch: ContrastiveBatch) -> Tensor:
@@ -116,5 +143,4 @@ class TreatedLoss:
 
     def forget(self, _: Tensor | None = None) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""
-        self.metadata = Metadata(unindexed=NOBODY_SAID)
-        self.forgets = False
+        self.provide(Metadata())

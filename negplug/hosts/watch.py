@@ -1,6 +1,6 @@
 """Plain PyTorch loops under ``negplug run``: a loss is treated at its first training call.
 
-A script without a Trainer tells nobody when its model is complete, but it calls its loss. Torch
+A script without a Trainer does not say when its model is complete, but it calls its loss. Torch
 has a global hook behind every module's forward pass. The first time that a module which an
 adapter knows as a loss returns a scalar with a gradient, it is treated, and the treated loss takes
 the place of what it returned; from then on its own forward is not run. (The hook ahead of the

@@ -85,7 +85,7 @@ class Operation(Generic[Question]):
                 f"{_VARIABLE} is {forced!r}, which cannot compute {self.name} here: "
                 f"{wanted[0].refusal(device)}; set it to 'torch' or unset it"
             )
-        # What is forced need not be the one to take.
+        # A forced backend answers even a question that it does not suit.
         return next((kernel for kernel in able if kernel.suits(question)), able[-1])
 
 

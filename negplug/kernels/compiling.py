@@ -21,7 +21,7 @@ import torch
 # Not all of numba's thread pools may be entered twice at a time.
 _pool = threading.Lock()
 
-# Another one later on is a fork's.
+# If os.getpid() differs from this later on, this process is a fork.
 _process = os.getpid()
 
 

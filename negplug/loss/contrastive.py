@@ -51,7 +51,7 @@ class ContrastiveLoss(nn.Module):
         observe: Whether calls measure what they sample, for logging.
         observed: What the last observed call measured, see :mod:`negplug.diagnostics.observation`.
         steps_by_backward: Whether the first call after a backward pass begins a new step, as in a
-            plain loop; whoever closes steps with :meth:`end_step` sets it to False.
+            plain loop; a loop that closes steps with :meth:`end_step` sets it to False.
 
     Raises:
         ValueError, TypeError: If an expression or the temperature cannot be used.
@@ -168,7 +168,7 @@ class ContrastiveLoss(nn.Module):
             self._call += 1
         if self.observe:
             self.observed = observe(batch, sampler, negatives)
-        loss = losses.sum() / _paying(batch)
+        loss = losses.sum() / _anchors_with_positive(batch)
         if batch.tie is not None:
             # Every rank takes part in the backward pass of the gathering, whatever it used.
             loss = loss + batch.tie
@@ -278,13 +278,13 @@ def _prepare_to_load(
         part.drop()
 
 
-def _paying(batch: ContrastiveBatch) -> Tensor:
+def _anchors_with_positive(batch: ContrastiveBatch) -> Tensor:
     """Return the number of anchors with a positive; over several ranks, their mean per rank.
 
     The latter makes DDP's average over ranks the mean over all anchors, also when one rank has a
     smaller batch.
     """
-    paying = (batch.positives >= 0).any(1).sum()
+    number = (batch.positives >= 0).any(1).sum()
     if batch.tie is None:
-        return paying.clamp(min=1)
-    return total(paying).clamp(min=1).to(batch.anchors.embeddings.dtype) / world_size()
+        return number.clamp(min=1)
+    return total(number).clamp(min=1).to(batch.anchors.embeddings.dtype) / world_size()

@@ -45,7 +45,7 @@ class InfoNCE(Objective):
         positives: How several positives of an anchor combine, see the module.
 
     Raises:
-        ValueError: If ``positives`` is none of the three forms.
+        ValueError: If ``positives`` has another form than the three.
     """
 
     expression = "infonce()"

@@ -193,7 +193,7 @@ def evaluate(subject: Subject, loss: ContrastiveLoss, number: int, **kwargs: Any
 
 
 def insist_on_rows_of_the_pool(negatives: Sequence[Negatives]) -> None:
-    """Raise if a column is none of the pool; the kernels would read foreign memory."""
+    """Raise if a column is outside the pool: the kernels would read foreign memory."""
     for part in negatives:
         for name, columns in _columns(part.choice).items():
             wrong = columns[(columns < 0) | (columns >= len(part.rows))]

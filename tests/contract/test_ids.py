@@ -1,4 +1,4 @@
-"""Identities: anchors and keys of which nobody knows who they are."""
+"""Identities: anchors and keys of unknown samples."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def repeated(batch: ContrastiveBatch, times: int) -> ContrastiveBatch:
 
 
 def with_unknown_anchor(batch: ContrastiveBatch) -> ContrastiveBatch:
-    """The batch with an anchor of which nobody knows who it is."""
+    """The batch with an anchor of an unknown sample."""
     number = torch.arange(len(batch.anchors))
     ids = batch.anchors.ids.where(number != 1, -1)
     # Without their name, by which they would be the keys, whose ids are all known.

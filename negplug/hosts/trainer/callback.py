@@ -23,13 +23,11 @@ from negplug.hosts import call_record, watch
 from negplug.hosts.injection import Injection, NoLossFoundError, treat
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.trainer.strategies import untested_strategy
 from negplug.hosts.treatment import Treatment
 from negplug.kernels.distributed import everyones, rank, world_size
 
 logger = logging.getLogger("negplug")
-
-_UNTESTED = ("FSDP", "Sharded", "DeepSpeed", "ModelParallel")
-"""Parts of the names of strategies that shard or rewrite the model."""
 
 _OF_THE_HOST = "of the host"
 
@@ -143,7 +141,7 @@ class NegativeControlMixin:
         """Say what labels the batch has; its indexes would be those of another data set."""
         if self.injection is not None:
             for site in self.injection.sites:
-                self.injection.losses[site.name].metadata = Metadata(labels=site.labels(batch))
+                self.injection.losses[site.name].provide(Metadata(labels=site.labels(batch)))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Close the step; after the first one, insist that every treated loss was called."""
@@ -248,7 +246,7 @@ class NegativeControlMixin:
         for site in self.injection.sites:
             if not site.reads_metadata:
                 labels = site.labels(batch)
-                self.injection.losses[site.name].metadata = Metadata(indexes, labels, reason)
+                self.injection.losses[site.name].provide(Metadata(indexes, labels, reason))
 
     def _give_back(self) -> None:
         if self.injection is not None:
@@ -293,9 +291,3 @@ class NegativeControlMixin:
             "target": self.target,
         }
         return {f"negplug/{key}": str(value) for key, value in given.items() if value is not None}
-
-
-def untested_strategy(trainer: Any) -> str | None:
-    """Return the name of the Trainer's strategy if it shards or rewrites the model, else None."""
-    strategy = type(trainer.strategy).__name__
-    return strategy if any(part in strategy for part in _UNTESTED) else None

@@ -18,8 +18,8 @@ from negplug.diagnostics.clusters import intra_class_distance, silhouette, silho
 from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
 from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
-from negplug.hosts.trainer.callback import untested_strategy
 from negplug.hosts.trainer.private import logs_now
+from negplug.hosts.trainer.strategies import untested_strategy
 from negplug.kernels.distributed import everyones
 from negplug.kernels.torch_private import unscales_itself
 

@@ -102,7 +102,7 @@ class IndexRecorder:
 
 @dataclass
 class _Pass:
-    """What one iteration over a batch sampler has drawn and nobody has trained on yet."""
+    """What one iteration over a batch sampler has drawn, but the training has not reached yet."""
 
     drawn: deque[Tensor | None] = field(default_factory=deque)
     ended: bool = False

@@ -113,7 +113,7 @@ def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> 
 @contextlib.contextmanager
 def _forked_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's, numpy's and Python's global generators, and put them back afterwards."""
-    numpy = sys.modules.get("numpy")  # if nobody has loaded it, nobody draws from it
+    numpy = sys.modules.get("numpy")  # unless it is loaded, nothing draws from it
     pythons, numpys = random.getstate(), numpy and numpy.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:

@@ -52,7 +52,7 @@ def whole_pool(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> R
     """Return what ``source`` offers to the sampler ``name``: one pool, all of its rows.
 
     Raises:
-        ValueError: If it offers anything else, or in training rows that nobody knows the owners of.
+        ValueError: If it offers anything else, or in training rows of unknown samples.
     """
     pools: tuple[Negatives, ...] = source(batch)
     pool = pools[0]
@@ -60,8 +60,8 @@ def whole_pool(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> R
         raise ValueError(no_whole_pool(name, source))
     if batch.training and batch.anchors.indexes is not None and pool.rows.indexes is None:
         raise ValueError(
-            f"{name}: nobody knows which samples the rows of {source} are; give it a source whose "
-            f"rows come from this run's batches"
+            f"{name}: it is unknown which samples the rows of {source} are; give it a source "
+            f"whose rows come from this run's batches"
         )
     return pool.rows
 
@@ -78,7 +78,7 @@ def samples_of(pool: Rows) -> PooledSamples:
     """Group the rows of a pool by sample.
 
     A view of a sample that is in the pool twice (a distributed sampler pads with such) is the
-    first of them. Where nobody says which view a row is, those of a sample are numbered as they
+    first of them. Where the views of rows are unknown, those of a sample are numbered as they
     occur.
 
     Args:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.exclusion import excluded_pairs, remember_pairs
 from negplug.contract.rows import Rows
 from negplug.samplers.chains.grouping import PooledSamples
 
@@ -101,10 +102,10 @@ class OrderedPool(NamedTuple):
             if all(each is None for each in self.columns):
                 first = count * torch.arange(len(self.columns), device=own.device)[:, None]
                 rows = (column + first).flatten()
-                batch.remember_pairs(pool, anchor.expand(len(first), -1).flatten(), rows)
+                remember_pairs(batch, pool, anchor.expand(len(first), -1).flatten(), rows)
             return anchor, column
         # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
-        others, row = batch.excluded_pairs(pool)
+        others, row = excluded_pairs(batch, pool)
         every = torch.arange(count, device=own.device)
         of_rows = torch.cat([every if each is None else each for each in self.columns])
         return torch.cat([anchor, others]), torch.cat([column, of_rows[row]])

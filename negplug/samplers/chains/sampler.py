@@ -72,7 +72,7 @@ class Ended(NamedTuple):
     Attributes:
         names: ``[3, N]`` int64: data set index, view and final state of each chain.
         score: ``[N]``, the logit of the final state.
-        samples: Size of the data set; 0 if nobody said.
+        samples: Size of the data set; 0 if unknown.
         measures: What is worth logging of this rank's chains.
     """
 
@@ -173,10 +173,10 @@ class ChainSampler(Stateful, NegativeSampler):
         pool = whole_pool(self.name, self.source, batch)
         if not batch.training:
             return softmax_over(batch, pool)
-        batch.gathered()  # with its graph, for whoever asks later
+        batch.gathered()  # with its graph, for later callers
         with torch.no_grad():
             if self.chains.state.device != pool.ids.device:
-                # In a plain loop nobody moves the loss.
+                # A plain loop does not move the loss.
                 self.to(pool.ids.device)
             indexes = self._indexes(batch)
             if not len(pool):

@@ -68,7 +68,7 @@ class RememberingSampler(Stateful, NegativeSampler):
         """Return the rows written so far, exclusion by id, and what :meth:`update` will write."""
         anchors = batch.anchors.embeddings
         if self.rows.device != anchors.device:
-            # A memory that was loaded in a plain loop, where nobody moves the loss.
+            # A memory that was loaded in a plain loop, which does not move the loss.
             self.to(anchors.device)
         if self.count and self.rows.shape[1] != anchors.shape[1]:
             raise ValueError(

@@ -66,7 +66,7 @@ def test_a_plain_loop_resumes_bit_for_bit_though_nobody_closes_its_steps(sampler
 def test_what_provide_says_holds_for_one_step():
     criterion, z = NTXentLoss(), naive.embeddings(2, 4)
     with inject(criterion, "memory_bank()") as handle:
-        with pytest.raises(ValueError, match="nobody said whose samples the batch holds"):
+        with pytest.raises(ValueError, match="the data set indexes of the batch are unknown"):
             criterion(*z)
         handle.provide(indexes=torch.arange(4))
         (criterion(*z) + criterion(*reversed(z))).backward()

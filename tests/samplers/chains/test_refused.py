@@ -79,7 +79,7 @@ def test_a_source_that_is_no_whole_pool_is_refused(source):
         ("emc2()", [0, 9], 8, "emc2: the data set index 9 is beyond size=8"),
         ("isir(size=8)", [0, 1], 14, "isir: size=8, but the data set has 14 samples; give that"),
         ("emc2(burn_in=3)", [0, 1, 2, 3], None, "burn_in=3 leaves no draw of the 3 samples that a"),
-        ("isir(out_of_batch='recompute')", [0, 1], None, r"isir: .* but nobody gave encode= .*"),
+        ("isir(out_of_batch='recompute')", [0, 1], None, r"isir: .* but encode= was not given .*"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(expression, indexes, size, message):
@@ -105,7 +105,7 @@ def test_a_pool_of_nobodys_rows_is_refused():
     batch = ContrastiveBatch.from_pairs(*rows(), torch.arange(4))
     batch = replace(batch, host_queue=Rows.unknown(normalize(rows()[0].detach())))
     with pytest.raises(
-        ValueError, match=r"nobody knows which samples the rows of in_batch\(\) are"
+        ValueError, match=r"it is unknown which samples the rows of in_batch\(\) are"
     ):
         ContrastiveLoss("emc2(source=in_batch())").contrast(batch)
 

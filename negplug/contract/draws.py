@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
+from negplug.kernels.random.numbers import RandomNumbers
+
 
 @dataclass(frozen=True)
 class Draws:
     """Counters that key every random draw.
 
     A draw is a function of ``(seed, step, call, rank)`` and of the sampler's place in its
-    expression: there is no generator state to save or to gather, and the global random number
-    generators of torch are never touched.
+    expression: there is no generator state to save or to gather, and torch's generators are never
+    touched.
 
     Attributes:
         seed: The run's seed.
@@ -29,9 +31,9 @@ class Draws:
     call: int = 0
     rank: int = 0
 
-    def generator(self, stream: int, device: torch.device) -> torch.Generator:
-        """Return the generator of one sampler (numbered ``stream``) for this call."""
-        return torch.Generator(device=device).manual_seed(self.seed_of(stream))
+    def random(self, stream: int, device: torch.device) -> RandomNumbers:
+        """Return the random numbers of one sampler (numbered ``stream``) for this call."""
+        return RandomNumbers(self.seed_of(stream), device)
 
     def seed_of(self, stream: int) -> int:
         """Return the seed of one sampler for this call."""

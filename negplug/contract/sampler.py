@@ -7,13 +7,12 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Negatives
 from negplug.contract.part import Part
 from negplug.contract.provenance import blaming
 from negplug.contract.shapes import check_negatives
+from negplug.kernels.random.numbers import RandomNumbers
 
 if TYPE_CHECKING:
     from negplug.contract.adapter import LossSite
@@ -117,9 +116,9 @@ class NegativeSampler(Part, abc.ABC):
             if isinstance(part, NegativeSampler):
                 yield part
 
-    def generator(self, batch: ContrastiveBatch) -> torch.Generator:
-        """Return this sampler's own generator for this call, on the batch's device."""
-        return batch.context.draws.generator(self.stream, batch.anchors.embeddings.device)
+    def random(self, batch: ContrastiveBatch) -> RandomNumbers:
+        """Return this sampler's own random numbers for this call, on the batch's device."""
+        return batch.context.draws.random(self.stream, batch.anchors.embeddings.device)
 
     def __str__(self) -> str:
         """Return the expression, or what describes a sampler that was made without one."""

@@ -47,7 +47,7 @@ from negplug.contract.inputs import check_integer
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chain import walk
 from negplug.kernels.precision import widest
-from negplug.kernels.random.distinct import exponentials
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.sampler import ChainSampler, OutOfBatch
 from negplug.samplers.chains.step import Moves
 
@@ -84,9 +84,9 @@ class Emc2(ChainSampler):
             check_integer("emc2", "burn_in_stop", burn_in_stop, 0)
         self.burn_in_stop = burn_in_stop
 
-    def noise(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, scores: Tensor, random: RandomNumbers) -> Tensor:
         """Return standard exponential variables −log u, ``[N, C]``."""
-        return exponentials((scores.shape[1], len(scores)), scores, generator).T
+        return random.exponential((scores.shape[1], len(scores)), scores.dtype).T
 
     def move(
         self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int

@@ -38,6 +38,7 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import tiles
 from negplug.kernels.precision import widest
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.in_batch import InBatch
 
@@ -77,7 +78,7 @@ class GumbelMax(NegativeSampler):
                 pool.
         """
         parts = rows_offered("gumbel_max", self.source, batch)
-        pools, slots = _draws(batch, parts, self.num_negatives, self.generator(batch))
+        pools, slots = _draws(batch, parts, self.num_negatives, self.random(batch))
         return tuple(_drawn(part, slots, pools == number) for number, part in enumerate(parts))
 
 
@@ -93,7 +94,7 @@ def _drawn(part: Negatives, slots: Tensor, mine: Tensor) -> Negatives:
 
 @torch.no_grad()
 def _draws(
-    batch: ContrastiveBatch, parts: Sequence[Negatives], count: int, generator: torch.Generator
+    batch: ContrastiveBatch, parts: Sequence[Negatives], count: int, random: RandomNumbers
 ) -> tuple[Tensor, Tensor]:
     """Draw from the softmax over all parts together.
 
@@ -108,11 +109,8 @@ def _draws(
     slots = torch.zeros_like(pools)
     for number, part in enumerate(parts):
         for rows, first, logits in _logits(batch, part):
-            uniform = torch.rand(
-                (2, len(logits), count), dtype=dtype, device=device, generator=generator
-            )
-            # Above 0, so that the Gumbel variable is finite.
-            gumbel = -uniform[0].clamp(min=torch.finfo(dtype).tiny).log().neg().log()
+            uniform = random.uniform(2, len(logits), count)
+            gumbel = -uniform[0].log().neg().log()
             # A tile without a negative has -inf, which beats nothing.
             value = logits.logsumexp(1, keepdim=True) + gumbel
             beats = value > best[rows]

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.random.distinct import exponentials
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.sampler import ChainSampler, OutOfBatch
 from negplug.samplers.chains.step import Moves
 
@@ -56,9 +56,9 @@ class Isir(ChainSampler):
     ) -> None:
         super().__init__("isir", out_of_batch, size, source)
 
-    def noise(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, scores: Tensor, random: RandomNumbers) -> Tensor:
         """Return standard Gumbel variables, ``[N, C + 1]``; the last is the state's."""
-        return -exponentials((scores.shape[1] + 1, len(scores)), scores, generator).log_().T
+        return -random.exponential((scores.shape[1] + 1, len(scores)), scores.dtype).log_().T
 
     def move(
         self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int

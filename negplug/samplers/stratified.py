@@ -33,6 +33,7 @@ from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Columns, Negatives, enumerated
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.common.allocation import Allocation
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
 from negplug.samplers.common.strata import Strata
@@ -101,9 +102,9 @@ class Stratified(ChoosingSampler):
         else:
             parts = _SortedPool(batch.anchors.ids, offered.rows.ids, own, rows)
         self.allocation.check(parts.available, own, batch)
-        generator = self.generator(batch)
+        random = self.random(batch)
         drawn = [
-            self._draw(offered, parts, part, asked, generator)
+            self._draw(offered, parts, part, asked, random)
             for part, asked in enumerate(self.allocation.sizes)
             if asked
         ]
@@ -121,11 +122,11 @@ class Stratified(ChoosingSampler):
         parts: _SortedPool | _ChosenColumns,
         part: int,
         asked: int,
-        generator: torch.Generator,
+        random: RandomNumbers,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return columns, mask and log weights, ``[N, ≤ asked]``, of one part's draws."""
         available = parts.available[part]
-        places, mask = distinct_places(available, asked, generator)
+        places, mask = distinct_places(available, asked, random)
         slots = parts.slots(part, places)
         mask = torch.ones_like(slots, dtype=torch.bool) if mask is None else mask
         columns, weight = offered.columns_at(slots), offered.weight_at(slots)

@@ -35,6 +35,7 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives, Whole, total_counts
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.availability import Availability
 from negplug.samplers.common.choosing import rows_offered
@@ -123,16 +124,16 @@ class Synthetic(NegativeSampler):
                 be perturbed that are not one whole pool for all anchors.
         """
         offered = rows_offered("synthetic", self.source, batch)
-        generator = self.generator(batch)
+        random = self.random(batch)
         made = []
         hard = self._hard(batch, offered)
         if hard is not None:
             counts = hard.counts(batch.anchors)
             if self.num_mixed:
-                made.append(mixed_pairs(hard, counts, self.num_mixed, generator))
+                made.append(mixed_pairs(hard, counts, self.num_mixed, random))
             if self.num_mixed_with_anchor:
                 number = self.num_mixed_with_anchor
-                made.append(mixed_with_anchors(batch.anchors, hard, counts, number, generator))
+                made.append(mixed_with_anchors(batch.anchors, hard, counts, number, random))
         if self.sigma is not None:
             if len(offered) > 1 or not isinstance(offered[0].choice, Whole):
                 raise ValueError(
@@ -140,7 +141,7 @@ class Synthetic(NegativeSampler):
                     f"{self.source} is not"
                 )
             if len(offered[0].rows):
-                made.append(_noisy(offered[0], self.num_noisy, self.sigma, generator))
+                made.append(_noisy(offered[0], self.num_noisy, self.sigma, random))
         return (*offered, *made)
 
     def _hard(self, batch: ContrastiveBatch, offered: tuple[Negatives, ...]) -> Negatives | None:
@@ -162,12 +163,11 @@ def _together(name: str, value: float | None, number: int, user: str) -> None:
 
 
 @torch.no_grad()
-def _noisy(offered: Negatives, number: int, sigma: float, generator: torch.Generator) -> Negatives:
+def _noisy(offered: Negatives, number: int, sigma: float, random: RandomNumbers) -> Negatives:
     """Return ``number`` noisy copies of rows of a whole pool, with the names of those rows."""
     pool = offered.rows.embeddings
-    rows = torch.randint(len(pool), (number,), device=pool.device, generator=generator)
-    shape = (number, pool.shape[1])
-    noise = torch.randn(shape, dtype=pool.dtype, device=pool.device, generator=generator)
+    rows = random.integers(len(pool), number)
+    noise = random.normal((number, pool.shape[1]), pool.dtype)
     copies = offered.subset(rows)
     noisy = unit_rows(copies.rows.embeddings + sigma * noise)
     return replace(copies, rows=copies.rows.with_embeddings(noisy))

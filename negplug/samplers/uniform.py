@@ -110,7 +110,7 @@ class Uniform(ChoosingSampler):
             available: ``[N]``, how many of them serve each anchor.
             excluded: ``[N, E]`` columns of a whole pool that do not, ascending.
         """
-        slots, mask = distinct_places(available, self.num_negatives, self.generator(batch))
+        slots, mask = distinct_places(available, self.num_negatives, self.random(batch))
         if excluded is not None:
             slots = places_to_columns_(slots, excluded)
         elif offered.mask is not None:
@@ -125,7 +125,7 @@ class Uniform(ChoosingSampler):
 
     def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
         pool_size = torch.tensor([len(offered.rows)], device=offered.rows.ids.device)
-        chosen, _ = distinct_places(pool_size, self.num_negatives, self.generator(batch))
+        chosen, _ = distinct_places(pool_size, self.num_negatives, self.random(batch))
         rows = chosen[0].sort().values
         weight = offered.log_weight
         if weight is not None and weight.shape[1] > 1:

@@ -43,7 +43,7 @@ def draws_change_with_seed_step_and_call(subject: Subject) -> None:
     }
     assert len(set(changes.values())) == 1, (
         f"the draws change with the {_join(changes, True)}, but not with the "
-        f"{_join(changes, False)}; draw from self.generator(batch)"
+        f"{_join(changes, False)}; draw from self.random(batch)"
     )
 
 

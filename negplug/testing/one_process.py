@@ -3,7 +3,7 @@
 Every rank has a sampler of its own, and its batch knows everybody's keys already, with one graph
 through all of them. What the ranks' losses add up to is then plain autograd. A sampler can be
 played like this if it talks to other ranks through ``batch.gathered()`` and
-``batch.of_all_ranks()`` alone, and draws from ``self.generator(batch)``.
+``batch.of_all_ranks()`` alone, and draws from ``self.random(batch)``.
 """
 
 from __future__ import annotations

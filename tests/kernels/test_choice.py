@@ -20,9 +20,7 @@ from negplug.kernels.chosen.reference import gathered_similarities
 from negplug.kernels.pool import POOL, pool_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp
 from negplug.kernels.random import DISTINCT, distinct_integers
-from negplug.kernels.random import Sizes as Draw
-from negplug.kernels.random.marking import marked_integers
-from negplug.kernels.random.sorting import sorted_integers
+from negplug.kernels.random.floyd import floyd_integers
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 
@@ -36,8 +34,7 @@ def test_the_question_chooses(monkeypatch):
     monkeypatch.setenv("NEGPLUG_BACKEND", "torch")
     assert CHOSEN.kernel(CPU, few) is bag_similarities
     assert CHOSEN.kernel(CPU, half) is dense_similarities
-    assert DISTINCT.kernel(CPU, Draw(drawn=4, bound=4096)) is sorted_integers
-    assert DISTINCT.kernel(CPU, Draw(drawn=1024, bound=4096)) is marked_integers
+    assert DISTINCT.kernel(CPU, None) is floyd_integers
     monkeypatch.setenv("NEGPLUG_BACKEND", "reference")
     for operation in (CHOSEN, POOL, CHAINS):
         assert operation.backend(CPU, operation.typical) == "reference"
@@ -68,9 +65,8 @@ def test_without_numba_torch_serves(monkeypatch):
     monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
     assert "negplug[fast]" in numba_refusal(CPU)
     assert CHAINS.backend(CPU, None) == CHOSEN.backend(CPU, Sizes(64, 4, 4096)) == "torch"
-    seed = torch.tensor(3)
-    drawn = distinct_integers(torch.full((5,), 90), 20, seed)
-    assert torch.equal(drawn, sorted_integers(torch.full((5,), 90), 20, seed))
+    drawn = distinct_integers(torch.full((5,), 90), 20, 3)
+    assert torch.equal(drawn, floyd_integers(torch.full((5,), 90), 20, 3))
     monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
     with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND.*negplug\[fast\]"):
         CHAINS.kernel(CPU, None)

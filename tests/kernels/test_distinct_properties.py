@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from negplug.contract.ids import BEYOND
 from negplug.kernels.random.distinct import distinct_places, places_to_columns_
+from negplug.kernels.random.numbers import RandomNumbers
 
 
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def random_numbers(seed: int) -> RandomNumbers:
+    return RandomNumbers(seed, torch.device("cpu"))
 
 
 @given(
@@ -18,8 +19,8 @@ def generator(seed: int) -> torch.Generator:
     st.integers(0, 2**60),
 )
 def test_places_are_distinct_and_inside_the_bounds(bounds, count, seed):
-    places, mask = distinct_places(torch.tensor(bounds), count, generator(seed))
-    again, _ = distinct_places(torch.tensor(bounds), count, generator(seed))
+    places, mask = distinct_places(torch.tensor(bounds), count, random_numbers(seed))
+    again, _ = distinct_places(torch.tensor(bounds), count, random_numbers(seed))
     assert torch.equal(places, again)
     for n, bound in enumerate(bounds):
         row = places[n] if mask is None else places[n][mask[n]]

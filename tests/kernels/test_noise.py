@@ -1,4 +1,4 @@
-"""The noise of ``emc2()`` and ``isir()``: bits, distribution, ends, generators."""
+"""Uniform numbers, and the noise of ``emc2()`` and ``isir()``: bits, distribution, ends."""
 
 import math
 
@@ -6,11 +6,13 @@ import pytest
 import torch
 from scipy import stats
 
-from negplug.kernels.random.distinct import exponentials
 from negplug.kernels.random.hashing import hashed_uniforms
+from negplug.kernels.random.numbers import RandomNumbers
 
 pytest.importorskip("numba")
 from negplug.kernels.random.compiled import compiled_uniforms
+
+CPU = torch.device("cpu")
 
 
 def naive_uniforms(count, seed, start):
@@ -32,20 +34,27 @@ def naive_uniforms(count, seed, start):
 def test_uniforms_are_those_of_splitmix64(drawn, seed):
     for count, start in ((0, 0), (1, 0), (64, 0), (1001, 0), (64, 2), (7, 100)):
         found = torch.empty(count, dtype=torch.float64)
-        drawn(found, torch.tensor(seed), start)
+        drawn(found, seed, start)
         assert torch.equal(found, naive_uniforms(count, seed, start))
         assert ((found > 0) & (found < 1)).all()
 
 
+def test_where_there_is_no_float64_uniforms_stay_inside_the_interval():
+    exact, short = torch.empty(2**20, dtype=torch.float64), torch.empty(2**20)
+    hashed_uniforms(exact, 5, 0)
+    hashed_uniforms(short, 5, 0)
+    assert ((short > 0) & (short < 1)).all()
+    assert (short - exact).abs().max() <= 2.0**-24
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_exponentials_come_from_their_generator_whatever_computes_them(monkeypatch, dtype):
+def test_exponentials_are_the_same_whatever_computes_them(monkeypatch, dtype):
     state = torch.get_rng_state()
-    like = torch.empty((), dtype=dtype)
     found = []
     for name in ("numba", "torch"):
         monkeypatch.setenv("NEGPLUG_BACKEND", name)
-        generator = torch.Generator().manual_seed(3)
-        found.append([exponentials((300, 700), like, generator) for _ in range(2)])
+        random = RandomNumbers(3, CPU)
+        found.append([random.exponential((300, 700), dtype) for _ in range(2)])
     first, second = found[0]
     assert first.dtype == dtype
     assert first.shape == (300, 700)
@@ -63,8 +72,7 @@ def test_exponentials_come_from_their_generator_whatever_computes_them(monkeypat
 def test_exponentials_are_fine_at_both_ends():
     # Of 2²² draws the least are about 2⁻²², where 24 bits would leave a handful of values, and the
     # largest about 15, where they would leave gaps of a tenth.
-    generator = torch.Generator().manual_seed(0)
-    drawn = exponentials((2**22,), torch.empty(()), generator).sort().values
+    drawn = RandomNumbers(0, CPU).exponential((2**22,), torch.float32).sort().values
     assert len(drawn[:1000].unique()) > 990
     assert len(drawn[-200:].unique()) > 190
     assert float(drawn[0]) > 0

@@ -8,8 +8,8 @@ import pytest
 import torch
 from kernel_tables import NUMBA
 
-from negplug.kernels.random.marking import marked_integers
-from negplug.kernels.random.sorting import sorted_integers
+from negplug.kernels.random import floyd
+from negplug.kernels.random.floyd import floyd_integers
 
 if NUMBA:
     from negplug.kernels.random.compiled import compiled_integers
@@ -34,30 +34,30 @@ def test_the_output_function_is_splitmix64s():
     assert [mix((1234567 + (n + 1) * GAMMA) % 2**64) for n in range(3)] == known
 
 
-@pytest.mark.parametrize(("rows", "count", "bound"), [(1, 1, 4), (9, 3, 12), (50, 40, 160)])
-def test_distinct_integers_are_the_first_of_their_streams(rows, count, bound):
-    kernels = [sorted_integers, marked_integers, *([compiled_integers] if NUMBA else [])]
+def naive_floyd(seed, row, bound, count):
+    taken = []
+    stream = naive_stream(seed, row)
+    for last in range(bound - count, bound):
+        number = next(stream) % (last + 1)
+        taken.append(last if number in taken else number)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "bound"), [(1, 1, 1), (9, 3, 3), (9, 5, 6), (60, 40, 50), (50, 40, 4000)]
+)
+def test_distinct_integers_are_floyds(rows, count, bound):
+    kernels = [floyd_integers, *([compiled_integers] if NUMBA else [])]
     bounds = bound + torch.arange(rows)
-    for seed in (0, 2**62 - 1, 12345):
-        wanted = []
-        for row in range(rows):
-            numbers: dict[int, None] = {}
-            for number in naive_stream(seed, row):
-                numbers[number % int(bounds[row])] = None
-                if len(numbers) == count:
-                    break
-            wanted.append(sorted(numbers))
+    for seed in (0, 2**62 - 1, 12345, -7):
+        wanted = [naive_floyd(seed, row, int(bounds[row]), count) for row in range(rows)]
+        assert all(len(set(row)) == count for row in wanted)
         for kernel in kernels:
-            found = kernel(bounds, count, torch.tensor(seed))
-            assert found.sort(1).values.tolist() == wanted
+            assert kernel(bounds, count, seed).tolist() == wanted
 
 
 def test_draws_in_parts_are_the_same(monkeypatch):
-    from negplug.kernels.random import marking, sorting
-
-    bounds, seed = torch.full((40,), 100), torch.tensor(7)
-    whole = sorted_integers(bounds, 20, seed)
-    for kernel, module in ((sorted_integers, sorting), (marked_integers, marking)):
-        assert torch.equal(kernel(bounds, 20, seed), whole)
-        monkeypatch.setattr(module, "_AT_ONCE", {"cpu": 365})
-        assert torch.equal(kernel(bounds, 20, seed), whole)
+    bounds = torch.full((40,), 100)
+    whole = floyd_integers(bounds, 20, 7)
+    monkeypatch.setattr(floyd, "_AT_ONCE", {"cpu": 365})
+    assert torch.equal(floyd_integers(bounds, 20, 7), whole)

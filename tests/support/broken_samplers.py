@@ -133,8 +133,7 @@ class Unseeded(Drawing):
 class KeyedBySeedAlone(Drawing):
     def draw(self, batch, bound):
         seed, device = batch.context.draws.seed, batch.anchors.embeddings.device
-        generator = Draws(seed).generator(self.stream, device)
-        return int(torch.randint(bound, (), generator=generator))
+        return int(Draws(seed).random(self.stream, device).integers(bound, 1))
 
 
 class AdvancesTorch(Drawing):

@@ -34,15 +34,15 @@ def held(sampler):
             self.batch = batch
             return super().sample(batch)
 
-        def order(self, samples, generator):
+        def order(self, samples, random):
             order = uniforms(self.batch.context.draws.step)[1][samples.indexes].argsort()
             self.pooled = PooledSamples(samples.indexes[order], samples.rows[:, order])
             return self.pooled
 
-        def noise(self, scores, generator):
+        def noise(self, scores, random):
             table, _ = uniforms(self.batch.context.draws.step)
             images = self.pooled.indexes
-            resamples = super().noise(scores, generator).shape[1] > len(images)
+            resamples = super().noise(scores, random).shape[1] > len(images)
             if resamples:
                 images = torch.cat([images, torch.tensor([STATE])])
             exponential = -table[self.batch.anchors.indexes, anchor_views(self.batch)][

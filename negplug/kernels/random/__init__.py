@@ -12,37 +12,29 @@ generators", OOPSLA, figure 13).
   h_t as a signed integer, for t = 1, 2, …. So many bits matter: of exponential variables −log u
   one in 2³² is the largest that there can be, 22.9, and wins over any score; of 24 bits one in a
   few million would be.
-- **Distinct integers**, for each row the first M different ones of a stream of its own, whose seed
-  is mix(seed + i·γ): ⌊h_t/2⌋ mod bound for t = 0, 1, …. What repeats an earlier one is passed
-  over, a rule that treats all values alike, so every M-subset of [0, bound) is equally likely; no
-  number's probability is off by more than bound · 2⁻⁶³.
+- **Distinct integers**, M below b for each row, by Floyd's algorithm (Bentley and Floyd 1987,
+  "Programming pearls: a sample of brilliance", CACM 30(9)) on a stream of its own, whose seed is
+  mix(seed + i·γ). Step i = 0, …, M − 1 draws t_i = ⌊h_i/2⌋ mod (j_i + 1) with j_i = b − M + i, and
+  takes j_i where t_i has been taken before, else t_i. Every M-subset of [0, b) is equally likely;
+  no number's probability is off by more than b · 2⁻⁶³. The order is not random.
 
 Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in numba, on the CPU;
-in torch operations, on any device, :mod:`negplug.kernels.random.hashing`, and for distinct integers
-:mod:`negplug.kernels.random.sorting` and, where they are a good part of all,
-:mod:`negplug.kernels.random.marking`.
+in torch operations, on any device, :mod:`negplug.kernels.random.hashing` and
+:mod:`negplug.kernels.random.floyd`. Samplers draw from
+:class:`negplug.kernels.random.numbers.RandomNumbers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, numba_refusal
+from negplug.kernels.random.floyd import floyd_integers
 from negplug.kernels.random.hashing import hashed_uniforms
-from negplug.kernels.random.marking import marked_integers
-from negplug.kernels.random.sorting import sorted_integers
 
 __all__ = ["DISTINCT", "UNIFORMS", "distinct_integers", "write_uniforms"]
-
-
-class Sizes(NamedTuple):
-    """M integers, and the largest bound."""
-
-    drawn: int
-    bound: int
 
 
 def _compiled_integers() -> Callable[..., Tensor]:
@@ -57,14 +49,12 @@ def _compiled_uniforms() -> Callable[..., None]:
     return compiled_uniforms
 
 
-# On 2 CPU cores sorting and marking draw level at bound/M = 11.
-DISTINCT: Operation[Sizes] = Operation(
+DISTINCT: Operation[None] = Operation(
     "distinct random integers",
-    Sizes(drawn=64, bound=65536),
+    None,
     (
         Kernel("numba", _compiled_integers, numba_refusal),
-        Kernel("torch", lambda: marked_integers, suits=lambda it: 11 * it.drawn > it.bound),
-        Kernel("torch", lambda: sorted_integers),
+        Kernel("torch", lambda: floyd_integers),
     ),
 )
 
@@ -78,25 +68,24 @@ UNIFORMS: Operation[None] = Operation(
 )
 
 
-def distinct_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
-    """Return M distinct integers in [0, bound) for each row, ``[N, M]`` int64, in any order.
+def distinct_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
+    """Return M distinct integers in [0, bound) for each row, ``[N, M]`` int64, as drawn.
 
     Args:
-        bounds: ``[N]`` int64, well above M: the time grows with the numbers that are passed over.
+        bounds: ``[N]`` int64, at least M.
         count: M ≥ 1.
-        seed: One int64, on the device of ``bounds``.
+        seed: A signed 64-bit integer.
     """
-    sizes = Sizes(count, int(bounds.max()))
-    drawn: Tensor = DISTINCT.kernel(bounds.device, sizes)(bounds, count, seed)
+    drawn: Tensor = DISTINCT.kernel(bounds.device, None)(bounds, count, seed)
     return drawn
 
 
-def write_uniforms(out: Tensor, seed: Tensor, start: int = 0) -> None:
+def write_uniforms(out: Tensor, seed: int, start: int = 0) -> None:
     """Write the uniform numbers of a stream from some place on.
 
     Args:
-        out: ``[n]`` float64, which holds them exactly.
-        seed: One int64, on the device of ``out``.
+        out: ``[n]`` float64, which holds them exactly; float32 where a device has no float64.
+        seed: A signed 64-bit integer.
         start: How many numbers come before; even.
     """
     UNIFORMS.kernel(out.device, None)(out, seed, start)

@@ -1,7 +1,7 @@
 """Random numbers one after the other, compiled by numba, for tensors on the CPU.
 
-Whether a distinct integer has been drawn before is looked up in a hash table of its row: open
-addressing with linear probing, at most a quarter full.
+Whether an integer has been taken before is looked up in a hash table of its row: open addressing
+with linear probing, at most a quarter full.
 
 Import this module only where numba is installed.
 """
@@ -21,19 +21,19 @@ from negplug.kernels.compiling import compiled, threads
 _FEW = 2**15
 
 
-def compiled_integers(bounds: Tensor, count: int, seed: Tensor) -> Tensor:
+def compiled_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
     """Return distinct integers; see :func:`negplug.kernels.random.distinct_integers`."""
     drawn = torch.empty(len(bounds), count, dtype=torch.int64)
-    start = np.uint64(int(seed) % 2**64)
+    start = np.uint64(seed % 2**64)
     with threads(drawn.numel() >= _FEW) as at_once:
         draw = _draw_at_once if at_once else _draw_in_turn
         draw(bounds.contiguous().numpy(), start, drawn.numpy())
     return drawn
 
 
-def compiled_uniforms(out: Tensor, seed: Tensor, start: int) -> None:
+def compiled_uniforms(out: Tensor, seed: int, start: int) -> None:
     """Write uniform numbers; see :func:`negplug.kernels.random.write_uniforms`."""
-    _uniforms(np.uint64(int(seed) % 2**64), np.uint64(start // 2), out.numpy())
+    _uniforms(np.uint64(seed % 2**64), np.uint64(start // 2), out.numpy())
 
 
 @compiled()
@@ -47,24 +47,26 @@ def _mix(state: Any) -> Any:
 def _draw_row(i: int, bounds: Any, seed: Any, drawn: Any) -> None:
     gamma = np.uint64(0x9E3779B97F4A7C15)
     stream = _mix(seed + np.uint64(i) * gamma)
-    bound = np.uint64(bounds[i])
     count = drawn.shape[1]
     slots = 4
     while slots < 4 * count:
         slots *= 2
     table = np.full(slots, -1, np.int64)
-    found = 0
-    place = np.uint64(0)
-    while found < count:
-        number = np.int64((_mix(stream + place * gamma) >> np.uint64(1)) % bound)
-        place += np.uint64(1)
+    for step in range(count):
+        last = bounds[i] - count + step
+        number = np.int64(
+            (_mix(stream + np.uint64(step) * gamma) >> np.uint64(1)) % np.uint64(last + 1)
+        )
         slot = number & (slots - 1)
         while table[slot] != -1 and table[slot] != number:
             slot = (slot + 1) & (slots - 1)
-        if table[slot] == -1:
-            table[slot] = number
-            drawn[i, found] = number
-            found += 1
+        if table[slot] == number:
+            number = last
+            slot = number & (slots - 1)
+            while table[slot] != -1:
+                slot = (slot + 1) & (slots - 1)
+        table[slot] = number
+        drawn[i, step] = number
 
 
 @compiled()

@@ -1,53 +1,23 @@
-"""Random draws from a generator: exponential, and uniform without replacement in O(N·M).
-
-:func:`distinct_places` draws, for each row, M distinct integers below that row's bound:
-
-- few of many (4·M ≤ bound): one after the other (:mod:`negplug.kernels.random`);
-- otherwise: the M largest of ``bound`` < 4·M random keys.
-"""
+"""Uniform draws without replacement, in O(N·M), and the columns that they stand for."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from negplug.kernels.precision import widest
-from negplug.kernels.random import distinct_integers, write_uniforms
-
-# Numbers at a time, so that all passes over them stay in a CPU's cache.
-_AT_ONCE = {"cpu": 2**17}
-_AT_ONCE_ELSEWHERE = 2**24
-
-
-def exponentials(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard exponential variables −log u, above 0, of the type and device of ``like``.
-
-    Where there is float64, u is that of :mod:`negplug.kernels.random`, keyed by one number of
-    ``generator``: the same whatever computes it. A CPU's own generator goes number by number.
-    """
-    drawn = torch.empty(shape, dtype=like.dtype, device=like.device)
-    if widest(like.device) != torch.float64:
-        return drawn.exponential_(generator=generator).clamp_(min=torch.finfo(like.dtype).tiny)
-    seed = torch.randint(2**62, (), generator=generator, device=like.device)
-    width = min(drawn.numel(), _AT_ONCE.get(like.device.type, _AT_ONCE_ELSEWHERE))
-    numbers = drawn.new_empty(width, dtype=torch.float64)
-    for start in range(0, drawn.numel(), max(width, 1)):
-        part = drawn.view(-1)[start : start + width]
-        uniform = numbers[: len(part)]
-        write_uniforms(uniform, seed, start)
-        part.copy_(uniform.log_()).neg_()
-    return drawn
+from negplug.kernels.random import distinct_integers
+from negplug.kernels.random.numbers import RandomNumbers
 
 
 def distinct_places(
-    bounds: Tensor, count: int, generator: torch.Generator
+    bounds: Tensor, count: int, random: RandomNumbers
 ) -> tuple[Tensor, Tensor | None]:
     """Draw ``count`` distinct integers in [0, bound) for each row.
 
     Args:
         bounds: ``[N]`` int64.
         count: M ≥ 1.
-        generator: On the device of ``bounds``.
+        random: On the device of ``bounds``.
 
     Returns:
         ``places [N, M]`` int64, and a mask ``[N, M]`` that is False where a row's bound is below
@@ -55,16 +25,7 @@ def distinct_places(
     """
     most, least = int(bounds.max()), int(bounds.min())
     count = min(count, max(most, 1))
-    ample = bounds.clamp(min=count)
-    few = ample >= 4 * count
-    seed = torch.randint(2**62, (), generator=generator, device=bounds.device)
-    if least >= 4 * count:
-        places = distinct_integers(ample, count, seed)
-    else:
-        places = ample.new_empty(len(bounds), count)
-        if few.any():
-            places[few] = distinct_integers(ample[few], count, seed)
-        places[~few] = _by_random_keys(ample[~few], count, generator)
+    places = distinct_integers(bounds.clamp(min=count), count, random.new_seed())
     if least >= count:
         return places, None
     slot = torch.arange(count, device=bounds.device)
@@ -93,10 +54,3 @@ def places_to_columns_(places: Tensor, excluded: Tensor) -> Tensor:
     for each in excluded.T:
         places += each[:, None] <= places
     return places
-
-
-def _by_random_keys(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    width = int(bounds.max())
-    keys = torch.rand((len(bounds), width), device=bounds.device, generator=generator)
-    beyond = torch.arange(width, device=bounds.device) >= bounds[:, None]
-    return keys.masked_fill_(beyond, -1.0).topk(count, dim=1, sorted=False).indices

@@ -14,13 +14,24 @@ _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
 
 
-def hashed_uniforms(out: Tensor, seed: Tensor, start: int) -> None:
+def hashed_uniforms(out: Tensor, seed: int, start: int) -> None:
     """Write uniform numbers; see :func:`negplug.kernels.random.write_uniforms`."""
     count = (len(out) + 1) // 2
     first = start // 2 + 1
     states = torch.arange(first, first + count, device=out.device).mul_(GAMMA).add_(seed)
-    halves = mix_(states, out.view(torch.int64)[:count]).view(torch.int32)
+    exact = out.dtype == torch.float64
+    spare = out.view(torch.int64)[:count] if exact else torch.empty_like(states)
+    halves = mix_(states, spare).view(torch.int32)
     out.copy_(halves[: len(out)]).mul_(2.0**-32).add_(0.5 + 2.0**-33)
+    if not exact:
+        out.clamp_(2.0**-33, 1 - 2.0**-24)
+
+
+def hashed_integers(count: int, seed: int, device: torch.device) -> Tensor:
+    """Return ⌊h_t/2⌋ for t = 1, …, count, int64 from 0 upwards."""
+    states = torch.arange(1, count + 1, device=device).mul_(GAMMA).add_(seed)
+    spare = torch.empty_like(states)
+    return shift(mix_(states, spare), 1, spare)
 
 
 def mix_(state: Tensor, spare: Tensor) -> Tensor:
@@ -39,3 +50,12 @@ def shift(state: Tensor, by: int, out: Tensor) -> Tensor:
     """Write the bits shifted to the right, zeros coming in, and return them."""
     torch.bitwise_right_shift(state, by, out=out)
     return out.bitwise_and_((1 << (64 - by)) - 1)
+
+
+def mixed(seed: int, number: int) -> int:
+    """Return h_t of :mod:`negplug.kernels.random` for one t, computed on the host, signed."""
+    state = (seed + number * GAMMA) % 2**64
+    state = (state ^ (state >> 30)) * _FIRST % 2**64
+    state = (state ^ (state >> 27)) * _SECOND % 2**64
+    state ^= state >> 31
+    return state - 2**64 if state >> 63 else state

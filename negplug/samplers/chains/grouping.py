@@ -22,6 +22,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sample_table import occurrences
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.random.numbers import RandomNumbers
 
 
 class PooledSamples(NamedTuple):
@@ -35,10 +36,9 @@ class PooledSamples(NamedTuple):
     indexes: Tensor
     rows: Tensor
 
-    def shuffled(self, generator: torch.Generator) -> PooledSamples:
+    def shuffled(self, random: RandomNumbers) -> PooledSamples:
         """Return the samples in random order, in which they are then proposed."""
-        count, device = len(self.indexes), self.indexes.device
-        order = torch.randperm(count, generator=generator, device=device)
+        order = random.permutation(len(self.indexes))
         return PooledSamples(self.indexes[order], self.rows[:, order])
 
     def find(self, indexes: Tensor) -> Tensor:

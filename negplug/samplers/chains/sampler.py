@@ -43,6 +43,7 @@ from negplug.contract.rows import Rows
 from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.absent import AbsentStates, embedded
 from negplug.samplers.chains.cache import EmbeddingCache, ShownKeys
 from negplug.samplers.chains.grouping import (
@@ -131,12 +132,12 @@ class ChainSampler(Stateful, NegativeSampler):
         self.add_state("samples", default=0)
         self._tried = False
 
-    def order(self, samples: PooledSamples, generator: torch.Generator) -> PooledSamples:
+    def order(self, samples: PooledSamples, random: RandomNumbers) -> PooledSamples:
         """Return the samples in the order in which they are proposed: a new random one."""
-        return samples.shuffled(generator)
+        return samples.shuffled(random)
 
     @abc.abstractmethod
-    def noise(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, scores: Tensor, random: RandomNumbers) -> Tensor:
         """Return the random numbers of a step, ``[N, …]``, for ``scores`` ``[N, C]``."""
 
     @abc.abstractmethod
@@ -185,11 +186,11 @@ class ChainSampler(Stateful, NegativeSampler):
             return self._sample(batch, pool, indexes)
 
     def _sample(self, batch: ContrastiveBatch, pool: Rows, indexes: Tensor) -> Sampled:
-        generator = self.generator(batch)
-        ordered = OrderedPool.of(pool, self.order(samples_of(pool), generator))
+        random = self.random(batch)
+        ordered = OrderedPool.of(pool, self.order(samples_of(pool), random))
         views = views_of(batch, indexes)
         before = ChainStep.of(batch, indexes, ordered, self.chains.read(indexes, views))
-        step, moves, absent = self._moved(batch, before, indexes, generator)
+        step, moves, absent = self._moved(batch, before, indexes, random)
         state, score = step.end(moves)
         weights, gone = step.weights(moves)
         if self.out_of_batch == "drop":
@@ -203,14 +204,14 @@ class ChainSampler(Stateful, NegativeSampler):
         return Sampled(tuple(drawn), Visited(ended, self._shown(batch)))
 
     def _moved(
-        self, batch: ContrastiveBatch, step: ChainStep, indexes: Tensor, generator: torch.Generator
+        self, batch: ContrastiveBatch, step: ChainStep, indexes: Tensor, random: RandomNumbers
     ) -> tuple[ChainStep, Moves, AbsentStates | None]:
         """Return the step with all logits known, where its chains went, and states outside."""
         number, away, absent = batch.context.draws.step, step.away(), None
         if self.out_of_batch == "cached" and len(away):
             absent = self.cache.find(batch, step.state, away)
             step = step.compared(absent)
-        noise = self.noise(step.scores, generator)
+        noise = self.noise(step.scores, random)
         moves = self.move(step.scores, step.initial, step.place, noise, number)
         if self.out_of_batch != "recompute":
             return step, moves, absent

@@ -16,28 +16,26 @@ from torch import Tensor
 from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.contract.rows import Rows
 from negplug.kernels.chosen import chosen_similarities
-from negplug.kernels.precision import widest
+from negplug.kernels.random.numbers import RandomNumbers
 from negplug.kernels.torch_private import pair_products
 
 
 @torch.no_grad()
-def mixed_pairs(
-    hard: Negatives, counts: Tensor, number: int, generator: torch.Generator
-) -> Negatives:
+def mixed_pairs(hard: Negatives, counts: Tensor, number: int, random: RandomNumbers) -> Negatives:
     """Return mixtures α n_i + (1 − α) n_j, α ~ U(0, 1), of two negatives of each anchor, i ≠ j.
 
     Args:
         hard: Chosen columns of one pool, the valid ones of an anchor first.
         counts: ``[N]`` int64, the number of valid ones; an anchor with one gets no mixture.
         number: M, of mixtures for each anchor.
-        generator: On the device of the pool.
+        random: On the device of the pool.
 
     Returns:
         Mixtures ``[N, M]`` over the same pool, detached.
     """
     assert isinstance(hard.choice, Columns)
     columns = hard.choice.columns
-    one, step, alpha = _uniforms(3, columns, number, generator)
+    one, step, alpha = random.uniform(3, len(columns), number)
     several = counts.clamp(min=2)[:, None]
     place = (one * several).long()
     other = (place + 1 + (step * (several - 1)).long()) % several
@@ -52,7 +50,7 @@ def mixed_pairs(
 
 @torch.no_grad()
 def mixed_with_anchors(
-    anchors: Rows, hard: Negatives, counts: Tensor, number: int, generator: torch.Generator
+    anchors: Rows, hard: Negatives, counts: Tensor, number: int, random: RandomNumbers
 ) -> Negatives:
     """Return mixtures β a + (1 − β) n_j, β ~ U(0, ½), of each anchor and a negative of it.
 
@@ -61,13 +59,13 @@ def mixed_with_anchors(
         hard: As in :func:`mixed_pairs`.
         counts: Likewise, but one negative is enough.
         number: M.
-        generator: Likewise.
+        random: Likewise.
 
     Returns:
         Mixtures ``[N, M]`` over a pool of its own, detached.
     """
     assert isinstance(hard.choice, Columns)
-    one, half = _uniforms(2, hard.choice.columns, number, generator)
+    one, half = random.uniform(2, len(hard.choice.columns), number)
     chosen = hard.choice.columns.gather(1, (one * counts.clamp(min=1)[:, None]).long())
     # The rows in use and the anchors as one pool: at most what a copy of the source would cost.
     used, columns = torch.unique(chosen, return_inverse=True)
@@ -81,12 +79,6 @@ def mixed_with_anchors(
         (counts >= 1)[:, None].expand_as(columns),
     )
     return Negatives(Rows.joined([pool.select(used), own]), choice)
-
-
-def _uniforms(each: int, like: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Return uniform draws from [0, 1), ``[each, N, number]``."""
-    shape, device = (each, len(like), number), like.device
-    return torch.rand(shape, dtype=widest(device), device=device, generator=generator)
 
 
 def _similarities(pool: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ def test_the_order_of_proposals_is_random_in_every_step():
     orders = Counter()
 
     class Watched(type(make_sampler("emc2()"))):
-        def order(self, samples, generator):
-            samples = super().order(samples, generator)
+        def order(self, samples, random):
+            samples = super().order(samples, random)
             orders[tuple(samples.indexes.tolist())] += 1
             return samples
 

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
 from negplug.kernels.random.distinct import distinct_places
+from negplug.kernels.random.numbers import RandomNumbers
 
 BATCH = 8
 CONFIDENCE = 1 - 1e-6
@@ -81,7 +82,7 @@ def target(temperature, single=False):
 class InBatch:
     """The weights of the batch's own softmax."""
 
-    def noise(self, scores, generator):
+    def noise(self, scores, random):
         return None
 
     def move(self, scores, initial, place, noise, step):
@@ -97,13 +98,14 @@ def simulated(expression, temperature, single=False):
     sampler = InBatch() if expression == "in_batch()" else make_sampler(expression)
     scores, _ = target(temperature, single)
     generator = torch.Generator().manual_seed(0)
+    random = RandomNumbers(0, torch.device("cpu"))
     anchor = torch.arange(len(ANCHORS)).repeat_interleave(REPLICAS)
     chains = torch.arange(len(anchor))
     state = torch.full_like(anchor, -1)
     others = torch.full_like(anchor, IMAGES - 1)
     total = torch.zeros(len(anchor), scores.shape[1], dtype=scores.dtype)
     for visit in range(UNCOUNTED + COUNTED):
-        proposed, _ = distinct_places(others, BATCH - 1, generator)
+        proposed, _ = distinct_places(others, BATCH - 1, random)
         proposed += (proposed >= ANCHORS[anchor, None]).long()
         if single:
             proposed = torch.cat([proposed, proposed + IMAGES], 1)
@@ -113,7 +115,7 @@ def simulated(expression, temperature, single=False):
         place = here.int().argmax(1).where(here.any(1), -1)
         initial = scores[anchor, state.clamp(min=0)].where(state >= 0, -torch.inf)
         offered = scores[anchor[:, None], proposed]
-        noise = sampler.noise(offered, generator)
+        noise = sampler.noise(offered, random)
         shares, stayed, last, _ = sampler.move(offered, initial, place, noise, visit)
         if visit >= UNCOUNTED:
             total.scatter_add_(1, proposed, shares)

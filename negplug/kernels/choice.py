@@ -5,8 +5,9 @@ question (its sizes, say) computes it. A new kernel is a file and a line in its 
 
 Environment:
     NEGPLUG_BACKEND: forces the kernels of one backend wherever it has any: ``numba`` (loops
-        compiled for the CPU, with ``negplug[fast]``), ``torch`` (torch operations, on any device),
-        or ``reference`` (the equations, plainly, in torch and autograd; for comparison).
+        compiled for the CPU, with ``negplug[fast]``), ``triton`` (programs for a GPU, which come
+        with torch there), ``torch`` (torch operations, on any device), or ``reference`` (the
+        equations, plainly, in torch and autograd; for comparison).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 
-Backend = Literal["numba", "torch", "reference"]
+Backend = Literal["numba", "triton", "torch", "reference"]
 _VARIABLE = "NEGPLUG_BACKEND"
 
 Question = TypeVar("Question")
@@ -107,6 +108,26 @@ def numba_refusal(device: torch.device) -> str | None:
         return f"it serves the CPU only, and the tensors are on {device.type!r}"
     failure = _numba_failure()
     return failure and f"numba cannot be imported ({failure}), which negplug[fast] installs"
+
+
+def triton_refusal(device: torch.device) -> str | None:
+    """Return why Triton's programs cannot serve a device here; None if they can."""
+    if device.type == "cpu":
+        if os.environ.get("TRITON_INTERPRET") != "1" or forced_backend() != "triton":
+            return "it serves GPUs (the CPU only if forced, under TRITON_INTERPRET=1)"
+    elif device.type != "cuda":
+        return f"it serves CUDA and ROCm devices, and the tensors are on {device.type!r}"
+    failure = _triton_failure()
+    return failure and f"Triton cannot be imported ({failure}); torch's builds for GPUs bring it"
+
+
+@functools.cache
+def _triton_failure() -> str | None:
+    try:
+        import triton  # noqa: F401
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 @functools.cache

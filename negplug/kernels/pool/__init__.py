@@ -5,19 +5,21 @@
 - :mod:`negplug.kernels.pool.symmetric`, where the pool is the anchors themselves;
 - :mod:`negplug.kernels.pool.frozen`, where the pool needs no gradient;
 - :mod:`negplug.kernels.pool.tiled`, for any pool;
+- :mod:`negplug.kernels.pool.fused`, for any pool on a GPU, in Triton;
 - :mod:`negplug.kernels.pool.reference`, autograd through ``[N, K]``.
 
-But for the reference, nothing materialises ``[N, K]``: each streams tiles, in torch operations, on
-any device.
+But for the reference, nothing materialises ``[N, K]``: each streams tiles, all but the fused one in
+torch operations, on any device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation
+from negplug.kernels.choice import Kernel, Operation, triton_refusal
 from negplug.kernels.pool.frozen import frozen_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp, row_logsumexp
 from negplug.kernels.pool.symmetric import STEEPEST, symmetric_logsumexp
@@ -30,25 +32,50 @@ class Form(NamedTuple):
     """What may make a pool's log-sum-exp quicker.
 
     Attributes:
-        symmetric: The pool is the anchors, all of equal weight, and no softmax is too steep.
+        symmetric: The pool is the anchors, all of equal weight.
+        steep: 1/τ is above :data:`negplug.kernels.pool.symmetric.STEEPEST`.
         frozen: The pool needs no gradient.
     """
 
     symmetric: bool
+    steep: bool
     frozen: bool
 
 
-def _of_the_anchors(
-    anchors: Tensor, _: Tensor, ids: Tensor, __: Tensor, temperature: float, *unweighted: None
-) -> Tensor:
-    return symmetric_logsumexp(anchors, ids, temperature)
+def _of_the_anchors(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give a kernel for a symmetric batch the arguments of the others."""
+
+    def logsumexp(
+        anchors: Tensor, _: Tensor, ids: Tensor, __: Tensor, temperature: float, *unweighted: None
+    ) -> Tensor:
+        return kernel(anchors, ids, temperature)
+
+    return logsumexp
+
+
+def _fused() -> Callable[..., Tensor]:
+    from negplug.kernels.pool.fused import fused_logsumexp
+
+    return fused_logsumexp
+
+
+def _fused_symmetric() -> Callable[..., Tensor]:
+    from negplug.kernels.pool.fused import fused_symmetric
+
+    return _of_the_anchors(fused_symmetric)
 
 
 POOL: Operation[Form] = Operation(
     "log-sum-exp over a pool",
-    Form(symmetric=False, frozen=True),
+    Form(symmetric=False, steep=False, frozen=True),
     (
-        Kernel("torch", lambda: _of_the_anchors, suits=lambda form: form.symmetric),
+        Kernel("triton", _fused_symmetric, triton_refusal, lambda form: form.symmetric),
+        Kernel("triton", _fused, triton_refusal),
+        Kernel(
+            "torch",
+            lambda: _of_the_anchors(symmetric_logsumexp),
+            suits=lambda form: form.symmetric and not form.steep,
+        ),
         Kernel("torch", lambda: frozen_logsumexp, suits=lambda form: form.frozen),
         Kernel("torch", lambda: tiled_logsumexp),
         Kernel("reference", lambda: full_logsumexp),
@@ -78,8 +105,8 @@ def pool_logsumexp(
         mask: ``[N, K]`` bool, True where a row of the pool may serve.
         own: The pool is the anchors, and its ids are theirs.
     """
-    plain = log_weight is None and mask is None
-    symmetric = own and plain and 1.0 / temperature <= STEEPEST
-    kernel = POOL.kernel(anchors.device, Form(symmetric, not pool.requires_grad))
+    symmetric = own and log_weight is None and mask is None
+    form = Form(symmetric, 1.0 / temperature > STEEPEST, not pool.requires_grad)
+    kernel = POOL.kernel(anchors.device, form)
     total: Tensor = kernel(anchors, pool, anchor_ids, pool_ids, temperature, log_weight, mask)
     return total

@@ -12,7 +12,8 @@ pass over its rows j,
 
 and that of a symmetric batch one pass for both sides, with g_i e^{s_ij − ℓ_i} + g_j e^{s_ij − ℓ_j}.
 The running maximum makes all of it exact at every temperature, and no sum depends on the order in
-which programs run. Products of float32 take three TF32 products each ("tf32x3").
+which programs run. Products of float32 take three TF32 products each ("tf32x3"). Logits are those
+of :mod:`negplug.kernels.pool.programs`.
 
 Import this module only where Triton is installed.
 """
@@ -80,7 +81,7 @@ class _PoolLogSumExp(torch.autograd.Function):
         ctx.save_for_backward(mean, *([None] * 5 if frozen else [anchors, pool, total]))
         ctx.question = None if frozen else question
         ctx.temperature = temperature
-        return total / LOG2E
+        return total / LOG2E + 1.0 / temperature
 
     @staticmethod
     @once_differentiable
@@ -102,7 +103,7 @@ class _SymmetricLogSumExp(torch.autograd.Function):
         total, _ = sums(z, z, question, means=False)
         ctx.save_for_backward(z, total)
         ctx.question = question
-        return total / LOG2E
+        return total / LOG2E + 1.0 / temperature
 
     @staticmethod
     @once_differentiable

@@ -63,7 +63,7 @@ class Question(NamedTuple):
 def sums(
     rows: Tensor, columns: Tensor, question: Question, means: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return ℓ, in powers of two, and the softmax's mean of the columns where it is wanted."""
+    """Return ℓ of the programs' logits and the softmax's mean of the columns where it is wanted."""
     count, width = rows.shape
     shape = Shape.of(count, len(columns), width, rows.device)
     highest = rows.new_empty(shape.parts, count)

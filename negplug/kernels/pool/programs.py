@@ -1,7 +1,9 @@
 """Triton programs of a pool's log-sum-exp: one row block and one part of the pool each.
 
-Logits are in powers of two, s = c·⟨a_i, k_j⟩ + log₂ w_ij with c = log₂e/τ, so that a program needs
-``exp2`` alone. Ids are compared inside the tile: there are no lists of exclusions.
+Logits are in powers of two, s = c·(⟨a_i, k_j⟩ − 1) + log₂ w_ij with c = log₂e/τ, so that a program
+needs ``exp2`` alone. The rows have unit length: less one, the similarities that count are small,
+and so is what rounding does to them. Ids are compared inside the tile, so there are no lists of
+exclusions.
 
 Import this module only where Triton is installed.
 """
@@ -46,7 +48,7 @@ def logits_of(
     PRECISION: tl.constexpr,
 ) -> Any:
     """Return a tile of weighted logits, -inf where excluded or beyond an end."""
-    s = tl.dot(a, tl.trans(k), input_precision=PRECISION) * scale
+    s = (tl.dot(a, tl.trans(k), input_precision=PRECISION) - 1.0) * scale
     inside = (row[:, None] < rows) & (column[None, :] < columns)
     serves = inside & (row_ids[:, None] != column_ids[None, :])
     if WEIGHTED:

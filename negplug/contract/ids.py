@@ -57,6 +57,24 @@ def columns_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, 
     return order[position].masked_fill_(~present, BEYOND), count
 
 
+def runs_with_same_id(anchor_ids: Tensor, pool_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Order the pool so that the columns an anchor must not take are neighbours.
+
+    Unlike :func:`columns_with_same_id` of a shape that is known before, and so without waiting for
+    a device.
+
+    Args:
+        anchor_ids: ``[N]`` int64.
+        pool_ids: ``[K]`` int64.
+
+    Returns:
+        ``order [K]`` int64, the columns by id; where in it those of each anchor begin, ``[N]``; and
+        their number, ``[N]``.
+    """
+    ordered, order = torch.sort(pool_ids, stable=True)
+    return order, *_run_of_each(anchor_ids, ordered)
+
+
 def columns_of_others(anchor_ids: Tensor, ids: Tensor, self_columns: Tensor | None) -> Tensor:
     """List the columns with each anchor's id but the anchor's own, ``[N, E]``, padded with -1."""
     columns, _ = columns_with_same_id(anchor_ids, ids)
@@ -75,9 +93,13 @@ def number_of_excluded(anchor_ids: Tensor, pool_ids: Tensor, same: bool) -> Tens
         same: Whether both are the same ids; then looking them up takes half the time.
     """
     if same:
-        _, place, count = torch.unique(pool_ids, return_inverse=True, return_counts=True)
-        number: Tensor = count[place].masked_fill_(pool_ids == UNKNOWN, 0)
-        return number
+        ordered, order = pool_ids.sort()
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+        group = new.cumsum(0) - 1
+        count = torch.zeros_like(ordered).scatter_add_(0, group, torch.ones_like(ordered))
+        number = torch.empty_like(ordered).scatter_(0, order, count[group])
+        return number.masked_fill_(pool_ids == UNKNOWN, 0)
     return _run_of_each(anchor_ids, pool_ids.sort().values)[1]
 
 

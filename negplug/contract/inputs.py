@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from negplug.kernels import late
+
 
 def check_views(views: tuple[Tensor, ...]) -> None:
     """Raise unless ``views`` are two or more finite floating tensors of one shape ``[B, d]``."""
@@ -29,9 +31,19 @@ def check_embeddings(name: str, z: Tensor) -> None:
         raise TypeError(f"{name} must be a floating-point tensor, got {z.dtype}; cast it first")
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] == 0:
         raise ValueError(f"{name} must have shape [B, d] with B, d ≥ 1, got {tuple(z.shape)}")
-    # The sum is finite in all but bad cases, and much quicker than looking at every entry.
-    if not (z.detach().sum().isfinite() or z.detach().isfinite().all()):
-        raise ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
+    late.check(f"finite {name}", _not_finite(z.detach()), lambda: _diverged(name))
+
+
+def _not_finite(z: Tensor) -> Tensor:
+    # On a CPU the sum, finite in all but bad cases, is much quicker than a look at every entry.
+    if z.device.type == "cpu" and late.known(z.sum().isfinite()):
+        return torch.tensor(False)
+    largest: Tensor = torch.linalg.vector_norm(z, torch.inf)  # or NaN
+    return ~(largest < torch.inf)
+
+
+def _diverged(name: str) -> ValueError:
+    return ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
 
 
 def per_sample(
@@ -55,8 +67,12 @@ def per_sample(
         raise ValueError(f"{name} must be a tensor [{size}], one entry per sample, got {shape}")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {values.dtype}")
-    if least is not None and (values < least).any():
-        raise ValueError(f"{name} must be at least {least}, got {int(values.min())}")
+    if least is not None:
+        late.check(
+            f"least {name}",
+            (values < least).any(),
+            lambda: ValueError(f"{name} must be at least {least}, got {int(values.min())}"),
+        )
     return values.to(device=device, dtype=torch.int64).repeat(views)
 
 

@@ -25,6 +25,7 @@ from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
+from negplug.kernels import late
 from negplug.kernels.distributed import rank, total, world_size
 from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.kernels.torch_private import outside_graphs
@@ -183,7 +184,12 @@ class ContrastiveLoss(nn.Module):
         self._flush()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return all sampler state, what samplers held back included."""
+        """Return all sampler state, what samplers held back included.
+
+        Raises:
+            ValueError: If a batch before could not be used, and a GPU has only said so now.
+        """
+        late.settle()
         self._after_backward()
         self._flush()
         return super().state_dict(*args, **kwargs)

@@ -36,6 +36,7 @@ from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Columns, Negatives, Whole
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
+from negplug.kernels.late import known
 from negplug.kernels.pool.tiled import tiles
 from negplug.kernels.precision import widest
 from negplug.kernels.random.numbers import RandomNumbers
@@ -88,7 +89,7 @@ def _drawn(part: Negatives, slots: Tensor, mine: Tensor) -> Negatives:
         return replace(part, log_weight=None, estimator="posterior")
     slots = slots.where(mine, 0)
     weight = part.rows.embeddings.new_full((1, 1), -math.log(slots.shape[1]))
-    drawn = part.chosen(part.columns_at(slots), None if mine.all() else mine, weight)
+    drawn = part.chosen(part.columns_at(slots), None if known(mine.all()) else mine, weight)
     return replace(drawn, estimator="posterior")
 
 

@@ -26,6 +26,7 @@ from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Columns, Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
+from negplug.kernels.late import known
 from negplug.kernels.pool.tiled import product_tiles
 from negplug.samplers.common.choosing import (
     ChoosingSampler,
@@ -57,11 +58,10 @@ class Hard(ChoosingSampler):
                 there is, with a warning.
         """
         offered = rows_offered("hard", self.source, batch)
-        most = int(total_counts(offered, batch.anchors).max())
-        self.availability.check(most, batch.first_step)
-        return (
-            offered if most <= self.num_negatives else hardest(batch, offered, self.num_negatives)
-        )
+        available = total_counts(offered, batch.anchors)
+        if not self.availability.exceeded(offered, available, batch.first_step):
+            return offered
+        return hardest(batch, offered, self.num_negatives)
 
 
 def hardest(batch: ContrastiveBatch, offered: Sequence[Negatives], count: int) -> Negatives:
@@ -95,7 +95,7 @@ def _hardest(batch: ContrastiveBatch, part: Negatives, count: int) -> Negatives:
         similarities, slots = _of_whole_pool(batch, part, min(count, len(part.rows)))
     mask = similarities > -torch.inf
     columns, weight = part.columns_at(slots), part.weight_at(slots)
-    return part.chosen(columns, None if mask.all() else mask, weight)
+    return part.chosen(columns, None if known(mask.all()) else mask, weight)
 
 
 def _of_whole_pool(batch: ContrastiveBatch, part: Negatives, count: int) -> tuple[Tensor, Tensor]:

@@ -31,11 +31,11 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import columns_with_same_id
+from negplug.contract.ids import runs_with_same_id
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.random.distinct import distinct_places, places_to_columns_
+from negplug.kernels.random.distinct import distinct_places
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
 
 
@@ -78,29 +78,27 @@ class Uniform(ChoosingSampler):
                 f"uniform: shared=True needs a source that is one whole pool for all anchors; "
                 f"{self.source} is not"
             )
-        excluded = None
+        runs = None
         if len(offered) == 1 and offered[0].one_whole_pool and not self.shared:
             # Looked up once, for the counts and for the draws.
             rows = offered[0].rows
-            excluded, own = columns_with_same_id(batch.anchors.ids, rows.ids)
-            available = len(rows) - own
+            runs = runs_with_same_id(batch.anchors.ids, rows.ids)
+            available = len(rows) - runs[2]
         else:
             available = total_counts(offered, batch.anchors)
-        most = int(available.max())
-        self.availability.check(most, batch.first_step)
-        if most <= self.num_negatives:
+        if not self.availability.exceeded(offered, available, batch.first_step):
             return offered
         if self.shared:
             return self._shared_set(batch, offered[0])
-        one = offered[0] if excluded is not None else enumerated(offered, batch.anchors)
-        return self._own_sets(batch, one, available, excluded)
+        one = offered[0] if runs is not None else enumerated(offered, batch.anchors)
+        return self._own_sets(batch, one, available, runs)
 
     def _own_sets(
         self,
         batch: ContrastiveBatch,
         offered: Negatives,
         available: Tensor,
-        excluded: Tensor | None,
+        runs: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Negatives:
         """Draw a set for each anchor.
 
@@ -108,11 +106,15 @@ class Uniform(ChoosingSampler):
             batch: The batch.
             offered: Columns of one pool, or a whole pool.
             available: ``[N]``, how many of them serve each anchor.
-            excluded: ``[N, E]`` columns of a whole pool that do not, ascending.
+            runs: Of a whole pool: its columns in an order in which those that do not serve an
+                anchor are neighbours, where they begin, and how many there are.
         """
         slots, mask = distinct_places(available, self.num_negatives, self.random(batch))
-        if excluded is not None:
-            slots = places_to_columns_(slots, excluded)
+        if runs is not None:
+            order, first, excluded = runs
+            slots = slots + (slots >= first[:, None]) * excluded[:, None]
+            # Where an anchor has fewer negatives than M, a slot that the mask leaves out.
+            slots = order[slots.clamp_(max=len(order) - 1)]
         elif offered.mask is not None:
             # Valid entries first, in their order, so that place r is the r-th of them.
             slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, slots)

@@ -107,7 +107,11 @@ def test_every_backend_is_accurate_on_similar_views(sampler, temperature, backen
     single = [v.detach().float() for v in naive.embeddings(2, 256, 128, spread=0.05)]
     exact = [v.double().requires_grad_() for v in single]
     single = [v.requires_grad_() for v in single]
-    loss_fns = [ContrastiveLoss(sampler, temperature=temperature, seed=0) for _ in range(2)]
-    wanted = naive.gradients(loss_fns[0](*exact), exact)
-    got = naive.gradients(loss_fns[1](*single), single)
-    assert naive.relative(got.double(), wanted) < 3e-6
+    errors = []
+    # How near the drawn ones are changes the error by a factor of four, also the reference's.
+    for seed in range(8):
+        loss_fns = [ContrastiveLoss(sampler, temperature=temperature, seed=seed) for _ in range(2)]
+        wanted = naive.gradients(loss_fns[0](*exact), exact)
+        got = naive.gradients(loss_fns[1](*single), single)
+        errors.append(naive.relative(got.double(), wanted))
+    assert sum(errors) / len(errors) < 3e-6

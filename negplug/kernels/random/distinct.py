@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.kernels.late import known
 from negplug.kernels.random import distinct_integers
 from negplug.kernels.random.numbers import RandomNumbers
 
@@ -21,12 +22,15 @@ def distinct_places(
 
     Returns:
         ``places [N, M]`` int64, and a mask ``[N, M]`` that is False where a row's bound is below
-        M and it has no more to give (None if no row is so short). Short rows give all they have.
+        M and it has no more to give. Short rows give all they have. On the CPU M is cut to the
+        largest bound, and the mask is None if no row is short; elsewhere that is not known without
+        waiting for the device.
     """
-    most, least = int(bounds.max()), int(bounds.min())
-    count = min(count, max(most, 1))
+    most, least = known(bounds.max()), known(bounds.min())
+    if most is not None:
+        count = min(count, max(most, 1))
     places = distinct_integers(bounds.clamp(min=count), count, random.new_seed())
-    if least >= count:
+    if least is not None and least >= count:
         return places, None
     slot = torch.arange(count, device=bounds.device)
     short = (bounds < count)[:, None]

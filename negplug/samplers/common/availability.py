@@ -8,9 +8,14 @@ starts with none and is waited for in silence, unless it can never hold M.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from negplug.contract.inputs import check_integer
+from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import known
 
 
 class Availability:
@@ -50,6 +55,27 @@ class Availability:
                 f"{self._asked} is more than the {source.most} rows that {source} can ever hold; "
                 f"lower it or enlarge the source"
             )
+
+    def exceeded(self, offered: Sequence[Negatives], available: Tensor, first_step: bool) -> bool:
+        """Return whether any anchor may have more than M negatives; check that one has M.
+
+        On the CPU, and in the first training step, the numbers are looked at. Elsewhere that would
+        wait for the device, so what counts is how many entries there are.
+
+        Args:
+            offered: What the source offers.
+            available: ``[N]``, how many of it serve each anchor.
+            first_step: As for :meth:`check`.
+
+        Raises:
+            ValueError: As :meth:`check`.
+        """
+        most = known(available.max())
+        if most is None:
+            entries = sum(part.width for part in offered)
+            most = int(available.max()) if first_step else entries
+        self.check(most, first_step)
+        return bool(most > self.num_negatives)
 
     def check(self, most: int, first_step: bool) -> None:
         """Raise or warn if no anchor of a batch has M negatives where one should.

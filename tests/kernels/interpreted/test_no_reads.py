@@ -15,12 +15,6 @@ from negplug import ContrastiveLoss
 
 SAMPLERS = ["in_batch()", "gather()", "queue(size=96)"]
 SAMPLERS += ["uniform(num_negatives=5)", "hard(num_negatives=5)"]
-    "in_batch()",
-    "gather()",
-    "queue(size=96)",
-    "uniform(num_negatives=5)",
-    "hard(num_negatives=5)",
-]
 OBJECTIVES = ["infonce()", "decoupled()", "debiased(tau_plus=0.1)"]
 
 

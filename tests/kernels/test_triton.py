@@ -1,4 +1,4 @@
-"""Triton's programs, run on the CPU by its interpreter, in a process of its own."""
+"""Triton programs without a GPU: run by the interpreter, and compiled for GPUs."""
 
 import importlib.util
 import os
@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_programs_under_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "NEGPLUG_BACKEND": "triton"}
-    # Its own coverage, if any, is measured by the process itself.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [*command, str(TESTS / "kernels" / "interpreted")],
@@ -27,3 +28,59 @@ def test_programs_under_the_interpreter():
     assert run.returncode == 0, run.stdout + run.stderr
     assert " passed" in run.stdout
     assert "skipped" not in run.stdout
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from negplug.kernels.pool import programs
+from negplug.kernels.pool.launches import Processors
+
+TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
+
+def compiled(program, target, **constants):
+    names = [parameter.name for parameter in program.params]
+    signature = {
+        name: "constexpr" if name in constants
+        else TYPES.get(name, "*fp32" if name[0].isupper() else "i32")
+        for name in names
+    }
+    values = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=program, signature=signature, constexprs=values)
+    options = {"num_warps": 4, "num_stages": 2}
+    return triton.compile(source, target=target, options=options).metadata.shared
+
+capability, memory, width = map(int, sys.argv[1:])
+target = GPUTarget("cuda", capability, 32)
+side = Processors(100, memory, capability == 90).side(width)
+cut = {"BM": side, "BN": side, "BD": width, "PRECISION": "tf32x3" if capability >= 80 else "ieee"}
+every = {"WEIGHTED": True, "MASKED": True}
+taken = compiled(programs.sums_of_part, target, **cut, **every, MEANS=True)
+assert taken <= memory, (side, taken)
+taken = compiled(programs.gradient_of_part, target, **cut, **every, BOTH=True)
+assert taken <= memory, (side, taken)
+assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for"
+compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lightly") is None, reason="compiled in the session with Lightly"
+)
+@pytest.mark.parametrize(
+    ("capability", "memory", "width"),
+    [(90, 232_448, 128), (90, 232_448, 256), (80, 166_912, 128), (89, 101_376, 64)],
+    ids=["H100", "H100 wide", "A100", "RTX 4090"],
+)
+def test_programs_compile_for_gpus_and_fit_their_shared_memory(capability, memory, width, tmp_path):
+    arguments = [str(value) for value in (capability, memory, width)]
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE, *arguments],
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

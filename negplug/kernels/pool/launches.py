@@ -184,37 +184,53 @@ class Shape(NamedTuple):
     def of(cls, rows: int, columns: int, width: int, device: torch.device) -> Shape:
         """Return the cut for so many rows and columns of a width on a device."""
         width = max(triton.next_power_of_2(width), 16)
-        processors, memory = _processors(device)
-        side = _side(width, memory)
+        processors = Processors.of(device)
+        side = processors.side(width)
         blocks, tiles = triton.cdiv(rows, side), max(triton.cdiv(columns, side), 1)
-        wanted = max(_PROGRAMS * processors // blocks, 1)
+        wanted = max(_PROGRAMS * processors.number // blocks, 1)
         chunk = triton.cdiv(tiles, min(wanted, tiles)) * side
         parts = max(triton.cdiv(columns, chunk), 1)
         return cls(side, width, parts, chunk, (blocks, parts))
 
 
-def _side(width: int, memory: int) -> int:
-    """Return the largest side whose tiles fit a processor's shared memory, in bytes."""
-    for side in (64, 32):
-        # Row block and two tiles in flight, each in the two pieces that "tf32x3" makes of it, and
-        # the probabilities.
-        if 4 * (2 * 3 * side * width + side * side) <= memory:
-            return side
-    return 16
+class Processors(NamedTuple):
+    """The processors of a device.
 
+    Attributes:
+        number: How many there are.
+        memory: Shared memory of each, in bytes.
+        copies: Whether a product's right side takes two copies there (NVIDIA's Hopper).
+    """
 
-def _processors(device: torch.device) -> tuple[int, int]:
-    """Return a device's number of processors, and the shared memory of each in bytes."""
-    if device.type == "cpu":
-        return 1, 2**18  # under Triton's interpreter
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return _properties(index)
+    number: int
+    memory: int
+    copies: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> Processors:
+        """Return those of a device."""
+        if device.type == "cpu":
+            return cls(1, 2**18, copies=False)  # under Triton's interpreter
+        return _found(torch.cuda.current_device() if device.index is None else device.index)
+
+    def side(self, width: int) -> int:
+        """Return the largest side whose tiles fit, of rows of so many numbers.
+
+        They are a block of rows and two tiles of columns, one of them on its way, and the
+        probabilities. tests/kernels/test_triton.py compares with what programs take.
+        """
+        tiles = 5 if self.copies else 3
+        for side in (64, 32):
+            if 4 * (tiles * side * width + side * side) + 2048 <= self.memory:
+                return side
+        return 16
 
 
 @functools.cache
-def _properties(index: int) -> tuple[int, int]:
+def _found(index: int) -> Processors:
     found = triton.runtime.driver.active.utils.get_device_properties(index)
-    return found["multiprocessor_count"], found["max_shared_mem"]
+    hopper = torch.version.hip is None and torch.cuda.get_device_capability(index)[0] == 9
+    return Processors(found["multiprocessor_count"], found["max_shared_mem"], hopper)
 
 
 def _precision(device: torch.device) -> str:

@@ -10,8 +10,6 @@ Import this module only where Triton is installed.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -19,7 +17,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def rows_of(X: Any, place: Any, count: Any, width: Any, BD: tl.constexpr) -> Any:
+def rows_of(X, place, count, width, BD: tl.constexpr):
     """Return some rows of ``X`` ``[count, width]``, zeros beyond either end."""
     dim = tl.arange(0, BD)
     inside = (place[:, None] < count) & (dim[None, :] < width)
@@ -28,25 +26,25 @@ def rows_of(X: Any, place: Any, count: Any, width: Any, BD: tl.constexpr) -> Any
 
 @triton.jit
 def logits_of(
-    a: Any,
-    k: Any,
-    row: Any,
-    column: Any,
-    row_ids: Any,
-    column_ids: Any,
-    rows: Any,
-    columns: Any,
-    Weight: Any,
-    weight_row: Any,
-    weight_column: Any,
-    Mask: Any,
-    mask_row: Any,
-    mask_column: Any,
-    scale: Any,
+    a,
+    k,
+    row,
+    column,
+    row_ids,
+    column_ids,
+    rows,
+    columns,
+    Weight,
+    weight_row,
+    weight_column,
+    Mask,
+    mask_row,
+    mask_column,
+    scale,
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> Any:
+):
     """Return a tile of weighted logits, -inf where excluded or beyond an end."""
     s = (tl.dot(a, tl.trans(k), input_precision=PRECISION) - 1.0) * scale
     inside = (row[:, None] < rows) & (column[None, :] < columns)
@@ -62,22 +60,22 @@ def logits_of(
 
 @triton.jit
 def sums_of_part(
-    A: Any,
-    K: Any,
-    RowIds: Any,
-    ColumnIds: Any,
-    Weight: Any,
-    Mask: Any,
-    Highest: Any,
-    Sums: Any,
-    Means: Any,
-    rows: Any,
-    columns: Any,
-    width: Any,
-    chunk: Any,
-    scale: Any,
-    weight_row: Any,
-    mask_row: Any,
+    A,
+    K,
+    RowIds,
+    ColumnIds,
+    Weight,
+    Mask,
+    Highest,
+    Sums,
+    Means,
+    rows,
+    columns,
+    width,
+    chunk,
+    scale,
+    weight_row,
+    mask_row,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
@@ -85,7 +83,7 @@ def sums_of_part(
     MASKED: tl.constexpr,
     MEANS: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> None:
+):
     """Write m, Σ 2^{s − m} and Σ 2^{s − m} k of one part, m being the part's highest logit."""
     row, part = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
     a = rows_of(A, row, rows, width, BD)
@@ -137,18 +135,18 @@ def sums_of_part(
 
 @triton.jit
 def merged_parts(
-    Highest: Any,
-    Sums: Any,
-    Means: Any,
-    Total: Any,
-    Mean: Any,
-    rows: Any,
-    width: Any,
-    parts: Any,
+    Highest,
+    Sums,
+    Means,
+    Total,
+    Mean,
+    rows,
+    width,
+    parts,
     BM: tl.constexpr,
     BD: tl.constexpr,
     MEANS: tl.constexpr,
-) -> None:
+):
     """Write ℓ, in powers of two, and the softmax's mean of the pool's rows, of all parts."""
     row, dim = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
@@ -176,23 +174,23 @@ def merged_parts(
 
 @triton.jit
 def gradient_of_part(
-    R: Any,
-    X: Any,
-    RowIds: Any,
-    ColumnIds: Any,
-    Weight: Any,
-    Mask: Any,
-    Total: Any,
-    Grad: Any,
-    Out: Any,
-    rows: Any,
-    columns: Any,
-    width: Any,
-    chunk: Any,
-    scale: Any,
-    factor: Any,
-    weight_column: Any,
-    mask_column: Any,
+    R,
+    X,
+    RowIds,
+    ColumnIds,
+    Weight,
+    Mask,
+    Total,
+    Grad,
+    Out,
+    rows,
+    columns,
+    width,
+    chunk,
+    scale,
+    factor,
+    weight_column,
+    mask_column,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
@@ -200,7 +198,7 @@ def gradient_of_part(
     MASKED: tl.constexpr,
     BOTH: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> None:
+):
     """Write factor · Σ_i g_i 2^{s_ij − ℓ_i} x_i of each row j, over one part of the columns i.
 
     With ``BOTH`` rows and columns are the same, and the sum is of g_i 2^{s_ij − ℓ_i} +

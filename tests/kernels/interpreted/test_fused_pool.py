@@ -11,8 +11,9 @@ from torch.nn.functional import normalize
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from negplug.kernels.pool import POOL, Form, launches, pool_logsumexp
+from negplug.kernels.pool import POOL, Form, pool_logsumexp
 from negplug.kernels.pool.fused import fused_logsumexp, fused_symmetric
+from negplug.kernels.pool.launches import Processors
 from negplug.kernels.pool.reference import full_logsumexp
 
 SIZES = [(1, 1, 1), (5, 3, 16), (70, 150, 63), (130, 65, 64), (33, 200, 65), (64, 64, 128)]
@@ -22,22 +23,8 @@ SIZES += [(40, 70, 200), (33, 90, 256)]
 @pytest.fixture(params=[(1, 2**18), (3, 2**16)], autouse=True)
 def processors(request, monkeypatch):
     """Devices of one size and another: a pool in one part, and in several."""
-    monkeypatch.setattr(launches, "_processors", lambda device: request.param)
-
-
-@pytest.mark.parametrize(
-    ("width", "memory", "side"),
-    # Of an H100, an A100, a 4090 and a T4.
-    [
-        (128, 232_448, 64),
-        (256, 232_448, 32),
-        (128, 166_912, 32),
-        (128, 101_376, 16),
-        (64, 65_536, 32),
-    ],
-)
-def test_tiles_fit_the_shared_memory(width, memory, side):
-    assert launches._side(width, memory) == side
+    found = Processors(*request.param, copies=False)
+    monkeypatch.setattr(Processors, "of", lambda device: found)
 
 
 def question(rows, keys, width, weighted, seed=0):

@@ -1,14 +1,15 @@
-"""Tests fork ranks, and a forked process cannot use OpenMP's threads of its parent.
-
-One thread from the start means that there are none; otherwise a rank hangs at its first
-convolution. It also lets in-process runs repeat those of other processes to the last bit.
-"""
+"""One thread, as ranks have: runs in this process repeat those of others to the last bit."""
 
 import hypothesis
 import pytest
 import torch
 
+from negplug.testing import processes
+
 torch.set_num_threads(1)
+
+# What tests on ranks import, and what is not installed is passed over.
+processes.PRELOADED += ["cloudpickle", "pytest", "lightly.loss", "solo.methods"]
 
 # The same examples in every run, however busy the machine; nothing is left in the folder.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

@@ -39,7 +39,7 @@ from negplug.testing.gradients import (
     keys_of_the_batch_carry_their_gradient,
     the_loss_is_that_of_the_negatives,
 )
-from negplug.testing.ranks import ranks_equal_one_process
+from negplug.testing.ranks import insist_on_a_sampler_that_travels, ranks_equal_one_process
 from negplug.testing.state import (
     a_resumed_run_equals_an_uninterrupted_one,
     a_saved_state_restores_the_next_negatives,
@@ -102,8 +102,9 @@ def check_sampler(
 
     Args:
         sampler: An expression that is complete without a host, or a function without arguments
-            that returns a new sampler at each call. Where processes cannot be forked (outside
-            Linux, or beside an accelerator) the function must be importable.
+            that returns a new sampler at each call. Ranks are processes of their own, which import
+            the function: with ``ranks`` above 1 it stands at the top level of a module.
+            ``functools.partial(Sampler, 3)`` serves where a lambda does not.
         objective: One that serves the estimator of the sampler's negatives.
         batch_size: B; an anchor has 2(B − 1) negatives in its batch.
         samples: Size of the data set; at least ``batch_size``.
@@ -113,13 +114,15 @@ def check_sampler(
 
     Raises:
         AssertionError: If a property is violated; the message says all that are, and how.
-        ValueError, TypeError: If the sampler cannot be built.
+        ValueError, TypeError: If the sampler cannot be built, or not in other processes.
 
     Example:
         >>> check_sampler("uniform(num_negatives=3)", ranks=1)
     """
     subject = Subject(sampler, objective, batch_size, samples, ranks, timeout)
     subject.loss()  # what a sampler refuses at construction is no violation, and is raised as it is
+    if ranks > 1 and ranks_equal_one_process in checks:
+        insist_on_a_sampler_that_travels(subject)
     violated: dict[str, list[str]] = {}
     first = None
     for check in checks:

@@ -1,9 +1,20 @@
-"""A function on several real processes, joined by gloo."""
+"""A function on several real processes, joined by gloo.
+
+On Linux the processes are forked from Python's fork server, a process that has imported torch and
+this package and has computed nothing. The caller's own process will not do: beside an accelerator
+autograd has threads there since the first backward pass, and CUDA its context, and neither lives
+on in a fork. Elsewhere each process starts from nothing, which takes seconds.
+
+Either way a function and its arguments travel by pickle, so they must be importable, and a script
+that gets here must do so behind ``if __name__ == "__main__"``.
+"""
 
 from __future__ import annotations
 
 import datetime
 import gc
+import multiprocessing
+import pickle
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,12 +29,19 @@ import torch.distributed.nn
 from torch.multiprocessing.spawn import start_processes
 
 
+PRELOADED = ["negplug.testing.preloaded"]
+"""What the fork server imports when it starts; add what many ranks need before the first run."""
+
+# Whether this process is a rank that imports what it is to run.
+_loading = False
+
+
 def run(
     function: Callable[..., Any],
     world: int,
     *args: Any,
     timeout: float = 60.0,
-    fork: bool | None = None,
+    start_method: str | None = None,
 ) -> list[Any]:
     """Call ``function(rank, world, *args)`` on every rank; return the results in rank order.
 
@@ -32,34 +50,61 @@ def run(
         world: Number of ranks.
         *args: Handed on.
         timeout: Seconds that a rank waits for another one in an exchange.
-        fork: Whether to fork; by default where that is safe. Otherwise ``function`` and ``args``
-            must be importable.
+        start_method: As multiprocessing names it; by default ``"forkserver"`` on Linux and
+            ``"spawn"`` elsewhere.
 
     Raises:
+        TypeError: If ``function`` or ``args`` cannot be pickled.
+        RuntimeError: If a rank gets here by importing the module of ``function``.
         torch.multiprocessing.ProcessRaisedException: If a rank raises, or waits for longer.
     """
-    if fork is None:
-        # torch is loaded there already, but the autograd threads of an accelerator are not.
-        fork = sys.platform == "linux" and not torch.cuda.is_available()
+    if _loading:
+        raise RuntimeError(
+            "ranks import this module, and importing it starts ranks: call in a function that no "
+            "import runs"
+        )
+    if start_method is None:
+        start_method = "forkserver" if sys.platform == "linux" else "spawn"
+    call = pickled((function, args))
+    multiprocessing.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         start_processes(  # type: ignore[no-untyped-call]
-            _rank,
-            (world, folder, timeout, function, args),
-            nprocs=world,
-            start_method="fork" if fork else "spawn",
+            _rank, (world, folder, timeout, call), nprocs=world, start_method=start_method
         )
         files = [Path(folder) / str(rank) for rank in range(world)]
         return [torch.load(file, weights_only=False) for file in files]
 
 
-def _rank(
-    rank: int,
-    world: int,
-    folder: str,
-    timeout: float,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-) -> None:
+def pickled(value: Any) -> bytes:
+    """Return what another process makes ``value`` from.
+
+    Raises:
+        TypeError: If something in it has no name to import it by.
+    """
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(str(error)) from error
+
+
+def _loaded(call: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return function and arguments; imports the modules that they come from."""
+    global _loading
+    _loading = True
+    try:
+        function, args = pickle.loads(call)
+    except (AttributeError, ImportError) as error:
+        raise ImportError(
+            f"{error}; a rank imports what it runs, so define that at the top level of a module "
+            f"that can be imported"
+        ) from error
+    finally:
+        _loading = False
+    return function, args
+
+
+def _rank(rank: int, world: int, folder: str, timeout: float, call: bytes) -> None:
+    function, args = _loaded(call)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

@@ -10,7 +10,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from negplug.contract.sampler import NegativeSampler
 from negplug.testing.one_process import mean_loss
-from negplug.testing.processes import run
+from negplug.testing.processes import pickled, run
 from negplug.testing.subject import Subject, call, close, difference
 
 _STEPS = 4
@@ -26,6 +26,7 @@ def ranks_equal_one_process(subject: Subject) -> None:
     """
     if subject.ranks < 2:
         return
+    insist_on_a_sampler_that_travels(subject)
     try:
         found = run(_train, subject.ranks, subject, timeout=subject.timeout)
     except (ProcessRaisedException, ProcessExitedException) as error:
@@ -45,6 +46,18 @@ def ranks_equal_one_process(subject: Subject) -> None:
         assert where is None, f"ranks {rank} and 0 hold other states without per_rank: {where}"
         where = difference(tensors(state), tensors(wanted[rank][1]))
         assert where is None, f"rank {rank} ends in another state than one process: {where}"
+
+
+def insist_on_a_sampler_that_travels(subject: Subject) -> None:
+    """Raise if other processes cannot make the sampler."""
+    try:
+        pickled(subject.sampler)
+    except TypeError as error:
+        raise TypeError(
+            f"sampler={subject} cannot be handed to the processes of several ranks ({error}): "
+            f"define it at the top level of a module, with functools.partial in place of a lambda, "
+            f"or leave the check on ranks out with ranks=1"
+        ) from error
 
 
 def shared_state(sampler: NegativeSampler, state: dict[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,10 @@ def test_a_third_partys_sampler_conforms(tmp_path, monkeypatch):
 
 
 def test_spawned_ranks_do_as_forked_ones_do():
-    """Beside an accelerator, and outside Linux, processes cannot be forked."""
+    """Outside Linux there is no fork server that could fork."""
     subject = Subject("uniform(num_negatives=4, source=queue(size=70))")
-    spawned, forked = (processes.run(ranks._train, 2, subject, fork=fork) for fork in (False, True))
+    spawned, forked = (
+        processes.run(ranks._train, 2, subject, start_method=method)
+        for method in ("spawn", "forkserver")
+    )
     assert difference(spawned, forked) is None

@@ -9,7 +9,8 @@ from negplug.testing import processes
 torch.set_num_threads(1)
 
 # What tests on ranks import, and what is not installed is passed over.
-processes.PRELOADED += ["cloudpickle", "pytest", "lightly.loss", "solo.methods"]
+processes.PRELOADED += ["cloudpickle", "pytest"]
+processes.PRELOADED += ["pytorch_lightning", "lightly.models", "solo.methods"]
 
 # The same examples in every run, however busy the machine; nothing is left in the folder.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import hosts
 import numpy
 import pytest
+import ranks
 import torch
 from encoding import (
     OUTSIDE,
@@ -231,21 +232,17 @@ def test_one_rank_may_encode_more_than_the_other(tmp_path, uses):
         views = len(rows) // 3
         return Negatives(Rows(rows, OUTSIDE[1:].repeat(views)))
 
-    parallel = {"strategy": "ddp_fork", "devices": 2}
-    fit(look, gathering, batch_size=4, callbacks=[Ranks(tmp_path)], max_epochs=2, **parallel)
+    def train(sampler, folder):
+        kwargs = {"max_epochs": 2, "strategy": "ddp_fork", "devices": 2}
+        fit(sampler, gathering, batch_size=4, callbacks=[Ranks(folder)], **kwargs)
+
+    ranks.apart(lambda: train(look, tmp_path))
     first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
     assert torch.equal(first, second)
     if uses:
         alone = tmp_path / "without"
         alone.mkdir()
-        fit(
-            "in_batch()",
-            gathering,
-            batch_size=4,
-            callbacks=[Ranks(alone)],
-            max_epochs=2,
-            **parallel,
-        )
+        ranks.apart(lambda: train("in_batch()", alone))
         without = torch.load(alone / "0", weights_only=True)
         assert first.isfinite().all()
         assert (first - without).norm() > 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hosts
 import pytest
+import ranks
 import torch
 from encoding import Encoding, ahead, fit, forgotten, is_first_lightning, network
 from torch import nn
@@ -122,11 +123,9 @@ def test_a_step_that_communicates_is_refused_on_every_rank():
     def meet(module):
         torch.distributed.all_reduce(torch.ones(1))
 
+    def train():
+        parallel = {"strategy": "ddp_fork", "devices": 2}
+        fit(forgotten, lambda: ahead(hosts.recipe(), meet), batch_size=4, **parallel)
+
     with pytest.raises(Exception, match=r"communicates over ranks before .*out_of_batch='cached'"):
-        fit(
-            forgotten,
-            lambda: ahead(hosts.recipe(), meet),
-            batch_size=4,
-            strategy="ddp_fork",
-            devices=2,
-        )
+        ranks.apart(train)

@@ -7,6 +7,7 @@ import pickle
 
 import hosts
 import pytest
+import ranks
 import resumable
 import torch
 from moments import Recording, Regression, callback, numbers, two_pass
@@ -167,11 +168,15 @@ def test_ranks_see_the_averaged_gradients(tmp_path):
             state = {name: trainer.callback_metrics[name] for name in (MEAN, STD)}
             torch.save((state, snr.state_dict()), tmp_path / str(trainer.global_rank))
 
-    hosts.lightning().seed_everything(0)
-    module, snr = Regression(), callback("GradientSNR", DECAY)
-    module.configure_optimizers = lambda: Recording(module.named_parameters())
-    settings = {"log_every_n_steps": 1, "max_epochs": 6, "strategy": "ddp_fork", "devices": 2}
-    hosts.trainer(callbacks=[snr, Write()], **settings).fit(module, numbers(8, rows=16))
+    def train():
+        hosts.lightning().seed_everything(0)
+        module = Regression()
+        module.configure_optimizers = lambda: Recording(module.named_parameters())
+        settings = {"log_every_n_steps": 1, "max_epochs": 6, "strategy": "ddp_fork", "devices": 2}
+        hosts.trainer(callbacks=[snr, Write()], **settings).fit(module, numbers(8, rows=16))
+
+    snr = callback("GradientSNR", DECAY)
+    ranks.apart(train)
     first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
     assert resumable.same_state(first, second)
     # Two ranks of eight rows each make a step of all sixteen.

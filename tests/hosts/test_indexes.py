@@ -4,6 +4,7 @@ from itertools import chain
 
 import hosts
 import pytest
+import ranks
 import torch
 from index_recipes import (
     LOADERS,
@@ -114,9 +115,12 @@ def batch_sampled():
 
 @pytest.mark.parametrize("loader", [make, LOADERS["persistent"], batch_sampled])
 def test_two_processes(loader, tmp_path):
-    for record in (True, False):
-        writing = Writing(tmp_path, record)
-        fit(None, [writing], lambda: Steps(loader), strategy="ddp_fork", devices=2)
+    def train():
+        for record in (True, False):
+            writing = Writing(tmp_path, record)
+            fit(None, [writing], lambda: Steps(loader), strategy="ddp_fork", devices=2)
+
+    ranks.apart(train)
     epochs = []
     for rank in range(2):
         treated, untreated = (torch.load(tmp_path / f"{r}-{rank}") for r in (True, False))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hosts
 import pytest
+import ranks
 import torch
 from moments import callback
 from torch.utils.data import DataLoader, TensorDataset
@@ -169,10 +170,13 @@ def test_ranks_measure_everyones_features(tmp_path):
             both = [intra_class_distance(*found), silhouette(*found)]
             torch.save((logged(trainer), both), tmp_path / str(trainer.global_rank))
 
-    made = callback("RepresentationDiagnostics")
-    parallel = {"strategy": "ddp_fork", "devices": 2, "num_sanity_val_steps": 0}
-    trainer = hosts.trainer(callbacks=[made, Write()], **parallel)
-    trainer.fit(validated(), hosts.loader(32, 4), DataLoader(Share(), batch_size=8))
+    def train():
+        made = callback("RepresentationDiagnostics")
+        parallel = {"strategy": "ddp_fork", "devices": 2, "num_sanity_val_steps": 0}
+        trainer = hosts.trainer(callbacks=[made, Write()], **parallel)
+        trainer.fit(validated(), hosts.loader(32, 4), DataLoader(Share(), batch_size=8))
+
+    ranks.apart(train)
     for rank in range(2):
         found, expected = torch.load(tmp_path / str(rank), weights_only=True)
         assert found == pytest.approx(expected, rel=1e-5)

@@ -7,6 +7,7 @@ import sys
 
 import hosts
 import pytest
+import ranks
 import torch
 from torch import nn
 
@@ -80,8 +81,12 @@ KEPT = {"queue(size=24)": "world_size=2", "queue(size=24, gather=False)": "state
 """Sampler, and what the error says that refuses its state on another number of ranks."""
 
 
-def fit(sampler, folder, devices=2, **kwargs):
+def fit(sampler, folder, epochs=1, checkpoint=None):
     """Fit the host's recipe under DDP; write every rank's state at the start and at the end."""
+    ranks.apart(lambda: fit_in_this_process(sampler, folder, epochs, checkpoint))
+
+
+def fit_in_this_process(sampler, folder, epochs, checkpoint):
     control = hosts.negative_control()(sampler)
 
     class Record(hosts.lightning().Callback):
@@ -97,10 +102,9 @@ def fit(sampler, folder, devices=2, **kwargs):
             torch.save(control.injection.state_dict(), folder / f"{when}{trainer.global_rank}")
 
     torch.manual_seed(0)
-    parallel = {"strategy": "ddp_fork", "devices": devices} if devices > 1 else {}
-    trainer = hosts.trainer(callbacks=[control, Record()], **parallel, **kwargs.pop("trainer", {}))
-    trainer.fit(hosts.recipe(), hosts.loader(32, 4), **kwargs)
-    return control
+    settings = {"max_epochs": epochs, "strategy": "ddp_fork", "devices": 2}
+    trainer = hosts.trainer(callbacks=[control, Record()], **settings)
+    trainer.fit(hosts.recipe(), hosts.loader(32, 4), ckpt_path=checkpoint)
 
 
 def states(folder, when):
@@ -137,7 +141,7 @@ def test_lightnings_ranks_agree_and_their_checkpoint_loads(half):
 
 def test_each_rank_gets_its_own_state_back(half, tmp_path):
     sampler, folder = half
-    fit(sampler, tmp_path, trainer={"max_epochs": 2}, ckpt_path=folder / "checkpoint")
+    fit(sampler, tmp_path, epochs=2, checkpoint=folder / "checkpoint")
     assert difference(states(tmp_path, "start"), states(folder, "end")) is None
     assert difference(states(tmp_path, "end"), states(folder, "end")) is not None
 

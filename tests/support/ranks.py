@@ -1,12 +1,20 @@
-"""Run a function of a test on several real processes joined by gloo."""
+"""Run a function of a test in processes of its own, forked from one that has computed nothing.
+
+The process of the tests has run backward passes, after which it cannot be forked beside a GPU.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import torch
+from torch.multiprocessing.spawn import start_processes
 
 from negplug.testing import processes
 
@@ -14,6 +22,20 @@ from negplug.testing import processes
 def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = 60.0) -> list[Any]:
     """Call ``function(rank, world, *args)`` on every rank; return the results in rank order."""
     return processes.run(_call, world, by_value(function, args), timeout=timeout)
+
+
+def apart(function: Callable[[], Any]) -> Any:
+    """Call a function in one process, which it may fork, as Lightning's strategies do.
+
+    What it raises is told in the message of a ``ProcessRaisedException``. It returns tensors and
+    built-in types.
+    """
+    call = by_value(function, ())
+    multiprocessing.set_forkserver_preload(processes.PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found"
+        start_processes(_apart, (call, file), nprocs=1, start_method="forkserver")
+        return torch.load(file, weights_only=False)
 
 
 def by_value(function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
@@ -24,6 +46,12 @@ def by_value(function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
         return cloudpickle.dumps((function, args))
     finally:
         cloudpickle.unregister_pickle_by_value(module)
+
+
+def _apart(number: int, call: bytes, file: Path) -> None:
+    torch.set_num_threads(1)
+    function, args = cloudpickle.loads(call)
+    torch.save(function(*args), file)
 
 
 def _call(rank: int, world: int, call: bytes) -> Any:

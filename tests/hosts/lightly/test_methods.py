@@ -7,6 +7,7 @@ import copy
 import hosts
 import naive
 import pytest
+import ranks
 import torch
 from queue_contents import rows_in
 from torch import nn
@@ -149,8 +150,6 @@ def test_regions_are_no_samples():
 
 def test_moco_on_two_ranks(tmp_path):
     """Both ranks keep one queue of everyone's keys, and stay in step."""
-    control = hosts.negative_control()("queue()")
-
     class Record(hosts.lightning().Callback):
         def on_train_end(self, trainer, module):
             state = control.injection.state_dict()["criterion"]
@@ -158,9 +157,13 @@ def test_moco_on_two_ranks(tmp_path):
             found = [rows_in(state), hosts.parameters(module), calls]
             torch.save(found, tmp_path / str(trainer.global_rank))
 
-    torch.manual_seed(0)
-    trainer = hosts.trainer(callbacks=[control, Record()], strategy="ddp_fork", devices=2)
-    trainer.fit(MoCo(gather_distributed=True), hosts.loader(24, 4))
+    def train():
+        torch.manual_seed(0)
+        trainer = hosts.trainer(callbacks=[control, Record()], strategy="ddp_fork", devices=2)
+        trainer.fit(MoCo(gather_distributed=True), hosts.loader(24, 4))
+
+    control = hosts.negative_control()("queue()")
+    ranks.apart(train)
     first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
     assert first[2] == second[2] == 3
     assert len(first[0]) == 2 * BATCH

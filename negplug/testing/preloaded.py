@@ -3,7 +3,7 @@
 Nothing is computed here, for what has computed with gradients cannot be forked on every machine.
 """
 
-import torch._dynamo
+import torch._dynamo  # noqa: F401
 
 import negplug.testing  # noqa: F401
 

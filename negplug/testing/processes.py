@@ -28,7 +28,6 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch.multiprocessing.spawn import start_processes
 
-
 PRELOADED = ["negplug.testing.preloaded"]
 """What the fork server imports when it starts; add what many ranks need before the first run."""
 

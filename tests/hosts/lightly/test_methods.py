@@ -150,6 +150,7 @@ def test_regions_are_no_samples():
 
 def test_moco_on_two_ranks(tmp_path):
     """Both ranks keep one queue of everyone's keys, and stay in step."""
+
     class Record(hosts.lightning().Callback):
         def on_train_end(self, trainer, module):
             state = control.injection.state_dict()["criterion"]

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from negplug.contract.sampler import NegativeSampler
 from negplug.testing.composition import (
     it_serves_as_a_source,
@@ -96,6 +98,7 @@ def check_sampler(
     samples: int = 48,
     ranks: int = 2,
     timeout: float = 30.0,
+    device: str | torch.device = "cpu",
     checks: Sequence[Callable[[Subject], None]] = CHECKS,
 ) -> None:
     """Check a sampler; it gets the data set index and a label (0 to 3) of every sample.
@@ -110,16 +113,18 @@ def check_sampler(
         samples: Size of the data set; at least ``batch_size``.
         ranks: Processes of the check on several ranks; 1 leaves it out.
         timeout: Seconds after which a rank that waits for another one counts as hanging.
+        device: Where the kit makes its batches and moves its losses. Ranks compute on the CPU.
         checks: The properties to check.
 
     Raises:
         AssertionError: If a property is violated; the message says all that are, and how.
-        ValueError, TypeError: If the sampler cannot be built, or not in other processes.
+        ValueError, TypeError: If the sampler cannot be built, or not in other processes; if torch
+            has no such device here.
 
     Example:
         >>> check_sampler("uniform(num_negatives=3)", ranks=1)
     """
-    subject = Subject(sampler, objective, batch_size, samples, ranks, timeout)
+    subject = Subject(sampler, objective, batch_size, samples, ranks, timeout, device)
     subject.loss()  # what a sampler refuses at construction is no violation, and is raised as it is
     if ranks > 1 and ranks_equal_one_process in checks:
         insist_on_a_sampler_that_travels(subject)

@@ -39,7 +39,7 @@ def it_serves_as_a_source(subject: Subject) -> None:
     for name, compose in _COMPOSED.items():
         loss = ContrastiveLoss(compose(subject.new()), temperature=TEMPERATURE, seed=0)
         try:
-            steps = train(subject, loss, range(4))
+            steps = train(subject, loss.to(subject.device), range(4))
         except ValueError as error:
             if outermost or (weighs and name.startswith("hierarchical")):
                 continue

@@ -53,9 +53,11 @@ def the_global_generators_are_left_alone(subject: Subject) -> None:
     with _generators_restored():
         for seed in (1, 2):
             _seed_everything(seed)
-            before = _generators()
+            before = _generators(subject.device)
             runs.append(_outcomes(subject))
-            changed = [name for name, now in _generators().items() if now != before[name]]
+            changed = [
+                name for name, now in _generators(subject.device).items() if now != before[name]
+            ]
             assert not changed, f"the global generator of {' and '.join(changed)} was advanced"
     found = difference(runs[0], runs[1], "step")
     assert found is None, f"the run depends on the seed of a global generator: {found}"
@@ -69,9 +71,13 @@ def _join(changes: dict[str, bool], kind: bool) -> str:
     return " and ".join(key for key, does in changes.items() if does is kind)
 
 
-def _generators() -> dict[str, str]:
+def _generators(device: torch.device | str) -> dict[str, str]:
     """Return the state of each global generator, as text that can be compared."""
     states = {"torch": str(torch.get_rng_state().tolist()), "random": str(random.getstate())}
+    kind = torch.device(device).type
+    if kind != "cpu":
+        module = torch.get_device_module(kind)
+        states[f"torch on {kind}"] = str(module.get_rng_state(device).tolist())
     if "numpy" in sys.modules:
         name, keys, *rest = sys.modules["numpy"].random.get_state()
         states["numpy"] = str((name, keys.tolist(), rest))

@@ -48,8 +48,7 @@ def keys_of_the_batch_carry_their_gradient(subject: Subject) -> None:
         row, key = (pool[:, None] == keys).all(2).nonzero().unbind(1)
         if not len(row):
             continue
-        weight = torch.linspace(1, 2, len(row) * keys.shape[1], dtype=keys.dtype)
-        weight = weight.view(len(row), -1)
+        weight = torch.linspace(1, 2, len(row) * keys.shape[1]).to(keys).view(len(row), -1)
         wanted = torch.zeros_like(keys).index_add(0, key, weight)
         found = None
         if pool.requires_grad:
@@ -101,7 +100,7 @@ def _naive_loss(step: Step) -> Tensor:
 def _logits(part: Negatives, i: int, anchor: Tensor, anchor_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits and log weights of anchor i's negatives in one pool."""
     pool, choice = part.rows.embeddings, part.choice
-    chosen = torch.ones(part.width, dtype=torch.bool)
+    chosen = torch.ones(part.width, dtype=torch.bool, device=anchor.device)
     if isinstance(choice, Columns):
         rows = pool[choice.columns[i]]
     elif isinstance(choice, Mixtures):
@@ -112,7 +111,7 @@ def _logits(part: Negatives, i: int, anchor: Tensor, anchor_ids: Tensor) -> tupl
         chosen = part.rows.ids != comparable_ids(anchor_ids)[i]
     if part.mask is not None:
         chosen = chosen & part.mask[i]
-    weight = torch.zeros((), dtype=anchor.dtype)
+    weight = anchor.new_zeros(())
     if part.log_weight is not None:
         weight = part.log_weight.expand(len(anchor_ids), -1)[i]
     return (rows @ anchor / TEMPERATURE)[chosen], weight.expand(part.width)[chosen]

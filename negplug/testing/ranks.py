@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,13 +21,15 @@ _TOLERANCE = 1e-9
 def ranks_equal_one_process(subject: Subject) -> None:
     """Gradients, averaged over ranks, are those of one process on everybody's batches.
 
-    The ranks' last batches have different sizes. No rank leaves another one waiting. State is
-    the same on all ranks to the last bit, unless the sampler says ``per_rank``, and it is that of
-    the one process.
+    All of it on the CPU. The ranks' last batches have different sizes. No rank leaves another one
+    waiting. State is the same on all ranks to the last bit, unless the sampler says ``per_rank``,
+    and it is that of the one process.
     """
     if subject.ranks < 2:
         return
     insist_on_a_sampler_that_travels(subject)
+    # gloo joins the ranks, which gathers tensors of the CPU alone.
+    subject = replace(subject, device="cpu")
     try:
         found = run(_train, subject.ranks, subject, timeout=subject.timeout)
     except (ProcessRaisedException, ProcessExitedException) as error:

@@ -72,8 +72,8 @@ def memory_moves_between_devices(subject: Subject) -> None:
     device = _accelerator()
     if device is None:
         return
-    loss = subject.loss()
-    train(subject, loss, range(3), dtype=torch.float32)
+    loss = subject.loss().to("cpu")
+    train(subject, loss, range(3), dtype=torch.float32, device="cpu")
     before = copy.deepcopy(loss.state_dict())
     loss.to(device)
     found = difference(before, _on_cpu(loss.state_dict()))
@@ -87,7 +87,7 @@ def memory_moves_between_devices(subject: Subject) -> None:
     loss.to("cpu")
     found = difference(saved, loss.state_dict())
     assert found is None, f"the move back from {device} changed the state: {found}"
-    train(subject, loss, [6], dtype=torch.float32)
+    train(subject, loss, [6], dtype=torch.float32, device="cpu")
 
 
 def _two_calls(subject: Subject, loss: ContrastiveLoss, number: int) -> list[Any]:

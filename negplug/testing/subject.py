@@ -40,6 +40,10 @@ class Subject:
         samples: Size of the data set.
         ranks: Processes of the checks that compare ranks; below 2 leaves these checks out.
         timeout: Seconds after which a rank that waits for another one counts as hanging.
+        device: Where batches and losses are; ranks compute on the CPU.
+
+    Raises:
+        ValueError: If torch has no such device here.
     """
 
     sampler: str | Callable[[], NegativeSampler]
@@ -48,6 +52,14 @@ class Subject:
     samples: int = 48
     ranks: int = 2
     timeout: float = 30.0
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"torch has no device={str(self.device)!r} here: {reason}") from error
 
     def __str__(self) -> str:
         if isinstance(self.sampler, str):
@@ -56,7 +68,7 @@ class Subject:
 
     def loss(self, seed: int = 0, temperature: float = TEMPERATURE) -> ContrastiveLoss:
         """Return a new loss with a new sampler."""
-        return ContrastiveLoss(self.new(), self.objective, temperature, seed)
+        return ContrastiveLoss(self.new(), self.objective, temperature, seed).to(self.device)
 
     def new(self) -> NegativeSampler:
         """Return a new sampler."""
@@ -91,7 +103,8 @@ class Subject:
             (base + 0.5 * torch.randn(base.shape, dtype=base.dtype, generator=generator))[:size]
             for generator in (_generator(3, number), _generator(4, number))
         )
-        return first.to(dtype), second.to(dtype)
+        # Drawn on the CPU: the same numbers everywhere.
+        return first.to(self.device, dtype), second.to(self.device, dtype)
 
     def encode(self, indexes: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings ``[n, d]`` of two views of any samples of the data set."""
@@ -146,11 +159,13 @@ def call(
     form: Form = "views",
     size: int | None = None,
     dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     training: bool = True,
 ) -> Step:
     """Call the loss with batch ``number`` and keep what its sampler was asked and said."""
-    first, second = (view.to(device) for view in subject.views(number, size, dtype))
+    first, second = subject.views(number, size, dtype)
+    if device is not None:
+        first, second = first.to(device), second.to(device)
     views = (first.requires_grad_(training), second.requires_grad_(training))
     seen: list[tuple[ContrastiveBatch, tuple[Negatives, ...], list[dict[str, Any]]]] = []
 

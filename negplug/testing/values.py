@@ -82,7 +82,7 @@ def no_anchor_meets_its_own_sample(subject: Subject) -> None:
             step = now
             past.append(keys.embeddings.detach())
             owners += keys.indexes.tolist()
-        owner = _owners(part, torch.cat(past), torch.tensor(owners))
+        owner = _owners(part, torch.cat(past), torch.tensor(owners, device=subject.device))
         chosen = part.serving(anchors)
         columns = _columns(part).expand_as(chosen)
         same_id = part.rows.ids[columns] == comparable_ids(anchors.ids)[:, None]
@@ -131,7 +131,7 @@ def _columns(part: Negatives) -> Tensor:
     if isinstance(choice, Mixtures):
         coefficients = choice.coefficients.abs()
         return choice.first.where(coefficients[..., 0] >= coefficients[..., 1], choice.second)
-    return torch.arange(len(part.rows))
+    return torch.arange(len(part.rows), device=part.rows.ids.device)
 
 
 def _owners(part: Negatives, keys: Tensor, owners: Tensor) -> Tensor:

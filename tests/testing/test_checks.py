@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from broken_samplers import BROKEN, Unseeded
 
 from negplug import testing as kit
@@ -51,3 +52,16 @@ def test_what_a_sampler_refuses_is_raised_as_it_is():
 
 def test_a_check_alone_takes_a_subject():
     kit.CHECKS[0](Subject("in_batch()"))
+
+
+def test_the_kit_computes_on_the_device_that_it_is_given():
+    check_sampler("uniform(num_negatives=3)", device="cpu", ranks=1)
+    for device in ("cpu", torch.device("meta")):  # every machine has these
+        for view in Subject("in_batch()", device=device).views(0):
+            assert view.device == torch.device(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:64"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=f"^torch has no device='{device}' here: .+$"):
+        check_sampler("in_batch()", device=device)

@@ -6,6 +6,7 @@ nox -s tests_lowest tests_newest
                     the rooms below the hosts, with the lowest and with the newest versions
 NEGPLUG_COVERAGE=1 nox -s tests_lightly tests_solo tests_solo_main coverage
                     which lines and branches the tests run
+nox -s tests_gpu    what computes, on a GPU (NEGPLUG_TEST_DEVICE, cuda unless set)
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
 nox -s speed        every question of cost, beside both hosts (an idle machine, please)
 nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
@@ -113,6 +114,20 @@ def tests_newest(session: nox.Session) -> None:
     """The same with the newest Python and the newest versions."""
     session.install("--upgrade", ".[dev,fast,diagnostics,sweep,lightly]")
     session.run("pytest", *ROOMS, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def tests_gpu(session: nox.Session) -> None:
+    """What computes, and Lightly's recipes, on the device NEGPLUG_TEST_DEVICE (cuda unless set)."""
+    device = os.environ.get("NEGPLUG_TEST_DEVICE", "cuda")
+    session.install(".[dev,fast,lightly]", "lightning", "scikit-learn")
+    probe = "import torch; print(torch.cuda.is_available())"
+    if "True" not in str(session.run("python", "-c", probe, silent=True)):
+        session.skip("torch finds no CUDA device here")
+    rooms = ("kernels", "loss", "samplers", "objectives", "contract", "testing", "hosts")
+    environment = {**ENVIRONMENT, "NEGPLUG_TEST_DEVICE": device}
+    tests = (f"tests/{room}" for room in rooms)
+    session.run("pytest", *tests, *session.posargs, env=environment)
 
 
 @nox.session

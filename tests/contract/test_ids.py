@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import pytest
 import torch
+from device import DEVICE
 from pools import only
 
 from negplug import ContrastiveBatch, ContrastiveLoss
@@ -15,7 +16,7 @@ from negplug.contract.ids import comparable_ids
 def test_anchors_without_identity_are_negatives_of_each_other_but_not_of_themselves(sampler):
     (z,) = naive.embeddings(1, 6)
     unit = torch.nn.functional.normalize(z, dim=1)
-    batch = ContrastiveBatch.from_ids(unit, torch.tensor([0, 0, 1, 1, -1, -1]))
+    batch = ContrastiveBatch.from_ids(unit, torch.tensor([0, 0, 1, 1, -1, -1], device=DEVICE))
     negatives = only(ContrastiveLoss(sampler).sampler.sample(batch))
     assert negatives.counts(batch.anchors).tolist() == (
         [4, 4, 4, 4, 5, 5] if sampler == "in_batch()" else [3] * 6

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from device import DEVICE
 from kernel_tables import NUMBA, compiled_similarities, needs_numba, pairs
 from typer.testing import CliRunner
 
@@ -40,7 +41,7 @@ def test_the_question_chooses(monkeypatch):
         assert operation.backend(CPU, operation.typical) == "reference"
     a, k, chosen, _, _ = pairs(6, 3, 40, 16, torch.float64)
     assert torch.equal(chosen_similarities(a, k, chosen), gathered_similarities(a, k, chosen, None))
-    ids = torch.arange(40)
+    ids = torch.arange(40, device=DEVICE)
     assert torch.equal(
         pool_logsumexp(a, k, ids[:6], ids, 0.1), full_logsumexp(a, k, ids[:6], ids, 0.1)
     )

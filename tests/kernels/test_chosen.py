@@ -6,12 +6,12 @@ import naive
 import pytest
 import torch
 from distributions import python
-from kernel_tables import NUMBA, SIMILARITIES, compiled_similarities, needs_numba, pairs
+from kernel_tables import COMPILED, SIMILARITIES, compiled_similarities, needs_numba, pairs
 
 from negplug import ContrastiveLoss
 from negplug.kernels.chosen.reference import gathered_similarities
 
-BACKENDS = ["torch", "reference", *(["numba"] if NUMBA else [])]
+BACKENDS = ["torch", "reference", *(["numba"] if COMPILED else [])]
 # N, M, K, d: one of each, more columns than a precise sum takes, more anchors than a block.
 SIZES = [(1, 1, 1, 1), (7, 1, 5, 3), (6, 3, 40, 16), (5, 9, 4, 128), (1100, 6, 30, 8)]
 

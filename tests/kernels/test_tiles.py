@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import pytest
 import torch
+from device import DEVICE
 
 from negplug.kernels.pool import pool_logsumexp
 from negplug.kernels.pool.symmetric import symmetric_logsumexp
@@ -16,7 +17,8 @@ def test_tiles_equal_the_dense_matrix(rows, temperature):
     (z,) = naive.embeddings(1, rows)
     unit = torch.nn.functional.normalize(z, dim=1)
     ids = torch.randint(0, 1 + rows // 3, (rows,), generator=torch.Generator().manual_seed(1))
-    weights = torch.linspace(0.5, 1.5, rows, dtype=torch.float64)
+    ids = ids.to(DEVICE)
+    weights = torch.linspace(0.5, 1.5, rows, dtype=torch.float64, device=DEVICE)
     logits = unit @ unit.T / temperature
     dense = logits.masked_fill(ids[:, None] == ids, -torch.inf).logsumexp(1)
     symmetric = symmetric_logsumexp(unit, ids, temperature)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import pytest
 import torch
+from device import DEVICE
 
 from negplug import (
     ContrastiveBatch,
@@ -40,7 +41,7 @@ class Ring(NegativeSampler):
 
 def test_updates_wait_for_the_backward_pass_of_every_call():
     z = naive.embeddings(2, 8)
-    loss_fn = ContrastiveLoss(Ring())
+    loss_fn = ContrastiveLoss(Ring()).to(DEVICE)
     before = loss_fn.sampler.pool.clone()
     batch = ContrastiveBatch.from_views(tuple(z))
     first, second = loss_fn.contrast(batch), loss_fn.contrast(batch)

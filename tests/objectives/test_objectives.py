@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import pytest
 import torch
+from device import DEVICE
 from objective_loops import LOOPS, SAMPLERS, assert_equal, unit_rows
 from pools import columns_of, only
 
@@ -54,10 +55,10 @@ def test_weights_of_every_shape_equal_the_loop(objective, chosen, shape):
     rows, ids = unit_rows(z), torch.arange(12) % 6
     batch = ContrastiveBatch.from_views(tuple(z))
     generator = torch.Generator().manual_seed(3)
-    columns = torch.stack([(i + torch.tensor([1, 2, 4, 9])) % 12 for i in range(12)])
+    columns = torch.stack([(i + torch.tensor([1, 2, 4, 9], device=DEVICE)) % 12 for i in range(12)])
     width = 4 if chosen else 12
     size = [width if extent == -1 else extent for extent in shape]
-    weight = torch.randn(size, dtype=torch.float64, generator=generator)
+    weight = torch.randn(size, dtype=torch.float64, generator=generator).to(DEVICE)
     drawn = [Negatives(batch.keys, Columns(columns) if chosen else Whole(), weight)]
     w = weight.exp().expand(12, width)
     if chosen:
@@ -76,7 +77,9 @@ def test_tiers_with_and_without_weights_equal_the_loop(objective, weighted):
     rows = unit_rows(z)
     batch = ContrastiveBatch.from_views(tuple(z[:2]))
     # The batch, and a pool of unknown rows that are negatives of every anchor.
-    weights = [torch.full((1, 1), w, dtype=torch.float64).log() for w in (1 / 3, 3.0)]
+    weights = [
+        torch.full((1, 1), w, dtype=torch.float64, device=DEVICE).log() for w in (1 / 3, 3.0)
+    ]
     tiers = [batch.keys, Rows.unknown(rows[12:])]
     drawn = [
         Negatives(tier, log_weight=weight if given else None)
@@ -99,10 +102,10 @@ def test_ragged_positives_and_anchors_that_lack_one_or_the_other(objective):
     ids = [0, 1, 0, 2, 1, 1, 0, 3, 4]
     positives = [[k for k in range(9) if k != i and ids[k] == ids[i]] for i in range(9)]
     padded = [own + [-1] * (2 - len(own)) for own in positives]
-    keys = Rows(rows, torch.tensor(ids), name="keys")
-    batch = ContrastiveBatch(keys, keys, torch.tensor(padded))
-    columns = torch.tensor([[(i + 3) % 9, (i + 7) % 9] for i in range(9)])
-    mask = torch.ones(9, 2, dtype=torch.bool)
+    keys = Rows(rows, torch.tensor(ids, device=DEVICE), name="keys")
+    batch = ContrastiveBatch(keys, keys, torch.tensor(padded, device=DEVICE))
+    columns = torch.tensor([[(i + 3) % 9, (i + 7) % 9] for i in range(9)], device=DEVICE)
+    mask = torch.ones(9, 2, dtype=torch.bool, device=DEVICE)
     mask[1] = mask[7] = False  # one anchor has only positives, one has nothing
     mask[4, 0] = False
     drawn = [Negatives(keys, Columns(columns, mask))]
@@ -121,8 +124,8 @@ def test_without_any_negative_or_any_positive_the_loss_is_zero_and_keeps_its_gra
     z = naive.embeddings(2, 1)
     alone = ContrastiveLoss(objective=objective)(*z)
     (z0,) = naive.embeddings(1, 5)
-    keys = Rows(unit_rows([z0]), torch.arange(5), name="keys")
-    batch = ContrastiveBatch(keys, keys, torch.full((5, 1), -1))
+    keys = Rows(unit_rows([z0]), torch.arange(5, device=DEVICE), name="keys")
+    batch = ContrastiveBatch(keys, keys, torch.full((5, 1), -1, device=DEVICE))
     unpaired = make_objective(objective)(batch, [Negatives(keys)], 0.1).sum()
     assert unpaired.item() == 0
     with torch.autograd.set_detect_anomaly(True):

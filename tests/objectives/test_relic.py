@@ -7,6 +7,7 @@ import naive
 import pytest
 import ranks
 import torch
+from device import DEVICE
 from pools import columns_of, only
 from torch.nn.functional import kl_div, normalize
 
@@ -54,11 +55,12 @@ def test_nothing_is_left_where_both_views_are_one():
 def test_a_pool_of_several_tiles_equals_chosen_columns(weighted, frozen):
     generator = torch.Generator().manual_seed(0)
     z = [v.detach()[:, :6].requires_grad_() for v in naive.embeddings(2, 300)]
-    pool = normalize(torch.randn(2100, 6, dtype=torch.float64, generator=generator))
+    pool = normalize(torch.randn(2100, 6, dtype=torch.float64, generator=generator)).to(DEVICE)
     pool.requires_grad_(not frozen)
-    ids = torch.arange(2100) % 700
+    ids = torch.arange(2100, device=DEVICE) % 700
     batch = ContrastiveBatch.from_views(tuple(z), indexes=torch.arange(300))
-    weight = torch.randn(600, 2100, dtype=torch.float64, generator=generator) if weighted else None
+    weight = torch.randn(600, 2100, dtype=torch.float64, generator=generator).to(DEVICE)
+    weight = weight if weighted else None
     whole = [Negatives(Rows(pool, ids), log_weight=weight)]
     leaves = z if frozen else [*z, pool]
     found = []

@@ -12,6 +12,7 @@ import pytest
 import ranks
 import torch
 from choosing import Given, batch_of, random_part, unit
+from device import DEVICE
 
 from negplug import (
     ContrastiveBatch,
@@ -68,7 +69,7 @@ def test_missing_metadata_is_named():
     with pytest.raises(ValueError, match=r"every sample, but the loader is lazy"):
         sampler.sample(batch_of(4, unindexed="the loader is lazy"))
     with pytest.raises(ValueError, match=r"3 entries, but there is a sample with data set index 3"):
-        sampler.sample(batch_of(4, indexes=torch.arange(4)))
+        sampler.sample(batch_of(4, indexes=torch.arange(4, device=DEVICE)))
     batch = batch_of(4, labels=[0, 0, 1, 1], indexes=torch.tensor([0, 0, 1, 2]))
     bare = Given(Negatives(Rows.unknown(unit(6))))
     with pytest.raises(ValueError, match="needs labels of the negatives too"):

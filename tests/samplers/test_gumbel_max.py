@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from device import DEVICE
 from scipy import stats
 from softmax_draws import (
     CONFIDENCE,
@@ -37,7 +38,7 @@ def small_tiles(monkeypatch):
 def test_draws_follow_the_softmax(form, temperature, small_tiles):
     batch = batch_of(6, temperature)
     # Nobody knows who anchor 1 is: rows without a name may be negatives of it.
-    ids = batch.anchors.ids.where(torch.arange(len(batch.anchors)) != 1, -1)
+    ids = batch.anchors.ids.where(torch.arange(len(batch.anchors), device=DEVICE) != 1, -1)
     batch = replace(batch, anchors=replace(batch.anchors, ids=ids, name=""))
     source = offered(batch, form)
     drawn = GumbelMax(4000, Given(*source)).sample(batch)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import naive
 import pytest
 import torch
+from device import DEVICE
 from pools import only
 from softmax_draws import Given, batch_of, draws_of, offered, unit
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,7 +74,7 @@ def test_an_anchor_without_negatives_draws_nothing():
     batch = batch_of(6, dtype=torch.float64)
     for form in ("masked", "chosen"):
         part = only(offered(batch, form, torch.float64))
-        part = part if form == "masked" else part.masked(torch.ones(12, 11) > 0)
+        part = part if form == "masked" else part.masked(torch.ones(12, 11, device=DEVICE) > 0)
         part.mask[2] = False
         drawn = GumbelMax(3, Given(part)).sample(batch)
         assert total_counts(drawn, batch.anchors).tolist() == [3, 3, 0] + [3] * 9

@@ -18,6 +18,7 @@ from choosing import (
     unit,
     with_unknown_anchor,
 )
+from device import DEVICE
 
 from negplug import (
     ContrastiveLoss,
@@ -69,7 +70,7 @@ def test_hard_loss_and_gradient_equal_a_loop(views, count):
     z = naive.embeddings(views, 7)
     rows = torch.cat(z).detach()
     rows = rows / rows.norm(dim=1, keepdim=True)
-    number = torch.arange(len(rows))
+    number = torch.arange(len(rows), device=DEVICE)
     scores = (rows @ rows.T).masked_fill(number[:, None] % 7 == number % 7, -2)
     reference = naive.simclr(z, 0.3, scores.argsort(1, descending=True)[:, :count])
     ours = ContrastiveLoss(f"hard(num_negatives={count})", temperature=0.3)(*z)

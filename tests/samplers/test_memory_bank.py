@@ -5,6 +5,7 @@ from __future__ import annotations
 import hosts
 import pytest
 import torch
+from device import DEVICE
 from memories import STATE, Remembered, embed, memory, train
 from resumable import same_state
 from torch import nn
@@ -42,7 +43,7 @@ def test_a_bank_refuses_the_negative_indexes_of_an_adapter():
     train(loss_fn, embed(3, 0), torch.arange(3))
     before = loss_fn.state_dict()
     (z,) = embed(4, 1, views=1)
-    indexes = torch.tensor([0, -1, 0, -1])
+    indexes = torch.tensor([0, -1, 0, -1], device=DEVICE)
     batch = ContrastiveBatch.from_ids(nn.functional.normalize(z, dim=1), indexes, indexes=indexes)
     with pytest.raises(ValueError, match="of every sample, but one is -1"):
         loss_fn.contrast(batch)

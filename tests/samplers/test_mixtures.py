@@ -6,6 +6,7 @@ import naive
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from mixing import ALL, BOTH, SOURCES, batch_of, mixtures, sampled
 from pools import columns_of, only
 from scipy import stats
@@ -52,8 +53,8 @@ def test_shares_and_pairs_follow_their_distributions():
     assert 0.99 < alpha.max() <= 1
     assert 0 <= beta.min() < 0.005
     assert 0.495 < beta.max() <= 0.5
-    assert stats.kstest(alpha.flatten().numpy(), "uniform").pvalue > 1e-6
-    assert stats.kstest(2 * beta.flatten().numpy(), "uniform").pvalue > 1e-6
+    assert stats.kstest(alpha.flatten().cpu().numpy(), "uniform").pvalue > 1e-6
+    assert stats.kstest(2 * beta.flatten().cpu().numpy(), "uniform").pvalue > 1e-6
     hardest = only(make_sampler("hard(num_negatives=5)")(batch)).choice.columns
     first, second = (
         (columns[..., None] == hardest[:, None]).long().argmax(-1)
@@ -61,7 +62,7 @@ def test_shares_and_pairs_follow_their_distributions():
     )
     ordered = torch.bincount((5 * first + second).flatten(), minlength=25).view(5, 5)
     assert ordered.diagonal().sum() == 0
-    seen = ordered[~torch.eye(5, dtype=bool)].double()
+    seen = ordered[~torch.eye(5, dtype=bool, device=DEVICE)].double()
     expected = seen.sum() / 20
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(20, CONFIDENCE)
     parents = with_anchor.rows.embeddings[with_anchor.choice.first]
@@ -79,7 +80,7 @@ def test_the_share_does_not_depend_on_the_pair():
     alpha = part.choice.coefficients[..., 0] / part.choice.coefficients.sum(-1)
     pool = part.rows.embeddings
     similarity = (pool[part.choice.first] * pool[part.choice.second]).sum(-1)
-    assert stats.spearmanr(alpha.flatten(), similarity.flatten()).pvalue > 1e-6
+    assert stats.spearmanr(alpha.flatten().cpu(), similarity.flatten().cpu()).pvalue > 1e-6
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 4.0])
@@ -95,11 +96,14 @@ def test_noisy_rows_are_their_originals_with_gaussian_noise(sigma):
     copies = noisy.rows.embeddings
     assert not copies.requires_grad
     torch.testing.assert_close(
-        copies.norm(dim=1), torch.ones(number, dtype=torch.float64), rtol=1e-12, atol=0
+        copies.norm(dim=1),
+        torch.ones(number, dtype=torch.float64, device=DEVICE),
+        rtol=1e-12,
+        atol=0,
     )
     assert torch.equal(noisy.rows.ids, noisy.rows.indexes)
     originals = batch.keys.embeddings[noisy.rows.ids]
-    cosine = (copies * originals).sum(1).detach().numpy()
+    cosine = (copies * originals).sum(1).detach().cpu().numpy()
     random = np.random.default_rng(3)
     noise = random.normal(size=(50_000, width)) * sigma
     noise[:, 0] += 1.0
@@ -109,7 +113,7 @@ def test_noisy_rows_are_their_originals_with_gaussian_noise(sigma):
     expected = number / size
     assert ((seen - expected) ** 2 / expected).sum() < naive.chi_square_bound(size, CONFIDENCE)
     # No direction is preferred: the mean of the noise is zero in every coordinate.
-    across = copies.detach() - torch.from_numpy(cosine)[:, None] * originals.detach()
+    across = copies.detach() - torch.from_numpy(cosine).to(DEVICE)[:, None] * originals.detach()
     assert (across.mean(0).abs() < 6 * across.std(0) / number**0.5).all()
 
 
@@ -118,10 +122,10 @@ def test_a_noisy_row_is_excluded_with_its_original():
     batch, negatives = sampled(loss_fn, naive.embeddings(2, SIZE))
     _, noisy = negatives
     owner = noisy.rows.indexes
-    assert torch.equal(noisy.rows.labels, LABELS[owner])
+    assert torch.equal(noisy.rows.labels, LABELS.to(DEVICE)[owner])
     counts = noisy.counts(batch.anchors)
     for i in range(2 * SIZE):
-        others = (owner != i % SIZE) & (LABELS[owner] != LABELS[i % SIZE])
+        others = (owner != i % SIZE) & (LABELS.to(DEVICE)[owner] != LABELS[i % SIZE])
         assert counts[i] == others.sum()
 
 

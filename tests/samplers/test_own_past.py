@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from device import DEVICE
 from memories import embed, train
 from pools import only
 from torch import nn
@@ -36,7 +37,7 @@ def test_an_anchor_whose_past_fills_the_memory_pays_nothing():
 def test_the_past_of_positives_never_serves():
     # Supervised contrast: the classes are the ids, the same in every step.
     loss_fn = ContrastiveLoss("queue(size=64)")
-    classes = torch.tensor([0, 1, 0, 2, 1])
+    classes = torch.tensor([0, 1, 0, 2, 1], device=DEVICE)
     for step in range(2):
         (z,) = embed(5, step, views=1)
         batch = ContrastiveBatch.from_ids(nn.functional.normalize(z, dim=1), classes, lasting=True)

@@ -6,6 +6,7 @@ from collections import deque
 
 import pytest
 import torch
+from device import DEVICE
 from memories import WIDTH, embed, first_in_first_out, memory, train, unit
 from pools import only
 
@@ -49,7 +50,7 @@ def test_rows_are_offered_with_their_names_and_only_once_written():
         (offered.rows.indexes, indexes),
         (offered.rows.labels, labels),
     ):
-        assert torch.equal(names, expected.repeat(2))
+        assert torch.equal(names, expected.repeat(2).to(DEVICE))
 
 
 class Watching(InfoNCE):

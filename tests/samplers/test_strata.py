@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from choosing import Given, batch_of, unit
+from device import DEVICE
 
 from negplug import ContrastiveLoss, Negatives, Rows
 from negplug.samplers.stratified import Stratified
@@ -37,8 +38,8 @@ def test_a_table_by_data_set_index_is_as_good_as_labels(tmp_path):
 
 def test_rows_without_an_index_are_of_another_stratum():
     batch = batch_of(4, indexes=torch.arange(4))
-    indexes = torch.tensor([-1, -1, -1, 0, 0, 1, 2, 3])
-    part = Negatives(Rows(unit(8), torch.full((8,), -1), indexes))
+    indexes = torch.tensor([-1, -1, -1, 0, 0, 1, 2, 3], device=DEVICE)
+    part = Negatives(Rows(unit(8), torch.full((8,), -1, device=DEVICE), indexes))
     table = torch.tensor([1, 1, 1, -1])
     with pytest.warns(UserWarning, match=r"an anchor of unknown stratum \(-1\) has 0 of the 4"):
         drawn = Stratified(8, by=table, source=Given(part)).sample(batch)

@@ -42,7 +42,8 @@ def test_every_logit_is_that_of_the_row_it_stands_for(source):
             + part.choice.coefficients[..., 1:] * part.rows.embeddings[part.choice.second]
         )
         torch.testing.assert_close(
-            mixed.norm(dim=-1), torch.ones(part.choice.first.shape, dtype=mixed.dtype)
+            mixed.norm(dim=-1),
+            mixed.new_ones(part.choice.first.shape),
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import naive
 import pytest
 import torch
+from device import DEVICE
 from tiers import LABELS, SIZE, batch_of, trained
 
 from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler, make_sampler
@@ -58,7 +59,8 @@ def test_weights_in_pools_apart_are_kept():
     batch = batch_of(ours, naive.embeddings(2, SIZE))
     first, second = ours.sampler(batch)
     torch.testing.assert_close(
-        first.log_weight.exp(), torch.full((2 * SIZE, 1), 22 / 4, dtype=torch.float64)
+        first.log_weight.exp(),
+        torch.full((2 * SIZE, 1), 22 / 4, dtype=torch.float64, device=DEVICE),
     )
     assert second.log_weight is None
 

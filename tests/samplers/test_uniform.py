@@ -7,6 +7,7 @@ import itertools
 import naive
 import pytest
 import torch
+from device import DEVICE
 from pools import columns_of
 
 from negplug import ContrastiveBatch, ContrastiveLoss, Draws, make_sampler
@@ -76,7 +77,7 @@ def test_draws_are_distinct_legal_and_uniform(num_negatives, size):
     # Both ways to draw (few of many, many of few); each column equally often: χ², 1 − 1e-6.
     sampler = make_sampler(f"uniform(num_negatives={num_negatives})")
     total, rounds = 2 * size, 400
-    hits = torch.zeros(total, total)
+    hits = torch.zeros(total, total, device=DEVICE)
     batch = batch_of(2, size)
     for step in range(rounds):
         columns = sampler.sample(with_step(batch, step)).choice.columns
@@ -187,7 +188,7 @@ def test_a_ragged_last_batch_uses_what_there_is_and_says_so(shared):
 
 def test_label_rich_anchors_draw_what_they_have():
     # Ids as labels: anchors of the large class have 3 negatives, the others 7 and more.
-    ids = torch.tensor([0] * 9 + [1] * 2 + [2])
+    ids = torch.tensor([0] * 9 + [1] * 2 + [2], device=DEVICE)
     z = naive.embeddings(1, 12)
     unit = torch.nn.functional.normalize(z[0], dim=1)
     batch = ContrastiveBatch.from_ids(unit, ids)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import naive
 import torch
+from device import DEVICE
 from pools import columns_of
 
 from negplug import (
@@ -33,15 +34,20 @@ class Given(NegativeSampler):
 def unit(rows: int, seed: int = 3, width: int = 16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(rows, width, dtype=torch.float64, generator=generator)
-    return torch.nn.functional.normalize(z, dim=1)
+    return torch.nn.functional.normalize(z, dim=1).to(DEVICE)
 
 
 def integers(low: int, high: int, *shape: int, seed: int = 5) -> torch.Tensor:
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+    return drawn.to(DEVICE)
 
 
 def batch_of(size: int, labels=None, views: int = 2, step: int = 0, **known) -> ContrastiveBatch:
-    labels = None if labels is None else torch.as_tensor(labels)
+    labels = None if labels is None else torch.as_tensor(labels, device=DEVICE)
+    known = {
+        name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+        for name, value in known.items()
+    }
     views = tuple(naive.embeddings(views, size))
     batch = ContrastiveBatch.from_views(views, labels=labels, **known)
     return batch.within(draws=Draws(seed=7, step=step))
@@ -65,7 +71,7 @@ def repeated(batch: ContrastiveBatch, times: int) -> ContrastiveBatch:
 
 def with_unknown_anchor(batch: ContrastiveBatch) -> ContrastiveBatch:
     """The batch with an anchor of an unknown sample."""
-    number = torch.arange(len(batch.anchors))
+    number = torch.arange(len(batch.anchors), device=DEVICE)
     ids = batch.anchors.ids.where(number != 1, -1)
     # Without their name, by which they would be the keys, whose ids are all known.
     return replace(batch, anchors=replace(batch.anchors, ids=ids, name=""))
@@ -111,7 +117,7 @@ def random_part(batch: ContrastiveBatch, form: str, rows: int = 23) -> Negatives
     pool = Rows(
         unit(rows, seed=8),
         names[integers(0, count + 1, rows)],
-        indexes=torch.arange(rows),
+        indexes=torch.arange(rows, device=DEVICE),
         labels=integers(-1, 3, rows, seed=9),
     )
     columns = torch.stack(

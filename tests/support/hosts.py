@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import torch
+from device import DEVICE
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -13,7 +14,7 @@ IMAGE = 16
 
 # Of a Trainer: one process, nothing shown, nothing written.
 QUIET = {
-    "accelerator": "cpu",
+    "accelerator": "cpu" if DEVICE.type == "cpu" else "gpu",
     "devices": 1,
     "logger": False,
     "enable_progress_bar": False,

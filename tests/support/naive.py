@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from device import DEVICE
 from torch import Tensor
 
 
@@ -66,7 +67,7 @@ def embeddings(views: int, size: int, width: int = 16, seed: int = 0, spread: fl
     noise = [
         torch.randn(size, width, dtype=torch.float64, generator=generator) for _ in range(views)
     ]
-    return [(base + spread * n).requires_grad_() for n in noise]
+    return [(base + spread * n).to(DEVICE).requires_grad_() for n in noise]
 
 
 def gradients(loss: Tensor, inputs: list[Tensor]) -> Tensor:

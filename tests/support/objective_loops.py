@@ -96,6 +96,6 @@ def unit_rows(z):
 def assert_equal(ours, reference, inputs):
     """Values and the gradients of an uneven sum, in float64."""
     torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
-    uneven = torch.linspace(0.5, 1.5, len(ours), dtype=ours.dtype)
+    uneven = torch.linspace(0.5, 1.5, len(ours), dtype=ours.dtype, device=ours.device)
     got = naive.gradients((uneven * ours).sum(), inputs)
     assert naive.relative(got, naive.gradients((uneven * reference).sum(), inputs)) < 1e-11

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import pytest
 import torch
+from device import DEVICE
 from torch.multiprocessing.spawn import start_processes
 
 from negplug.testing import processes
@@ -21,6 +23,7 @@ from negplug.testing import processes
 
 def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = 60.0) -> list[Any]:
     """Call ``function(rank, world, *args)`` on every rank; return the results in rank order."""
+    _skip_elsewhere()
     return processes.run(_call, world, by_value(function, args), timeout=timeout)
 
 
@@ -30,6 +33,7 @@ def apart(function: Callable[[], Any]) -> Any:
     What it raises is told in the message of a ``ProcessRaisedException``. It returns tensors and
     built-in types.
     """
+    _skip_elsewhere()
     call = by_value(function, ())
     multiprocessing.set_forkserver_preload(processes.PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,6 +50,11 @@ def by_value(function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
         return cloudpickle.dumps((function, args))
     finally:
         cloudpickle.unregister_pickle_by_value(module)
+
+
+def _skip_elsewhere() -> None:
+    if DEVICE.type != "cpu":
+        pytest.skip("gloo joins the ranks, on the CPU")
 
 
 def _apart(number: int, call: bytes, file: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import naive
 import torch
+from device import DEVICE
 from pools import columns_of
 from scipy import stats
 
@@ -40,7 +41,7 @@ def seeded(seed):
 
 def unit(rows, seed, dtype=torch.float32, width=8):
     z = torch.randn(rows, width, dtype=torch.float64, generator=seeded(seed))
-    return torch.nn.functional.normalize(z, dim=1).to(dtype)
+    return torch.nn.functional.normalize(z, dim=1).to(DEVICE, dtype)
 
 
 def batch_of(size, temperature=0.2, dtype=torch.float32, seed=7):
@@ -55,11 +56,11 @@ def offered(batch, form, dtype=torch.float32):
     pool = unit(ROWS, 8, dtype)
     pool[ROWS // 2 + 1 :] = pool[: ROWS // 2]
     ids = torch.cat([batch.anchors.ids, batch.anchors.ids.new_tensor([-1] * count)])
-    own = torch.randint(2 * count, (ROWS,), generator=seeded(1))
+    own = torch.randint(2 * count, (ROWS,), generator=seeded(1)).to(DEVICE)
     whole = Negatives(Rows(pool, ids[own]))
-    weight = 2 * torch.randn(count, ROWS, dtype=dtype, generator=seeded(2))
-    mask = torch.rand(count, ROWS, generator=seeded(3)) < 0.7
-    columns = torch.rand(count, ROWS, generator=seeded(4)).argsort(1)[:, :11]
+    weight = 2 * torch.randn(count, ROWS, dtype=dtype, generator=seeded(2)).to(DEVICE)
+    mask = torch.rand(count, ROWS, generator=seeded(3)).to(DEVICE) < 0.7
+    columns = torch.rand(count, ROWS, generator=seeded(4)).argsort(1)[:, :11].to(DEVICE)
     masked = whole.chosen(columns, mask[:, :11], weight[:1, :11])
     elsewhere = whole.rows.with_embeddings(unit(ROWS, 9, dtype))
     return {

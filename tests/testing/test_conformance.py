@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from device import DEVICE
 from distributions import CHECKOUT, install
 
 from negplug.plugins.manager import Plugins, plugins
@@ -88,7 +89,7 @@ def test_every_built_in_sampler_has_an_example():
 
 @pytest.mark.parametrize("expression", [each for name in EXAMPLES for each in EXAMPLES[name]])
 def test_a_built_in_sampler_conforms(expression):
-    check_sampler(expression)
+    check_sampler(expression, device=DEVICE)
 
 
 def test_strata_from_a_file_conform(tmp_path):

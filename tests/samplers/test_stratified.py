@@ -17,6 +17,7 @@ from choosing import (
     unit,
     with_unknown_anchor,
 )
+from device import DEVICE
 from pools import only
 
 from negplug import (
@@ -158,11 +159,12 @@ def test_a_whole_pool_is_divided_as_a_loop_does(seed):
     # drawn, so that the parts themselves are seen, and then few, which have to be of them.
     ids = integers(-1, 6, 9, seed=seed)
     rows = 5 + 4 * seed
-    pool_ids = torch.cat([integers(-1, 9, rows, seed=100 + seed), torch.tensor([2, 2, 2, 2])])
+    four = torch.full((4,), 2, device=DEVICE)
+    pool_ids = torch.cat([integers(-1, 9, rows, seed=100 + seed), four])
     rows += 4
     labels, pool_labels = integers(-1, 4, 9, seed=seed), integers(-1, 5, rows, seed=7 + seed)
     batch = ContrastiveBatch.from_ids(
-        unit(9), ids, unit(9), ids, torch.arange(9), labels=labels, lasting=True
+        unit(9), ids, unit(9), ids, torch.arange(9, device=DEVICE), labels=labels, lasting=True
     )
     part = Negatives(Rows(unit(rows), pool_ids, labels=pool_labels))
     everything = numbered(Stratified(2 * rows, source=Given(part))).sample(batch)

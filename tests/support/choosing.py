@@ -122,8 +122,9 @@ def random_part(batch: ContrastiveBatch, form: str, rows: int = 23) -> Negatives
     )
     columns = torch.stack(
         [torch.randperm(rows, generator=torch.Generator().manual_seed(i)) for i in range(count)]
-    )[:, :11]
-    weights = torch.linspace(-1, 1, count * rows, dtype=torch.float64).view(count, rows)
+    )[:, :11].to(DEVICE)
+    weights = torch.linspace(-1, 1, count * rows, dtype=torch.float64, device=DEVICE)
+    weights = weights.view(count, rows)
     choice, weight = {
         "whole": (Whole(), None),
         "masked": (Whole(integers(0, 3, count, rows) > 0), None),

@@ -82,7 +82,10 @@ def test_the_doctor_says_which_backend_computes(forced, monkeypatch):
         monkeypatch.setenv("NEGPLUG_BACKEND", forced)
     found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)["kernels"]
     best = "numba" if NUMBA else "torch"
-    wanted = {None: (best, "torch", best), "reference": ("reference",) * 3}.get(forced)
+    usual = (best, "torch", best)
+    if torch.cuda.is_available():
+        usual = ("torch", "triton", "torch")
+    wanted = {None: usual, "reference": ("reference",) * 3}.get(forced)
     if wanted:
         assert tuple(found[operation.name] for operation in (CHOSEN, POOL, CHAINS)) == wanted
     else:

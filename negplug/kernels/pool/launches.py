@@ -199,29 +199,27 @@ class Processors(NamedTuple):
     Attributes:
         number: How many there are.
         memory: Shared memory of each, in bytes.
-        copies: Whether a product's right side takes two copies there (NVIDIA's Hopper).
     """
 
     number: int
     memory: int
-    copies: bool
 
     @classmethod
     def of(cls, device: torch.device) -> Processors:
         """Return those of a device."""
         if device.type == "cpu":
-            return cls(1, 2**18, copies=False)  # under Triton's interpreter
+            return cls(1, 2**18)  # under Triton's interpreter
         return _found(torch.cuda.current_device() if device.index is None else device.index)
 
     def side(self, width: int) -> int:
         """Return the largest side whose tiles fit, of rows of so many numbers.
 
-        They are a block of rows and two tiles of columns, one of them on its way, and the
-        probabilities. tests/kernels/test_triton.py compares with what programs take.
+        They are a block of rows, two tiles of columns, one of them on its way, and the
+        probabilities. Products of float32 may copy the tiles (on NVIDIA's Hopper, and everywhere
+        in Triton 3.2). tests/kernels/test_triton.py compares with what programs take.
         """
-        tiles = 5 if self.copies else 3
         for side in (64, 32):
-            if 4 * (tiles * side * width + side * side) + 2048 <= self.memory:
+            if 4 * (5 * side * width + side * side) + 2048 <= self.memory:
                 return side
         return 16
 
@@ -229,8 +227,7 @@ class Processors(NamedTuple):
 @functools.cache
 def _found(index: int) -> Processors:
     found = triton.runtime.driver.active.utils.get_device_properties(index)
-    hopper = torch.version.hip is None and torch.cuda.get_device_capability(index)[0] == 9
-    return Processors(found["multiprocessor_count"], found["max_shared_mem"], hopper)
+    return Processors(found["multiprocessor_count"], found["max_shared_mem"])
 
 
 def _precision(device: torch.device) -> str:

@@ -23,7 +23,7 @@ SIZES += [(40, 70, 200), (33, 90, 256)]
 @pytest.fixture(params=[(1, 2**18), (3, 2**16)], autouse=True)
 def processors(request, monkeypatch):
     """Devices of one size and another: a pool in one part, and in several."""
-    found = Processors(*request.param, copies=False)
+    found = Processors(*request.param)
     monkeypatch.setattr(Processors, "of", lambda device: found)
 
 

@@ -15,6 +15,7 @@ import naive
 import pytest
 import ranks
 import torch
+from device import DEVICE
 from queue_contents import holds, rows_of
 from torch import nn
 from torch.nn.functional import normalize
@@ -35,7 +36,8 @@ def criterion_with_bank(size, temperature=0.2, width=16, **kwargs):
     from lightly.loss import NTXentLoss
 
     # The bank is float32 until the criterion is cast.
-    return NTXentLoss(temperature, memory_bank_size=(size, width), **kwargs).double()
+    criterion = NTXentLoss(temperature, memory_bank_size=(size, width), **kwargs)
+    return criterion.to(DEVICE, torch.float64)
 
 
 def run_bank(criterion, twin, handle, steps, size, momentum_keys, seed):
@@ -133,7 +135,7 @@ def test_noise_at_the_start():
     with inject(criterion, "queue()"):
         ours = criterion(*z)
         assert ours == 0  # no key was ever written
-        assert torch.equal(naive.gradients(ours, z), torch.zeros(2 * 6 * 16, dtype=ours.dtype))
+        assert torch.equal(naive.gradients(ours, z), ours.new_zeros(2 * 6 * 16))
 
 
 @lightly_only

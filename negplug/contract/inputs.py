@@ -31,7 +31,11 @@ def check_embeddings(name: str, z: Tensor) -> None:
         raise TypeError(f"{name} must be a floating-point tensor, got {z.dtype}; cast it first")
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] == 0:
         raise ValueError(f"{name} must have shape [B, d] with B, d ≥ 1, got {tuple(z.shape)}")
-    late.check(f"finite {name}", _not_finite(z.detach()), lambda: _diverged(name))
+    late.check(
+        f"finite {name}",
+        _not_finite(z.detach()),
+        lambda: ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged"),
+    )
 
 
 def _not_finite(z: Tensor) -> Tensor:
@@ -40,10 +44,6 @@ def _not_finite(z: Tensor) -> Tensor:
         return torch.tensor(False)
     largest: Tensor = torch.linalg.vector_norm(z, torch.inf)  # or NaN
     return ~(largest < torch.inf)
-
-
-def _diverged(name: str) -> ValueError:
-    return ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
 
 
 def per_sample(

@@ -13,6 +13,7 @@ Environment:
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def numba_refusal(device: torch.device) -> str | None:
     """Return why compiled loops cannot serve a device here; None if they can."""
     if device.type != "cpu":
         return f"it serves the CPU only, and the tensors are on {device.type!r}"
-    failure = _numba_failure()
+    failure = _import_failure("numba")
     return failure and f"numba cannot be imported ({failure}), which negplug[fast] installs"
 
 
@@ -117,24 +118,15 @@ def triton_refusal(device: torch.device) -> str | None:
             return "it serves GPUs (the CPU only if forced, under TRITON_INTERPRET=1)"
     elif device.type != "cuda":
         return f"it serves CUDA and ROCm devices, and the tensors are on {device.type!r}"
-    failure = _triton_failure()
+    failure = _import_failure("triton")
     return failure and f"Triton cannot be imported ({failure}); torch's builds for GPUs bring it"
 
 
 @functools.cache
-def _triton_failure() -> str | None:
+def _import_failure(name: str) -> str | None:
     try:
-        import triton  # noqa: F401
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-@functools.cache
-def _numba_failure() -> str | None:
-    try:
-        import numba  # noqa: F401
-    # Beside an unsuitable numpy its import raises more than ImportError.
+        importlib.import_module(name)
+    # Beside an unsuitable numpy numba's import raises more than ImportError.
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

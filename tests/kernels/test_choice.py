@@ -62,7 +62,7 @@ def test_what_is_forced_serves_or_says_why_not(monkeypatch):
 
 def test_without_numba_torch_serves(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(choice, "_numba_failure", choice._numba_failure.__wrapped__)
+    monkeypatch.setattr(choice, "_import_failure", choice._import_failure.__wrapped__)
     monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
     assert "negplug[fast]" in numba_refusal(CPU)
     assert CHAINS.backend(CPU, None) == CHOSEN.backend(CPU, Sizes(64, 4, 4096)) == "torch"

@@ -69,6 +69,8 @@ def sums(
     highest = rows.new_empty(shape.parts, count)
     added = torch.empty_like(highest)
     parted = rows.new_empty(shape.parts, count, width) if means else added
+    total = rows.new_empty(count)
+    mean = torch.empty_like(rows) if means else None
     # An argument that a program does not read must be a tensor all the same.
     weight, weight_row = question.weight or (added, 0)
     mask, mask_row = question.mask or (added, 0)
@@ -100,9 +102,6 @@ def sums(
             num_warps=4,
             num_stages=2,
         )
-    total = rows.new_empty(count)
-    mean = torch.empty_like(rows) if means else None
-    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
         merged_parts[(shape.grid[0],)](
             highest,
             added,

@@ -50,7 +50,7 @@ def places_to_columns_(places: Tensor, excluded: Tensor) -> Tensor:
 
     Args:
         places: ``[N, M]`` int64.
-        excluded: ``[N, E]`` int64, ascending in each row, padded with ``exclusion.BEYOND``.
+        excluded: ``[N, E]`` int64, ascending in each row, padded with ``ids.BEYOND``.
     """
     if excluded.shape[1] > _FEW_EXCLUDED:
         shifted = excluded - torch.arange(excluded.shape[1], device=excluded.device)

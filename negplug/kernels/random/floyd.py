@@ -1,12 +1,13 @@
 """Distinct random integers in torch operations, on any device, of shapes that are known before.
 
 Floyd's algorithm (:mod:`negplug.kernels.random`) asks at each step whether t_i has been taken. All
-steps at once: step i takes its last candidate j_i iff
+steps at once: step i takes its last candidate j_i in place of t_i iff
 
-    t_i = j_i,   or t_i = t_k for some k < i,   or t_i = j_k for some k < i that took j_k.
+    t_i = t_k for some k < i,   or t_i = j_k for some k < i that took j_k in place of t_k.
 
-The second is found by sorting. The third follows steps back, t_i = j_k for k = t_i − (b − M), so
-that ⌈log₂ M⌉ rounds of pointer jumping settle it.
+The first is found by sorting. The second follows steps back, t_i = j_k for k = t_i − (b − M), so
+that ⌈log₂ M⌉ rounds of pointer jumping settle it. (j_k that was drawn itself, t_k = j_k, is a case
+of the first.)
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ def _of_some(streams: Tensor, bounds: Tensor, count: int) -> Tensor:
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
     repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
     takes_last = torch.empty_like(repeated).scatter_(1, order, repeated)
-    takes_last |= numbers == last
     back = numbers - (bounds - count)
     back = torch.where(back < 0, step, back)
     for _ in range((count - 1).bit_length()):

@@ -10,7 +10,7 @@ import torch
 from queue_contents import names_in, rows_in
 from resumable import same_state
 
-from negplug import inject
+from negplug import Metadata, inject
 
 lightly_loss = pytest.importorskip("lightly.loss")
 NTXentLoss = lightly_loss.NTXentLoss
@@ -77,3 +77,22 @@ def test_what_provide_says_holds_for_one_step():
     state = handle.state_dict()["NTXentLoss"]
     for name, indexes in (("sampler", range(8)), ("further.0.sampler", range(4))):
         assert names_in(state, name)[1].tolist() == list(indexes)
+
+
+def test_what_a_site_knows_for_a_while_gives_way_to_what_was_provided():
+    criterion = NTXentLoss()
+    handle = inject(criterion, "in_batch()")
+    (treated,) = handle.losses.values()
+    indexes = torch.arange(4)
+    handle.provide(indexes=indexes)
+
+    def fail():
+        with treated.knowing(Metadata(labels=indexes)):
+            assert treated.metadata.indexes is None
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert treated.metadata.indexes is indexes
+    criterion(*naive.embeddings(2, 4)).backward()
+    assert treated.metadata.indexes is None  # forgotten with the step's backward pass

@@ -105,12 +105,11 @@ class Emc2(ChainSampler):
         # Where nothing is proposed, the state is still a draw.
         idle = (total == 0) & (initial > -torch.inf)
         share = total.clamp_(min=1).to(scores).reciprocal_()
-        return Moves(
-            counts.mul_(share[:, None]),
-            stayed.mul_(share).masked_fill_(idle, 1.0),
-            last,
-            accepted.div_(proposed),
-        )
+        stayed = stayed.mul_(share).masked_fill_(idle, 1.0)
+        inside = place >= 0
+        weights = counts.mul_(share[:, None])
+        weights.scatter_add_(1, place.clamp(min=0)[:, None], (stayed * inside)[:, None])
+        return Moves(weights, stayed.masked_fill_(inside, 0.0), last, accepted.div_(proposed))
 
     def _passed_over(self, proposed: Tensor, step: int, samples: int) -> Tensor:
         """Return P of each anchor, ``[N]``: at least one draw is left where there are proposals."""

@@ -122,4 +122,5 @@ def log_view_scale(scores: Tensor, log_number: Tensor, weights: Tensor) -> Tenso
     # A logarithm of 0 takes thirty times as long as any other.
     each = weights.clamp(min=limits.tiny).log_()
     torch.threshold_(each, math.log(2 * limits.tiny), -math.inf)
-    return each.sub_(scores.clamp(min=limits.min)).sub_(log_number)
+    # Of a sample that is none, -inf less -inf.
+    return each.sub_(scores).sub_(log_number).nan_to_num_(-math.inf, math.inf, -math.inf)

@@ -192,12 +192,12 @@ class ChainSampler(Stateful, NegativeSampler):
         before = ChainStep.of(batch, indexes, ordered, self.chains.read(indexes, views))
         step, moves, absent = self._moved(batch, before, indexes, random)
         state, score = step.end(moves)
-        weights, gone = step.weights(moves)
+        weights = moves.weights
         if self.out_of_batch == "drop":
             weights = self.left(step.scores, weights)
         drawn = [drawn_rows(step, weights)]
         if absent is not None:
-            drawn.append(drawn_absent(batch, absent, gone))
+            drawn.append(drawn_absent(batch, absent, moves.outside))
         score, names = batch.of_all_ranks(score, torch.stack([indexes, views, state]))
         samples = self.size or batch.context.dataset.size or 0
         ended = Ended(names, score, samples, step.measures(moves))
@@ -216,7 +216,7 @@ class ChainSampler(Stateful, NegativeSampler):
         if self.out_of_batch != "recompute":
             return step, moves, absent
         self._try_once(batch, indexes)
-        away = away[moves.stayed[away] > 0]
+        away = away[moves.outside[away] > 0]
         if len(away):
             # Another stream than that of the sampler's own draws.
             seed = batch.context.draws.seed_of(-1 - self.stream)

@@ -19,14 +19,15 @@ class Moves(NamedTuple):
 
     Attributes:
         weights: ``[N, C]``, the weight of each proposed sample in a chain's draws.
-        stayed: ``[N]``, the weight of the state that the chain came with.
+        outside: ``[N]``, the weight of the state that the chain came with, if that is not among
+            the proposed samples; otherwise 0.
         last: ``[N]`` int64, the column of the final state; -1 = the one that it came with.
         accepted: ``[N]``, how much of what was proposed was accepted, in [0, 1]; NaN if nothing
             was.
     """
 
     weights: Tensor
-    stayed: Tensor
+    outside: Tensor
     last: Tensor
     accepted: Tensor
 
@@ -87,15 +88,6 @@ class ChainStep:
         """Return the step with the logits of states outside the batch from their embeddings."""
         return replace(self, initial=self.initial.index_copy(0, absent.chains, absent.scores))
 
-    def weights(self, moves: Moves) -> tuple[Tensor, Tensor]:
-        """Return the weight of each sample of the batch ``[N, C]`` and of absent states ``[N]``."""
-        inside = self.place >= 0
-        stayed = (moves.stayed * inside)[:, None]
-        return (
-            moves.weights.scatter_add(1, self.place.clamp(min=0)[:, None], stayed),
-            moves.stayed.masked_fill(inside, 0.0),
-        )
-
     def end(self, moves: Moves) -> tuple[Tensor, Tensor]:
         """Return the final states and their logits, ``[N]`` each."""
         went, last = moves.last >= 0, moves.last.clamp(min=0)
@@ -107,8 +99,8 @@ class ChainStep:
 
     def measures(self, moves: Moves) -> Measures:
         """Return what :meth:`Measures.means` needs."""
-        stayed, accepted = moves.stayed, moves.accepted
-        return Measures(self.initial, self.stored, self.place >= 0, stayed, accepted)
+        outside, accepted = moves.outside, moves.accepted
+        return Measures(self.initial, self.stored, self.place >= 0, outside, accepted)
 
 
 class Measures(NamedTuple):
@@ -118,14 +110,14 @@ class Measures(NamedTuple):
         initial: Present logit of the state that a chain came with.
         stored: Its logit at the last visit.
         inside: Whether it is among the proposed samples.
-        stayed: Its weight in the draws.
+        outside: Its weight in the draws if it is not.
         accepted: How much of what was proposed was accepted; NaN if nothing was.
     """
 
     initial: Tensor
     stored: Tensor
     inside: Tensor
-    stayed: Tensor
+    outside: Tensor
     accepted: Tensor
 
     def means(self) -> dict[str, Tensor]:
@@ -135,7 +127,7 @@ class Measures(NamedTuple):
         change = (self.initial - self.stored).abs()
         return {
             "acceptance": self.accepted.nanmean(),
-            "outside": _mean(self.stayed.masked_fill(self.inside, 0.0), drawn),
+            "outside": _mean(self.outside, drawn),
             "staleness": _mean(change, self.inside & change.isfinite()),
         }
 

@@ -116,10 +116,10 @@ def simulated(expression, temperature, single=False):
         initial = scores[anchor, state.clamp(min=0)].where(state >= 0, -torch.inf)
         offered = scores[anchor[:, None], proposed]
         noise = sampler.noise(offered, random)
-        shares, stayed, last, _ = sampler.move(offered, initial, place, noise, visit)
+        weights, outside, last, _ = sampler.move(offered, initial, place, noise, visit)
         if visit >= UNCOUNTED:
-            total.scatter_add_(1, proposed, shares)
-            total[chains, state.clamp(min=0)] += stayed
+            total.scatter_add_(1, proposed, weights)
+            total[chains, state.clamp(min=0)] += outside
         state = proposed.gather(1, last.clamp(min=0)[:, None])[:, 0].where(last >= 0, state)
     return (total / COUNTED).view(len(ANCHORS), REPLICAS, -1), state.view(-1, REPLICAS)
 

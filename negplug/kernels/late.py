@@ -4,6 +4,7 @@ A host that reads a value of a GPU waits until all that was asked before is done
 waits for the host. So nothing in a steady training step reads one:
 
 - :func:`known` gives a value where it costs nothing, on the CPU, and None elsewhere;
+- :func:`free_to_read` says where shapes may depend on values;
 - :func:`check` looks at a condition once the device has got there, in some later call.
 """
 
@@ -15,6 +16,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from negplug.kernels.choice import forced_backend
+
+
+def free_to_read(device: torch.device) -> bool:
+    """Return whether values can be read without waiting, so that a shape may depend on them.
+
+    So they can on the CPU, unless it stands in for a GPU (see :mod:`negplug.kernels.choice`).
+    """
+    return device.type == "cpu" and forced_backend() != "triton"
 
 
 def known(value: Tensor) -> Any:

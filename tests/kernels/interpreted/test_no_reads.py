@@ -15,11 +15,20 @@ from negplug import ContrastiveLoss
 
 SAMPLERS = ["in_batch()", "gather()", "queue(size=96)"]
 SAMPLERS += ["uniform(num_negatives=5)", "hard(num_negatives=5)"]
+CHAINS = [
+    f"{name}(size=64, out_of_batch={option!r})"
+    for name in ("emc2", "isir")
+    for option in ("cached", "drop")
+]
 OBJECTIVES = ["infonce()", "decoupled()", "debiased(tau_plus=0.1)"]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+CASES = [(sampler, objective) for sampler in SAMPLERS for objective in OBJECTIVES]
+# Draws from the softmax do not estimate a denominator.
+CASES += [(sampler, "infonce()") for sampler in CHAINS]
+
+
+@pytest.mark.parametrize(("sampler", "objective"), CASES)
 def test_a_steady_step_reads_nothing(sampler, objective):
     loss_fn = ContrastiveLoss(sampler, objective)
     draw = {"generator": torch.Generator().manual_seed(0)}

@@ -29,8 +29,8 @@ def free_to_read(device: torch.device) -> bool:
 
 
 def known(value: Tensor) -> Any:
-    """Return the one value of a tensor on the CPU; None if it is on another device."""
-    return value.detach().numpy().item() if value.device.type == "cpu" else None
+    """Return the one value of a tensor that is free to read; None for others."""
+    return value.detach().numpy().item() if free_to_read(value.device) else None
 
 
 class _Late(NamedTuple):

@@ -29,7 +29,12 @@ SAMPLERS = [
 
 DRAWING = [
     "gumbel_max(num_negatives=3)",
-    "gumbel_max(num_negatives=3, source=hard(num_negatives=8))",
+    "gumbel_max(num_negatives=3, source=queue(size=96))",
+    *(
+        f"{chain}(size=64, out_of_batch={option!r})"
+        for chain in ("emc2", "isir")
+        for option in ("cached", "drop")
+    ),
 ]
 """Samplers that draw from the softmax."""
 

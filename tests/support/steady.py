@@ -38,7 +38,7 @@ DRAWING = [
 ]
 """Samplers that draw from the softmax."""
 
-OBJECTIVES = ["infonce()", "decoupled()", "debiased(tau_plus=0.1)", "relic()"]
+OBJECTIVES = ["infonce()", "decoupled()", "debiased(tau_plus=0.1)", "relic()", "sogclr()"]
 
 
 def pairs() -> list[tuple[str, str]]:

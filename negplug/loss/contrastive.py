@@ -27,7 +27,7 @@ from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank, total, world_size
-from negplug.kernels.precision import as_under_present_autocast, not_inference
+from negplug.kernels.precision import as_under_present_autocast, not_inference, without_autocast
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.calls import CallState, check_saved
 from negplug.plugins.build import as_objective, as_sampler
@@ -158,7 +158,7 @@ class ContrastiveLoss(nn.Module):
         objective = own if objective is None else objective
         try:
             # Similarities in half precision carry three digits; the rows are float32 already.
-            with torch.autocast(device.type, enabled=False):
+            with without_autocast(device):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)

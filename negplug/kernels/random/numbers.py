@@ -70,7 +70,7 @@ class RandomNumbers:
         both = torch.cat([radius * angle.cos(), radius * angle.sin()])
         return both[:count].view(shape).to(dtype)
 
-    def integers(self, bound: int, count: int) -> Tensor:
+    def integers(self, bound: int | Tensor, count: int) -> Tensor:
         """Return integers in [0, bound), each as likely to within bound · 2⁻⁶³, ``[count]``."""
         return hashed_integers(count, self.new_seed(), self.device).remainder_(bound)
 

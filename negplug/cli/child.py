@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from negplug.hosts.trainer.metrics import METRICS_VARIABLE, Record, read_records
+from negplug.cli.terminal import last_lines
+from negplug.hosts.trainer.metrics import METRICS_VARIABLE
+from negplug.hosts.trainer.recording import Record, last_record
 
 #: Name of the recorder's file in the folder of a run.
 METRICS_FILE = "metrics.jsonl"
@@ -31,25 +35,33 @@ class RunFailedError(Exception):
 
 
 def run_child(
-    command: Sequence[str], directory: Path, on_tick: Callable[[Sequence[Record]], None]
+    command: Sequence[str],
+    directory: Path,
+    on_tick: Callable[[Record | None], None],
+    timeout: float | None = None,
 ) -> None:
     """Run ``negplug run …`` in a process group of its own, to its end.
+
+    What the run has forked and left behind ends with it.
 
     Args:
         command: The command line.
         directory: Gets ``log.txt``, all that the run prints, and ``metrics.jsonl``.
-        on_tick: Told twice a second what the run has recorded.
+        on_tick: Told twice a second what the run has recorded last.
+        timeout: Seconds after which the run is ended; ``None`` waits for as long as it takes.
 
     Raises:
-        RunFailedError: If the run ended with an error.
+        RunFailedError: If the run ended with an error, or was ended.
+        OSError: If the folder or a file in it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     log, metrics = directory / "log.txt", directory.absolute() / METRICS_FILE
     metrics.unlink(missing_ok=True)  # of an earlier attempt
     theirs, ours = os.pipe()
     environment = {METRICS_VARIABLE: str(metrics), _LIFELINE_VARIABLE: str(theirs)}
-    with log.open("w", encoding="utf-8") as output:
+    with log.open("w", encoding="utf-8", errors="replace") as output:
         print("$", shlex.join(command), file=output, flush=True)
+        printed = os.fstat(output.fileno()).st_size
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -60,19 +72,21 @@ def run_child(
             start_new_session=True,
         )
     os.close(theirs)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    late = False
     try:
-        while child.poll() is None:
-            on_tick(read_records(metrics))
+        while child.poll() is None and not late:
+            on_tick(last_record(metrics))
             with suppress(subprocess.TimeoutExpired):
-                child.wait(0.5)
+                child.wait(min(0.5, max(0.0, deadline - time.monotonic())))
+            late = time.monotonic() >= deadline
+        late = late and child.poll() is None
     finally:
-        if child.poll() != 0:
-            _end(child)
+        _end(child)
         os.close(ours)
-    if child.returncode != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n".join(lines[1:][-_LOG_LINES:])
-        raise RunFailedError(f"exit code {child.returncode}, see {log}:\n{tail}")
+    if late or child.returncode != 0:
+        how = f"no end after {timeout:g} s" if late else f"exit code {child.returncode}"
+        raise RunFailedError(f"{how}, see {log}:\n{last_lines(log, _LOG_LINES, printed)}")
 
 
 def die_with_parent() -> None:
@@ -93,11 +107,24 @@ def die_with_parent() -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End what is left of a run: itself, politely, then other ranks and data loaders."""
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    """End what is left of a run's process group: itself, its ranks and workers, what it forked.
+
+    Where the run ended well, the others get a moment to end by themselves.
+    """
+    for number in (0, signal.SIGTERM) if child.poll() == 0 else (signal.SIGTERM,):
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while _signalled(child.pid, number) and time.monotonic() < deadline:
+            number = 0
+            child.poll()
+            time.sleep(0.05)
+    _signalled(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def _signalled(group: int, number: int) -> bool:
+    """Send a signal to a process group, 0 for none; returns whether there is such a group."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):  # the latter where only zombies are left
+        return False
+    return True

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from negplug.contract.provenance import installed_version
+from negplug.cli.terminal import plain
+from negplug.cli.treatment import fail
+from negplug.contract.provenance import described, installed_version
 
 if TYPE_CHECKING:
     from negplug.kernels.choice import Operation
@@ -117,7 +119,7 @@ def doctor(as_json: _JSON = False) -> None:
     console.print(table)
     for host, methods in report["hosts"].items():
         if "error" in methods:
-            console.print(f"{host}: cannot be imported: {escape(methods['error'])}")
+            console.print(f"{host}: cannot be imported: {escape(plain(methods['error']))}")
         elif not methods["methods"]:
             console.print(f"{host}: not installed")
         else:
@@ -141,7 +143,10 @@ def _plugins() -> Plugins:
         warnings.simplefilter("ignore")
         from negplug.plugins.manager import plugins as load
 
-        return load()
+        try:
+            return load()
+        except ValueError as error:  # a variable of the environment that cannot be read
+            fail(f"{error}.")
 
 
 def _arguments(factory: Any) -> str:
@@ -161,8 +166,8 @@ def _methods(adapter: Any) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             methods = [vars(report) for report in adapter.methods()]
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+    except (Exception, SystemExit) as error:
+        return {"error": described(error)}
     return {"methods": methods}
 
 
@@ -195,7 +200,7 @@ def _kernels() -> dict[str, str]:
 
 def _print_failures(found: Plugins) -> None:
     for failure in found.failures:
-        Console(stderr=True).print(f"[red]faulty[/] {escape(str(failure))}", soft_wrap=True)
+        Console(stderr=True).print(f"[red]faulty[/] {escape(plain(str(failure)))}", soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from negplug.cli.child import die_with_parent
+from negplug.cli.leaving import checked_leaving
 from negplug.cli.script import execute, script_exists
 from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
 from negplug.hosts import call_record
@@ -93,13 +94,17 @@ def run(
 
     main_process = _is_main_process()  # before the script: Lightning sets the rank variables
     with call_record.opened() as any_call:
-        execute(script, args or [], module)
-        if treated and main_process and not any_call():
-            fail(
+
+        def problem() -> str | None:
+            if not treated or not main_process or any_call():
+                return None
+            return (
                 f"{script} ended without calling any contrastive loss that negplug treats, so "
-                f"--sampler {sampler} had no effect; 'negplug doctor' lists the hosts it knows.",
-                code=1,
+                f"--sampler {sampler} had no effect; 'negplug doctor' lists the hosts it knows."
             )
+
+        with checked_leaving(problem):
+            execute(script, args or [], module)
 
 
 def _set_variable(name: str, value: str | float | None) -> None:

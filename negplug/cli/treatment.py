@@ -7,10 +7,14 @@ from typing import NoReturn
 
 import typer
 
+from negplug.cli.terminal import plain, shortened
 from negplug.hosts.trainer.autoload import DIAGNOSTICS
 
 #: The "sampler" that leaves the host as it is.
 BASELINE = "baseline"
+
+# Of what ends a command, in characters; it may quote what was given.
+_LONGEST_MESSAGE = 2_000
 
 
 def check_treatment(
@@ -24,7 +28,12 @@ def check_treatment(
         temperature: Temperature, or ``None`` for the host's.
     """
     from negplug.plugins.build import make_objective, make_sampler
+    from negplug.plugins.manager import plugins
 
+    try:
+        plugins()
+    except ValueError as error:  # a variable of the environment that cannot be read
+        fail(f"{error}.")
     if temperature is not None and not 0 < temperature < float("inf"):
         fail(f"--temperature {temperature} is not a positive number; give one, such as 0.1.")
     for sampler in samplers:
@@ -50,5 +59,5 @@ def check_diagnostics(names: Iterable[str]) -> None:
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """End the command with one sentence on standard error."""
-    typer.echo(f"negplug: {message}", err=True)
+    typer.echo(f"negplug: {shortened(plain(message), _LONGEST_MESSAGE)}", err=True)
     raise typer.Exit(code)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+# Of an error's message, in characters.
+_LONGEST_MESSAGE = 2_000
+
 
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
@@ -19,6 +22,18 @@ def installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def described(error: BaseException) -> str:
+    """Return type and message of an error of foreign code, whose message may be huge or fail."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except BaseException as second:
+        return f"{name}, whose message cannot be made ({type(second).__name__})"
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]} …"
+    return f"{name}: {message}"
 
 
 def changed(distribution: str, what: str, reader: str) -> RuntimeError:
@@ -55,7 +70,7 @@ class PluginFailure:
     """Why a plugin was left out."""
 
     plugin: PluginInfo
-    stage: Literal["import", "registration"]
+    stage: Literal["discovery", "import", "registration"]
     error: str
     traceback: str
 
@@ -91,6 +106,4 @@ def blaming(plugin: PluginInfo | None, where: str) -> Iterator[None]:
     except Exception as error:
         if plugin is None or plugin.distribution == "negplug":
             raise
-        raise PluginError(
-            f"plugin {plugin} failed in {where}: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginError(f"plugin {plugin} failed in {where}: {described(error)}") from error

@@ -4,16 +4,18 @@
 treated recipe. Lightning may train in processes that it spawns or forks, so the answer is kept in
 a file, named in the environment, to which each process adds one byte at its first call.
 
-Free of torch, so that the command line can ask cheaply.
+On Linux the file is in memory and has no name but that of the open file of this process, so that
+nothing is left behind, however this process ends. Free of torch, so that the command line can ask
+cheaply.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 RECORD_VARIABLE = "NEGPLUG_CALL_RECORD"
 
@@ -28,7 +30,8 @@ def record_call() -> None:
     _recorded = True
     path = os.environ.get(RECORD_VARIABLE)
     if path:
-        with open(path, "ab") as file:
+        # Where the process that asks is gone, its file is gone too.
+        with suppress(FileNotFoundError), open(path, "ab") as file:
             file.write(b".")
 
 
@@ -44,7 +47,7 @@ def opened() -> Iterator[Callable[[], bool]]:
     Yields:
         A function that tells whether a treated loss was called in any of them so far.
     """
-    descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
+    descriptor, path, named = _new_file()
     os.environ[RECORD_VARIABLE] = path
     try:
         # Asked through the open file: a cleaner of old temporary files may have taken the name.
@@ -52,4 +55,18 @@ def opened() -> Iterator[Callable[[], bool]]:
     finally:
         os.environ.pop(RECORD_VARIABLE, None)
         os.close(descriptor)
-        Path(path).unlink(missing_ok=True)
+        if named:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def _new_file() -> tuple[int, str, bool]:
+    """Return an open file, a path to it for other processes, and whether that is to be removed."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("negplug-calls")
+        path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        if os.path.exists(path):
+            return descriptor, path, False
+        os.close(descriptor)  # no /proc here
+    descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
+    return descriptor, path, True

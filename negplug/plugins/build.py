@@ -6,8 +6,9 @@ import inspect
 from typing import Any
 
 from negplug.contract.objective import Objective
+from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
-from negplug.plugins.expression import Argument, Call, parse
+from negplug.plugins.expression import Argument, Call, parse, short
 from negplug.plugins.manager import Kind, Provided, UnknownNameError, plugins
 
 _BUILDS: dict[str, type[NegativeSampler] | type[Objective]] = {
@@ -26,6 +27,7 @@ def make_sampler(expression: str) -> NegativeSampler:
         ExpressionError: If the expression is malformed, names an unknown sampler or gives an
             argument that the sampler does not take. A subclass of ``ValueError``.
         ValueError, TypeError: If a sampler refuses a value.
+        PluginError: If a third party's sampler fails otherwise.
     """
     sampler: NegativeSampler = _build("sampler", parse(expression))
     return sampler
@@ -66,15 +68,26 @@ def _build(kind: Kind, call: Call) -> Any:
             positional.append(value)
         else:
             named[argument.name] = value
-    built = provided.spec.factory(*positional, **named)
+    built = _built(provided, positional, named)
     if not isinstance(built, _BUILDS[kind]):
         raise TypeError(
-            f"{call.canonical}: plugin {provided.plugin} gave {type(built).__name__}, not "
+            f"{short(call.canonical)}: plugin {provided.plugin} gave {type(built).__name__}, not "
             f"{_BUILDS[kind].__name__}"
         )
     built.expression = call.canonical
     built.provider = provided.plugin
     return built
+
+
+def _built(provided: Provided, positional: list[Any], named: dict[str, Any]) -> Any:
+    """Call a factory; what is no refusal of a value is the plugin's fault."""
+    try:
+        return provided.spec.factory(*positional, **named)
+    except (TypeError, ValueError, OSError):
+        raise
+    except Exception:
+        with blaming(provided.plugin, f"{provided.spec.name}()"):
+            raise
 
 
 def _check_arguments(provided: Provided, call: Call) -> None:
@@ -85,9 +98,8 @@ def _check_arguments(provided: Provided, call: Call) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for argument in call.arguments:
             if argument.name is not None and argument.name not in names:
-                raise call.error(
-                    f"unknown argument {argument.name!r} of {call.name}(); {takes}", argument.span
-                )
+                unknown = f"unknown argument {short(argument.name)!r}"
+                raise call.error(f"{unknown} of {call.name}(); {takes}", argument.span)
     by_position = [a for a in call.arguments if a.name is None]
     by_name: dict[str, Argument] = {a.name: a for a in call.arguments if a.name is not None}
     try:

@@ -18,12 +18,23 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+#: Of an expression, in characters; more is no expression that somebody has written.
+LONGEST = 10_000
+
+# Of what an error shows, in characters: of the expression around its caret, and of a name.
+_SHOWN = 160
+_NAME = 60
+
 
 class ExpressionError(ValueError):
-    """A malformed expression, with a caret under the token that is wrong."""
+    """A malformed expression, with a caret under the token that is wrong.
+
+    Of a long expression what stands around the token is shown.
+    """
 
     def __init__(self, reason: str, text: str, start: int = 0, stop: int | None = None) -> None:
         stop = max(start + 1, len(text) if stop is None else stop)
+        text, start, stop = _window(text, start, stop)
         super().__init__(f"{reason}\n    {text}\n    {' ' * start}{'^' * (stop - start)}")
         self.reason = reason
 
@@ -83,6 +94,12 @@ def parse(text: str) -> Call:
         raise TypeError(f"an expression must be a string, got {type(text).__name__}")
     # One line, so that a caret can stand under it; what strings hold stays as it is.
     text = re.sub(r"[\r\n]+", " ", text.strip())
+    if len(text) > LONGEST:
+        raise ExpressionError(
+            f"the expression has {len(text)} characters, more than {LONGEST}; long lists belong in "
+            "a file",
+            text[:_SHOWN],
+        )
     if not text:
         raise ExpressionError("the expression is empty; write a call such as in_batch()", text)
     if "\0" in text:
@@ -101,14 +118,33 @@ def parse(text: str) -> Call:
         raise ExpressionError(f"unreadable expression: {error}", text) from None
 
 
+def short(name: str) -> str:
+    """Return a name as errors show it: its beginning if it is long."""
+    return name if len(name) <= _NAME else f"{name[:_NAME]}…"
+
+
+def _window(text: str, start: int, stop: int) -> tuple[str, int, int]:
+    """Cut a long text to what stands around the caret, and move the caret along."""
+    if len(text) <= _SHOWN:
+        return text, start, stop
+    first = max(0, min(start - _SHOWN // 4, len(text) - _SHOWN))
+    last = min(first + _SHOWN, len(text))
+    before, behind = "… " if first else "", " …" if last < len(text) else ""
+    moved = len(before) - first
+    stop = max(start + 1, min(stop, last))
+    return before + text[first:last] + behind, start + moved, stop + moved
+
+
 def _call(node: ast.expr, text: str) -> Call:
     if isinstance(node, ast.Name):
-        raise _error(f"expected a call; write {node.id}()", node, text)
+        raise _error(f"expected a call; write {short(node.id)}()", node, text)
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise _error("expected a call of a plain name, such as in_batch()", node, text)
-    arguments = []
+    arguments, written = [], []
     for value in node.args:
-        arguments.append(Argument(None, _value(value, text), _span(value, text)))
+        argument = Argument(None, _value(value, text), _span(value, text))
+        arguments.append(argument)
+        written.append(_canonical(argument, value))
     seen: set[str] = set()
     for keyword in node.keywords:
         if keyword.arg is None:
@@ -116,10 +152,20 @@ def _call(node: ast.expr, text: str) -> Call:
         start = _span(keyword, text).start
         name = Span(start, start + len(keyword.arg))
         if keyword.arg in seen:
-            raise ExpressionError(f"{keyword.arg} is given twice", text, name.start, name.stop)
+            reason = f"{short(keyword.arg)} is given twice"
+            raise ExpressionError(reason, text, name.start, name.stop)
         seen.add(keyword.arg)
-        arguments.append(Argument(keyword.arg, _value(keyword.value, text), name))
-    return Call(text, node.func.id, tuple(arguments), _span(node.func, text), ast.unparse(node))
+        argument = Argument(keyword.arg, _value(keyword.value, text), name)
+        arguments.append(argument)
+        written.append(f"{keyword.arg}={_canonical(argument, keyword.value)}")
+    canonical = f"{node.func.id}({', '.join(written)})"
+    return Call(text, node.func.id, tuple(arguments), _span(node.func, text), canonical)
+
+
+def _canonical(argument: Argument, node: ast.expr) -> str:
+    """Return a value as Python would print it; each call is printed once, however deep it is."""
+    value = argument.value
+    return value.canonical if isinstance(value, Call) else ast.unparse(node)
 
 
 def _value(node: ast.expr, text: str) -> Any:
@@ -136,7 +182,7 @@ def _literal(node: ast.expr, text: str) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
     what = (
-        f"quote it ('{node.id}') or call it ({node.id}())"
+        f"quote it ('{short(node.id)}') or call it ({short(node.id)}())"
         if isinstance(node, ast.Name)
         else "only numbers, strings, True, False, None, lists of them and calls are allowed"
     )

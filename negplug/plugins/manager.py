@@ -6,8 +6,8 @@ late: two providers of one name clash only when that name is asked for.
 
 Environment:
     NEGPLUG_DISABLED_PLUGINS: Comma-separated plugin or distribution names, skipped before import.
-    NEGPLUG_DISABLE_AUTOLOAD: ``1`` loads no third-party plugin at all.
-    NEGPLUG_STRICT: ``1`` turns the first plugin failure into an error.
+    NEGPLUG_DISABLE_AUTOLOAD: ``1`` (true, yes, on) loads no third-party plugin at all.
+    NEGPLUG_STRICT: ``1`` (true, yes, on) turns the first plugin failure into an error.
 """
 
 from __future__ import annotations
@@ -16,20 +16,30 @@ import difflib
 import functools
 import inspect
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distributions
+from itertools import islice
 from types import ModuleType
 from typing import Any, Literal
 
 import pluggy
 
-from negplug.contract import hookspecs
+from negplug.contract import hookspecs, variables
 from negplug.contract.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
-from negplug.contract.provenance import PluginError, PluginFailure, PluginInfo, installed_version
+from negplug.contract.provenance import (
+    PluginError,
+    PluginFailure,
+    PluginInfo,
+    described,
+    installed_version,
+)
 from negplug.objectives import plugins as builtin_objectives
+from negplug.plugins.discovery import entry_points
+from negplug.plugins.expression import short
+from negplug.plugins.patience import named_if_slow
 from negplug.samplers import plugins as builtin_samplers
 
 Kind = Literal["sampler", "objective", "adapter"]
@@ -40,9 +50,12 @@ _HOOKS: dict[str, tuple[Kind, type]] = {
     "negplug_adapters": ("adapter", AdapterSpec),
 }
 
+# More than any plugin provides; a hook that goes on and on would fill the memory.
+_MOST_RECORDS = 1_000
+
 
 class PluginWarning(UserWarning):
-    """A plugin was left out because it failed to load."""
+    """A plugin was left out because it failed to load, or there is none to leave out."""
 
 
 class UnknownNameError(ValueError):
@@ -62,19 +75,28 @@ class Plugins:
 
     Args:
         environ: Where the three variables are read; the process environment by default.
+
+    Raises:
+        ValueError: If a flag among them says neither yes nor no.
+        PluginError: If a plugin fails and ``NEGPLUG_STRICT`` is set.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
         self.plugins: list[PluginInfo] = []
         self.failures: list[PluginFailure] = []
-        self._strict = environ.get("NEGPLUG_STRICT") == "1"
+        self._strict = variables.flag("NEGPLUG_STRICT", environ)
         self._provided: dict[Kind, list[Provided]] = {"sampler": [], "objective": [], "adapter": []}
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        asked = environ.get("NEGPLUG_DISABLED_PLUGINS", "").split(",")
+        self._disabled = {_normal(name): name.strip() for name in asked if name.strip()}
         for module in (*builtin_samplers, *builtin_objectives):
-            self._register(module, self._own(module.__name__.rpartition(".")[2]))
-        self._load_entry_points(environ)
+            info = self._own(module.__name__.rpartition(".")[2])
+            if not self._is_disabled(info):
+                self._register(module, info)
+        self._load_entry_points(autoload=not variables.flag("NEGPLUG_DISABLE_AUTOLOAD", environ))
+        self._name_unknown()
 
     def provided(self, kind: Kind) -> list[Provided]:
         """Return every record of ``kind`` with its provider, in order of registration."""
@@ -100,42 +122,54 @@ class Plugins:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
         failed = "".join(f"; {failure}" for failure in self.failures)
-        raise UnknownNameError(f"unknown {kind} {name!r}; {hint}{failed}")
+        raise UnknownNameError(f"unknown {kind} {short(name)!r}; {hint}{failed}")
 
     def _own(self, name: str) -> PluginInfo:
         return PluginInfo(name, PROJECT, installed_version(PROJECT) or "unknown")
 
-    def _load_entry_points(self, environ: Mapping[str, str]) -> None:
-        disabled = {name.strip() for name in environ.get("NEGPLUG_DISABLED_PLUGINS", "").split(",")}
-        autoload = environ.get("NEGPLUG_DISABLE_AUTOLOAD") != "1"
-        for entry, distribution, version in _entry_points():
-            own = distribution == PROJECT
-            blocked = entry.name in disabled or distribution in disabled or not (autoload or own)
-            info = PluginInfo(
-                entry.name, distribution, version, "disabled" if blocked else "active"
-            )
-            if blocked:
-                self.plugins.append(info)
+    def _is_disabled(self, info: PluginInfo, autoload: bool = True) -> bool:
+        """Whether a plugin is to be left alone; it is listed then."""
+        names = {_normal(info.name), _normal(info.distribution)}
+        if not names & self._disabled.keys() and (autoload or info.distribution == PROJECT):
+            return False
+        self.plugins.append(PluginInfo(info.name, info.distribution, info.version, "disabled"))
+        return True
+
+    def _load_entry_points(self, autoload: bool) -> None:
+        found, damaged = entry_points()
+        for failure in damaged:
+            self._keep(failure, None)
+        for entry, distribution, version in found:
+            info = PluginInfo(entry.name, distribution, version)
+            if self._is_disabled(info, autoload):
                 continue
             try:
-                plugin = entry.load()
-            except (Exception, SystemExit) as error:
+                with named_if_slow(info, "import"):
+                    plugin = entry.load()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._fail(info, "import", error)
                 continue
             self._register(plugin, info)
 
+    def _name_unknown(self) -> None:
+        there = {_normal(name) for info in self.plugins for name in (info.name, info.distribution)}
+        for name in self._disabled.keys() - there:
+            warnings.warn(
+                f"NEGPLUG_DISABLED_PLUGINS names {self._disabled[name]!r}, which is no plugin and "
+                "no distribution with plugins; 'negplug plugins' lists them",
+                PluginWarning,
+                stacklevel=2,
+            )
+
     def _register(self, plugin: ModuleType | object, info: PluginInfo) -> None:
         try:
-            hooks = _hook_names(self._manager, plugin)
-            self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
-            others = [other for other in self._manager.get_plugins() if other is not plugin]
-            records: list[tuple[Kind, Any]] = []
-            for hook in hooks:
-                # One plugin at a time: a raising hook would take all others' records with it.
-                caller = self._manager.subset_hook_caller(hook, others)
-                for result in caller() or [None]:
-                    records += [(_HOOKS[hook][0], record) for record in _checked(hook, result)]
-        except (Exception, SystemExit) as error:
+            with named_if_slow(info, "registration"):
+                hooks, records = self._records(plugin, info)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self._fail(info, "registration", error)
@@ -145,17 +179,30 @@ class Plugins:
         for kind, record in records:
             self._provided[kind].append(Provided(record, info))
 
+    def _records(
+        self, plugin: ModuleType | object, info: PluginInfo
+    ) -> tuple[tuple[str, ...], list[tuple[Kind, Any]]]:
+        """Register a plugin; returns its hooks, and what they provide."""
+        hooks = _hook_names(self._manager, plugin)
+        self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        records: list[tuple[Kind, Any]] = []
+        for hook in hooks:
+            # One plugin at a time: a raising hook would take all others' records with it.
+            caller = self._manager.subset_hook_caller(hook, others)
+            for result in caller() or [None]:
+                records += [(_HOOKS[hook][0], record) for record in _checked(hook, result)]
+        return hooks, records
+
     def _fail(
         self, info: PluginInfo, stage: Literal["import", "registration"], error: BaseException
     ) -> None:
         failed = PluginInfo(info.name, info.distribution, info.version, "failed")
-        failure = PluginFailure(
-            failed,
-            stage,
-            f"{type(error).__name__}: {error}",
-            "".join(traceback.format_exception(error)),
-        )
-        self.plugins.append(failed)
+        text = "".join(traceback.format_exception(error))
+        self._keep(PluginFailure(failed, stage, described(error), text), error)
+
+    def _keep(self, failure: PluginFailure, error: BaseException | None) -> None:
+        self.plugins.append(failure.plugin)
         self.failures.append(failure)
         if self._strict:
             raise PluginError(str(failure)) from error
@@ -170,18 +217,9 @@ def plugins() -> Plugins:
     return Plugins()
 
 
-def _entry_points() -> list[tuple[EntryPoint, str, str]]:
-    found: dict[str, list[tuple[EntryPoint, str, str]]] = {}
-    for distribution in distributions():
-        entries = [entry for entry in distribution.entry_points if entry.group == PROJECT]
-        if entries:
-            # A damaged installation may lack its metadata.
-            name = distribution.metadata["Name"] or "unknown"
-            version = distribution.version or "unknown"
-            # The first distribution on the path shadows a later one of the same name.
-            found.setdefault(name, [(entry, name, version) for entry in entries])
-    listed = [item for items in found.values() for item in items]
-    return sorted(listed, key=lambda item: (item[1] != PROJECT, item[1], item[0].name))
+def _normal(name: str) -> str:
+    """One spelling per name, as package installers have it: ``My_Plugin`` is ``my-plugin``."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _hook_names(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...]:
@@ -198,7 +236,9 @@ def _checked(hook: str, result: object) -> list[Any]:
     wanted = _HOOKS[hook][1]
     if not isinstance(result, Iterable):
         raise TypeError(f"{hook} must return an iterable of {wanted.__name__}, got {result!r}")
-    records = list(result)
+    records = list(islice(result, _MOST_RECORDS + 1))
+    if len(records) > _MOST_RECORDS:
+        raise ValueError(f"{hook} goes on after {_MOST_RECORDS} records; it must come to an end")
     for record in records:
         if not isinstance(record, wanted):
             raise TypeError(f"{hook} must return {wanted.__name__} records, got {record!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from negplug.hosts.trainer.metrics import final_metrics, read_records
+from negplug.hosts.trainer.recording import read_recording
 
 SHOW = """
 import json, os, sys
@@ -243,13 +243,15 @@ def test_a_lightning_recipe_is_recorded(tmp_path: Path, sampler: str) -> None:
     arguments = ["--sampler", sampler, "recipe.py", "1", "auto", "."]
     done = negplug_run(tmp_path, *arguments, NEGPLUG_METRICS=str(file))
     assert done.returncode == 0, done.stderr
-    records = read_records(file)
+    recording = read_recording(file)
+    assert not recording.faults
+    records = recording.records
     events = ["validation_end", "train_epoch_end"] * 2 + ["fit_end"]
     assert [record["event"] for record in records] == events
     assert [record["epoch"] for record in records] == [0, 0, 1, 1, 2]
     assert {record["trainer"] for record in records} == {0}
     assert records[-1]["step"] == 8
-    final = final_metrics(file)
+    final = recording.final_metrics()
     assert final["val_acc"] == 0.5
     assert final["late"] == 1.0
     assert final["train_loss"] > 0
@@ -267,32 +269,6 @@ def test_other_ranks_are_treated_and_recorded_once(tmp_path: Path, strategy: str
     arguments = ["--sampler", "in_batch()", "--seed", "1", "recipe.py", "2", strategy, "."]
     done = negplug_run(tmp_path, *arguments, NEGPLUG_METRICS=str(file))
     assert done.returncode == 0, done.stderr
-    assert [record["event"] for record in read_records(file)].count("fit_end") == 1
-    assert final_metrics(file)["val_acc"] == 0.5
-
-
-def test_a_second_trainer_counts_on_and_a_torn_line_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from types import SimpleNamespace
-
-    from negplug.hosts.trainer.metrics import recorder
-
-    file = tmp_path / "metrics.jsonl"
-    monkeypatch.setenv("NEGPLUG_METRICS", str(file))
-    trainer = SimpleNamespace(
-        callback_metrics={"acc": 0.1, "words": "no number"},
-        current_epoch=1,
-        global_step=8,
-        is_global_zero=True,
-        max_epochs=1,
-        sanity_checking=False,
-    )
-    first, second = recorder(object), recorder(object)
-    first.on_fit_end(trainer, None)  # type: ignore[attr-defined]
-    trainer.callback_metrics = {"acc": 0.2}
-    second.on_fit_end(trainer, None)  # type: ignore[attr-defined]
-    with file.open("a") as lines:
-        lines.write('{"metrics": {"acc": 0.')
-    assert [record["trainer"] for record in read_records(file)] == [0, 1]
-    assert final_metrics(file) == {"acc": 0.2}
+    recording = read_recording(file)
+    assert [record["event"] for record in recording.records].count("fit_end") == 1
+    assert recording.final_metrics()["val_acc"] == 0.5

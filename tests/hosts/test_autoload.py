@@ -42,7 +42,7 @@ def test_the_environment_treats_an_unmodified_recipe(tmp_path):
 
 
 def test_without_the_variable_nothing_happens(tmp_path):
-    done = run_script(tmp_path, TREATED, NEGPLUG_OBJECTIVE="nonsense(", NEGPLUG_TEMPERATURE="x")
+    done = run_script(tmp_path, TREATED, NEGPLUG_OBJECTIVE="", NEGPLUG_TEMPERATURE="")
     assert done.returncode == 0, done.stderr
     assert "calls 0 controls 0" in done.stdout
 
@@ -56,6 +56,7 @@ def test_without_the_variable_nothing_happens(tmp_path):
             {"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_TEMPERATURE": "hot"},
             "NEGPLUG_TEMPERATURE must be a number, got 'hot'",
         ),
+        ({"NEGPLUG_OBJECTIVE": "decoupled()"}, "has no effect without NEGPLUG_SAMPLER"),
     ],
 )
 def test_a_bad_environment_fails_clearly(tmp_path, variables, message):

@@ -173,7 +173,7 @@ for group in groups:
     [
         {},
         {"NEGPLUG_SAMPLER": "", "NEGPLUG_METRICS": ""},
-        {"NEGPLUG_OBJECTIVE": "no such thing(", "NEGPLUG_TEMPERATURE": "warm"},
+        {"NEGPLUG_BACKEND": "no such thing(", "NEGPLUG_OBJECTIVE": ""},
         {"NEGPLUG_STRICT": "1", "NEGPLUG_DISABLED_PLUGINS": "\n,;", "NEGPLUG_LIFELINE": "x"},
     ],
     ids=["unset", "empty", "garbage", "plugins"],
@@ -183,6 +183,8 @@ def test_without_a_sampler_the_factories_return_nothing_and_load_nothing(environ
     own = {name for name in loaded if name.startswith("negplug")}
     assert own == {
         "negplug",
+        "negplug.contract",
+        "negplug.contract.variables",
         "negplug.hosts",
         "negplug.hosts.trainer",
         "negplug.hosts.trainer.autoload",

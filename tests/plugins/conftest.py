@@ -89,7 +89,7 @@ facts["make"] = {
     text: error_of(lambda: negplug.make_sampler(text))
     for text in (
         "nearst(num_negatives=2)", "xyz()", "uniform(num_negatives=2)", "half()", "unbuildable()",
-        "nothing()", "nearest(num_negatives=2, similarity=3)",
+        "nothing()", "crashing()", "nearest(num_negatives=2, similarity=3)",
     )
 }
 facts["train"] = {

@@ -45,6 +45,14 @@ def test_a_factory_that_builds_no_sampler_is_named(facts):
     )
 
 
+def test_a_factory_that_fails_is_named(facts):
+    error = facts["make"]["crashing()"]
+    assert error["types"][0] == "PluginError"
+    assert error["message"].startswith(
+        f"plugin no-sampler {BROKEN} failed in crashing(): KeyError: "
+    )
+
+
 def test_a_value_that_a_sampler_refuses_is_its_own_error(facts):
     error = facts["make"]["nearest(num_negatives=2, similarity=3)"]
     assert error["types"][0] == "ValueError"

@@ -1,16 +1,16 @@
-"""Plugins blocked and autoloaded, failures raised, damaged installations."""
+"""Plugins blocked and autoloaded, failures raised."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
+import pytest
 from distributions import python
 from example_plugins import BROKEN, FAULTS, LOADED, OWN, succeeded
 
-from negplug.plugins.manager import Plugins
+from negplug.plugins.manager import Plugins, PluginWarning, UnknownNameError
 
 
 def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -86,29 +86,22 @@ def test_strict_raises_the_first_failure(sites, tmp_path):
     assert done.stdout == ""
 
 
-def dist_info(site: Path, name: str, entry_points: str, metadata: str | None) -> Path:
-    folder = site / f"{name}.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "entry_points.txt").write_text(f"[negplug]\n{entry_points}\n")
-    if metadata is not None:
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\n{metadata}")
-    return site
+@pytest.mark.parametrize("spelling", ["Negplug_Broken,nearest", "negplug.broken, NEAREST"])
+def test_a_disabled_name_may_be_spelt_as_installers_take_it(sites, monkeypatch, spelling):
+    for site in sites:
+        monkeypatch.syspath_prepend(site)
+    found = Plugins({"NEGPLUG_DISABLED_PLUGINS": spelling, "NEGPLUG_STRICT": "1"}).plugins
+    disabled = {info.name for info in found if info.status == "disabled"}
+    assert disabled == {"nearest", *FAULTS, *LOADED}
 
 
-def test_the_first_of_two_versions_on_the_path_is_the_one(installed, tmp_path, monkeypatch):
-    metadata = "Name: negplug-nearest\nVersion: 0.9\n"
-    entries = "nearest = negplug_nearest\nwithdrawn = negplug_nearest.withdrawn"
-    older = dist_info(tmp_path, "negplug_nearest-0.9", entries, metadata)
-    monkeypatch.syspath_prepend(older)
-    monkeypatch.syspath_prepend(installed["nearest"])
-    listed = Plugins({"NEGPLUG_DISABLE_AUTOLOAD": "1"}).plugins
-    found = [info for info in listed if info.distribution == "negplug-nearest"]
-    assert [(info.name, info.version) for info in found] == [("nearest", "1.2.3")]
+def test_a_builtin_plugin_can_be_disabled(monkeypatch):
+    plugins = Plugins({"NEGPLUG_DISABLED_PLUGINS": "uniform"})
+    assert [info.name for info in plugins.plugins if info.status == "disabled"] == ["uniform"]
+    with pytest.raises(UnknownNameError, match="unknown sampler 'uniform'"):
+        plugins.lookup("sampler", "uniform")
 
 
-def test_an_installation_without_metadata_hurts_nobody(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(dist_info(tmp_path, "torn-1.0", "torn = torn", None))
-    listed = Plugins({"NEGPLUG_DISABLE_AUTOLOAD": "1"}).plugins
-    assert {info.name for info in listed if info.status == "active"} == OWN
-    (torn,) = [info for info in listed if info.name == "torn"]
-    assert (torn.distribution, torn.status) == ("unknown", "disabled")
+def test_a_disabled_name_that_nothing_has_is_named():
+    with pytest.warns(PluginWarning, match="DISABLED_PLUGINS names 'negplug-neerest', which is no"):
+        Plugins({"NEGPLUG_DISABLED_PLUGINS": "uniform,negplug-neerest,"})

@@ -19,6 +19,9 @@ FAULTS = {
     "returns-none": ("registration", "negplug_samplers must return an iterable of SamplerSpec, g"),
     "bad-factory": ("registration", "TypeError: 'Unbuildable' is not a callable object"),
     "unknown-hook": ("registration", "TypeError: implements unknown hook negplug_sampler; the h"),
+    "panics": ("import", "Panic: the extension gave up"),
+    "speechless": ("registration", "Speechless, whose message cannot be made (AttributeError)"),
+    "endless": ("registration", "negplug_samplers goes on after 1000 records; it must come to "),
     "no-hook": ("registration", "TypeError: implements no hook; mark one of negplug_samplers, "),
 }
 # Registered without complaint; their faults show later, or not at all.

@@ -27,14 +27,18 @@ class Workplace:
         (path / "script.py").write_text(script)
 
     def start(
-        self, *arguments: str, args: tuple[str, ...] = ("{seed}",), out: str = "out"
+        self,
+        *arguments: str,
+        args: tuple[str, ...] = ("{seed}",),
+        out: str = "out",
+        **environment: str,
     ) -> subprocess.Popen[str]:
         """Start a sweep to a folder."""
         command = [sys.executable, "-m", "negplug", "sweep", "script.py", "--out", out]
         return subprocess.Popen(
             [*command, *arguments, "--", *args],
             cwd=self.path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

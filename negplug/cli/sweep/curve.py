@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from negplug.cli.sweep.spread import deviation, mean
-from negplug.hosts.trainer.metrics import Record
+from negplug.hosts.trainer.recording import Record
 
 #: Steps and values, in the order of the steps.
 Curve = Sequence[tuple[int, float]]

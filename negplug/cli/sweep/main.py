@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from negplug.cli.sweep.command import sweep_command
+from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.figures import draw_pictures
 from negplug.cli.sweep.grid import (
     as_temperature,
@@ -24,6 +25,7 @@ from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
 from negplug.cli.sweep.study import Run, Settings, SweepStudy
 from negplug.cli.sweep.summary import Summary
+from negplug.cli.terminal import plain
 from negplug.cli.treatment import check_diagnostics, check_treatment, fail
 
 
@@ -98,6 +100,14 @@ def sweep(
             "share the runs of a study; SCRIPT has the same path on all.",
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="End a run after so long; it has failed then. Default: runs take what they take.",
+        ),
+    ] = None,
     study: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +130,8 @@ def sweep(
         fail("--minimize has no effect without --metric; name the metric.")
     if study is not None and storage is None:
         fail(f"--study {study!r} has no effect without --storage; give the storage's URL.")
+    if timeout is not None and not timeout > 0:
+        fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
     check_diagnostics(diagnose or ())
     try:
         settings = Settings(
@@ -132,42 +144,47 @@ def sweep(
         runs = _planned(sampler, settings, parse_grid(grid or ()), seeds)
     except ValueError as error:
         fail(f"{error}.")
-    out.mkdir(parents=True, exist_ok=True)
-    # A shared storage tells its studies apart by name; a folder of its own may be renamed.
-    url = storage or f"sqlite:///{out / 'study.db'}"
-    name = (study or out.resolve().name) if storage else "sweep"
-    try:
-        shared = SweepStudy(url, name, settings)
-    except ValueError as error:
-        fail(f"{f'--study {name}' if storage else f'--out {out}'}: {error}.")
-    shared.enqueue(runs)
-
-    def summarize() -> Summary:
-        return Summary(shared.results(), [run.sampler for run in runs], metric, minimize)
-
     # A terminated sweep has to end its child as an interrupted one does; nohup stays nohup.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+    # A shared storage tells its studies apart by name; a folder of its own may be renamed.
+    name = (study or out.resolve().name) if storage else "sweep"
+    given = f"--study {name}" if storage else f"--out {out}"
     try:
-        do_runs(runs, shared, settings, summarize, out)
+        with one_sentence(out, given):
+            if out.exists() and not out.is_dir():
+                fail(f"--out {out} is no folder; give another.")
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                shared = SweepStudy(storage or out / "study.db", name, settings)
+            except ValueError as error:
+                fail(f"{given}: {error}.")
+            shared.enqueue(runs)
+
+            def summarize() -> Summary:
+                order = [run.sampler for run in runs]
+                return Summary(shared.results(), order, metric, minimize)
+
+            do_runs(runs, shared, settings, summarize, out, timeout)
+            summary, failures = summarize(), shared.failures()
+            options = ["--out", str(out)]
+            if metric is not None:
+                options += ["--metric", metric, *(["--minimize"] if minimize else [])]
+            if timeout is not None:
+                options += ["--timeout", f"{timeout:g}"]
+            everything = [*runs, *(result.run for result in summary.results)]
+            command = sweep_command(script, settings, everything, options)
+            write_csv(summary, out / "results.csv")
+            write_report(summary, failures, command, draw_pictures(summary, out), out / "report.md")
     except KeyboardInterrupt:
         typer.echo("negplug: stopped; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
-
-    summary, failures = summarize(), shared.failures()
-    options = ["--out", str(out)]
-    if metric is not None:
-        options += ["--metric", metric, *(["--minimize"] if minimize else [])]
-    everything = [*runs, *(result.run for result in summary.results)]
-    command = sweep_command(script, settings, everything, options)
-    write_csv(summary, out / "results.csv")
-    write_report(summary, failures, command, draw_pictures(summary, out), out / "report.md")
     print_table(summary)
-    typer.echo(f"Report: {out / 'report.md'}")
+    typer.echo(plain(f"Report: {out / 'report.md'}"))
     failed = [run for run in runs if run in failures]
     for run in failed:
-        typer.echo(f"\n{run} failed with {failures[run]}", err=True)
+        typer.echo(plain(f"\n{run} failed with {failures[run]}"), err=True)
     if failed:
         noun = "run" if len(failed) == 1 else "runs"
         fail(f"{len(failed)} {noun} failed; the same command retries what failed.", code=1)

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from negplug.cli.child import METRICS_FILE
 from negplug.cli.sweep.study import Run
-from negplug.hosts.trainer.metrics import Record
+from negplug.hosts.trainer.recording import Record
+
+# Of the lines of a run that cannot be used; a script may write the same fault at every step.
+_MOST_FAULTS = 5
 
 
 class SweepProgress:
@@ -51,9 +55,16 @@ class SweepProgress:
         if not self._console.is_terminal:
             self._console.print(f"{run}: started")
 
-    def tick(self, records: Sequence[Record]) -> None:
-        """Show how far the run in progress is, from what it has recorded."""
-        self._bar.update(self._task, epoch=_epoch(records))
+    def tick(self, last: Record | None) -> None:
+        """Show how far the run in progress is, from what it has recorded last."""
+        self._bar.update(self._task, epoch=_epoch(last or {}))
+
+    def told(self, run: Run, faults: Sequence[str]) -> None:
+        """Show what could not be used of a run's metrics, the first few of it."""
+        for fault in faults[:_MOST_FAULTS]:
+            self._console.print(f"{run}: {METRICS_FILE}, {fault}; left out")
+        if len(faults) > _MOST_FAULTS:
+            self._console.print(f"{run}: and {len(faults) - _MOST_FAULTS} more")
 
     def ended(self, run: Run, how: str) -> None:
         """Tell how a run ended."""
@@ -69,11 +80,10 @@ class SweepProgress:
         self._waits = True
 
 
-def _epoch(records: Sequence[Record]) -> str:
+def _epoch(last: Record) -> str:
     """Where a run stands, from the last line that it recorded."""
-    if not records or "epoch" not in records[-1]:
+    if "epoch" not in last:
         return ""
-    last = records[-1]
     # Lightning counts an epoch as completed only after its last hook.
     epoch = last["epoch"] + (last.get("event") != "fit_end")
     of = last.get("max_epochs") or -1

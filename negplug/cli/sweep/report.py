@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -81,8 +82,10 @@ def write_report(
         lines += ["## Failed runs", ""]
     for run, error in failures.items():
         setting = ", ".join([f"`{run.sampler}`", *(f"{n}={v}" for n, v in run.point)])
-        lines += [f"{setting}, seed {run.seed}:", "", "```text", error, "```", ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+        # Longer than any fence that a log may hold.
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", error)), default=0))
+        lines += [f"{setting}, seed {run.seed}:", "", f"{fence}text", error, fence, ""]
+    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
 
 
 def _all_settings(summary: Summary) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from negplug.cli.sweep.summary import Summary
@@ -21,15 +22,23 @@ def write_csv(summary: Summary, path: Path) -> None:
     header += [f"logged {name}" if name in header else name for name in metrics]
     # Swapped in whole: another process of the same sweep may be writing too.
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for sampler in summary.samplers:
-            for place, (point, results) in enumerate(summary.ranking[sampler]):
-                setting = dict(point)
-                chosen = [int(place == 0)] if names else []
-                for result in results:
-                    row = [sampler, *(setting.get(name, "") for name in names), result.run.seed]
-                    row += [*chosen, f"{result.seconds:.3f}"]
-                    writer.writerow(row + [result.metrics.get(name, "") for name in metrics])
-    os.replace(partial, path)
+    try:
+        with partial.open("w", newline="", encoding="utf-8", errors="replace") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(_rows(summary))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _rows(summary: Summary) -> Iterator[list[object]]:
+    names = summary.names
+    for sampler in summary.samplers:
+        for place, (point, results) in enumerate(summary.ranking[sampler]):
+            setting = dict(point)
+            chosen = [int(place == 0)] if names else []
+            for result in results:
+                row = [sampler, *(setting.get(name, "") for name in names), result.run.seed]
+                row += [*chosen, f"{result.seconds:.3f}"]
+                yield row + [result.metrics.get(name, "") for name in summary.metrics]

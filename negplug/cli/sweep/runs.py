@@ -13,7 +13,7 @@ from negplug.cli.sweep.progress import SweepProgress
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
 from negplug.cli.sweep.summary import Summary
-from negplug.hosts.trainer.metrics import final_metrics, read_records
+from negplug.hosts.trainer.recording import read_recording
 
 
 def do_runs(
@@ -22,6 +22,7 @@ def do_runs(
     settings: Settings,
     summarize: Callable[[], Summary],
     out: Path,
+    timeout: float | None = None,
 ) -> None:
     """Do the runs that are still to do, showing where they stand.
 
@@ -31,6 +32,7 @@ def do_runs(
         settings: What all runs share.
         summarize: Returns what is finished, for ``results.csv``, which grows with each run.
         out: Folder of the sweep.
+        timeout: Seconds after which a run has failed.
     """
     finished = {result.run for result in study.results()}.intersection(runs)
     with SweepProgress(total=len(runs), finished=len(finished)) as progress:
@@ -42,14 +44,15 @@ def do_runs(
             progress.started(run)
             begin = time.monotonic()
             try:
-                run_child(run_command(run, settings), directory, progress.tick)
+                run_child(run_command(run, settings), directory, progress.tick, timeout)
             except RunFailedError:
                 progress.ended(run, "failed")
                 raise
             seconds = time.monotonic() - begin
             progress.ended(run, f"finished in {seconds:.1f} s")
-            metrics = directory / METRICS_FILE
-            curve = curve_of(read_records(metrics), "negplug/gradient_snr")
-            return Result(run, seconds, final_metrics(metrics), curve)
+            recording = read_recording(directory / METRICS_FILE)
+            progress.told(run, recording.faults)
+            curve = curve_of(recording.records, "negplug/gradient_snr")
+            return Result(run, seconds, recording.final_metrics(), curve)
 
         study.work(runs, execute, progress.waiting)

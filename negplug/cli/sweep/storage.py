@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from negplug.cli.terminal import plain, shortened
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -18,44 +24,107 @@ _GRACE_SECONDS = 12
 # How long another sweep may take to make its tables, or a study that it has begun to make.
 _PATIENCE_SECONDS = 10
 
+# How long to wait while another sweep writes to the same SQLite file.
+_LOCK_SECONDS = 60
 
-def open_storage(url: str) -> RDBStorage:
+# How every SQLite database begins.
+_SQLITE = b"SQLite format 3\0"
+
+
+class StorageError(Exception):
+    """A study cannot be read or written; the message says why, as a clause."""
+
+
+def open_storage(where: Path | str) -> RDBStorage:
     """Open a storage, making its tables if it is new.
 
     Args:
-        url: SQLAlchemy URL.
+        where: A file for SQLite, under any name, or the SQLAlchemy URL of a storage.
 
     Raises:
         ValueError: If it cannot be opened.
+        OSError: If the file cannot be read or made.
     """
     import optuna
     from sqlalchemy import event
-    from sqlalchemy.exc import ArgumentError, DatabaseError
+    from sqlalchemy.exc import DatabaseError
 
-    # Two sweeps write to one SQLite file: wait for the other's lock.
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    from negplug.cli.sweep.patient_storage import PatientStorage
+
+    url, engine = _connection(where)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             with warnings.catch_warnings():
                 # The heartbeat is marked experimental, which no user of a sweep can act on.
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                storage = optuna.storages.RDBStorage(
+                storage = PatientStorage(
                     url,
-                    engine_kwargs=patience,
+                    engine_kwargs=engine,
                     heartbeat_interval=_HEARTBEAT_SECONDS,
                     grace_period=_GRACE_SECONDS,
                 )
             if storage.engine.dialect.name == "sqlite":
                 event.listen(storage.engine, "begin", _lock_before_reading)
             return storage
-        except (ArgumentError, ImportError) as error:
-            raise ValueError(_unopened(error)) from None
         except DatabaseError as error:
             # Optuna makes its tables in no atomic act: who comes second fails, but only once.
             if time.monotonic() > deadline:
                 raise ValueError(_unopened(error)) from None
             time.sleep(0.5)
+        except Exception as error:  # of Optuna, SQLAlchemy, a driver: there is nothing of ours
+            raise ValueError(_unopened(error)) from None
+
+
+def _connection(where: Path | str) -> tuple[str, dict[str, Any]]:
+    """Return a URL as Optuna takes it, and arguments for SQLAlchemy's engine."""
+    if isinstance(where, str):
+        # Optuna fills in what is in braces.
+        url = where.replace("{", "{{").replace("}", "}}")
+        if where.startswith("sqlite"):
+            # Two sweeps write to one SQLite file: wait for the other's lock.
+            return url, {"connect_args": {"timeout": _LOCK_SECONDS}}
+        # A server that was started anew has closed the connections that it had.
+        return url, {"pool_pre_ping": True}
+    file = where.absolute()
+    with file.open("a+b") as opened:
+        opened.seek(0)
+        head = opened.read(len(_SQLITE))
+    if head not in (b"", _SQLITE):
+        raise ValueError(f"{where} is no SQLite database; move it away")
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(file, timeout=_LOCK_SECONDS, check_same_thread=False)
+
+    # In a URL `?` and `%` have a meaning, which differs between versions of SQLAlchemy.
+    return "sqlite:///study.db", {"creator": connect}
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raise what goes wrong in Optuna and below it as a :class:`StorageError`.
+
+    A damaged database shows in errors of any type, so nothing of ours belongs inside.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(reason(error)) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what the database said: Optuna's own errors say little of it."""
+    shown: BaseException | None = error
+    while shown is not None:
+        said = getattr(shown, "orig", None)  # the driver's error, without the SQL
+        if said is not None:
+            error = said
+            break
+        shown = shown.__cause__ or shown.__context__
+    lines = plain(str(error)).strip().splitlines()
+    return shortened(lines[0] if lines else type(error).__name__)
 
 
 def _lock_before_reading(connection: Connection) -> None:
@@ -95,5 +164,6 @@ def open_study(storage: RDBStorage, name: str, settings: dict[str, Any]) -> Stud
 
 
 def _unopened(error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
-    return f"the storage cannot be opened ({reason}); check its URL, and that it can be reached"
+    return (
+        f"the storage cannot be opened ({reason(error)}); check its URL, and that it can be reached"
+    )

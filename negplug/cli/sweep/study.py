@@ -18,11 +18,13 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from negplug.cli.child import RunFailedError
 from negplug.cli.sweep.curve import Curve
-from negplug.cli.sweep.storage import open_storage, open_study
+from negplug.cli.sweep.storage import StorageError, open_storage, open_study, told
+from negplug.hosts.trainer.recording import numbers
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -74,23 +76,26 @@ class SweepStudy:
     """The study of a sweep.
 
     Args:
-        url: SQLAlchemy URL of the storage.
+        where: A file for SQLite, or the SQLAlchemy URL of a storage.
         name: Name of the study in the storage.
         settings: What all runs share.
 
     Raises:
         ValueError: If the storage cannot be opened, or the study has other settings.
+        StorageError: If it cannot be read or written; every method may raise it too.
     """
 
-    def __init__(self, url: str, name: str, settings: Settings) -> None:
+    def __init__(self, where: Path | str, name: str, settings: Settings) -> None:
         import optuna
 
         # What a sweep does and what fails in it is reported by the sweep itself.
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
         # Through JSON, because tuples come back from the storage as lists.
         wanted = json.loads(json.dumps(asdict(settings)))
-        self._study = open_study(open_storage(url), name, wanted)
-        stored = self._study.user_attrs["settings"]
+        storage = open_storage(where)
+        with told():
+            self._study = open_study(storage, name, wanted)
+            stored = dict(self._study.user_attrs["settings"])
         for key, value in wanted.items():
             before = stored.get(key, [])  # `diagnose` is younger than some studies
             if before != value:
@@ -106,7 +111,8 @@ class SweepStudy:
         for run in runs:
             if not any(self._settles(trial) for trial in trials.get(run, [])):
                 attributes = {**asdict(run), "point": dict(run.point)}
-                self._study.enqueue_trial({}, user_attrs=attributes)
+                with told():
+                    self._study.enqueue_trial({}, user_attrs=attributes)
 
     def work(
         self,
@@ -123,6 +129,8 @@ class SweepStudy:
         """
         import optuna
 
+        ours: list[Exception] = []  # what is no fault of the storage
+
         def objective(trial: Trial) -> float:
             run = _run_of(trial.user_attrs)
             # Optuna makes a trial up when its queue is empty; another call may ask for more runs
@@ -134,18 +142,27 @@ class SweepStudy:
             except RunFailedError as error:
                 trial.set_user_attr("error", str(error))
                 raise
+            except Exception as error:
+                ours.append(error)
+                raise
             trial.set_user_attr("metrics", result.metrics)
             trial.set_user_attr("gradient_snr", result.gradient_snr)
             return result.seconds
 
         while True:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), told():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self._study)
             self.enqueue(runs)
             states = {run: {t.state.name for t in found} for run, found in self._trials().items()}
             if any("WAITING" in states[run] for run in runs):
-                self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
+                try:
+                    with told():
+                        self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
+                except StorageError:
+                    if ours:
+                        raise ours[0] from None
+                    raise
             elif elsewhere := [run for run in runs if "RUNNING" in states[run]]:
                 on_wait(elsewhere)
                 time.sleep(1)
@@ -154,12 +171,13 @@ class SweepStudy:
 
     def results(self) -> list[Result]:
         """Return all finished runs, in the order in which they were asked for."""
-        return [
-            _result_of(run, trial)
-            for run, trials in self._trials().items()
-            for trial in trials
-            if trial.state.name == "COMPLETE"
-        ]
+        with told():
+            return [
+                _result_of(run, trial)
+                for run, trials in self._trials().items()
+                for trial in trials
+                if trial.state.name == "COMPLETE"
+            ]
 
     def failures(self) -> dict[Run, str]:
         """Return the runs that failed and were not finished since, with the end of their log."""
@@ -189,10 +207,11 @@ class SweepStudy:
 
     def _trials(self) -> dict[Run, list[FrozenTrial]]:
         grouped: dict[Run, list[FrozenTrial]] = {}
-        for trial in self._study.get_trials(deepcopy=False):
-            run = _run_of(trial.user_attrs)
-            if run is not None:
-                grouped.setdefault(run, []).append(trial)
+        with told():
+            for trial in self._study.get_trials(deepcopy=False):
+                run = _run_of(trial.user_attrs)
+                if run is not None:
+                    grouped.setdefault(run, []).append(trial)
         return grouped
 
 
@@ -206,4 +225,5 @@ def _run_of(attributes: dict[str, object]) -> Run | None:
 
 def _result_of(run: Run, trial: FrozenTrial) -> Result:
     curve = [(step, value) for step, value in trial.user_attrs.get("gradient_snr", [])]
-    return Result(run, cast(float, trial.value), trial.user_attrs["metrics"], curve)
+    # What scripts logged before it was checked may be in a study too.
+    return Result(run, float(cast(float, trial.value)), numbers(trial.user_attrs["metrics"]), curve)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from negplug.contract.variables import check_effect
+
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 
 DIAGNOSTICS = {
@@ -53,6 +55,7 @@ def asked_diagnostics() -> list[str]:
 
 
 def _callbacks(framework: str) -> list[Any]:
+    check_effect(os.environ)
     sampler = os.environ.get("NEGPLUG_SAMPLER")
     metrics = os.environ.get("NEGPLUG_METRICS")
     callbacks: list[Any] = []

@@ -1,9 +1,9 @@
 """Recorder of a run's metrics: what Lightning logged, as JSON lines in one file.
 
 With ``NEGPLUG_METRICS=FILE`` in the environment every Trainer of the process gets the callback
-made by :func:`recorder`. ``negplug sweep`` reads the file for its progress bar and results. A
-script that trains without Lightning may append lines of the same form itself; only ``metrics``
-is required in them::
+made by :func:`recorder`. ``negplug sweep`` reads the file for its progress bar and results, see
+:mod:`negplug.hosts.trainer.recording`. A script that trains without Lightning may append lines of
+the same form itself; only ``metrics`` is required in them::
 
     {"trainer": 0, "event": "fit_end", "epoch": 1, "max_epochs": 1, "step": 8,
      "metrics": {"linear_acc": 0.71}}
@@ -17,20 +17,11 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TypedDict, cast
+from typing import Protocol, cast
+
+from negplug.hosts.trainer.recording import Record, read_recording
 
 METRICS_VARIABLE = "NEGPLUG_METRICS"
-
-
-class Record(TypedDict, total=False):
-    """One line of the file; counts are Lightning's, epochs are completed ones at ``fit_end``."""
-
-    trainer: int
-    event: str
-    epoch: int
-    max_epochs: int | None
-    step: int
-    metrics: dict[str, float]
 
 
 class _Trainer(Protocol):
@@ -77,7 +68,8 @@ class _RecorderHooks:
             return
         if self._trainer_number is None:
             # Counted through the file: Trainers of one script may live in several processes.
-            numbers = [record.get("trainer", -1) for record in read_records(self._path)]
+            records = read_recording(self._path).records
+            numbers = [record.get("trainer", -1) for record in records]
             self._trainer_number = 1 + max(numbers, default=-1)
         record: Record = {
             "trainer": self._trainer_number,
@@ -108,31 +100,6 @@ def recorder(callback_base: type) -> object:
     members = {"__reduce__": reduce, "__module__": __name__}
     made = type("MetricsRecorder", (_RecorderHooks, callback_base), members)
     return cast(object, made(Path(os.environ[METRICS_VARIABLE]).absolute()))
-
-
-def read_records(path: Path) -> list[Record]:
-    """Read the lines written so far; a line still being written is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    records: list[Record] = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(cast(Record, record))
-    return records
-
-
-def final_metrics(path: Path) -> dict[str, float]:
-    """Final metrics of a run: the union over its lines, where a later line wins."""
-    metrics: dict[str, float] = {}
-    for record in read_records(path):
-        metrics.update(record.get("metrics", {}))
-    return metrics
 
 
 def _scalars(logged: Mapping[str, object]) -> dict[str, float]:

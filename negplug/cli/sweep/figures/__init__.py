@@ -36,10 +36,14 @@ def draw_pictures(summary: Summary, folder: Path) -> list[Picture]:
         ("gradient_snr.png", "gradient SNR over training", gradient_snr_figure),
     )
     pictures = []
-    for file, title, draw in kinds:
-        drawn = draw(summary)
-        if drawn is not None:
-            figure, caption = drawn
-            figure.savefig(folder / file, metadata={"Software": ""})
-            pictures.append(Picture(file, title, caption))
+    import matplotlib
+
+    # A `$` in a metric's or a sampler's name is no formula.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        for file, title, draw in kinds:
+            drawn = draw(summary)
+            if drawn is not None:
+                figure, caption = drawn
+                figure.savefig(folder / file, metadata={"Software": ""})
+                pictures.append(Picture(file, title, caption))
     return pictures

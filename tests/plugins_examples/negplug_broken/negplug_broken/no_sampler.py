@@ -14,6 +14,7 @@ class Empty(NegativeSampler):
 
 @hookimpl
 def negplug_samplers() -> Iterable[SamplerSpec]:
-    """Offer ``nothing`` and ``empty``."""
+    """Offer ``nothing``, ``empty`` and ``crashing``."""
     yield SamplerSpec("nothing", lambda: None, "the factory returns None")  # type: ignore
     yield SamplerSpec("empty", Empty, "sample() returns None")
+    yield SamplerSpec("crashing", {}.popitem, "the factory fails, and refuses no value")

@@ -1,0 +1,48 @@
+"""Text of others, made fit for a terminal and a database: no escape codes, no megabytes."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+# Of a log, from which its last lines are taken, in bytes.
+_TAIL_BYTES = 2**16
+
+_LONGEST_LINE = 400
+
+# Control sequences (colours, cursor), strings (titles, links) and two-character codes of ECMA-48.
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+)
+
+
+def plain(text: str) -> str:
+    """Return a text without escape codes and control characters; lines and tabs stay."""
+    text = _ESCAPE.sub("", text)
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+
+
+def shortened(text: str, longest: int = _LONGEST_LINE) -> str:
+    """Return a text as it is, or, if it is long, its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    kept = longest // 2
+    return f"{text[:kept]} … {len(text) - 2 * kept} characters … {text[-kept:]}"
+
+
+def last_lines(log: Path, count: int, start: int) -> str:
+    """Return the last lines of a log, plain and each shortened.
+
+    Args:
+        log: The file.
+        count: How many lines.
+        start: Where they begin at the earliest, in bytes.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError as error:
+        return f"(the log cannot be read: {error.strerror})"
+    return "\n".join(shortened(plain(line)) for line in text.splitlines()[-count:])

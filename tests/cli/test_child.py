@@ -1,0 +1,155 @@
+"""One run as a child process: its output is bounded, its time too, and nothing of it stays."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sweeps import is_gone, wait_for
+
+from negplug.cli import child
+from negplug.cli.child import RunFailedError, run_child
+from negplug.cli.terminal import plain, shortened
+from negplug.hosts.trainer.recording import Record
+
+
+def run(folder: Path, code: str, timeout: float | None = None) -> list[Record | None]:
+    """Run code as a run of a sweep; returns what it was seen to record."""
+    seen: list[Record | None] = []
+    run_child([sys.executable, "-c", code], folder, seen.append, timeout)
+    return seen
+
+
+def process_of(file: Path) -> Path:
+    """The process whose number is in a file."""
+    wait_for(lambda: file.exists() and file.read_text())
+    return Path("/proc", file.read_text())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('x' * 10**7, end='')",
+        "print('x' * 10**7); print('y' * 10**7)",
+        "print('x\\n' * 10**6)",
+        "import sys; sys.stdout.buffer.write(b'\\xff' * 10**6)",
+    ],
+    ids=["no end of line", "two lines", "many lines", "no text"],
+)
+def test_an_error_quotes_little_of_a_long_log(tmp_path: Path, code: str) -> None:
+    with pytest.raises(RunFailedError) as caught:
+        run(tmp_path, f"{code}; raise SystemExit('the last word')")
+    message = str(caught.value)
+    assert message.startswith(f"exit code 1, see {tmp_path / 'log.txt'}:\n")
+    assert message.endswith("the last word")
+    assert len(message) < 6_000
+
+
+def test_an_error_quotes_no_escape_codes_and_no_command(tmp_path: Path) -> None:
+    code = (
+        "print('\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07plain\\x1b[2J\\x1bc \\x9b5n\\x08.')\n"
+        "raise SystemExit(3)"
+    )
+    with pytest.raises(RunFailedError) as caught:
+        run(tmp_path, code)
+    assert str(caught.value) == f"exit code 3, see {tmp_path / 'log.txt'}:\nred plain 5n."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\tb\nc", "a\tb\nc"),
+        ("\x1b[1;31mé\x1b[0m", "é"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b", ""),
+        ("\r\x00\x7f\x85", ""),
+        ("\ud800x", "x"),
+    ],
+)
+def test_plain_text_has_no_control_characters(text: str, expected: str) -> None:
+    assert plain(text) == expected
+
+
+def test_shortened_text_keeps_both_ends() -> None:
+    assert shortened("abc", 3) == "abc"
+    assert shortened("a" * 50 + "b" * 50, 10) == "aaaaa … 90 characters … bbbbb"
+
+
+def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    code = (
+        "import os, time, pathlib\n"
+        "print('still here', flush=True)\n"
+        "pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "time.sleep(600)"
+    )
+    program = f"import os; os.chdir({str(tmp_path)!r})\n{code}"
+    with pytest.raises(RunFailedError, match=r"(?s)^no end after 3 s, see .*still here$"):
+        run(tmp_path, program, timeout=3)
+    assert is_gone(process_of(tmp_path / "pid"))
+    # One that is quicker is not.
+    run(tmp_path, "", timeout=600)
+
+
+FORKING = """
+import os, pathlib, signal, sys, time
+os.chdir({folder!r})
+if os.fork() == 0:
+    if {stubborn}:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pathlib.Path("part").write_text(str(os.getpid()))
+    os.rename("part", "pid")
+    time.sleep(600)
+while not os.path.exists("pid"):
+    time.sleep(0.01)
+sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(("stubborn", "code"), [(False, 0), (True, 0), (True, 4)])
+def test_what_a_run_has_forked_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool, code: int
+) -> None:
+    monkeypatch.setattr(child, "_GRACE_SECONDS", 0.3)
+    program = FORKING.format(folder=str(tmp_path), stubborn=stubborn, code=code)
+    if code:
+        with pytest.raises(RunFailedError, match=f"exit code {code}"):
+            run(tmp_path, program)
+    else:
+        run(tmp_path, program)
+    wait_for(partial(is_dead, process_of(tmp_path / "pid")))
+
+
+def is_dead(process: Path) -> bool:
+    """Whether a process has ended, though nobody may have asked for its exit code."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_child_of_a_good_run_may_end_by_itself(tmp_path: Path) -> None:
+    program = (
+        f"import os, pathlib, time; os.chdir({str(tmp_path)!r})\n"
+        "if os.fork() == 0:\n"
+        "    time.sleep(0.2); pathlib.Path('written').touch(); os._exit(0)\n"
+    )
+    run(tmp_path, program)
+    assert (tmp_path / "written").exists()
+
+
+def test_what_was_recorded_last_is_seen(tmp_path: Path) -> None:
+    program = (
+        "import os, time\n"
+        "file = open(os.environ['NEGPLUG_METRICS'], 'w')\n"
+        'print(\'{"epoch": 1}\\n{"epoch": 2}\', file=file, flush=True)\n'
+        "time.sleep(1.5)"
+    )
+    assert run(tmp_path, program)[-1] == {"epoch": 2, "metrics": {}}
+
+
+def test_a_log_that_is_gone_is_no_error_of_the_sweep(tmp_path: Path) -> None:
+    program = f"import os; os.remove({str(tmp_path / 'log.txt')!r}); os._exit(2)"
+    with pytest.raises(RunFailedError, match="the log cannot be read: No such file"):
+        run(tmp_path, program)

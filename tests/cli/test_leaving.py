@@ -1,0 +1,146 @@
+"""How a script may leave `negplug run`, and that nothing of ours stays in the temporary folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sweeps import wait_for
+
+CALL = "from negplug.hosts import call_record; call_record.record_call()\n"
+
+
+# What `negplug run` puts around a script; here a file says whether a treated loss was called.
+AROUND = """
+import pathlib
+from negplug.cli.leaving import checked_leaving
+called = pathlib.Path("called")
+with checked_leaving(lambda: None if called.exists() else "no loss was called"):
+    exec(pathlib.Path("script.py").read_text())
+"""
+
+CALLED = "import pathlib; pathlib.Path('called').touch()\n"
+
+
+def around(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script inside the check of its leaving."""
+    (folder / "script.py").write_text(script)
+    return subprocess.run(
+        [sys.executable, "-c", AROUND],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+LEAVING = {
+    "called": "import os; os._exit(0)",
+    "imported": "from os import _exit; _exit(status=0)",
+    "at exit": "import atexit, os; atexit.register(os._exit, 0)",
+    "looked up at exit": "import atexit, os; atexit.register(lambda: os._exit(0))",
+    "in a thread": (
+        "import os, threading\n"
+        "t = threading.Thread(target=os._exit, args=(0,))\n"
+        "t.start()\n"
+        "t.join()"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", LEAVING)
+def test_a_script_without_a_treated_loss_leaves_with_no_success(tmp_path: Path, way: str) -> None:
+    done = around(tmp_path, LEAVING[way])
+    assert done.returncode == 1
+    assert done.stderr.count("negplug: no loss was called\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        *((CALLED + script, 0) for script in LEAVING.values()),
+        ("import os; os._exit(7)", 7),
+        ("raise SystemExit(7)", 7),
+        # A child that leaves at once, as every child of multiprocessing does, is not asked.
+        (
+            "import os\nchild = os.fork()\nif child == 0: os._exit(0)\n"
+            "assert os.waitpid(child, 0)[1] == 0\n" + CALLED,
+            0,
+        ),
+    ],
+)
+def test_any_other_leaving_is_the_scripts_own(tmp_path: Path, script: str, code: int) -> None:
+    done = around(tmp_path, script)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def start(folder: Path, script: str) -> subprocess.Popen[str]:
+    """Start `negplug run` on a script, with a temporary folder of its own."""
+    (folder / "temporary").mkdir()
+    (folder / "script.py").write_text(script)
+    return subprocess.Popen(
+        [sys.executable, "-m", "negplug", "run", "--sampler", "in_batch()", "script.py"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "temporary")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_run_checks_how_its_script_leaves(tmp_path: Path) -> None:
+    process = start(tmp_path, LEAVING["called"])
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1
+    assert errors.startswith("negplug: script.py ended without calling any contrastive loss")
+
+
+WAITING = (
+    CALL + "import os, pathlib, time\n"
+    "assert os.environ['NEGPLUG_CALL_RECORD']\n"
+    "pathlib.Path('started').touch()\n"
+    "time.sleep(600)\n"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, WAITING)
+    wait_for((tmp_path / "started").exists)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    wait_for(partial(is_empty, tmp_path / "temporary"))
+
+
+def is_empty(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+def test_a_record_without_proc_is_a_file_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Linux's folder of processes is missing, as elsewhere."""
+    from negplug.hosts import call_record
+
+    monkeypatch.setattr(call_record.sys, "platform", "darwin")
+    monkeypatch.setattr(call_record.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(call_record, "_recorded", False)
+    with call_record.opened() as any_call:
+        assert len(list(tmp_path.iterdir())) == 1
+        assert not any_call()
+        call_record.record_call()
+        assert any_call()
+    assert not list(tmp_path.iterdir())
+    # A process that outlives the record has nobody to tell.
+    monkeypatch.setenv(call_record.RECORD_VARIABLE, str(tmp_path / "gone" / "record"))
+    monkeypatch.setattr(call_record, "_recorded", False)
+    call_record.record_call()

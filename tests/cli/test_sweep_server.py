@@ -1,0 +1,102 @@
+"""A sweep on PostgreSQL, which is started anew and lost while a run goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("psycopg")
+
+# Debian's packages put the server's programs on nobody's path.
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+PG_CTL = shutil.which("pg_ctl") or (str(PROGRAMS[-1]) if PROGRAMS else None)
+pytestmark = pytest.mark.skipif(PG_CTL is None, reason="PostgreSQL is not installed")
+
+# The server refuses to run as root.
+SERVANT = "postgres" if os.geteuid() == 0 else None
+
+
+class Server:
+    """A server of its own, reached through a socket in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        self.control("initdb", "-o", "-U postgres -A trust --no-sync")
+
+    def control(self, *arguments: str) -> None:
+        assert PG_CTL is not None
+        subprocess.run(
+            [PG_CTL, *arguments, "-s", "-D", str(self.folder / "data")],
+            cwd=self.folder,
+            user=SERVANT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=120,
+        )
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c fsync=off -k {self.folder}"
+        self.control("start", "-w", "-l", str(self.folder / "log"), "-o", options)
+
+    def stop(self) -> None:
+        self.control("stop", "-w", "-m", "immediate")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    # Not in pytest's folder, into which another user may not look.
+    with tempfile.TemporaryDirectory() as folder:
+        if SERVANT is not None:
+            shutil.chown(folder, SERVANT)
+        server = Server(Path(folder))
+        server.start()
+        yield server
+        server.control("stop", "-m", "immediate")
+
+
+def test_a_run_that_outlives_a_restart_of_the_server_is_stored(server: Server) -> None:
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    run, settings = Run("baseline", 0), Settings("a.py", (), None, None)
+    study = SweepStudy(server.url, "restarted", settings)
+
+    def execute(run: Run) -> Result:
+        server.stop()
+        server.start()
+        return Result(run, 1.0, {"acc": 0.5})
+
+    study.work([run], execute, lambda runs: None)
+    assert [result.metrics for result in study.results()] == [{"acc": 0.5}]
+
+
+def test_a_server_that_stays_away_is_told_and_the_study_goes_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from negplug.cli.sweep import patient_storage
+    from negplug.cli.sweep.storage import StorageError
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    monkeypatch.setattr(patient_storage, "_PATIENCE_SECONDS", 0)
+    runs, settings = [Run("baseline", seed) for seed in (0, 1)], Settings("a.py", (), None, None)
+    study = SweepStudy(server.url, "lost", settings)
+
+    def lose(run: Run) -> Result:
+        if run.seed == 1:
+            server.stop()
+        return Result(run, 1.0, {"acc": 0.5})
+
+    with pytest.raises(StorageError, match="connection") as caught:
+        study.work(runs, lose, lambda runs: None)
+    assert "\n" not in str(caught.value)
+    server.start()
+    again = SweepStudy(server.url, "lost", settings)
+    assert [result.run for result in again.results()] == runs[:1]

@@ -1,0 +1,71 @@
+"""Variables of the environment: flags in any usual spelling, and those without effect named."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from negplug.contract.variables import check_effect, flag
+from negplug.plugins.manager import Plugins
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True", "YES", " on "])
+def test_yes(value):
+    assert flag("NEGPLUG_STRICT", {"NEGPLUG_STRICT": value})
+
+
+@pytest.mark.parametrize("environ", [{}, *({"FLAG": v} for v in ("", "0", "false", "No", "OFF"))])
+def test_no(environ):
+    assert not flag("FLAG", environ)
+
+
+@pytest.mark.parametrize("name", ["NEGPLUG_STRICT", "NEGPLUG_DISABLE_AUTOLOAD"])
+@pytest.mark.parametrize("value", ["2", "maybe", "y" * 10_000])
+def test_neither_yes_nor_no_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}='.*' is neither yes nor no; write 1") as caught:
+        Plugins({name: value})
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", ["true", "yes"])
+def test_a_flag_in_words_has_its_effect(value, sites, monkeypatch):
+    for site in sites:
+        monkeypatch.syspath_prepend(site)
+    found = Plugins({"NEGPLUG_DISABLE_AUTOLOAD": value}).plugins
+    assert {info.status for info in found if info.distribution != "negplug"} == {"disabled"}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NEGPLUG_OBJECTIVE": "decoupled()"},
+        {"NEGPLUG_TEMPERATURE": "0.2", "NEGPLUG_SAMPLER": ""},
+        {"NEGPLUG_TEMPERATURE": "x" * 10_000},
+    ],
+)
+def test_a_part_of_a_treatment_without_a_sampler_is_refused(environ):
+    with pytest.raises(ValueError, match="has no effect without NEGPLUG_SAMPLER; set") as caught:
+        check_effect(environ)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("NEGPLUG_SAMPLR", "NEGPLUG_SAMPLER"),
+        ("NEGPLUG_TEMPRATURE", "NEGPLUG_TEMPERATURE"),
+        ("NEGPLUG_DISABLE_PLUGINS", "NEGPLUG_DISABLED_PLUGINS"),
+    ],
+)
+def test_a_misspelt_name_is_named(given, meant):
+    with pytest.warns(UserWarning, match=f"{given} is no variable .* did you mean {meant}"):
+        check_effect({given: "in_batch()"})
+
+
+def test_what_has_an_effect_and_what_is_not_ours_is_not_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_effect({"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_OBJECTIVE": "infonce()"})
+        check_effect({"NEGPLUG_OBJECTIVE": "", "NEGPLUG_STRICT": "1", "SAMPLER": "x"})
+        check_effect({"NEGPLUG_TEST_DEVICE": "cuda", "NEGPLUG_COVERAGE": "1"})

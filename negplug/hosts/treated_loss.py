@@ -56,7 +56,7 @@ class TreatedLoss:
         seed = torch.initial_seed() + zlib.crc32(site.name.encode())
         self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
         self.calls = 0
-        self._forgets = False
+        self._forgets = self._used = False
         self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES)
         self.reads_metadata = site.reads_metadata
         self.dataset = DatasetAccess(unencoded=_NO_ENCODER)
@@ -68,6 +68,8 @@ class TreatedLoss:
     @property
     def metadata(self) -> Metadata:
         """What is known of the step's samples."""
+        if self._forgets and self._used and self.loss.between_steps:
+            self.forget()  # so that the next step's samples are not taken for these
         return self._metadata
 
     def provide(self, metadata: Metadata, *, until_backward: bool = False) -> None:
@@ -75,22 +77,22 @@ class TreatedLoss:
 
         Args:
             metadata: Replaces what was known.
-            until_backward: Whether the step's backward pass ends it; otherwise ``forget`` does.
+            until_backward: Whether it is forgotten with the step; otherwise ``forget`` does it.
         """
         if metadata.indexes is None and not metadata.unindexed:
             metadata = replace(metadata, unindexed=_UNKNOWN_INDEXES)
         self._metadata = metadata
-        self._forgets = until_backward
+        self._forgets, self._used = until_backward, False
 
     @contextlib.contextmanager
     def knowing(self, metadata: Metadata) -> Iterator[None]:
         """Know this of the samples inside, and what was known before afterwards."""
-        before = self._metadata
-        self._metadata = metadata
+        before = self._metadata, self._forgets
+        self._metadata, self._forgets = metadata, False
         try:
             yield
         finally:
-            self._metadata = before
+            self._metadata, self._forgets = before
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
@@ -99,18 +101,16 @@ class TreatedLoss:
         if self._captured is not None:
             return self._capture(batch)
         if batch.training:
+            self._used = True
             self.calls += 1
             call_record.record_call()
         self.loss.to(batch.anchors.embeddings.device)
-        loss = self.loss.contrast(
+        return self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
             temperature if self.temperature is None else self.temperature,
             self.dataset,
         )
-        if batch.training and self._forgets:
-            loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
-        return loss
 
     @contextlib.contextmanager
     def capturing(
@@ -141,6 +141,6 @@ class TreatedLoss:
             raise StepOver
         return batch.anchors.embeddings.new_zeros((), requires_grad=True)
 
-    def forget(self, _: Tensor | None = None) -> None:
+    def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""
         self.provide(Metadata())

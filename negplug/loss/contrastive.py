@@ -26,10 +26,11 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
-from negplug.kernels.distributed import rank, total, world_size
+from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.kernels.torch_private import backward_runs, inside_function, outside_graphs
 from negplug.loss.calls import CallState, check_saved
+from negplug.loss.mean import mean_over_anchors
 from negplug.loss.steps import Call, Steps
 from negplug.plugins.build import as_objective, as_sampler
 
@@ -162,8 +163,9 @@ class ContrastiveLoss(nn.Module):
             dataset = replace(dataset, encode=encode)
         step, number = (self._steps.number, 0) if call is None else (call.step, call.number)
         self.call = number
-        batch = batch.within(Draws(self._seed, step, number, rank()), tau, dataset)
-        state = self._state(0 if shared else number, make=batch.training)
+        draws = Draws(self._seed, step, number, rank())
+        batch = batch.within(draws, tau, dataset, training=call is not None)
+        state = self._state(0 if shared else number)
         sampler = state.sampler
         if objective is None:
             objective = state.objective or self.objective
@@ -173,18 +175,17 @@ class ContrastiveLoss(nn.Module):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)
-        except Exception:
-            state.release()
+        except BaseException:
             call = None  # the traceback, which may be kept, would keep it
             raise
+        finally:
+            # Checkpointing stops what it computes again as soon as it has what it wants.
+            held = state.release()
         if self.observe and (call is None or call.times == 1):
             self.observed = observe(batch, sampler, negatives)
-        loss = losses.sum() / _anchors_with_positive(batch)
-        if batch.tie is not None:
-            # Every rank takes part in the backward pass of the gathering, whatever it used.
-            loss = loss + batch.tie
-        if call is not None and batch.training:
-            call.computed(loss, state.release())
+        loss = mean_over_anchors(batch, losses)
+        if call is not None and loss.requires_grad:
+            call.computed(loss, held)
         return loss
 
     def begin_step(self) -> None:
@@ -200,6 +201,8 @@ class ContrastiveLoss(nn.Module):
         for number, call in self._steps.close():
             self._state(0 if call.shared else number).take_in(call.held or [])
             call.closed, call.held = bool(call.held), []
+        if self._steps.most is not None and len(self.further) >= self._steps.most:
+            del self.further[self._steps.most - 1 :]  # of calls that had no backward pass
 
     @property
     def between_steps(self) -> bool:
@@ -244,7 +247,11 @@ class ContrastiveLoss(nn.Module):
         return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
 
     def _call_of(self, batch: ContrastiveBatch, shared: bool) -> Call | None:
-        """Return which call of which step this is; None for an evaluation, which is none."""
+        """Return which call of which step this is; None for an evaluation, which is none.
+
+        A region that is checkpointed with ``use_reentrant=True`` is computed without a graph inside
+        of a function of autograd, and again in the backward pass.
+        """
         if not (batch.training or inside_function()):
             return None
         if backward_runs():
@@ -253,17 +260,10 @@ class ContrastiveLoss(nn.Module):
             self.end_step()
         return self._steps.next(batch, shared, graph=batch.training)
 
-    def _state(self, number: int, make: bool = True) -> CallState:
-        """Return the state of a call of the step.
-
-        Args:
-            number: Of the call.
-            make: Whether to make it if there is none; otherwise it is a new one to look at.
-        """
+    def _state(self, number: int) -> CallState:
+        """Return the state of the call of this number in its step."""
         if not number or not self._fresh:
             return self._own[0]
-        if number > len(self.further) and not make:
-            return self._fresh[0]
         while len(self.further) < number:
             self._add_call()
         return cast(CallState, self.further[number - 1])
@@ -290,15 +290,3 @@ def _prepare_to_load(
     assert isinstance(loss, ContrastiveLoss)
     check_saved(loss._own[0], state, prefix)
     loss._steps.close()
-
-
-def _anchors_with_positive(batch: ContrastiveBatch) -> Tensor:
-    """Return the number of anchors with a positive; over several ranks, their mean per rank.
-
-    The latter makes DDP's average over ranks the mean over all anchors, also when one rank has a
-    smaller batch.
-    """
-    number = (batch.positives >= 0).any(1).sum()
-    if batch.tie is None:
-        return number.clamp(min=1)
-    return total(number).clamp(min=1).to(batch.anchors.embeddings.dtype) / world_size()

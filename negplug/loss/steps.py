@@ -149,8 +149,7 @@ class Steps:
         Args:
             batch: Of the call.
             shared: Whether the call uses the first one's state.
-            graph: Whether it has a graph. A region that is checkpointed with
-                ``use_reentrant=True`` has one only when it is computed again.
+            graph: Whether it has a graph now, and not only when it is computed again.
         """
         place = optimizers.place()
         if self._pass_over():

@@ -25,7 +25,8 @@ class Part(nn.Module):
         expression: The expression it was built from.
         provider: The plugin it came from, blamed for its errors.
         wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
-            does not hand them over is watched for them.
+            does not hand them over is watched for them. If no part does, a host's rows are told
+            apart by their place in the batch.
     """
 
     expression: str = ""

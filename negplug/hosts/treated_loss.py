@@ -55,9 +55,11 @@ class TreatedLoss:
         # Of the site's name too, so that two losses of a model draw different negatives.
         seed = torch.initial_seed() + zlib.crc32(site.name.encode())
         self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
+        parts = (*self.loss.sampler.parts_inside(), *self.loss.objective.parts_inside())
+        self._by_place = not any(part.wants_indexes for part in parts)
         self.calls = 0
         self._forgets = self._used = False
-        self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES)
+        self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES, by_place=self._by_place)
         self.reads_metadata = site.reads_metadata
         self.dataset = DatasetAccess(unencoded=_NO_ENCODER)
         self._inherits_objective = objective is None
@@ -81,14 +83,15 @@ class TreatedLoss:
         """
         if metadata.indexes is None and not metadata.unindexed:
             metadata = replace(metadata, unindexed=_UNKNOWN_INDEXES)
-        self._metadata = metadata
+        self._metadata = replace(metadata, by_place=self._by_place)
         self._forgets, self._used = until_backward, False
 
     @contextlib.contextmanager
     def knowing(self, metadata: Metadata) -> Iterator[None]:
         """Know this of the samples inside, and what was known before afterwards."""
         before = self._metadata, self._forgets
-        self._metadata, self._forgets = metadata, False
+        self._metadata = replace(metadata, by_place=self._by_place)
+        self._forgets = False
         try:
             yield
         finally:

@@ -12,17 +12,35 @@ from typing import Any
 from torch import nn
 
 from negplug.contract.objective import Objective
+from negplug.contract.part import Part
 from negplug.contract.sampler import NegativeSampler
 from negplug.contract.state import Stateful, check_format
 
 
 class CallState(nn.Module):
-    """What one call of a step remembers for itself."""
+    """What one call of a step remembers for itself.
+
+    Attributes:
+        updating: Its parts that change with training.
+    """
 
     def __init__(self, sampler: NegativeSampler, objective: Objective) -> None:
         super().__init__()
         self.sampler = sampler
         self.objective = objective if objective.updates else None
+        parts = [*sampler.parts_inside(), *objective.parts_inside()]
+        self.updating: list[Part] = [part for part in parts if part.updates]
+
+    def release(self) -> list[tuple[int, Any]]:
+        """Return what its parts hold, each with the place of the part; they hold it no longer."""
+        if not self.updating:
+            return []
+        return [(n, seen) for n, part in enumerate(self.updating) for seen in part.release()]
+
+    def take_in(self, held: list[tuple[int, Any]]) -> None:
+        """Update with what a call held."""
+        for place, seen in held:
+            self.updating[place].take_in(seen)
 
     def copy(self) -> CallState:
         """Return one that remembers the same, in memory of its own."""

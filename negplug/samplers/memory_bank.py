@@ -23,7 +23,9 @@ from torch.nn.functional import embedding_bag
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
+from negplug.contract.sample_table import beyond, most_samples
 from negplug.contract.sampler import NegativeSampler, Sampled
+from negplug.kernels import late
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -67,6 +69,13 @@ class MemoryBank(RememberingSampler):
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
             self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
+            if self.size is None:
+                size, highest = batch.context.dataset.size, sampled.seen.names[1].max()
+                late.check(
+                    "memory_bank: greatest index",
+                    highest >= most_samples(size),
+                    lambda: beyond("memory_bank", int(highest), size),
+                )
         return sampled
 
     def _check(self, indexes: Tensor, unindexed: str) -> None:

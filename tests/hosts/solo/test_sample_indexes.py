@@ -83,7 +83,11 @@ def test_indexes_are_believed_where_they_are_some(loader, first):
     [
         ([torch.arange(4), [], torch.ones(4).long()], True, True, ""),
         ((torch.arange(4), [], torch.ones(4).long()), True, True, ""),
-        ([torch.arange(4), [], torch.ones(4)], True, False, ""),
+        ([torch.arange(4), [], torch.ones(4)], True, True, ""),
+        ([torch.arange(4).int(), [], torch.ones(4, 1).byte()], True, True, ""),
+        ([torch.arange(4)[:, None], [], torch.full((4,), 0.5)], True, False, ""),
+        ([torch.arange(4), [], list("abcd")], True, False, ""),
+        ([torch.ones(4, 2).long(), [], torch.eye(4)], False, True, r"have the shape \(4, 2\)"),
         ([torch.arange(4.0), [], torch.ones(4).long()], False, True, "no integer indexes"),
         ([list("abcd"), [], torch.ones(4).long()], False, True, "no integer indexes"),
         ([torch.arange(4), []], False, False, r"is not \[indexes, crops, targets\]"),
@@ -97,6 +101,10 @@ def test_what_a_batch_tells(batch, indexes, labels, reason):
     assert (found.indexes is not None, found.labels is not None) == (indexes, labels)
     assert re.search(reason, found.unindexed)
     assert bool(found.unindexed) == (not indexes)
+    assert bool(found.unlabeled) == (not labels)
+    if labels:
+        assert found.labels.dtype == torch.int64
+        assert found.labels.shape == (4,)
 
 
 @published_only

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from negplug.contract.adapter import Metadata
+from negplug.contract.inputs import indexes_per_row
 from negplug.contract.labels import Targets, as_labels
 from negplug.hosts.trainer.private import attached_trainer, training_loader
 from negplug.kernels.distributed import rank
@@ -33,11 +34,14 @@ def read_metadata(
         batch: What its ``training_step`` was given.
         provided: What the user said of the step, which goes before what the batch says.
         targets: Knows what the targets of earlier batches were.
+
+    Raises:
+        ValueError, TypeError: If indexes or what the user said cannot be used.
     """
     indexes, why = _indexes(model, batch)
     labels, unlabeled = _labels(batch, Targets() if targets is None else targets)
     if provided.indexes is not None:
-        indexes, why = provided.indexes, ""
+        indexes, why = _checked(provided.indexes), ""
     if provided.labels is not None:
         labels, unlabeled = as_labels("labels", provided.labels), ""
     return Metadata(indexes, labels, why, is_supervised(model), unlabeled)
@@ -61,7 +65,14 @@ def _indexes(model: nn.Module, batch: Any) -> tuple[Tensor | None, str]:
             "1.0.2's flag)"
         )
         return None, why
-    return indexes.to(torch.int64), ""
+    return _checked(indexes), ""
+
+
+def _checked(indexes: Tensor) -> Tensor:
+    """Return indexes ``[B]`` int64 that can be ids: those below 0 would name no sample."""
+    checked = indexes_per_row(indexes, len(indexes), 1, indexes.device)
+    assert checked is not None
+    return checked
 
 
 def _labels(batch: Any, targets: Targets) -> tuple[Tensor | None, str]:

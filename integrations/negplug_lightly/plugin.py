@@ -163,9 +163,9 @@ class CriterionSite(LossSite):
 
     def labels(self, batch: Any) -> Tensor | None:
         """Return the targets of Lightly's (views, targets, file names), or of a named field."""
-        named = batch._asdict() if hasattr(batch, "_asdict") else batch
-        if isinstance(named, Mapping) and any(field in named for field in FIELDS):
-            return self._targets.read("the batch", named)
+        named = any(field in FIELDS for field in getattr(batch, "_fields", ()))
+        if named or isinstance(batch, Mapping):
+            return self._targets.read("the batch", batch._asdict() if named else batch)
         if not isinstance(batch, (list, tuple)) or len(batch) < 2:
             return None
         views, targets = batch[0], batch[1]

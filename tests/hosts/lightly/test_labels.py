@@ -39,7 +39,8 @@ def test_labels_of_lightlys_batches():
     with pytest.raises(ValueError, match=r"one-hot rows \[4, C\], got shape \(3,\)"):
         labels([[view, view], target[:3]])
     assert labels([[view, view]]) is None
-    assert labels({"image": view}) is None
+    with pytest.raises(ValueError, match=r"have one of the fields label, .* fields \['image'\]"):
+        labels({"image": view})
     assert labels(None) is None
     assert labels([[], target]) is None
     assert labels(view) is None

@@ -13,7 +13,7 @@ pytest.importorskip("lightly.loss")  # solo-learn's own classifier takes nothing
 
 
 def fit(sampler, form):
-    """Train on targets ``[B]`` that ``form`` gives another form; return the remembered labels."""
+    """Train and validate on targets ``[B]`` of another form; return the remembered labels."""
 
     def collate(samples):
         batch = list(default_collate(samples))
@@ -22,7 +22,10 @@ def fit(sampler, form):
 
     control = hosts.negative_control()(sampler)
     loader = DataLoader(hosts.Pairs(), batch_size=8, collate_fn=collate)
-    hosts.trainer(callbacks=[control]).fit(hosts.recipe(), loader)
+    module = hosts.recipe()
+    step = module.training_step
+    module.validation_step = lambda batch, batch_idx: float(step(batch, batch_idx))
+    hosts.trainer(callbacks=[control]).fit(module, loader, loader)
     return names_in(control.injection.state_dict()[hosts.site_name()])[2]
 
 

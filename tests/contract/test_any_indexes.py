@@ -28,13 +28,16 @@ def step(loss_fn, indexes, width=6):
     torch.manual_seed(0)
     z = torch.randn(2, len(indexes), width, device=DEVICE, requires_grad=True)
     loss = loss_fn(*z, indexes=indexes.to(DEVICE))
+    late.settle()
     loss.backward()
     return loss
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="a GPU is not waited for: the error comes later")
 @PER_SAMPLE
-@pytest.mark.parametrize("indexes", [HASHED, SPARSE, HASHED.to(torch.uint64)], ids=str)
+@pytest.mark.parametrize(
+    "indexes", [HASHED, SPARSE, HASHED.to(torch.uint64)], ids=["hashed", "sparse", "unsigned"]
+)
 def test_a_table_is_not_made_for_the_greatest_index(sampler, objective, name, indexes):
     loss_fn = ContrastiveLoss(sampler, objective)
     step(loss_fn, torch.arange(4))
@@ -62,7 +65,6 @@ def test_a_size_that_was_said_is_believed(sampler, objective):
     loss_fn.state_dict()
     with pytest.raises(ValueError, match="index 3000000 is beyond size=3000000"):
         step(loss_fn, torch.tensor([1, 2, 3, 3_000_000]))
-        late.settle()
 
 
 @pytest.mark.parametrize("sampler", ["queue(size=64)", "hard(num_negatives=2)", "gather()"])
@@ -87,7 +89,6 @@ def test_where_indexes_are_only_compared_any_will_do(sampler):
 def test_no_indexes_at_all(sampler, indexes, error, message):
     with pytest.raises(error, match=message):
         step(ContrastiveLoss(sampler), indexes)
-        late.settle()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint64])

@@ -64,6 +64,7 @@ COLLATES = [
     lambda of: {"names": [name for *_, name in of], "mean": first_views(of).mean()},
     lambda of: Pair(first_views(of).double(), [label for _, label, _ in of]),
 ]
+REPEATABLE = [augmented, COLLATES[-2]]
 IN_ORDER = pytest.mark.parametrize("collate", COLLATES)
 
 
@@ -78,6 +79,8 @@ BROKEN = {
     "one lost": (lambda of: of[:2] + of[3:], (2, 3)),
     "the last lost": (lambda of: of[:-1], (-1, 5)),
     "repeated in place of others": (lambda of: [s for s in of[:3] for _ in range(2)], (1, 0)),
+    "each twice": (lambda of: [s for s in of for _ in range(2)], (-1, 0)),
+    "all again": (lambda of: [*of, *of], (-1, 0)),
     "filled up": (lambda of: [of[0], *of[:-1]], (1, 0)),
 }
 
@@ -87,6 +90,9 @@ BROKEN = {
 def test_samples_that_are_not(collate, name):
     rearrange, expected = BROKEN[name]
     found = misplaced(samples(), collate(rearrange(samples())))
+    if collate in REPEATABLE and len(rearrange(samples())) > SIZE:
+        assert found is False  # labels and names of several views look alike
+        return
     assert found not in (False, None)
     if expected is not None and collate in (default_collate, first_views, as_arrays, list):
         assert found == expected

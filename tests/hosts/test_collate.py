@@ -42,6 +42,10 @@ def fill_up(samples):
     return default_collate([*samples[:-1], samples[0]])
 
 
+def twice(samples):
+    return default_collate([sample for sample in samples for _ in range(2)])
+
+
 class Pack:
     """Two samples in each row."""
 
@@ -72,6 +76,11 @@ def test_a_collate_function_that_keeps_its_samples(workers):
         (by_feature, "by_feature", "drops, moves or repeats samples"),
         (but_the_first, "but_the_first", "drops, moves or repeats samples"),
         (fill_up, "fill_up", "drops, moves or repeats samples"),
+        (
+            twice,
+            "twice",
+            "drops, moves or repeats samples (sample 0 of a batch was lost, replaced or",
+        ),
         (Pack(), "Pack", "drops, moves or repeats samples"),
         (Hidden(), "Hidden", "leaves nothing in a batch by which its samples can be told"),
     ],

@@ -44,7 +44,7 @@ def misplaced(samples: Sequence[Any], batch: Any) -> tuple[int, int] | Literal[F
 
     Returns:
         False if row b is sample b; a row and the sample that it is where it is not, the row being
-        -1 for a sample that was lost or replaced; None if nothing in the batch tells.
+        -1 for a sample that was lost, replaced or repeated; None if nothing in the batch tells.
     """
     if any(sample is None for sample in samples):
         return -1, next(number for number, sample in enumerate(samples) if sample is None)
@@ -57,6 +57,8 @@ def misplaced(samples: Sequence[Any], batch: Any) -> tuple[int, int] | Literal[F
             # Numbers coincide, arrays do not: part of a column of numbers is no evidence.
             if not known or (kind == _NUMBER and len(known) < len(found)):
                 continue
+            if kind != _NUMBER and _repeated(keys, len(samples)):
+                return -1, min(known[0][1])
             wrong = _first_wrong(known, len(found), len(samples))
             if wrong is None and 2 * len(known) < len(found):
                 continue  # too few are found again to speak for the others
@@ -85,6 +87,11 @@ def _first_wrong(
         return (-1, rows % samples) if rest else None
     by_sample = not rest and all(row // views in of for row, of in known)
     return None if by_sample else first
+
+
+def _repeated(keys: list[Hashable], samples: int) -> bool:
+    """Whether there are more rows than samples and each is there twice; two views would differ."""
+    return len(keys) > samples and min(collections.Counter(keys).values()) > 1
 
 
 def _fields(samples: Sequence[Any]) -> dict[tuple[Hashable, Any], _Owners]:

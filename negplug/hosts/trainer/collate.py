@@ -108,7 +108,7 @@ class WatchedCollate:
         in_order, broken, row, sample = self._found.tolist()
         if broken:
             what = f"row {row} of a batch was sample {sample}" if row >= 0 else ""
-            what = what or f"sample {sample} of a batch was lost or replaced"
+            what = what or f"sample {sample} of a batch was lost, replaced or repeated"
             return (
                 f"the collate function {name} drops, moves or repeats samples ({what}), {_INSTEAD}"
             )

@@ -31,6 +31,9 @@ _DEPTH = 4
 _NUMBER = "number"
 """The kind of single numbers and of text, which are told apart by their field."""
 
+_OBJECT = "object"
+"""The kind of containers and of all else, which are recognised as the very objects they were."""
+
 _Owners = dict[Hashable, set[int]]
 """The samples of each value of a field."""
 
@@ -98,11 +101,9 @@ def _fields(samples: Sequence[Any]) -> dict[tuple[Hashable, Any], _Owners]:
     """Return the owners of each value: of numbers and text by field, of arrays by size."""
     fields: dict[tuple[Hashable, Any], _Owners] = collections.defaultdict(dict)
     for number, sample in enumerate(samples):
-        for path, value in _values(sample, (), 0):
-            kind, key = _key(value)
-            if kind is not None:
-                field = (kind, path if kind == _NUMBER else ())
-                fields[field].setdefault(key, set()).add(number)
+        for path, kind, key in _values(sample, (), 0):
+            field = (kind, path if kind == _NUMBER else ())
+            fields[field].setdefault(key, set()).add(number)
     return fields
 
 
@@ -110,10 +111,14 @@ def _comparable(fields: dict[tuple[Hashable, Any], _Owners], kind: Hashable) -> 
     return [owners for (own, _), owners in fields.items() if own == kind]
 
 
-def _values(value: Any, path: tuple[Hashable, ...], depth: int) -> Iterator[tuple[Any, Any]]:
-    """Yield the values inside a sample, and the containers too, each with the way to it."""
-    yield path, value
-    if depth < _DEPTH and not _is_leaf(value):
+def _values(
+    value: Any, path: tuple[Hashable, ...], depth: int
+) -> Iterator[tuple[tuple[Hashable, ...], Hashable, Hashable]]:
+    """Yield the way to each value in a sample, containers too, its kind and what stands for it."""
+    kind, key = _key(value)
+    if kind is not None:
+        yield path, kind, key
+    if kind == _OBJECT and depth < _DEPTH:
         for name, part in _parts(value):
             yield from _values(part, (*path, name), depth + 1)
 
@@ -142,7 +147,7 @@ def _columns(batch: Any, depth: int) -> Iterator[tuple[Hashable, list[Hashable]]
 
 def _transposed(rows: Sequence[Any]) -> list[list[Any]]:
     """Return the fields of rows that were left as they are, containers of the same parts."""
-    if not rows or any(_is_leaf(row) for row in rows):
+    if not rows or any(_key(row)[0] != _OBJECT for row in rows):
         return []
     parts = [_parts(row) for row in rows]
     if len(parts[0]) > _PLACES or any(len(part) != len(parts[0]) for part in parts):
@@ -167,7 +172,7 @@ def _key(value: Any) -> tuple[Hashable | None, Hashable]:
             return _NUMBER, struct.pack("=f", math.inf)
     array = _as_array(value)
     if array is None:
-        return "object", id(value)
+        return _OBJECT, id(value)
     numbers = math.prod(array.shape)
     return (_kind(numbers), _few(array.reshape((1, -1))).tobytes()) if numbers else (None, None)
 
@@ -181,6 +186,8 @@ def _few(rows: Any) -> Any:
     step = max(1, rows.shape[1] // _PLACES)
     few = rows[:, : step * _PLACES : step]
     if isinstance(few, Tensor):
+        if few.dtype == torch.float32:
+            return few.numpy()
         few = few.to(torch.float64).numpy()
     return few.astype("float64").astype("float32")
 
@@ -198,10 +205,6 @@ def _as_array(value: Any) -> Any:
         except (TypeError, ValueError, RuntimeError, OverflowError):
             return None
     return None
-
-
-def _is_leaf(value: Any) -> bool:
-    return isinstance(value, (str, bytes, Real)) or _as_array(value) is not None
 
 
 def _parts(value: Any) -> list[tuple[Hashable, Any]]:

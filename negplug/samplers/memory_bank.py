@@ -29,6 +29,7 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
+from negplug.contract.sample_table import beyond, most_samples
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.late import check, known, places, read
 from negplug.kernels.unit import unit_rows
@@ -80,6 +81,13 @@ class MemoryBank(RememberingSampler):
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
             self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
+            if self.size is None:
+                size, highest = batch.context.dataset.size, sampled.seen.names[1].max()
+                check(
+                    "memory_bank: greatest index",
+                    highest >= most_samples(size),
+                    lambda: beyond("memory_bank", int(highest), size),
+                )
         return sampled
 
     def _written(self, sampled: Sampled, anchors: int) -> Sampled:

@@ -73,7 +73,7 @@ def test_a_checkpoint_to_evaluate_is_no_state_of_the_next_fit(tmp_path):
     module, trainer, _ = fitted("queue(size=40)")
     path = str(tmp_path / "last.ckpt")
     trainer.save_checkpoint(path)
-    control = hosts.negative_control()("queue(size=40)")
+    control = hosts.negative_control()("queue(size=64)")
     again = hosts.trainer(callbacks=[control], inference_mode=False, limit_train_batches=1)
     with _full_load():
         again.validate(module, validating.loader(), ckpt_path=path, verbose=False)

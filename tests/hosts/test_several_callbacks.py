@@ -88,8 +88,9 @@ def test_each_has_the_indexes_and_a_state_in_the_checkpoint(tmp_path):
 
 @lightly_only
 def test_what_one_embeds_anew_is_no_step_of_the_other():
-    chain = control("emc2(out_of_batch='recompute')", "criterion")
-    queue = control("queue(size=640)", "second")
+    # The step is run again up to the second loss, and so through the first.
+    chain = control("emc2(out_of_batch='recompute')", "second")
+    queue = control("queue(size=640)", "criterion")
     fit(chain, queue, max_epochs=2)
     (treated,) = queue.injection.losses.values()
     assert treated.calls == 6

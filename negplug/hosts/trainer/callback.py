@@ -102,8 +102,10 @@ class NegativeControlMixin(EvaluationMixin):
         if self.treatment.wants_indexes:
             # Now, before any loader is iterated.
             self._recorder = several.shared_recorder(trainer, [each._recorder for each in others])
-        self._kept.take_over(self.injection, pl_module)
-        self.injection = None
+        # A tuner sets up too, and trains without this callback's other hooks.
+        trained = self.injection if self._counts is not None else None
+        self._kept.take_over(trained, pl_module)
+        self.injection = self._counts = None
         self._checked = False
         try:
             self.injection = self._inject(trainer, pl_module)

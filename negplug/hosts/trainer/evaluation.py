@@ -51,7 +51,8 @@ class EvaluationMixin:
             values, rows = treated.take_evaluations()
             if values:
                 mean = torch.stack(values).mean()
-                pl_module.log(f"negplug/{name}/treated_loss", mean, batch_size=rows)
+                metric = f"negplug/{name}/treated_loss"
+                pl_module.log(metric, mean, batch_size=rows, sync_dist=True)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Have training get the treated losses."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from negplug.hosts.trainer.fingerprint import dataset_of, of_dataset
+from negplug.hosts.trainer.fingerprint import Several, dataset_of, of_dataset
 
 
 class Kept(Dataset):
@@ -45,6 +45,7 @@ EQUAL = {
     "subset": lambda: Subset(Kept(20, images=images(0)), HALF),
     "two sets": lambda: ConcatDataset([Kept(20, images=images(n)) for n in range(2)]),
     "made-up images": lambda: Kept(20, seed=3, split="train"),
+    "a list of samples": lambda: list(images(0)),
     "labels": lambda: Kept(20, targets=[n % 3 for n in range(20)]),
 }
 
@@ -66,7 +67,8 @@ DIFFERENT = {
     "subset of": (Subset(TensorDataset(images(0)), HALF), Subset(TensorDataset(images(1)), HALF)),
     "set inside": (Kept(20, dataset=TensorDataset(images(0))), Kept(20, dataset=Kept(20))),
     "seed": (Kept(20, seed=1), Kept(20, seed=2)),
-    "several loaders": ([TensorDataset(images(0))], [TensorDataset(images(1))]),
+    "lists of samples": (list(images(0)), list(images(1))),
+    "several": (Several([TensorDataset(images(0))]), Several([TensorDataset(images(1))])),
 }
 
 
@@ -113,4 +115,4 @@ def test_subsets_of_samples_that_say_their_own_index_do_not_count():
     loader = torch.utils.data.DataLoader(Subset(parent, HALF))
     assert dataset_of(loader, numbered_inside=True) is parent
     assert dataset_of(loader) is loader.dataset
-    assert dataset_of({"a": loader, "b": [loader]}) == {"a": loader.dataset, "b": [loader.dataset]}
+    assert dataset_of({"a": loader, "b": loader}) == (loader.dataset, loader.dataset)

@@ -56,8 +56,18 @@ def of_dataset(dataset: Any) -> Fingerprint:
     Raises:
         TypeError: If a ``negplug_token`` is neither a string nor an integer.
     """
-    selection, content = (_digest(parts(dataset, 0)) for parts in (_selected, _content))
-    return Fingerprint(_name(dataset), selection, content)
+    return Fingerprint(_name(dataset), selection(dataset), _digest(_content(dataset, 0)))
+
+
+def selection(dataset: Any) -> str:
+    """Return the digest of the positions that each ``Subset`` in a data set takes."""
+    return _digest(_selected(dataset, 0))
+
+
+class Several(tuple[Any, ...]):
+    """The data sets of a collection of loaders, in its order."""
+
+    __slots__ = ()
 
 
 def dataset_of(loader: Any, *, numbered_inside: bool = False) -> Any:
@@ -73,9 +83,9 @@ def dataset_of(loader: Any, *, numbered_inside: bool = False) -> Any:
         the loader.
     """
     if isinstance(loader, dict):
-        return {key: dataset_of(each) for key, each in loader.items()}
+        loader = tuple(loader.values())
     if isinstance(loader, (list, tuple)):
-        return [dataset_of(each) for each in loader]
+        return Several(dataset_of(each) for each in loader)
     dataset = getattr(loader, "dataset", None)
     dataset = loader if dataset is None else dataset
     while numbered_inside and type(dataset) is Subset:
@@ -87,9 +97,8 @@ def _name(dataset: Any) -> str:
     token = _token(dataset)
     if token is not None:
         return f"{TOKEN} {token!r}"
-    if isinstance(dataset, (dict, list)):
-        inner = dataset.values() if isinstance(dataset, dict) else dataset
-        return " and ".join(map(_name, inner))
+    if isinstance(dataset, Several):
+        return " and ".join(map(_name, dataset))
     size = _length(dataset)
     name = type(dataset).__name__ + ("" if size is None else f" of {size}")
     return f"{name} from {_name(dataset.dataset)}" if isinstance(dataset, Subset) else name
@@ -114,6 +123,9 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
     yield f"{type(dataset).__name__} {size}"
     if isinstance(dataset, Subset):
         yield _positions(dataset.indices)
+    if _is_table(dataset, size):  # a list of samples
+        yield from _entries(dataset)
+        return
     nested = list(_inside(dataset))
     for name, inner in nested:
         yield name
@@ -122,7 +134,7 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
     for name, table in tables:
         yield name
         yield from _entries(table)
-    if not (nested or tables):
+    if isinstance(dataset, Dataset) and not (nested or tables):
         # All there is to tell by, such as the seed of made-up images. Folders may be moved.
         for name, value in _attributes(dataset):
             if _is_plain(value) and not (isinstance(value, str) and os.sep in value):
@@ -133,7 +145,7 @@ def _attributes(dataset: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a data set keeps, in the order of names, and what is in collections of tables."""
     for name, value in sorted(getattr(dataset, "__dict__", {}).items()):
         yield name, value
-        if isinstance(value, dict):
+        if isinstance(value, dict) and len(value) <= _VALUES:
             yield from ((f"{name}.{key}", inner) for key, inner in value.items())
         elif isinstance(value, (list, tuple)) and len(value) <= _ENTRIES:
             tables = enumerate(value) if all(map(_is_array, value)) else ()
@@ -142,10 +154,8 @@ def _attributes(dataset: Any) -> Iterator[tuple[str, Any]]:
 
 def _inside(dataset: Any) -> Iterator[tuple[str, Any]]:
     """Yield the data sets that a data set, or a collection of them, is made of."""
-    if isinstance(dataset, list):
+    if isinstance(dataset, Several):
         yield from ((str(number), inner) for number, inner in enumerate(dataset))
-    elif isinstance(dataset, dict):
-        yield from ((str(key), inner) for key, inner in dataset.items())
     else:
         for name, value in _attributes(dataset):
             several = value if isinstance(value, (list, tuple)) else [value]
@@ -178,6 +188,8 @@ def _is_array(value: Any) -> bool:
 
 def _is_table(value: Any, size: int | None) -> bool:
     """Whether a value has an entry per sample that can be read at no cost."""
+    if isinstance(value, Several):
+        return False
     if isinstance(value, (list, tuple)) or hasattr(value, "iloc"):
         return bool(size) and len(value) == size
     return bool(size) and _is_array(value) and value.shape[:1] == (size,)

@@ -14,7 +14,7 @@ from typing import Any
 
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset
+from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import rank
 from negplug.kernels.torch_private import write_count
@@ -66,20 +66,21 @@ class Ownership:
             TypeError: If the data set has a ``negplug_token`` that is none.
         """
         known = self._object is not None and self._object() is dataset
+        if known and selection(dataset) == self._selection:
+            return None
         found = of_dataset(dataset)
-        if self.dataset is not None:
-            same = found.selection == self._selection if known else str(found) == self.dataset
-            if not same:
-                return found
-        if not known:
-            self.own(dataset, found)
+        if known or self.dataset not in (None, str(found)):
+            return found
+        self.own(dataset, found)
         return None
 
     def own(self, dataset: Any, found: Fingerprint) -> None:
         """Own the state of a data set with this fingerprint."""
         self.dataset, self._selection = str(found), found.selection
-        # Collections of data sets are made anew each time.
-        self._object = None if isinstance(dataset, (dict, list)) else weakref.ref(dataset)
+        try:
+            self._object = weakref.ref(dataset)
+        except TypeError:
+            self._object = None  # a plain list, or those of several loaders
 
 
 class KeptState:

@@ -117,6 +117,22 @@ _METHODS = (
 )
 
 
+class TreatedFunction:
+    """A loss function of the host, rerouted. A plain object, so that the model stays picklable."""
+
+    def __init__(
+        self, own: Callable[..., Tensor], treatment: Treatment, contrast: Contrast
+    ) -> None:
+        self._own = own
+        self._treatment = functools.partial(treatment, contrast)
+        self._contrast = contrast
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of what the host's function is given."""
+        own = functools.partial(self._own, *args, **kwargs)
+        return self._contrast.returned(own, functools.partial(self._treatment, *args, **kwargs))
+
+
 class TreatedStep:
     """A ``training_step`` with the method's loss functions swapped while it runs.
 
@@ -172,7 +188,8 @@ class MethodSite(LossSite):
         if isinstance(own.get("training_step"), TreatedStep):
             raise ValueError(f"{self.host}: the model is treated already; remove() that first")
         swaps: dict[str, Treatment] = {
-            name: functools.partial(self._treatment(name), contrast) for name in self._forms
+            name: TreatedFunction(getattr(self._module, name), self._treatment(name), contrast)
+            for name in self._forms
         }
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
         step: Any = self._model.training_step

@@ -31,15 +31,9 @@ def test_embeddings_that_are_not_dense_are_refused(kind):
         ContrastiveLoss()(z0, kind(z1))
 
 
-def test_tensors_without_values_are_refused():
+def test_labels_that_are_not_dense_are_refused():
     z0, z1 = naive.embeddings(2, 4)
-    with pytest.raises(ValueError, match=r"^z0 is on the meta device and has no values"):
-        ContrastiveLoss()(z0.to("meta"), z1.to("meta"))
-    for name in ("indexes", "labels"):
-        given = {name: torch.arange(4, device="meta")}
-        with pytest.raises(ValueError, match=rf"^{name} is on the meta device and has no values"):
-            ContrastiveLoss()(z0, z1, **given)
-    with pytest.raises(TypeError, match=r"^labels must be a dense tensor, got a sparse_coo one"):
+    with pytest.raises(TypeError, match=r"^labels must be .* sparse_coo"):
         ContrastiveLoss()(z0, z1, labels=torch.arange(4).to_sparse())
 
 

@@ -35,10 +35,11 @@ class TreatedForward:
     @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Return the treated loss of the projections ``[B, d]`` of two views."""
-        batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
-        form = self.known.form(self.criterion)
-        temperature = self.known.temperature(self.criterion, batch)
-        return self.contrast(batch, objective=form, temperature=temperature)
+        with self.contrast.together(out0, out1):
+            batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
+            form = self.known.form(self.criterion)
+            temperature = self.known.temperature(self.criterion, batch)
+            return self.contrast(batch, objective=form, temperature=temperature)
 
 
 class TreatedForwardOfZ(TreatedForward):

@@ -170,7 +170,8 @@ class MethodSite(LossSite):
         if isinstance(own.get("training_step"), TreatedStep):
             raise ValueError(f"{self.host}: the model is treated already; remove() that first")
         swaps: dict[str, Treatment] = {
-            name: functools.partial(self._treatment(name), contrast) for name in self._forms
+            name: functools.partial(_treated, self._treatment(name), contrast)
+            for name in self._forms
         }
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
         step: Any = self._model.training_step
@@ -192,6 +193,12 @@ class MethodSite(LossSite):
             f"{self.host}: {name} takes {found}, but this adapter expects {expected}; use another "
             f"version of solo-learn or of negplug"
         )
+
+
+def _treated(treatment: Treatment, contrast: Contrast, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the treated loss of what the host's loss function was given."""
+    with contrast.together(*args, *kwargs.values()):
+        return treatment(contrast, *args, **kwargs)
 
 
 def _described(parameters: tuple[str, ...], gathers: str) -> str:

@@ -66,6 +66,12 @@ class Contrast(Protocol):
         For sites that find the indexes and labels of a step themselves.
         """
 
+    def together(self, *given: Any) -> AbstractContextManager[None]:
+        """Return a context inside which a rank that fails makes every rank raise.
+
+        For sites, around all that they do with ``given``, the arguments of the host's loss.
+        """
+
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
     ) -> Tensor:

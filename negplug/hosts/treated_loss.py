@@ -6,6 +6,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,10 @@ class TreatedLoss:
             yield
         finally:
             self._metadata = before
+
+    def together(self, *given: Any) -> contextlib.AbstractContextManager[None]:
+        """Return a context inside which a rank that fails makes every rank raise."""
+        return self.loss.ranks.together(*given)
 
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float

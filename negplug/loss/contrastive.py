@@ -26,9 +26,10 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
-from negplug.kernels.distributed import rank, total, world_size
+from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, not_inference
 from negplug.kernels.torch_private import outside_graphs
+from negplug.loss.agreement import Agreement, fails_together
 from negplug.loss.calls import CallState, check_saved
 from negplug.plugins.build import as_objective, as_sampler
 
@@ -87,6 +88,7 @@ class ContrastiveLoss(nn.Module):
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise TypeError(f"seed must be an integer, got {seed!r}")
         self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
+        self.ranks = Agreement()
         self._backward_seen = False
         self._step = 0
         self._call = 0
@@ -95,6 +97,7 @@ class ContrastiveLoss(nn.Module):
         self.observed: dict[str, float] = {}
         self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
+    @fails_together
     def forward(
         self,
         z0: Tensor,
@@ -128,6 +131,7 @@ class ContrastiveLoss(nn.Module):
         return loss
 
     @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
+    @fails_together
     def contrast(
         self,
         batch: ContrastiveBatch,
@@ -152,8 +156,12 @@ class ContrastiveLoss(nn.Module):
             # Samplers ask where autocast is off.
             encode = as_under_present_autocast(dataset.encode, device)
             dataset = replace(dataset, encode=encode)
+        parts = {"sampler": self.sampler, "objective": objective or self.objective}
+        given = self.temperature if temperature is None else temperature
+        self._seed = self.ranks.settle(self._seed, self._step, batch, parts, given)
         draws = Draws(self._seed, self._step, self._call, rank())
         batch = batch.within(draws, tau, dataset)
+        self.ranks.watch(batch)
         sampler, own = self._of_call(batch.training)
         objective = own if objective is None else objective
         try:
@@ -162,6 +170,7 @@ class ContrastiveLoss(nn.Module):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)
+            number = self.ranks.anchors_with_positive(batch)
         except Exception:
             sampler.forget(batch)
             raise
@@ -169,7 +178,7 @@ class ContrastiveLoss(nn.Module):
             self._call += 1
         if self.observe:
             self.observed = observe(batch, sampler, negatives)
-        loss = losses.sum() / _anchors_with_positive(batch)
+        loss = losses.sum() / number
         if batch.tie is not None:
             # Every rank takes part in the backward pass of the gathering, whatever it used.
             loss = loss + batch.tie
@@ -195,12 +204,18 @@ class ContrastiveLoss(nn.Module):
         return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Restore what :meth:`state_dict` returned; everything or, if that fails, nothing."""
+        """Restore what :meth:`state_dict` returned; everything or, if that fails, nothing.
+
+        Raises:
+            ValueError: If the state is damaged, or was saved with other settings.
+        """
         before = self.state_dict()
         try:
             return super().load_state_dict(*args, **kwargs)
-        except Exception:
+        except Exception as error:
             super().load_state_dict(before)
+            if isinstance(error, RuntimeError):  # of torch, about missing and unexpected keys
+                raise ValueError(f"{error}; the file is damaged, or another sampler's") from error
             raise
 
     def get_extra_state(self) -> dict[str, int]:
@@ -270,7 +285,7 @@ class ContrastiveLoss(nn.Module):
 
 
 def _prepare_to_load(
-    loss: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
+    loss: nn.Module, state: dict[str, Any], prefix: str, _: Any, strict: bool, *__: Any
 ) -> None:
     """Check the saved state of samplers and objectives before anything is loaded.
 
@@ -278,19 +293,8 @@ def _prepare_to_load(
     held back belongs to the state that is replaced, and is dropped.
     """
     assert isinstance(loss, ContrastiveLoss)
-    check_saved(CallState(loss.sampler, loss.objective), state, prefix)
+    check_saved(CallState(loss.sampler, loss.objective), state, prefix, strict)
     loss._backward_seen = False
+    loss.ranks.forget()
     for part in loss._remembering():
         part.drop()
-
-
-def _anchors_with_positive(batch: ContrastiveBatch) -> Tensor:
-    """Return the number of anchors with a positive; over several ranks, their mean per rank.
-
-    The latter makes DDP's average over ranks the mean over all anchors, also when one rank has a
-    smaller batch.
-    """
-    number = (batch.positives >= 0).any(1).sum()
-    if batch.tie is None:
-        return number.clamp(min=1)
-    return total(number).clamp(min=1).to(batch.anchors.embeddings.dtype) / world_size()

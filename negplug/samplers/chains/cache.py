@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.sample_table import SampleTable, occurrences
 from negplug.samplers.chains.absent import AbsentStates
+from negplug.samplers.common.saved_rows import check_unit_rows
 
 
 class ShownKeys(NamedTuple):
@@ -43,6 +44,11 @@ class EmbeddingCache(SampleTable):
     def __init__(self) -> None:
         super().__init__(("embedding",), known=False, embedding=0.0)
 
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless the saved embeddings are rows of unit length."""
+        super().check_values(values)
+        check_unit_rows("the embeddings of the chains' states", values["embedding"])
+
     def take(self, shown: ShownKeys) -> None:
         """Take the keys of a step in; of a sample's earlier visit nothing is known beside them."""
         self.known[:, shown.samples[shown.samples < self.known.shape[1]]] = False
@@ -53,6 +59,10 @@ class EmbeddingCache(SampleTable):
         """Return the states ``[N]`` of some chains ``[n]``, which lie outside their batch."""
         samples, anchors = state[chains], batch.anchors.embeddings
         length = self.known.shape[1]
+        if not length:
+            # A state that was loaded without the embeddings.
+            nowhere = torch.zeros(1, len(chains), dtype=torch.bool, device=anchors.device)
+            return AbsentStates.of(batch, chains, samples, None, anchors[chains][None], nowhere)
         here = samples.clamp(max=length - 1)
         known = self.known.index_select(1, here) & (samples < length)
         rows = self.embedding.index_select(1, here).to(anchors)

@@ -42,11 +42,10 @@ def train_on(loss_fn):
 
 
 COMBINATIONS = [
-    ("queue(size=12)", "infonce()"),
+    ("queue(size=12)", "debiased()"),
     ("queue(size=100, gather=False)", "sogclr()"),
     ("memory_bank(size=24)", "relic()"),
     ("memory_bank(momentum=0.9)", "decoupled()"),
-    ("uniform(num_negatives=3, source=queue(size=12))", "debiased()"),
     ("hierarchical(queue(size=12), uniform(num_negatives=2, source=queue(size=12)))", "sogclr()"),
     ("gumbel_max(num_negatives=2, source=memory_bank())", "infonce()"),
     ("emc2()", "infonce()"),
@@ -65,9 +64,11 @@ REFUSED_IN_A_STEP = (
 GONE, MORE = object(), object()
 
 
-def tampered(value):
+def tampered(path, value):
     """Yield what may stand in the place of a saved value."""
     yield from (GONE, MORE, None, "text", [value], {}, 1.5, True, torch.tensor(3))
+    if path[0].startswith("further."):
+        return  # the same parts once more
     if isinstance(value, int):
         yield from (-1, 1 - 10**30, 7, 1 << 40, 10**15, (1 << 63) - 1, 10**30)
     elif isinstance(value, str):
@@ -80,7 +81,8 @@ def tampered_tensors(value):
     yield from (value[:0], value[:-1], value[None], torch.cat([value, value]))
     if value.ndim > 1:
         yield from (value[:, :0], value[:, 1:], value[..., :-1], value.transpose(0, 1))
-    yield value[:1].expand(10**9, *value.shape[1:])
+    if value.numel():
+        yield value[:1].expand(10**9, *value.shape[1:])
     yield from (value.int(), value.bool(), value.double(), value.half(), value.cfloat())
     yield from (value.to_sparse(), value.to("meta"))
     if value.dtype == torch.bool:
@@ -151,7 +153,7 @@ def test_each_field_tampered_with_is_refused_whole_or_trains(sampler, objective)
     before = used.state_dict()
     refused = accepted = 0
     for path in places(state):
-        for other in tampered(at(state, path)):
+        for other in tampered(path, at(state, path)):
             where = f"{path}: {str(other)[:100]}"
             if message := refusal(used.load_state_dict, with_other(state, path, other)):
                 refused += 1

@@ -72,7 +72,11 @@ def test_a_fault_of_one_rank_is_an_error_on_all():
     assert seeds == others
     assert len(seeds) == 1
     bad_steps = {"nan": [1], "nan at once": [0], "empty": [1] if IS_LIGHTLY else []}
-    words = {"temperature": "temperature", "sampler": "queue(size=32)", "bank": "size=32"}
+    words = {
+        "temperature": "temperature",
+        "sampler": "queue(size=32)",
+        "bank": "size of the sampler",
+    }
     for name, heard in zero.items():
         refused = [number for number in range(STEPS) if heard[number] is not None]
         assert refused == bad_steps.get(name, [*range(STEPS)]), (name, heard)

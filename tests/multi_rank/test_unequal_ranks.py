@@ -47,8 +47,8 @@ def settings(rank, world):
     return found
 
 
-def test_other_settings_on_a_rank_are_refused_on_all():
-    for one, other in zip(*ranks.run(settings, 2, timeout=20.0), strict=True):
+def test_other_settings_on_a_rank_are_refused_on_all(heard):
+    for one, other in zip(*heard["settings"], strict=True):
         word = one[0]
         for first, second in zip(one[1:], other[1:], strict=True):
             assert first == second
@@ -79,35 +79,35 @@ def bad_inputs(rank):
     ]
 
 
-def inputs(rank, world, samplers):
+def inputs(rank, world):
     """For each sampler what each rank says of each bad input, and the states at the end."""
     found = []
-    for sampler in samplers:
+    for sampler in GATHERING:
         for first in (0, 2):  # the step in which the bad inputs come
             loss_fn, twin = (ContrastiveLoss(sampler, seed=5 + rank) for _ in range(2))
             for step in range(first):
                 train(loss_fn, rank, step)
-            heard = [
+            told = [
                 (word, said(train, loss_fn, rank, first, **bad)) for word, bad in bad_inputs(rank)
             ]
             losses = [train(loss_fn, rank, step) for step in range(first, first + 2)]
             undisturbed = [train(twin, rank, step) for step in range(first + 2)]
             same = same_state(loss_fn.state_dict(), twin.state_dict())
-            found.append((sampler, heard, losses == undisturbed[first:] and same))
+            found.append((sampler, told, losses == undisturbed[first:] and same))
     return found
 
 
-def test_a_rank_with_bad_inputs_stops_all_and_leaves_no_trace():
-    first, second = ranks.run(inputs, 2, GATHERING, timeout=20.0)
+def test_a_rank_with_bad_inputs_stops_all_and_leaves_no_trace(heard):
+    first, second = heard["inputs"]
     for (sampler, others, well), (_, own, too) in zip(first, second, strict=True):
         assert well, sampler
         assert too, sampler
-        for (word, heard), (_, raised) in zip(others, own, strict=True):
+        for (word, told), (_, raised) in zip(others, own, strict=True):
             assert raised is not None, (sampler, word)
             assert raised[0] in {"ValueError", "TypeError"}
             assert word in raised[1]
-            assert heard is not None, (sampler, word)
-            kind, message = heard
+            assert told is not None, (sampler, word)
+            kind, message = told
             assert kind == "RanksError"
             assert message == f"rank 1 failed, so no rank goes on: {raised[0]}: {raised[1]}"
 
@@ -133,8 +133,8 @@ def parts_that_fail(rank, world):
             for step in range(call):
                 train(loss_fn, rank, step)
             bad = {"indexes": None} if where == "indexes" and rank else {}
-            heard = said(train, loss_fn, rank, call, **bad)
-            found.append((where, heard, said(train, loss_fn, rank, call + 1)))
+            told = said(train, loss_fn, rank, call, **bad)
+            found.append((where, told, said(train, loss_fn, rank, call + 1)))
     for objective in (FailingObjective(0), "infonce()"):
         # Nothing is exchanged, but the first call ends with one exchange.
         sampler = Failing(0, gathers=False) if objective == "infonce()" else "in_batch()"
@@ -143,14 +143,14 @@ def parts_that_fail(rank, world):
     return found
 
 
-def test_a_part_that_fails_on_a_rank_stops_all():
-    first, second = ranks.run(parts_that_fail, 2, timeout=20.0)
-    for (where, heard, later), (_, raised, too) in zip(first, second, strict=True):
+def test_a_part_that_fails_on_a_rank_stops_all(heard):
+    first, second = heard["parts_that_fail"]
+    for (where, told, later), (_, raised, too) in zip(first, second, strict=True):
         assert later is None, (where, later)
         assert too is None, (where, too)
         assert raised is not None, where
         assert raised[0] != "RanksError", (where, raised)
-        assert heard == (
+        assert told == (
             "RanksError",
             f"rank 1 failed, so no rank goes on: {raised[0]}: {raised[1]}",
         )
@@ -184,8 +184,8 @@ def later_faults(rank, world):
     return found
 
 
-def test_ranks_that_part_ways_later_are_stopped():
-    for found in ranks.run(later_faults, 2, timeout=20.0):
+def test_ranks_that_part_ways_later_are_stopped(heard):
+    for found in heard["later_faults"]:
         assert found["schedule"] is None
         assert "take different paths" in found["temperature"][1]
         assert "take different paths" in found["load"][1]
@@ -208,5 +208,17 @@ def one_seed(rank, world):
     return found
 
 
-def test_the_seed_of_the_draws_is_one_whatever_the_ranks_were_given():
-    assert ranks.run(one_seed, 2, timeout=20.0) == [[(True, 7), (True, 7)]] * 2
+def test_the_seed_of_the_draws_is_one_whatever_the_ranks_were_given(heard):
+    assert heard["one_seed"] == [[(True, 7), (True, 7)]] * 2
+
+
+def everything(rank, world):
+    parts = (settings, inputs, parts_that_fail, later_faults, one_seed)
+    return {part.__name__: part(rank, world) for part in parts}
+
+
+@pytest.fixture(scope="module")
+def heard():
+    """What each rank found in each part, in rank order; a rank that waits ends all of them."""
+    each = ranks.run(everything, 2, timeout=20.0)
+    return {name: [found[name] for found in each] for name in each[0]}

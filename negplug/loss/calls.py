@@ -58,7 +58,7 @@ def check_saved(own: CallState, state: dict[str, Any], prefix: str, strict: bool
     }
     if strict:
         saved = {key for key in state if key.startswith(prefix) and key.endswith("._extra_state")}
-        for key in sorted(parts.keys() ^ saved):
+        for key in sorted(parts.keys() ^ (saved - {f"{prefix}_extra_state"})):
             which = "lacks" if key in parts else "also has"
             raise ValueError(
                 f"the saved state {which} {key}; resume with the same expression, or the file is "

@@ -27,12 +27,15 @@ class Metadata:
         labels: ``[B]`` int64.
         unindexed: Why there are no indexes.
         supervised: Whether the host takes samples of one label for positives.
+        by_place: Whether rows are told apart by their place in the batch alone, so that a sample
+            that is in it twice is what the host takes it for; no sampler asks for indexes then.
     """
 
     indexes: Tensor | None = None
     labels: Tensor | None = None
     unindexed: str = ""
     supervised: bool = False
+    by_place: bool = False
 
     def of(self, rows: int) -> dict[str, Any]:
         """Return the arguments of a batch whose views have ``rows`` rows, one per sample.
@@ -42,7 +45,8 @@ class Metadata:
         names = ("indexes", "labels", "unindexed")
         given = next((v for v in (self.indexes, self.labels) if v is not None), None)
         if given is None or len(given) == rows:
-            return {name: getattr(self, name) for name in names}
+            known = {name: getattr(self, name) for name in names}
+            return known | {"indexes": None} if self.by_place else known
         return {"unindexed": f"its {rows} rows are not the {len(given)} samples of the batch"}
 
 

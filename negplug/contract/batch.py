@@ -66,6 +66,7 @@ class ContrastiveBatch:
         draws: Draws | None = None,
         temperature: float | None = None,
         dataset: DatasetAccess | None = None,
+        training: bool | None = None,
     ) -> ContrastiveBatch:
         """Return the batch in other surroundings, with an empty memo; None keeps what there is."""
         own = self.context
@@ -73,7 +74,7 @@ class ContrastiveBatch:
             draws=own.draws if draws is None else draws,
             temperature=own.temperature if temperature is None else temperature,
             dataset=own.dataset if dataset is None else dataset,
-            training=own.training,
+            training=own.training if training is None else training,
         )
         return replace(self, context=context)
 

@@ -25,7 +25,8 @@ class Part(nn.Module):
         expression: The expression it was built from.
         provider: The plugin it came from, blamed for its errors.
         wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
-            does not hand them over is watched for them.
+            does not hand them over is watched for them. If no part does, a host's rows are told
+            apart by their place in the batch.
     """
 
     expression: str = ""
@@ -52,18 +53,21 @@ class Part(nn.Module):
         """Keep what a training step saw until its backward pass is over."""
         self._pending.append(seen)
 
-    def flush(self) -> None:
-        """Apply what is held here and in the parts inside."""
-        for part in self.parts_inside():
-            pending, part._pending = part._pending, []
-            for seen in pending:
-                with blaming(part.provider, "update()"), not_inference():
-                    part.update(seen)
+    def release(self) -> list[Any]:
+        """Return what is held here, and hold it no longer."""
+        held, self._pending = self._pending, []
+        return held
 
-    def drop(self) -> None:
-        """Drop all that is held here and inside: another state is about to be loaded."""
+    def take_in(self, seen: Any) -> None:
+        """Update with what was held of a step."""
+        with blaming(self.provider, "update()"), not_inference():
+            self.update(seen)
+
+    def flush(self) -> None:
+        """Take in what is held here and in the parts inside."""
         for part in self.parts_inside():
-            part._pending.clear()
+            for seen in part.release():
+                part.take_in(seen)
 
     def parts_inside(self) -> Iterator[Part]:
         """Yield this part and every sampler and objective inside it, each once."""

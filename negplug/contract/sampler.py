@@ -103,13 +103,6 @@ class NegativeSampler(Part, abc.ABC):
                 found |= sampler.metrics(batch, *batch.context.memo[sampler])
         return found
 
-    def forget(self, batch: ContrastiveBatch) -> None:
-        """Drop what :meth:`forward` held of a batch whose loss could not be computed."""
-        for sampler in self.all_samplers():
-            _, seen = batch.context.memo.pop(sampler, (None, None))
-            if batch.training and sampler.updates and seen is not None:
-                sampler._pending.pop()
-
     def all_samplers(self) -> Iterator[NegativeSampler]:
         """Yield this sampler and every sampler inside it, each once."""
         for part in self.parts_inside():

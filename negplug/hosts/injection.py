@@ -55,7 +55,7 @@ class Injection:
         unindexed: str = "",
         encode: Encoder | None = None,
     ) -> None:
-        """Say what is known of the samples of the step to come; forgotten with its backward pass.
+        """Say what is known of the samples of the step to come; forgotten when the step is over.
 
         Args:
             indexes: ``[B]`` data set indexes, in the order of the batch.
@@ -70,8 +70,13 @@ class Injection:
             known = indexes is not None or labels is not None
             treated.provide(Metadata(indexes, labels, unindexed), until_backward=known)
 
+    def begin_step(self) -> None:
+        """Begin a training step that lasts until :meth:`end_step`, whatever is done inside."""
+        for treated in self.losses.values():
+            treated.loss.begin_step()
+
     def end_step(self) -> None:
-        """Close a training step, so that samplers take it in."""
+        """Close a training step, so that samplers take in what a backward pass has reached."""
         for treated in self.losses.values():
             treated.loss.end_step()
             treated.forget()

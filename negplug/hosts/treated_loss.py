@@ -56,9 +56,11 @@ class TreatedLoss:
         # Of the site's name too, so that two losses of a model draw different negatives.
         seed = torch.initial_seed() + zlib.crc32(site.name.encode())
         self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
+        parts = (*self.loss.sampler.parts_inside(), *self.loss.objective.parts_inside())
+        self._by_place = not any(part.wants_indexes for part in parts)
         self.calls = 0
-        self._forgets = False
-        self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES)
+        self._forgets = self._used = False
+        self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES, by_place=self._by_place)
         self.reads_metadata = site.reads_metadata
         self.dataset = DatasetAccess(unencoded=_NO_ENCODER)
         self._inherits_objective = objective is None
@@ -69,6 +71,8 @@ class TreatedLoss:
     @property
     def metadata(self) -> Metadata:
         """What is known of the step's samples."""
+        if self._forgets and self._used and self.loss.between_steps:
+            self.forget()  # so that the next step's samples are not taken for these
         return self._metadata
 
     def provide(self, metadata: Metadata, *, until_backward: bool = False) -> None:
@@ -76,22 +80,23 @@ class TreatedLoss:
 
         Args:
             metadata: Replaces what was known.
-            until_backward: Whether the step's backward pass ends it; otherwise ``forget`` does.
+            until_backward: Whether it is forgotten with the step; otherwise ``forget`` does it.
         """
         if metadata.indexes is None and not metadata.unindexed:
             metadata = replace(metadata, unindexed=_UNKNOWN_INDEXES)
-        self._metadata = metadata
-        self._forgets = until_backward
+        self._metadata = replace(metadata, by_place=self._by_place)
+        self._forgets, self._used = until_backward, False
 
     @contextlib.contextmanager
     def knowing(self, metadata: Metadata) -> Iterator[None]:
         """Know this of the samples inside, and what was known before afterwards."""
-        before = self._metadata
-        self._metadata = metadata
+        before = self._metadata, self._forgets
+        self._metadata = replace(metadata, by_place=self._by_place)
+        self._forgets = False
         try:
             yield
         finally:
-            self._metadata = before
+            self._metadata, self._forgets = before
 
     def together(self, *given: Any) -> contextlib.AbstractContextManager[None]:
         """Return a context inside which a rank that fails makes every rank raise."""
@@ -104,18 +109,16 @@ class TreatedLoss:
         if self._captured is not None:
             return self._capture(batch)
         if batch.training:
+            self._used = True
             self.calls += 1
             call_record.record_call()
         self.loss.to(batch.anchors.embeddings.device)
-        loss = self.loss.contrast(
+        return self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
             temperature if self.temperature is None else self.temperature,
             self.dataset,
         )
-        if batch.training and self._forgets:
-            loss.register_hook(self.forget)  # type: ignore[no-untyped-call]
-        return loss
 
     @contextlib.contextmanager
     def capturing(
@@ -146,6 +149,6 @@ class TreatedLoss:
             raise StepOver
         return batch.anchors.embeddings.new_zeros((), requires_grad=True)
 
-    def forget(self, _: Tensor | None = None) -> None:
+    def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""
         self.provide(Metadata())

@@ -95,6 +95,36 @@ def write_count(tensor: Tensor) -> int:
     return tensor._version
 
 
+def backward_runs() -> bool:
+    """Return whether this thread is inside of a backward pass."""
+    task = getattr(torch._C, "_current_graph_task_id", None)
+    if task is None:
+        raise changed("torch._C has no _current_graph_task_id any more", "backward_runs")
+    return bool(task() != -1)
+
+
+def graph_is_kept() -> bool:
+    """Return whether the backward pass that is running keeps its graph for another one."""
+    kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    if kept is None:
+        what = "torch._C._autograd has no _get_current_graph_task_keep_graph any more"
+        raise changed(what, "graph_is_kept")
+    return bool(kept())
+
+
+def inside_function() -> bool:
+    """Return whether this is the forward pass of an ``autograd.Function``.
+
+    Torch turns both kinds of differentiation off there, where ``no_grad()`` turns off one.
+    """
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return False
+    enabled = getattr(torch._C, "_is_fwd_grad_enabled", None)
+    if enabled is None:
+        raise changed("torch._C has no _is_fwd_grad_enabled any more", "inside_function")
+    return not enabled()
+
+
 def unscales_itself(optimizer: Any) -> bool:
     """Return whether an optimizer undoes a ``GradScaler``'s scaling in its own step.
 

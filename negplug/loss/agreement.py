@@ -31,8 +31,9 @@ from negplug.kernels.announcing import (
     exchanged,
     tell,
 )
-from negplug.kernels.distributed import total, world_size
+from negplug.kernels.distributed import world_size
 from negplug.kernels.errors import RanksError
+from negplug.kernels.torch_private import backward_runs
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -57,6 +58,7 @@ class Agreement:
     def _forget_call(self) -> None:
         self._inside = self._comparing = self._over = False
         self._before = 0
+        self._compared: float | None = None
         self._batch: ContrastiveBatch | None = None
 
     def forget(self) -> None:
@@ -92,65 +94,62 @@ class Agreement:
     def settle(
         self,
         seed: int,
-        step: int,
-        batch: ContrastiveBatch,
-        parts: dict[str, Part],
         temperature: float,
+        step: int,
+        sampler: Part,
+        objective: Part,
+        rows: Tensor,
     ) -> int:
         """Compare what the ranks train with, if that is due; return the seed of the draws.
 
         Args:
             seed: This rank's; all take rank 0's, whatever ``seed + rank`` a recipe gives them.
-            step: Training steps done so far.
-            batch: Of the call.
-            parts: Sampler and objective.
             temperature: As it was given. A tensor is computed, by a host whose temperature adapts
                 to the batch, and may differ.
+            step: Training steps done so far.
+            sampler: The sampler.
+            objective: The objective.
+            rows: The anchors.
 
         Raises:
             RanksError: If something differs; on every rank.
         """
         if not self._inside:
             return seed
-        self._device = batch.anchors.embeddings.device
         constant = None if isinstance(temperature, Tensor) else float(temperature)
         changed = self._exchanges[True] and constant != self._temperature
-        if not batch.training or (self._agreed and not changed):
+        if self._agreed and not changed:
             return seed
-        terms = _terms(step, batch, parts, constant)
+        self._compared = constant
+        self._device = rows.device
+        self._comparing = True
+        parts = {"sampler": sampler, "objective": objective}
+        terms = _terms(step, parts, constant, rows)
         said = json.dumps({"seed": seed, "terms": terms})
-        everyones = [json.loads(text) for text in exchanged(said, self._device)]
+        everyones = [json.loads(text) for text in exchanged(said, rows.device)]
         _compare([found["terms"] for found in everyones])
-        self._comparing, self._temperature = True, constant
         return int(everyones[0]["seed"])
 
     def watch(self, batch: ContrastiveBatch) -> None:
         """Take the batch of the call for what the samplers see, until the call ends."""
         if self._inside:
-            self._batch = batch
+            self._batch, self._device = batch, batch.anchors.embeddings.device
 
-    def anchors_with_positive(self, batch: ContrastiveBatch) -> Tensor:
-        """Return the number of anchors with a positive; over several ranks, their mean per rank.
+    def announces(self, device: torch.device) -> bool:
+        """Return whether ranks can say that they have failed where they count their anchors."""
+        # Elsewhere a device would have to be waited for in every step.
+        return self._inside and (device.type == "cpu" or self._comparing)
 
-        The latter makes DDP's average over ranks the mean over all anchors, also when one rank has
-        a smaller batch. It is the last exchange of a call.
-        """
-        number = (batch.positives >= 0).any(1).sum()
-        mean = number.clamp(min=1)
-        if batch.tie is not None:
-            everyones = total(number, self._announces(number.device)).clamp(min=1)
-            mean = everyones.to(batch.anchors.embeddings.dtype) / world_size()
+    def end(self, batch: ContrastiveBatch) -> None:
+        """Take note that the call exchanges nothing more; nobody waits for a rank afterwards."""
+        if not self._inside:
+            return
         if self._comparing:
             # A rank that failed since has to be heard, whether the call exchanges anything or not.
-            announce(Purpose.END, number.device)
-            self._agreed = True
+            announce(Purpose.END, batch.anchors.embeddings.device)
+            self._agreed, self._temperature = True, self._compared
         self._exchanges[batch.training] = announced() > self._before
         self._over = True
-        return mean
-
-    def _announces(self, device: torch.device) -> bool:
-        # A device would have to be waited for in every step.
-        return self._inside and (device.type == "cpu" or self._comparing)
 
     def _awaited(self, given: tuple[Any, ...], device: torch.device) -> bool:
         """Return whether the other ranks are in an exchange of this call, or about to begin one.
@@ -159,8 +158,8 @@ class Agreement:
             given: See :meth:`together`.
             device: Where exchanges are made.
         """
-        if self._over:
-            return False
+        if self._over or backward_runs():
+            return False  # checkpointing ends what it computes again by an error, on all ranks
         training = _trains(given) if self._batch is None else self._batch.training
         if training and (self._comparing or not self._agreed):
             return True
@@ -168,7 +167,7 @@ class Agreement:
             return self._exchanges[training]
         # Who has gathered keys counts anchors at the end; without a batch an adapter has gathered.
         counts = self._batch is None or self._batch.tie is not None
-        return counts and self._announces(device)
+        return counts and self.announces(device)
 
     def _device_of(self, given: tuple[Any, ...]) -> torch.device:
         """Return where the ranks exchange tensors; where the call is, if there was none before."""
@@ -200,6 +199,17 @@ def fails_together(
     return call
 
 
+def seed_of_run(seed: int | None) -> int:
+    """Return the seed of a rank's draws, torch's own if none was given; reads no generator.
+
+    Raises:
+        TypeError: If it is no integer.
+    """
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    return (torch.initial_seed() if seed is None else seed) % (1 << 63)
+
+
 def _trains(given: tuple[Any, ...]) -> bool:
     """Return whether a call that got no batch yet would count as training."""
     batches = [value.training for value in given if isinstance(value, ContrastiveBatch)]
@@ -208,10 +218,9 @@ def _trains(given: tuple[Any, ...]) -> bool:
 
 
 def _terms(
-    step: int, batch: ContrastiveBatch, parts: dict[str, Part], temperature: float | None
+    step: int, parts: dict[str, Part], temperature: float | None, rows: Tensor
 ) -> dict[str, str]:
     """Return what must be the same on all ranks, by the name that a message gives it."""
-    rows = batch.anchors.embeddings
     terms = {"version of negplug": str(installed_version("negplug"))}
     for name, part in parts.items():
         terms[name] = str(part)

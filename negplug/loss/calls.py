@@ -13,25 +13,37 @@ from torch import nn
 
 from negplug.contract.declared import MOST, no_count
 from negplug.contract.objective import Objective
+from negplug.contract.part import Part
 from negplug.contract.sampler import NegativeSampler
 from negplug.contract.state import Stateful, check_format
 
-_MOST_CALLS = 1 << 16  # of one loss in a step, each with memory of its own
+_MOST_CALLS = 1 << 10  # of one loss in a step, each with memory of its own
 
 
 class CallState(nn.Module):
-    """What one call of a step remembers for itself."""
+    """What one call of a step remembers for itself.
+
+    Attributes:
+        updating: Its parts that change with training.
+    """
 
     def __init__(self, sampler: NegativeSampler, objective: Objective) -> None:
         super().__init__()
         self.sampler = sampler
         self.objective = objective if objective.updates else None
+        parts = [*sampler.parts_inside(), *objective.parts_inside()]
+        self.updating: list[Part] = [part for part in parts if part.updates]
 
-    @property
-    def remembers(self) -> bool:
-        """Whether a call changes anything for the next one."""
-        samplers = self.sampler.all_samplers()
-        return self.objective is not None or any(part.updates for part in samplers)
+    def release(self) -> list[tuple[int, Any]]:
+        """Return what its parts hold, each with the place of the part; they hold it no longer."""
+        if not self.updating:
+            return []
+        return [(n, seen) for n, part in enumerate(self.updating) for seen in part.release()]
+
+    def take_in(self, held: list[tuple[int, Any]]) -> None:
+        """Update with what a call held."""
+        for place, seen in held:
+            self.updating[place].take_in(seen)
 
     def copy(self) -> CallState:
         """Return one that remembers the same, in memory of its own."""
@@ -77,14 +89,10 @@ def _check_counters(own: CallState, extra: dict[str, Any]) -> None:
         extra: The counters.
     """
     # Only what remembers has state of its own for the second and further calls of a step.
-    further = _MOST_CALLS if own.remembers else 0
-    limits = {"seed": 1 << 63, "step": MOST, "call": MOST, "further": further + 1}
+    most = _MOST_CALLS if own.updating else 1
+    call = _MOST_CALLS if own.updating else MOST
+    limits = {"seed": 1 << 63, "step": MOST, "call": call, "further": most}
     for name, beyond in limits.items():
         wrong = no_count(extra[name], beyond) if name in extra else "is missing"
         if wrong:
             raise ValueError(f"ContrastiveLoss: the saved {name} {wrong}; the file is damaged")
-    if own.remembers and extra["call"] > extra["further"] + 1:
-        raise ValueError(
-            f"ContrastiveLoss: the saved call is {extra['call']}, but only {extra['further']} "
-            f"further calls have state; the file is damaged"
-        )

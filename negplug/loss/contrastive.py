@@ -1,14 +1,14 @@
 """``ContrastiveLoss``: a sampler and an objective at work, and the state they need.
 
 One call samples negatives, computes the loss of every anchor and returns the mean over the
-anchors that have a positive. What the sampler wants to remember is held back until the next
-call after a backward pass, ``end_step()`` or ``state_dict()``, so that nothing is written between
-forward and backward.
+anchors that have a positive. What the sampler wants to remember is held back until its step is
+over (:mod:`negplug.loss.steps`) and the next one begins, or until ``end_step()`` or
+``state_dict()``, so that nothing is written between forward and backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,9 +28,11 @@ from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, not_inference
-from negplug.kernels.torch_private import outside_graphs
-from negplug.loss.agreement import Agreement, fails_together
+from negplug.kernels.torch_private import backward_runs, inside_function, outside_graphs
+from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState, check_saved
+from negplug.loss.mean import mean_over_anchors
+from negplug.loss.steps import Call, Steps
 from negplug.plugins.build import as_objective, as_sampler
 
 
@@ -51,9 +53,8 @@ class ContrastiveLoss(nn.Module):
 
     Attributes:
         observe: Whether calls measure what they sample, for logging.
+        call: Number of the latest call in its step.
         observed: What the last observed call measured, see :mod:`negplug.diagnostics.observation`.
-        steps_by_backward: Whether the first call after a backward pass begins a new step, as in a
-            plain loop; a loop that closes steps with :meth:`end_step` sets it to False.
 
     Raises:
         ValueError, TypeError: If an expression or the temperature cannot be used.
@@ -83,17 +84,13 @@ class ContrastiveLoss(nn.Module):
             part.fit_host(site)  # sources first: who reads one may look at what it took
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
-        remembers = self.objective.updates or any(part.updates for part in parts)
-        self._fresh = [CallState(self.sampler, self.objective).copy()] if remembers else []
-        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-            raise TypeError(f"seed must be an integer, got {seed!r}")
-        self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
+        self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
+        self._fresh = [self._own[0].copy()] if self._own[0].updating else []
+        self._seed = seed_of_run(seed)
         self.ranks = Agreement()
-        self._backward_seen = False
-        self._step = 0
-        self._call = 0
+        self._steps = Steps()
+        self.call = 0
         self.observe = False
-        self.steps_by_backward = True
         self.observed: dict[str, float] = {}
         self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
@@ -125,13 +122,8 @@ class ContrastiveLoss(nn.Module):
         """
         batch = ContrastiveBatch.from_views((z0, z1, *more_views), indexes, labels)
         dataset = None if encode is None else DatasetAccess(encode=encode)
-        loss = self.contrast(batch, dataset=dataset)
-        if loss.requires_grad:
-            self._advance()
-        return loss
+        return self._contrast(batch, dataset=dataset, shared=True)
 
-    @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
-    @fails_together
     def contrast(
         self,
         batch: ContrastiveBatch,
@@ -147,68 +139,93 @@ class ContrastiveLoss(nn.Module):
             temperature: Instead of the loss's own.
             dataset: What the run can say of the data set that the batch's indexes count.
         """
+        return self._contrast(batch, objective, temperature, dataset)
+
+    @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
+    @fails_together
+    def _contrast(
+        self,
+        batch: ContrastiveBatch,
+        objective: Objective | None = None,
+        temperature: float | None = None,
+        dataset: DatasetAccess | None = None,
+        shared: bool = False,
+    ) -> Tensor:
+        """As :meth:`contrast`; ``shared`` lets all calls of a step have the first one's state."""
         tau = self.temperature if temperature is None else check_temperature(temperature)
-        if batch.training:
-            self._after_backward()
+        call = self._call_of(batch, shared)
         device = batch.anchors.embeddings.device
         dataset = batch.context.dataset if dataset is None else dataset
         if dataset.encode is not None:
             # Samplers ask where autocast is off.
             encode = as_under_present_autocast(dataset.encode, device)
             dataset = replace(dataset, encode=encode)
-        parts = {"sampler": self.sampler, "objective": objective or self.objective}
-        given = self.temperature if temperature is None else temperature
-        self._seed = self.ranks.settle(self._seed, self._step, batch, parts, given)
-        draws = Draws(self._seed, self._step, self._call, rank())
-        batch = batch.within(draws, tau, dataset)
+        step, number = (self._steps.number, 0) if call is None else (call.step, call.number)
+        self.call = number
+        if call is not None:
+            terms = step, self.sampler, objective or self.objective, batch.anchors.embeddings
+            given = self.temperature if temperature is None else temperature
+            self._seed = self.ranks.settle(self._seed, given, *terms)
+        draws = Draws(self._seed, step, number, rank())
+        batch = batch.within(draws, tau, dataset, training=call is not None)
         self.ranks.watch(batch)
-        sampler, own = self._of_call(batch.training)
-        objective = own if objective is None else objective
+        state = self._state(0 if shared else number)
+        sampler = state.sampler
+        if objective is None:
+            objective = state.objective or self.objective
         try:
             # Similarities in half precision carry three digits; the rows are float32 already.
             with torch.autocast(device.type, enabled=False):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)
-            number = self.ranks.anchors_with_positive(batch)
-        except Exception:
-            sampler.forget(batch)
+            loss = mean_over_anchors(batch, losses, self.ranks)
+        except BaseException:
+            call = None  # the traceback, which may be kept, would keep it
             raise
-        if batch.training:
-            self._call += 1
-        if self.observe:
+        finally:
+            # Checkpointing stops what it computes again as soon as it has what it wants.
+            held = state.release()
+        if self.observe and (call is None or call.times == 1):
             self.observed = observe(batch, sampler, negatives)
-        loss = losses.sum() / number
-        if batch.tie is not None:
-            # Every rank takes part in the backward pass of the gathering, whatever it used.
-            loss = loss + batch.tie
-        if batch.training:
-            loss.register_hook(self._see_backward)  # type: ignore[no-untyped-call]
+        if call is not None and loss.requires_grad:
+            call.computed(loss, held)
         return loss
 
+    def begin_step(self) -> None:
+        """Begin a training step that lasts until :meth:`end_step`, whatever is done inside.
+
+        Without it a step ends with its backward pass, as it does in a plain loop.
+        """
+        self.end_step()
+        self._steps.hold_open()
+
     def end_step(self) -> None:
-        """Close the training step, if one is open, and apply what samplers held back."""
-        if self._call:
-            self._advance()
-        self._flush()
+        """Close the training step: samplers take in what a backward pass has reached."""
+        for number, call in self._steps.close():
+            self._state(0 if call.shared else number).take_in(call.held or [])
+            call.closed, call.held = bool(call.held), []
+        if self._steps.most is not None and len(self.further) >= self._steps.most:
+            del self.further[self._steps.most - 1 :]  # of calls that had no backward pass
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether a training call made now would begin another step than the last one's."""
+        return self._steps.over()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return all sampler state, what samplers held back included.
+        """Return all sampler state, what they held back of calls with a backward pass included.
 
         Raises:
             ValueError: If a batch before could not be used, and a GPU has only said so now.
         """
         late.settle()
-        self._after_backward()
-        self._flush()
+        if self._steps.reached and not backward_runs():
+            self.end_step()
         return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Restore what :meth:`state_dict` returned; everything or, if that fails, nothing.
-
-        Raises:
-            ValueError: If the state is damaged, or was saved with other settings.
-        """
+        """Restore what :meth:`state_dict` returned; everything or, if that fails, nothing."""
         before = self.state_dict()
         try:
             return super().load_state_dict(*args, **kwargs)
@@ -220,41 +237,45 @@ class ContrastiveLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, int]:
         """Return the counters that key the random draws, and the calls with state of their own."""
-        counters = {"seed": self._seed, "step": self._step, "call": self._call}
-        return {"format": FORMAT, **counters, "further": len(self.further)}
+        steps = {"step": self._steps.number, "call": self._steps.following}
+        return {"format": FORMAT, "seed": self._seed, **steps, "further": len(self.further)}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore the counters, and make room for the state of further calls."""
-        self._seed, self._step, self._call = state["seed"], state["step"], state["call"]
-        del self.further[state["further"] :]
-        while len(self.further) < state["further"]:
+        self._seed, further = state["seed"], state["further"]
+        self._steps = Steps(state["step"], 1 + further if further else None, state["call"])
+        del self.further[further:]
+        while len(self.further) < further:
             self._add_call()
 
     def extra_repr(self) -> str:
         """Show the expressions."""
         return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
 
-    def _of_call(self, training: bool) -> tuple[NegativeSampler, Objective]:
-        """Return the sampler and the objective with the state of this call of the step.
+    def _call_of(self, batch: ContrastiveBatch, shared: bool) -> Call | None:
+        """Return which call of which step this is; None for an evaluation, which is none.
 
-        An evaluation, which is no step, reads the first call's.
+        A region that is checkpointed with ``use_reentrant=True`` is computed without a graph inside
+        of a function of autograd, and again in the backward pass.
         """
-        if not (training and self._fresh and self._call):
-            return self.sampler, self.objective
-        while len(self.further) < self._call:
+        if not (batch.training or inside_function()):
+            return None
+        if backward_runs():
+            return self._steps.same(batch)
+        if self._steps.over():
+            self.end_step()
+        return self._steps.next(batch, shared, graph=batch.training)
+
+    def _state(self, number: int) -> CallState:
+        """Return the state of the call of this number in its step."""
+        if not number or not self._fresh:
+            return self._own[0]
+        while len(self.further) < number:
             self._add_call()
-        call = cast(CallState, self.further[self._call - 1])
-        return call.sampler, call.objective or self.objective
+        return cast(CallState, self.further[number - 1])
 
     def _add_call(self) -> None:
         self.further.append(self._fresh[0].copy())
-
-    def _remembering(self) -> Iterator[NegativeSampler | Objective]:
-        """Yield the samplers and objectives of all calls."""
-        yield self.sampler
-        yield self.objective
-        for call in self.further:
-            yield from cast("Iterator[NegativeSampler | Objective]", call.children())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveLoss:
         with not_inference():
@@ -262,26 +283,6 @@ class ContrastiveLoss(nn.Module):
             for call in self._fresh:
                 call._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def _flush(self) -> None:
-        for part in self._remembering():
-            part.flush()
-
-    def _see_backward(self, _: Tensor) -> None:
-        self._backward_seen = True
-
-    def _after_backward(self) -> None:
-        """Apply what was held back, and close the step, once its backward pass is over."""
-        if self._backward_seen:
-            # Not before: an earlier call of the step may still need what autograd saved.
-            self._backward_seen = False
-            self._flush()
-            if self.steps_by_backward and self._call:
-                self._advance()
-
-    def _advance(self) -> None:
-        self._step += 1
-        self._call = 0
 
 
 def _prepare_to_load(
@@ -293,8 +294,6 @@ def _prepare_to_load(
     held back belongs to the state that is replaced, and is dropped.
     """
     assert isinstance(loss, ContrastiveLoss)
-    check_saved(CallState(loss.sampler, loss.objective), state, prefix, strict)
-    loss._backward_seen = False
+    check_saved(loss._own[0], state, prefix, strict)
     loss.ranks.forget()
-    for part in loss._remembering():
-        part.drop()
+    loss._steps.close()

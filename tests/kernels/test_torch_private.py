@@ -152,6 +152,49 @@ def test_set_batch_sampler(workers):
     require(drawn, f"{kept} draws from another sampler than its own", "set_batch_sampler")
 
 
+def test_backward_runs():
+    inside = []
+    x = torch.ones(2, requires_grad=True)
+    y = (x * 2).sum()
+    y.register_hook(lambda _: inside.append(torch_private.backward_runs()))
+    y.backward()
+    what = "_current_graph_task_id tells no backward pass from none"
+    require(inside == [True] and not torch_private.backward_runs(), what, "backward_runs")
+
+
+def test_graph_is_kept():
+    kept = []
+    x = torch.ones(2, requires_grad=True)
+    y = (x * x).sum()
+    y.register_hook(lambda _: kept.append(torch_private.graph_is_kept()))
+    torch.autograd.grad(y, x, retain_graph=True)
+    torch.autograd.grad(y, x, create_graph=True)
+    y.backward()
+    what = f"_get_current_graph_task_keep_graph says {kept}"
+    require(kept == [True, True, False], what, "graph_is_kept")
+
+
+def test_inside_function():
+    found = []
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            found.append(torch_private.inside_function())
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    Function.apply(torch.ones(2, requires_grad=True))
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            found.append(torch_private.inside_function())
+    what = f"_is_fwd_grad_enabled does not tell a function's forward pass ({found})"
+    require(found == [True, False, False, False], what, "inside_function")
+
+
 def test_what_modules_keep():
     """Of ``nn.Module``'s bookkeeping, what a dry run and shared memories write to."""
 
@@ -197,6 +240,18 @@ VERSION = re.escape(torch.__version__)
             "_foreach_sub",
             lambda: torch_private.foreach("sub"),
             "there is no torch._foreach_sub any more",
+        ),
+        (
+            torch._C,
+            "_current_graph_task_id",
+            torch_private.backward_runs,
+            "torch._C has no _current_graph_task_id any more",
+        ),
+        (
+            torch._C._autograd,
+            "_get_current_graph_task_keep_graph",
+            torch_private.graph_is_kept,
+            "torch._C._autograd has no _get_current_graph_task_keep_graph any more",
         ),
     ],
 )

@@ -54,8 +54,9 @@ def test_a_roll_back_into_the_middle_of_a_step_goes_on_there():
 
     parent, fresh = Parent(PARENTS[1]), Parent(PARENTS[1], seed=9)
     call(parent, 0)
-    first = ContrastiveBatch.from_views(tuple(embed(3, 1)))
-    parent.loss.contrast(first)  # of a step of two calls
+    parent.loss.begin_step()
+    first = parent.loss.contrast(ContrastiveBatch.from_views(tuple(embed(3, 1))))
+    assert first.requires_grad  # whose backward pass, with that of a second call, is to come
     saved = copy.deepcopy(parent.state_dict())
     assert saved[f"loss.{STATE}"] == {
         "format": 2,

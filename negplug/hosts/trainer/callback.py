@@ -129,6 +129,8 @@ class NegativeControlMixin:
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
         """Say whose samples the batch holds; measure the steps that will be logged."""
         if self.injection is not None:
+            # Until on_train_batch_end: a manual optimisation may run several backward passes.
+            self.injection.begin_step()
             self._provide(batch)
             every = trainer.log_every_n_steps
             due = every > 0 and (trainer.global_step + 1) % every == 0
@@ -223,10 +225,6 @@ class NegativeControlMixin:
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         injection = treat(model, self.treatment, self.target)
-        for treated in injection.losses.values():
-            # Otherwise one backward pass closes a step, also when a closure runs it again; a
-            # manual optimisation may run several in one.
-            treated.loss.steps_by_backward = bool(model.automatic_optimization)
         if strategy := untested_strategy(trainer):
             injection.remove()
             raise ValueError(

@@ -77,7 +77,9 @@ class _PoolLogSumExp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, pool, total, *question = ctx.saved_tensors[:7]
+        # Asked once: what is checkpointed can be unpacked once.
+        anchors, pool, total, *saved = ctx.saved_tensors
+        question, kept = saved[:4], saved[4:]
         # exp(-inf − 0) = 0: a row without negatives passes no gradient.
         total = finite(total)
         grad = grad / ctx.temperature
@@ -85,7 +87,7 @@ class _PoolLogSumExp(torch.autograd.Function):
         grad_anchors = torch.empty_like(anchors) if len(pool) else torch.zeros_like(anchors)
         grad_pool = torch.zeros_like(pool) if ctx.needs_input_grad[1] else None
         if ctx.small:
-            parts = _kept_exponentials(ctx.saved_tensors[7:], anchors, pool)
+            parts = _kept_exponentials(kept, anchors, pool)
         else:
             parts = _exponentials(anchors, pool, total, *question, ctx.temperature)
         for rows, columns, tile, highest in parts:

@@ -143,8 +143,8 @@ class _PoolDifference(torch.autograd.Function):
     def backward(
         ctx: Any, grad_total: Tensor, grad_difference: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
-        anchors, pool, others, anchor_ids, pool_ids, log_weight, mask = ctx.saved_tensors[:7]
-        total, difference = ctx.saved_tensors[7:]
+        anchors, pool, others, anchor_ids, pool_ids, log_weight, mask, *ends = ctx.saved_tensors
+        total, difference = ends
         shift = finite(total)
         constant = grad_total + grad_difference * (1 - difference)
         grad_anchors = torch.zeros_like(anchors)

@@ -29,6 +29,25 @@ def test_in_batch_equals_the_host(size, temperature, gather_distributed):
     assert (mine - reference).norm() < 1e-9 * reference.norm() + 1e-13
 
 
+@pytest.mark.parametrize("sampler", ["in_batch()", "gather()", "hard(num_negatives=14)"])
+def test_a_sample_twice_in_a_batch_is_its_own_negative_as_in_the_host(sampler):
+    z = [torch.cat([v, v[:2]]) for v in naive.embeddings(2, 6)]
+    criterion = NTXentLoss(temperature=0.3)
+    theirs = criterion(*z)
+    with inject(criterion, sampler) as handle:
+        handle.provide(indexes=torch.tensor([0, 1, 2, 3, 4, 5, 0, 1]))
+        torch.testing.assert_close(criterion(*z), theirs, rtol=1e-9, atol=0)
+
+
+def test_what_remembers_knows_a_sample_by_its_index():
+    z = [torch.cat([v, v[:2]]) for v in naive.embeddings(2, 6)]
+    criterion = NTXentLoss(temperature=0.3)
+    theirs = criterion(*z)
+    with inject(criterion, "hierarchical(in_batch(), queue(size=64))") as handle:
+        handle.provide(indexes=torch.tensor([0, 1, 2, 3, 4, 5, 0, 1]))
+        assert criterion(*z) < theirs  # whose denominators hold the anchor's copies
+
+
 def test_uniform_equals_the_loop():
     z = naive.embeddings(2, 12)
     criterion = NTXentLoss(temperature=0.3)

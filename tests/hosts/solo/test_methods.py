@@ -35,6 +35,17 @@ def test_in_batch_equals_the_host(name, temperature):
     assert "training_step" not in vars(twin)
 
 
+@pytest.mark.parametrize("name", [*METHODS, "SimCLR"])
+def test_a_sample_twice_in_a_batch_is_what_the_host_takes_it_for(name):
+    model = hosts.recipe().double() if name == "SimCLR" else model_of(name)
+    twin = copy.deepcopy(model)
+    batch = batch_for(0)
+    for names in (batch[0], batch[2], *batch[1]):  # sample 1 in the places of 4 and 5 as well
+        names[4:] = names[1]
+    with inject(twin, "in_batch()"):
+        assert_same(step(twin, batch), step(model, batch))
+
+
 @main_only
 def test_supervised_contrast_of_many_crops():
     model = model_of("SupCon", small_crops=3)

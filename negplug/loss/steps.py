@@ -1,0 +1,269 @@
+"""Which call of which training step a loss call is, and when a step is over.
+
+A call counts once a backward pass has reached its loss. Until then it may be a probe, a validation
+without ``no_grad()`` or a batch that is skipped, and later calls are numbered as if it had not been
+made: it is forgotten with its graph, and where a step has had fewer calls so far, the first of
+another step takes its place.
+
+A step is over when a backward pass that frees its graph has reached one of its calls, or when an
+optimizer has stepped since one was reached; the next call begins another. A pass that keeps its
+graph, ``autograd.grad`` between two losses say, ends nothing. Two things are no new calls:
+
+- a call inside of a backward pass, where checkpointing computes again what it has dropped;
+- a call by a closure that its optimizer calls again.
+
+A Trainer, which knows where its steps end, holds them open in between.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negplug.contract.batch import ContrastiveBatch
+from negplug.kernels import late
+from negplug.kernels.torch_private import backward_runs, graph_is_kept
+from negplug.loss import optimizers
+from negplug.loss.fingerprint import Fingerprint
+
+_UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
+_SAME = 1e-6  # squared distance of embeddings of length one that are computed twice
+_ALIKE = 1e-2
+_serial = itertools.count()
+
+
+class Call:
+    """A training call. The graph of its loss holds it, by a hook.
+
+    Attributes:
+        step: Number of its step.
+        number: Its number in the step.
+        shared: Whether it uses the first call's state, whatever its number.
+        held: What its step takes in once it is over: the place of a part among those of the
+            call's state that update, and what it was given to hold. None until it was computed
+            with a graph.
+        graph: Whether it had a graph when it was computed first.
+        times: How often it was computed.
+        closed: Whether its step is over and has changed a memory.
+    """
+
+    def __init__(
+        self, steps: Steps, number: int, shared: bool, graph: bool, batch: ContrastiveBatch
+    ) -> None:
+        self._steps = steps
+        self.serial = next(_serial)
+        self.step = steps.number
+        self.number = number
+        self.shared = shared
+        self.graph = graph
+        self.held: list[tuple[int, Any]] | None = None
+        self.fingerprint = Fingerprint.of(batch)
+        self.times = 1
+        self.closed = False
+        self._hook: weakref.ref[Any] | None = None
+
+    def computed(self, loss: Tensor, held: list[tuple[int, Any]]) -> None:
+        """Take the loss, whose backward pass will tell of this call, and what its parts hold.
+
+        A call that is computed again holds what it held at first.
+        """
+        self.held = held if self.held is None else self.held
+        if not (self.graph and backward_runs()):  # where nothing comes to the loss itself
+            hook = self._reach
+            self._hook = weakref.ref(hook)
+            loss.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether a backward pass may still reach it."""
+        return self._hook is not None and self._hook() is not None
+
+    def _reach(self, _: Tensor) -> None:
+        self._steps.reach(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_hook": None}
+
+
+class Steps:
+    """The training steps of a loss, and the calls of the present one.
+
+    Args:
+        number: Number of steps that are over.
+        most: The most calls that a step has had; None if no step is known.
+        begun: Number of calls of the present step that were made before, by a run that resumes.
+    """
+
+    def __init__(self, number: int = 0, most: int | None = None, begun: int = 0) -> None:
+        self.number = number
+        self.most = most
+        self._earlier: list[weakref.ref[Call]] = []
+        self._held_open = False
+        self._begin(begun)
+
+    def _begin(self, begun: int = 0) -> None:
+        self._begun = begun
+        self._calls: list[weakref.ref[Call]] = []
+        self._ungraphed: collections.deque[Call] = collections.deque(maxlen=_UNGRAPHED)
+        self._reached: list[Call] = []
+        self._final = False
+        self._finished = optimizers.finished()
+        self._place = optimizers.place()
+        self._first = 0
+        self._again: int | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether a backward pass has reached a call of the present step."""
+        return bool(self._reached)
+
+    @property
+    def following(self) -> int:
+        """Number of the next call of the step."""
+        number = self._after_last()
+        skipped = not (self._reached or self._held_open) and self._whole(number)
+        return 0 if skipped else number
+
+    def hold_open(self) -> None:
+        """Let nothing but :meth:`close` end the step."""
+        self._held_open = True
+
+    def over(self) -> bool:
+        """Return whether a training call made now begins another step."""
+        return (
+            bool(self._reached)
+            and not self._held_open
+            and not backward_runs()
+            and (self._pass_over() or self._complete())
+            and not optimizers.place().again(self._place)
+        )
+
+    def next(self, batch: ContrastiveBatch, shared: bool, graph: bool) -> Call:
+        """Return the call that is made now; the step before is closed if it is over.
+
+        Args:
+            batch: Of the call.
+            shared: Whether the call uses the first one's state.
+            graph: Whether it has a graph now, and not only when it is computed again.
+        """
+        place = optimizers.place()
+        if self._pass_over():
+            # A closure's calls again, or further ones of a step that is held open.
+            self._again = self._first if place.again(self._place) else None
+            self._first = self._after_last() if self._again is None else self._first
+            self._final, self._finished = False, optimizers.finished()
+        self._place = place
+        if self._again is not None:
+            known = [call for call in self._reached if call.number == self._again]
+            self._again = self._again + 1 if known else None
+            if known:
+                known[0].fingerprint = Fingerprint.of(batch)
+                return known[0]
+        call = Call(self, self.following, shared, graph, batch)
+        self._calls.append(weakref.ref(call))
+        if not graph:
+            self._ungraphed.append(call)
+        return call
+
+    def same(self, batch: ContrastiveBatch) -> Call:
+        """Return the call that is computed again, inside of a backward pass.
+
+        Raises:
+            RuntimeError: If there was no such call, or its memory has changed since.
+        """
+        print_ = Fingerprint.of(batch)
+        calls = [*_alive(self._earlier), *_alive(self._calls)]
+        alike = [call for call in calls if call.fingerprint.shapes == print_.shapes]
+        if not alike:
+            raise _unknown()
+        call = alike[0]
+        if len(alike) > 1:
+            each = [print_.distance(call.fingerprint) for call in alike]
+            apart = torch.stack(each).tolist()
+            nearest = [c for c, d in zip(alike, apart, strict=True) if d <= min(apart) + _SAME]
+            call = min(nearest, key=lambda call: call.times)
+        late.check(
+            "call computed again", print_.distance(call.fingerprint) > _ALIKE, lambda: _unknown()
+        )
+        if call.closed:
+            raise RuntimeError(
+                "a loss call is computed again after its step was closed and its memory changed; "
+                "run every backward pass of a step before the next step, and before end_step()"
+            )
+        call.times += 1
+        return call
+
+    def reach(self, call: Call) -> None:
+        """Take note that a backward pass has reached a call."""
+        if call.closed:
+            return
+        if call not in self._reached:
+            self._reached.append(call)
+        self._final = self._final or not graph_is_kept()
+        self._finished = optimizers.finished()
+
+    def close(self) -> list[tuple[int, Call]]:
+        """End the step.
+
+        Returns:
+            The calls that a backward pass has reached, in order, each with the number of the state
+            that takes in what it held. Without any it was no step.
+        """
+        reached = sorted(self._reached, key=lambda call: call.serial)
+        self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
+        self._held_open, begun = False, self._begun
+        self._begin()
+        if not reached:
+            return []
+        self.number += 1
+        numbers = [call.number for call in reached]
+        # Calls before the first one were none of the step, as were those whose place was taken.
+        once = len(set(numbers)) == len(numbers)
+        states = [n - min(numbers) + begun for n in numbers] if once else range(len(numbers))
+        self.most = max(self.most or 0, 1 + max(states))
+        return list(zip(states, reached, strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out calls that no backward pass has reached, for their graphs stay behind."""
+        names = ("number", "most", "_reached", "_final")
+        return {name: vars(self)[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        vars(self).update(state)
+
+    def _pass_over(self) -> bool:
+        """Whether the backward pass of the calls so far is over."""
+        return bool(self._reached) and (self._final or optimizers.finished() > self._finished)
+
+    def _complete(self) -> bool:
+        """Whether no backward pass can follow, or the step has had as many calls as any."""
+        return self._whole(self._after_last()) or not all(c.has_graph for c in self._reached)
+
+    def _whole(self, number: int) -> bool:
+        return self.most is not None and number >= self.most
+
+    def _after_last(self) -> int:
+        calls = _alive(self._calls)
+        return calls[-1].number + 1 if calls else self._begun
+
+
+def _alive(calls: list[weakref.ref[Call]]) -> list[Call]:
+    """Return the calls that a graph still holds, and drop the others from the list."""
+    alive = [call for reference in calls if (call := reference()) is not None]
+    if len(alive) < len(calls):
+        calls[:] = [weakref.ref(call) for call in alive]
+    return alive
+
+
+def _unknown() -> RuntimeError:
+    return RuntimeError(
+        "a loss was called inside of a backward pass with embeddings of no call before it, so it "
+        "is unknown which call is computed again; call the loss outside of backward passes, and "
+        "let what is checkpointed compute the same twice"
+    )

@@ -8,6 +8,7 @@ import pytest
 import ranks
 import torch
 from resumable import same_state
+from torch.utils.checkpoint import checkpoint
 from unequal_ranks import (
     WIDTH,
     Failing,
@@ -212,8 +213,31 @@ def test_the_seed_of_the_draws_is_one_whatever_the_ranks_were_given(heard):
     assert heard["one_seed"] == [[(True, 7), (True, 7)]] * 2
 
 
+def checkpointed(rank, world):
+    """Loss and gradients of steps whose loss is computed again in the backward pass, or not."""
+    found = []
+    for reentrant in (None, False, True):
+        loss_fn = ContrastiveLoss("uniform(num_negatives=3, source=gather())", seed=7 + rank)
+        for step in range(3):
+            views = views_of(rank, step)
+            if reentrant is None:
+                loss = loss_fn(*views)
+            else:
+                loss = checkpoint(loss_fn, *views, use_reentrant=reentrant)
+            loss.backward()
+            found.append([loss.detach(), *(view.grad for view in views)])
+    return found
+
+
+def test_a_call_computed_again_is_the_same_on_all_ranks(heard):
+    for found in heard["checkpointed"]:
+        plain, again, reentrant = found[:3], found[3:6], found[6:]
+        assert same_state(plain, again)
+        assert same_state(plain, reentrant)
+
+
 def everything(rank, world):
-    parts = (settings, inputs, parts_that_fail, later_faults, one_seed)
+    parts = (settings, inputs, parts_that_fail, later_faults, one_seed, checkpointed)
     return {part.__name__: part(rank, world) for part in parts}
 
 

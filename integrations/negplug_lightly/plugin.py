@@ -7,6 +7,7 @@ To treat a further criterion, add a line to ``_CRITERIA``.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +35,11 @@ class TreatedForward:
 
     @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
-        """Return the treated loss of the projections ``[B, d]`` of two views."""
+        """Return the loss of the projections ``[B, d]`` of two views."""
+        own = functools.partial(type(self.criterion).forward, self.criterion, out0, out1)
+        return self.contrast.returned(own, functools.partial(self._treated, out0, out1))
+
+    def _treated(self, out0: Tensor, out1: Tensor) -> Tensor:
         with self.contrast.together(out0, out1):
             batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
             form = self.known.form(self.criterion)
@@ -46,7 +51,7 @@ class TreatedForwardOfZ(TreatedForward):
     """The same for a criterion that calls its arguments z0 and z1."""
 
     def __call__(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """Return the treated loss of the projections ``[B, d]`` of two views."""
+        """Return the loss of the projections ``[B, d]`` of two views."""
         return super().__call__(z0, z1)
 
 

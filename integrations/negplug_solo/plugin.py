@@ -116,6 +116,26 @@ _METHODS = (
 )
 
 
+class TreatedFunction:
+    """A loss function of the host, rerouted. A plain object, so that the model stays picklable."""
+
+    def __init__(
+        self, own: Callable[..., Tensor], treatment: Treatment, contrast: Contrast
+    ) -> None:
+        self._own = own
+        self._treatment = treatment
+        self._contrast = contrast
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of what the host's function is given."""
+        own = functools.partial(self._own, *args, **kwargs)
+        return self._contrast.returned(own, functools.partial(self._treated, *args, **kwargs))
+
+    def _treated(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self._contrast.together(*args, *kwargs.values()):
+            return self._treatment(self._contrast, *args, **kwargs)
+
+
 class TreatedStep:
     """A ``training_step`` with the method's loss functions swapped while it runs.
 
@@ -170,7 +190,7 @@ class MethodSite(LossSite):
         if isinstance(own.get("training_step"), TreatedStep):
             raise ValueError(f"{self.host}: the model is treated already; remove() that first")
         swaps: dict[str, Treatment] = {
-            name: functools.partial(_treated, self._treatment(name), contrast)
+            name: TreatedFunction(getattr(self._module, name), self._treatment(name), contrast)
             for name in self._forms
         }
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
@@ -193,12 +213,6 @@ class MethodSite(LossSite):
             f"{self.host}: {name} takes {found}, but this adapter expects {expected}; use another "
             f"version of solo-learn or of negplug"
         )
-
-
-def _treated(treatment: Treatment, contrast: Contrast, *args: Any, **kwargs: Any) -> Tensor:
-    """Return the treated loss of what the host's loss function was given."""
-    with contrast.together(*args, *kwargs.values()):
-        return treatment(contrast, *args, **kwargs)
 
 
 def _described(parameters: tuple[str, ...], gathers: str) -> str:

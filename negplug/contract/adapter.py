@@ -8,6 +8,7 @@ of the host's step alone, and restored to the very objects it had.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,6 +75,17 @@ class Contrast(Protocol):
         """Return a context inside which a rank that fails makes every rank raise.
 
         For sites, around all that they do with ``given``, the arguments of the host's loss.
+        """
+
+    def returned(self, own: Callable[[], Tensor], treated: Callable[[], Tensor]) -> Tensor:
+        """Return what the host gets: the treated loss; where a Trainer validates, its own.
+
+        Early stopping and sweeps then compare the host's loss, whatever the sampler. A site that
+        calls this object alone is treated in validation too.
+
+        Args:
+            own: Computes the host's own loss, as if it were not treated.
+            treated: Computes the treated loss, by calling this object.
         """
 
     def __call__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class TreatedLoss:
         temperature: The temperature that was asked for; None inherits the host's.
         reads_metadata: Whether the site finds the metadata of a step itself.
         dataset: What its batches can say of the data set.
+        evaluating: Whether a Trainer validates, so that the host gets its own loss.
     """
 
     def __init__(
@@ -67,6 +68,9 @@ class TreatedLoss:
         self._captured: list[ContrastiveBatch] | None = None
         self._last: int | None = None
         self.temperature = temperature
+        self.evaluating = False
+        self._evaluations: list[Tensor] = []
+        self._rows = 0
 
     @property
     def metadata(self) -> Metadata:
@@ -102,12 +106,31 @@ class TreatedLoss:
         """Return a context inside which a rank that fails makes every rank raise."""
         return self.loss.ranks.together(*given)
 
+    def returned(self, own: Callable[[], Tensor], treated: Callable[[], Tensor]) -> Tensor:
+        """Return the treated loss; where a Trainer validates, the host's own.
+
+        The treated one is then computed as well, without gradient, for :meth:`take_evaluations`.
+        """
+        if not self.evaluating or self._captured is not None:
+            return treated()
+        value = own()
+        with torch.no_grad():
+            self._evaluations.append(treated().detach())
+        return value
+
+    def take_evaluations(self) -> tuple[list[Tensor], int]:
+        """Return and forget the treated losses of validation calls; and their number of anchors."""
+        taken, self._evaluations = self._evaluations, []
+        return taken, self._rows
+
     def __call__(
         self, batch: ContrastiveBatch, *, objective: Objective, temperature: float
     ) -> Tensor:
         """Return the mean loss; what was asked for explicitly replaces what the host has."""
         if self._captured is not None:
             return self._capture(batch)
+        if self.evaluating:
+            self._rows = len(batch.anchors)
         if batch.training:
             self._used = True
             self.calls += 1

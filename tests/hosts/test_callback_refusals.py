@@ -18,6 +18,7 @@ def test_sharding_strategies_are_refused_with_the_reason():
     class Trainer:
         strategy = FSDPStrategy()
         is_global_zero = True
+        callbacks = ()
 
     with pytest.raises(ValueError, match="untested with FSDPStrategy"):
         hosts.negative_control()("in_batch()").setup(Trainer(), hosts.recipe(), "fit")

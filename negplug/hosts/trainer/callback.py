@@ -4,7 +4,8 @@ This is its behaviour, on either Lightning and without importing one;
 :mod:`negplug.hosts.trainer.lightnings` joins it with the ``Callback`` class in use.
 
 Order of hooks that matters: ``setup`` (inject, if the loss exists) → ``load_state_dict`` (stash)
-→ ``on_fit_start`` (inject, restore) → training → ``teardown`` (give the model back).
+→ ``on_fit_start`` (inject, restore) → ``on_train_start`` and each ``on_train_epoch_start`` (is it
+still the data set that the state is of?) → training → ``teardown`` (give the model back).
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record, watch
 from negplug.hosts.injection import Injection, NoLossFoundError, treat
+from negplug.hosts.trainer import several
+from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.encoder import RecipeEncoder
-from negplug.hosts.trainer.indexes import IndexRecorder
-from negplug.hosts.trainer.strategies import untested_strategy
+from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
+from negplug.hosts.trainer.ownership import KeptState
+from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Treatment
 from negplug.kernels.distributed import everyones, rank, world_size
 
@@ -32,14 +36,14 @@ logger = logging.getLogger("negplug")
 _OF_THE_HOST = "of the host"
 
 
-class NegativeControlMixin:
+class NegativeControlMixin(EvaluationMixin):
     """The callback's behaviour, on either Lightning.
 
     Args:
         sampler: A sampler or an expression.
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
-        target: Name of the one loss to treat.
+        target: Name of the one loss to treat. Several callbacks of a Trainer have one each.
         from_environment: Set by negplug itself when ``NEGPLUG_SAMPLER`` asks for the callback: a
             model without a known loss is then left alone.
 
@@ -70,29 +74,38 @@ class NegativeControlMixin:
         self.target = target
         self.injection: Injection | None = None
         self._from_environment = from_environment
-        self._saved: dict[str, Any] | None = None
+        self._kept = KeptState()
+        self._stage: str | None = None
         self._checked = False
-        self._calls_before: dict[str, int] = {}
-        self._recorder: IndexRecorder | None = None
+        self._counts: CallCounts | None = None
+        self._recorder: several.SharedRecorder | None = None
         self._encoder: RecipeEncoder | None = None
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in checkpoints, whatever its arguments."""
-        return "negplug"
+        """The key of this callback's state in checkpoints: ``negplug``, or ``negplug/TARGET``."""
+        return several.state_key(self.target, new=id(self) if self._stage is None else None)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Treat the losses that exist already, so that a tuner sees the treated recipe."""
-        if stage != "fit":
-            return
+        """Treat the losses that exist already, so that a tuner sees the treated recipe.
+
+        Raises:
+            ValueError: If another callback of the Trainer treats the same loss.
+        """
+        self._stage = stage
         watch.pause(self)
+        if stage != "fit":
+            say_untreated(trainer, stage)
+            return
+        others = self._others(trainer)
+        several.check_targets(self.target, [other.target for other in others])
         if self.treatment.wants_indexes:
             # Now, before any loader is iterated.
-            self._recorder = IndexRecorder(trainer)
-        if self.injection is not None:
-            # The same callback in a second fit continues where it stopped.
-            self._saved = self.injection.state_dict()
-        self.injection = None
+            self._recorder = several.shared_recorder(trainer, [each._recorder for each in others])
+        # A tuner sets up too, and trains without this callback's other hooks.
+        trained = self.injection if self._counts is not None else None
+        self._kept.take_over(trained, pl_module)
+        self.injection = self._counts = None
         self._checked = False
         try:
             self.injection = self._inject(trainer, pl_module)
@@ -112,19 +125,27 @@ class NegativeControlMixin:
                 raise
             self._leave_alone(trainer, pl_module, str(error))
             return
-        self._encoder = RecipeEncoder(pl_module, self.injection.losses.values())
         if all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
-        if self._saved is not None:
-            self.injection.load_state_dict(self._saved)
-            self._saved = None
+        self._kept.restore(self.injection)
+        prefix = self.state_key if self._others(trainer) else "negplug"
+        chosen = several.hyperparameters(self.treatment, self.target, prefix)
         for experiment in trainer.loggers:
-            experiment.log_hyperparams(self._hyperparameters())
+            experiment.log_hyperparams(chosen)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the data set; a fit with another one than before starts afresh."""
+        if self.injection is not None:
+            beside = several.losses_of(each.injection for each in self._others(trainer))
+            self._encoder = RecipeEncoder(pl_module, self.injection.losses.values(), beside)
+            self._counts = CallCounts(self.injection)
+            self._kept.check(trainer, self.injection)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to count the epoch's calls."""
-        if self.injection is not None:
-            self._calls_before = self._calls()
+        """Begin to count the epoch's calls; insist on the same data set."""
+        if self.injection is not None and self._counts is not None:
+            self._counts.begin()
+            self._kept.check(trainer, self.injection, f"from epoch {trainer.current_epoch} on")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
         """Say whose samples the batch holds; measure the steps that will be logged."""
@@ -137,22 +158,15 @@ class NegativeControlMixin:
             for treated in self.injection.losses.values():
                 treated.loss.observe = due
 
-    def on_validation_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        """Say what labels the batch has; its indexes would be those of another data set."""
-        if self.injection is not None:
-            for site in self.injection.sites:
-                self.injection.losses[site.name].provide(Metadata(labels=site.labels(batch)))
-
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Close the step; after the first one, insist that every treated loss was called."""
         if self.injection is None:
             return
         self.injection.end_step()
         if not self._checked:
+            assert self._counts is not None
             self._checked = True
-            uncalled = self._uncalled()
+            uncalled = self._counts.uncalled()
             probe = len(uncalled) == len(self.injection.losses) and call_record.recorded_here()
             if probe and self._from_environment:
                 # An evaluation of a model that was pretrained, treated, in this process.
@@ -161,7 +175,7 @@ class NegativeControlMixin:
                 reason = f"its training does not call {', '.join(uncalled)}"
                 self._leave_alone(trainer, pl_module, reason)
                 return
-            self._insist(uncalled, pl_module, "the first training batch")
+            insist(uncalled, pl_module, "the first training batch")
         for name, treated in self.injection.losses.items():
             if treated.loss.observe:
                 for metric, value in treated.loss.observed.items():
@@ -169,38 +183,50 @@ class NegativeControlMixin:
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Insist that every treated loss was called in the epoch: a host may have replaced it."""
-        if self.injection is not None and self._checked:
-            self._insist(self._uncalled(), pl_module, f"epoch {trainer.current_epoch}")
+        if self.injection is not None and self._counts is not None and self._checked:
+            insist(self._counts.uncalled(), pl_module, f"epoch {trainer.current_epoch}")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the model back as it was; the samplers' state stays for checkpoints."""
-        self._give_back()
+        self._give_back(pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give the model back as it was."""
-        self._give_back()
+        self._give_back(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the expressions and all state: tensors and built-in types only."""
-        losses = self._saved
+        losses, dataset = self._kept.saved, {"dataset": self._kept.owner.dataset}
         if self.injection is not None:
             # Another callback may save at the end of a batch before this one has closed it.
             self.injection.end_step()
             losses = self.injection.state_dict()
             if any(part.per_rank for part in self.injection.samplers()):
                 # Lightning asks every rank and writes what rank 0 answers.
-                return self._choice() | {"losses": {}, "ranks": everyones(losses)}
-        return self._choice() | {"losses": losses or {}}
+                return self._choice() | dataset | {"losses": {}, "ranks": everyones(losses)}
+        return self._choice() | dataset | {"losses": losses or {}}
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Find the state where a callback with another target has saved it.
+
+        Raises:
+            ValueError: If the checkpoint holds the state of other losses alone.
+        """
+        states = checkpoint.get("callbacks", {})
+        if self._stage in (None, "fit") and self.state_key not in states:
+            state = several.saved_elsewhere(states, self.target)
+            if state is not None:
+                self.load_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep the state until the model is treated.
+        """Keep the state until the model is treated; a stage outside ``fit`` has no use for it.
 
         Raises:
             ValueError: If the checkpoint was written with another sampler or objective or, where
                 ranks have state of their own, by another number of ranks.
         """
         ranks = state.get("ranks")
-        if not (state["losses"] or ranks):
+        if self._stage not in (None, "fit") or not (state["losses"] or ranks):
             return
         for kind, own in self._choice().items():
             if state[kind] != own:
@@ -213,7 +239,8 @@ class NegativeControlMixin:
                 f"the checkpoint holds the sampler state of {len(ranks)} ranks, this run has "
                 f"{world_size()}; resume with as many"
             )
-        self._saved = state["losses"] if ranks is None else ranks[rank()]
+        saved = state["losses"] if ranks is None else ranks[rank()]
+        self._kept.resume(saved, state.get("dataset"))
 
     def _choice(self) -> dict[str, str | None]:
         """Return what a run that resumes must have chosen too."""
@@ -223,14 +250,16 @@ class NegativeControlMixin:
             "objective": None if objective is None else str(objective),
         }
 
+    def _others(self, trainer: Any) -> list[NegativeControlMixin]:
+        """Return the other callbacks of this kind in a Trainer."""
+        kind = NegativeControlMixin
+        return [each for each in trainer.callbacks if isinstance(each, kind) and each is not self]
+
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         injection = treat(model, self.treatment, self.target)
-        if strategy := untested_strategy(trainer):
+        if refused := refusal(trainer):
             injection.remove()
-            raise ValueError(
-                f"negplug is untested with {strategy}, which shards or rewrites the model; "
-                f"use a single device or DDP"
-            )
+            raise refused
         return injection
 
     def _provide(self, batch: Any) -> None:
@@ -239,14 +268,16 @@ class NegativeControlMixin:
         self._encoder.offer()
         indexes, reason = None, ""
         if self._recorder is not None:
-            indexes = self._recorder.advance()
+            indexes = self._recorder.indexes(self)
             reason = self._recorder.reason
         for site in self.injection.sites:
             if not site.reads_metadata:
                 labels = site.labels(batch)
                 self.injection.losses[site.name].provide(Metadata(indexes, labels, reason))
 
-    def _give_back(self) -> None:
+    def _give_back(self, model: nn.Module) -> None:
+        if self._stage == "fit":
+            self._kept.owner.take(model)
         if self.injection is not None:
             self.injection.remove()
             for treated in self.injection.losses.values():
@@ -264,28 +295,3 @@ class NegativeControlMixin:
         self._stop_recording()
         if trainer.is_global_zero:
             logger.warning("negplug leaves %s alone: %s", type(model).__name__, reason)
-
-    def _uncalled(self) -> list[str]:
-        """Return the losses that were not called in this epoch so far."""
-        calls = self._calls()
-        return [name for name in calls if calls[name] == self._calls_before[name]]
-
-    def _calls(self) -> dict[str, int]:
-        assert self.injection is not None
-        return {name: treated.calls for name, treated in self.injection.losses.items()}
-
-    def _insist(self, uncalled: list[str], model: nn.Module, when: str) -> None:
-        if uncalled:
-            raise RuntimeError(
-                f"negplug treated {', '.join(uncalled)} of {type(model).__name__}, but {when} "
-                f"never called it: the host took another path, and the run would go on untreated"
-            )
-
-    def _hyperparameters(self) -> dict[str, Any]:
-        given = {
-            "sampler": self.treatment.sampler,
-            "objective": self.treatment.objective,
-            "temperature": self.treatment.temperature,
-            "target": self.target,
-        }
-        return {f"negplug/{key}": str(value) for key, value in given.items() if value is not None}

@@ -18,6 +18,7 @@ from negplug.diagnostics.clusters import intra_class_distance, silhouette, silho
 from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
 from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
+from negplug.hosts.trainer.ownership import Ownership
 from negplug.hosts.trainer.private import logs_now
 from negplug.hosts.trainer.strategies import untested_strategy
 from negplug.kernels.distributed import everyones
@@ -52,12 +53,25 @@ class GradientSNRMixin:
         super().__init__()
         _refuse_twice("gradient_snr", self, from_environment)
         self.moments = GradientMoments(decay)
+        self._owner = Ownership()
         self._stepped = False
 
     @property
     def state_key(self) -> str:
         """The key of this callback's state in checkpoints, whatever its arguments."""
         return "negplug.gradient_snr"
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Start afresh in a fit of another model than before."""
+        if stage == "fit":
+            if self._owner.has_model and not self._owner.is_of(pl_module):
+                self.moments = GradientMoments(self.moments.decay)
+            self._owner.take(pl_module)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Remember whose gradients they were."""
+        if stage == "fit":
+            self._owner.take(pl_module)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse strategies that hide or shard gradients.

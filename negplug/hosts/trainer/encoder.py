@@ -50,12 +50,16 @@ class RecipeEncoder:
 
     Args:
         model: The ``LightningModule``.
-        losses: Its treated losses.
+        losses: Its treated losses that may ask.
+        beside: Those of other callbacks, which are called in its training step too.
     """
 
-    def __init__(self, model: Any, losses: Iterable[TreatedLoss]) -> None:
+    def __init__(
+        self, model: Any, losses: Iterable[TreatedLoss], beside: Iterable[TreatedLoss] = ()
+    ) -> None:
         self._model = model
         self._losses = list(losses)
+        self._beside = list(beside)
         self._tried: list[tuple[TreatedLoss, int]] = []
 
     def offer(self) -> None:
@@ -100,7 +104,7 @@ class RecipeEncoder:
             inside.enter_context(alone())
             inside.enter_context(quiet(self._model))
             captured = {}
-            for loss in self._losses:
+            for loss in [*self._losses, *self._beside]:
                 # Where the recipe's batch says whose samples it holds, it is not told.
                 metadata = Metadata() if loss.reads_metadata else Metadata(indexes=asked)
                 last = call if loss is treated else None

@@ -52,7 +52,7 @@ def test_either_lightning_is_treated_and_so_are_both_at_once():
 
 
 def _tuned(sampler):
-    """Look for a learning rate; return the callback and the losses of the tuner's steps."""
+    """Look for a learning rate; return the callback, the losses of the steps and the model."""
     tuner = importlib.import_module(f"{hosts.framework()}.tuner")
     module, losses = hosts.recipe(), []
     module.lr = 0.01
@@ -69,13 +69,13 @@ def _tuned(sampler):
     # No early stop: the loss of an empty queue is 0, and no later one is as low.
     search = {"num_training": 6, "early_stop_threshold": None}
     tuner.Tuner(trainer).lr_find(module, hosts.loader(), **search)
-    return control, losses
+    return control, losses, module
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_tuners_steps_are_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the tuner keeps the weights in a file
-    control, losses = _tuned("queue(size=1000)")
+    control, losses, _ = _tuned("queue(size=1000)")
     state = control.injection.losses["criterion"].loss.state_dict()
     assert state["_extra_state"]["further"] == 0
     assert len(losses) >= 6
@@ -91,3 +91,12 @@ def test_a_tuner_cannot_say_which_samples_it_trains_on(tmp_path, monkeypatch):
         ValueError, match="a tuner's steps run without the NegativeControl callback"
     ):
         _tuned("memory_bank()")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fit_after_a_tuner_begins_afresh(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    control, _, module = _tuned("queue(size=1000)")
+    trainer = hosts.trainer(callbacks=[control], limit_train_batches=2)
+    trainer.fit(module, hosts.loader())
+    assert len(rows_in(control.injection.losses["criterion"].loss.state_dict())) == 32

@@ -1,0 +1,193 @@
+"""Which model and which data set the state of a Trainer's samplers is of.
+
+Rows of past steps are of one model, and what is kept under data set indexes is of one data set. A
+fit with another of either starts afresh; a change in the middle of a run, or between a checkpoint
+and the run that resumes, is refused where state is kept per sample, for it cannot be told which
+samples the indexes mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from negplug.hosts.injection import Injection
+from negplug.hosts.trainer import private
+from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
+from negplug.hosts.trainer.indexes import unknowable
+from negplug.kernels.distributed import rank
+from negplug.kernels.torch_private import write_count
+
+logger = logging.getLogger("negplug")
+
+
+class Ownership:
+    """The model and the data set that some state is of.
+
+    Attributes:
+        dataset: The data set's fingerprint as text; None until one is known.
+        has_model: Whether there is a model that it is of.
+    """
+
+    def __init__(self) -> None:
+        self.dataset: str | None = None
+        self._selection = ""
+        self._object: weakref.ref[Any] | None = None
+        self._model: weakref.ref[Any] | None = None
+        self._writes: int | None = None
+        self.has_model = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # In another process, or in a copy, the model and the data set are other objects.
+        return vars(self) | {"_model": None, "_object": None}
+
+    def take(self, model: Any) -> None:
+        """Own the state of this model; once more at the end of a fit, whose weights it is of."""
+        self.has_model = True
+        self._model = weakref.ref(model)
+        self._writes = _writes(model)
+
+    def is_of(self, model: Any) -> bool:
+        """Return whether this is the very model, with the weights that it had."""
+        return self._model is not None and self._model() is model and self._writes == _writes(model)
+
+    def set_dataset(self, text: str | None) -> None:
+        """Own the state of a data set that is known by its fingerprint alone, or not at all."""
+        self.dataset, self._object = text, None
+
+    def changed(self, dataset: Any) -> Fingerprint | None:
+        """Return the fingerprint of ``dataset`` if it is another one; otherwise own its state.
+
+        The very object that was owned before is the same, whatever changed in it but the choice
+        of a ``Subset``.
+
+        Raises:
+            TypeError: If the data set has a ``negplug_token`` that is none.
+        """
+        known = self._object is not None and self._object() is dataset
+        if known and selection(dataset) == self._selection:
+            return None
+        found = of_dataset(dataset)
+        if known or self.dataset not in (None, str(found)):
+            return found
+        self.own(dataset, found)
+        return None
+
+    def own(self, dataset: Any, found: Fingerprint) -> None:
+        """Own the state of a data set with this fingerprint."""
+        self.dataset, self._selection = str(found), found.selection
+        try:
+            self._object = weakref.ref(dataset)
+        except TypeError:
+            self._object = None  # a plain list, or those of several loaders
+
+
+class KeptState:
+    """The samplers' state between the fits of a callback, and from a checkpoint to a fit.
+
+    Attributes:
+        saved: What the next treated model takes over, by loss; None if nothing.
+        owner: Whose state it is.
+    """
+
+    def __init__(self) -> None:
+        self.saved: dict[str, Any] | None = None
+        self.owner = Ownership()
+        self._fresh: dict[str, Any] | None = None
+        self._resumes = False
+
+    def take_over(self, injection: Injection | None, model: Any) -> None:
+        """Keep the state of the fit before if it is of this very model; begin a fit of it.
+
+        Args:
+            injection: The handle of the fit before, if there was one.
+            model: The model to fit.
+        """
+        same = self.owner.is_of(model)
+        self.owner.take(model)
+        self.saved, self._fresh, self._resumes = None, None, False
+        if injection is not None and same:
+            self.saved = injection.state_dict()
+        elif injection is not None:
+            self.owner.set_dataset(None)
+            _say("its state was of another model, or of other weights")
+
+    def resume(self, saved: dict[str, Any], dataset: Any) -> None:
+        """Keep the state of a checkpoint.
+
+        Args:
+            saved: The state, by loss.
+            dataset: Text of the data set's fingerprint; None in checkpoints of earlier versions.
+
+        Raises:
+            ValueError: If ``dataset`` is neither.
+        """
+        if not (dataset is None or isinstance(dataset, str)):
+            raise ValueError(
+                f"the checkpoint names its data set by a {type(dataset).__name__}, not a string; "
+                f"the file is damaged"
+            )
+        self.saved, self._resumes = saved, True
+        self.owner.set_dataset(dataset)
+
+    def restore(self, injection: Injection) -> None:
+        """Give the treated model what is kept."""
+        if self.saved is not None:
+            fresh = injection.state_dict()
+            injection.load_state_dict(self.saved)
+            self._fresh = None if self._resumes else fresh
+            self.saved = None
+
+    def check(self, trainer: Any, injection: Injection, when: str = "") -> None:
+        """See that the Trainer trains on the data set that the state is of.
+
+        Args:
+            trainer: The Trainer, once its training loader is there.
+            injection: The treated model's handle.
+            when: Which epoch begins, as a clause; empty before the first of a fit, where state of
+                another data set is dropped.
+
+        Raises:
+            ValueError: If it is another one, and state is kept under its indexes.
+        """
+        inside = all(site.reads_metadata for site in injection.sites)
+        loader = private.training_loader(trainer)
+        dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
+        fresh, self._fresh = self._fresh, None
+        found = self.owner.changed(dataset)
+        if found is None:
+            return
+        part = _per_sample(injection)
+        if fresh is not None:
+            injection.load_state_dict(fresh)
+            _say(f"its state was of {before}, this is {found}")
+        elif part and (inside or not unknowable(loader)):
+            raise ValueError(
+                f"{part} keeps state under data set indexes of {before}, but "
+                f"{when or 'in the run that resumes'} the training data set is {found}, where "
+                f"they mean other samples; train on one data set and choose its samples with the "
+                f"DataLoader's sampler, start without the old state, or give both data sets one "
+                f"{TOKEN} if they are the same"
+            )
+        self.owner.own(dataset, found)
+
+
+def _per_sample(injection: Injection) -> str:
+    """Return the first sampler or objective that keeps state under data set indexes, or ""."""
+    for treated in injection.losses.values():
+        parts = [*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside()]
+        for part in parts:
+            if part.wants_indexes and part.updates:
+                return str(part)
+    return ""
+
+
+def _writes(model: Any) -> int:
+    """Return a number that rises with every write into the weights of a model."""
+    return sum(map(write_count, model.parameters()))
+
+
+def _say(why: str) -> None:
+    if rank() == 0:
+        logger.info("negplug starts afresh: %s", why)

@@ -1,0 +1,152 @@
+"""Several ``NegativeControl`` callbacks in one Trainer, each with a target of its own.
+
+Their states have keys of their own in a checkpoint: ``negplug`` for a callback without a target,
+``negplug/TARGET`` for one with. A state that was saved under the other key is found all the same,
+so that naming the only loss, or no longer naming it, loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from negplug.hosts.injection import Injection
+from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.treated_loss import TreatedLoss
+from negplug.hosts.treatment import Treatment
+
+_KEY = "negplug"
+
+
+def state_key(target: str | None, new: int | None = None) -> str:
+    """Return the key of a callback's state in checkpoints.
+
+    Args:
+        target: Of the callback.
+        new: A number of its own while no Trainer has set it up. A Trainer that is made refuses
+            equal keys in words that name no loss, ahead of :func:`check_targets`; nothing is
+            saved under this one.
+    """
+    if target is None:
+        return _KEY
+    return f"{_KEY}/{target}" if new is None else f"{_KEY} {new}"
+
+
+def check_targets(target: str | None, others: Sequence[str | None]) -> None:
+    """Raise ``ValueError`` unless the callbacks of a Trainer treat different losses.
+
+    Args:
+        target: Of one callback.
+        others: Of the other callbacks.
+    """
+    if not others:
+        return
+    if target is None or None in others:
+        raise ValueError(
+            "one of several NegativeControl callbacks has no target and so treats every loss; "
+            "give each the target of its own loss, or drop one"
+        )
+    if target in others:
+        raise ValueError(
+            f"two NegativeControl callbacks have target={target!r}; a loss can have one sampler, "
+            f"so name another loss or drop one"
+        )
+
+
+def losses_of(injections: Iterable[Injection | None]) -> list[TreatedLoss]:
+    """Return the treated losses of several handles."""
+    return [treated for each in injections if each for treated in each.losses.values()]
+
+
+def saved_elsewhere(states: Mapping[Any, Any], target: str | None) -> dict[str, Any] | None:
+    """Return the state of a callback that a checkpoint holds under another key.
+
+    Args:
+        states: The callbacks' states in the checkpoint.
+        target: Of the callback that asks, which has no state under its own key.
+
+    Returns:
+        The state, or None if the checkpoint holds no state of negplug's samplers.
+
+    Raises:
+        ValueError: If the states that it holds are of other losses.
+    """
+    found = {
+        key: state
+        for key, state in states.items()
+        if isinstance(key, str) and key.partition("/")[0] == _KEY and _losses(state)
+    }
+    if not found:
+        return None
+    named = sorted(name for state in found.values() for name in _losses(state))
+    if len(found) == 1 and (target is None or named == [target]):
+        (state,) = found.values()
+        return dict(state)
+    wanted = "every loss" if target is None else repr(target)
+    raise ValueError(
+        f"the checkpoint holds the sampler state of {', '.join(named)}, but a NegativeControl of "
+        f"this run treats {wanted}; resume with the same callbacks and targets"
+    )
+
+
+def _losses(state: Any) -> list[str]:
+    """Return the names of the losses in a callback's state."""
+    losses = state.get("losses") if isinstance(state, Mapping) else None
+    ranks = state.get("ranks") if isinstance(state, Mapping) else None
+    losses = losses or (ranks[0] if isinstance(ranks, list) and ranks else None)
+    return [str(name) for name in losses] if isinstance(losses, Mapping) else []
+
+
+def hyperparameters(treatment: Treatment, target: str | None, prefix: str) -> dict[str, str]:
+    """Return what was chosen, for loggers, under names that begin with ``prefix``."""
+    given = {
+        "sampler": treatment.sampler,
+        "objective": treatment.objective,
+        "temperature": treatment.temperature,
+        "target": target,
+    }
+    return {f"{prefix}/{key}": str(value) for key, value in given.items() if value is not None}
+
+
+class SharedRecorder:
+    """One :class:`IndexRecorder` for all callbacks of a Trainer.
+
+    A recorder advances once for each training batch; here each callback asks once.
+
+    Args:
+        trainer: The Trainer, in a callback's ``setup`` for ``fit``.
+
+    Attributes:
+        trainer: The Trainer.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self._recorder = IndexRecorder(trainer)
+        self._indexes: Tensor | None = None
+        self._told: set[int] = set()
+
+    @property
+    def reason(self) -> str:
+        """Why there were no indexes, as a clause; empty otherwise."""
+        return self._recorder.reason
+
+    def indexes(self, callback: object) -> Tensor | None:
+        """Return the indexes of the batch about to be trained on; each callback asks once."""
+        if not self._told or id(callback) in self._told:
+            self._told.clear()
+            self._indexes = self._recorder.advance()
+        self._told.add(id(callback))
+        return self._indexes
+
+    def remove(self) -> None:
+        """Stop recording, for all callbacks."""
+        self._recorder.remove()
+
+
+def shared_recorder(trainer: Any, others: Iterable[SharedRecorder | None]) -> SharedRecorder:
+    """Return the recorder of a Trainer that another callback has made, or make it."""
+    made = (each for each in others if each is not None and each.trainer is trainer)
+    return next(made, None) or SharedRecorder(trainer)

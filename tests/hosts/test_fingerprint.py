@@ -1,0 +1,118 @@
+"""Data sets are told apart by what they keep in memory; no sample is loaded for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from negplug.hosts.trainer.fingerprint import Several, dataset_of, of_dataset
+
+
+class Kept(Dataset):
+    """Whatever attributes it is given; a sample cannot be loaded."""
+
+    def __init__(self, size, **kept):
+        self.size = size
+        vars(self).update(kept)
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        raise AssertionError("a fingerprint loads no sample")
+
+
+class Other(Kept):
+    """The same under another name."""
+
+
+def images(seed, size=20):
+    return torch.randn(size, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def folder(root, size=20, kinds=("cat", "dog")):
+    return [(f"{root}/{kinds[n % 2]}/{n}.png", n % 2) for n in range(size)]
+
+
+HALF = list(range(10))
+EQUAL = {
+    "images": lambda: Kept(20, images=images(0)),
+    "tensors": lambda: TensorDataset(images(0), torch.arange(20)),
+    "arrays in a dictionary": lambda: Kept(20, data={"x": images(0).numpy()}),
+    "subset": lambda: Subset(Kept(20, images=images(0)), HALF),
+    "two sets": lambda: ConcatDataset([Kept(20, images=images(n)) for n in range(2)]),
+    "made-up images": lambda: Kept(20, seed=3, split="train"),
+    "a list of samples": lambda: list(images(0)),
+    "labels": lambda: Kept(20, targets=[n % 3 for n in range(20)]),
+}
+
+
+@pytest.mark.parametrize("make", EQUAL.values(), ids=EQUAL)
+def test_a_data_set_that_is_made_anew_is_the_same(make):
+    assert of_dataset(make()) == of_dataset(make())
+
+
+DIFFERENT = {
+    "length": (Kept(20), Kept(21)),
+    "type": (Kept(20), Other(20)),
+    "first image": (Kept(20, x=images(0)), Kept(20, x=images(0).index_fill(0, torch.tensor(0), 1))),
+    "last target": (Kept(20, y=[0] * 20), Kept(20, y=[0] * 19 + [1])),
+    "bfloat16": (Kept(20, x=images(0).bfloat16()), Kept(20, x=images(1).bfloat16())),
+    "file names": (Kept(20, samples=folder("/a")), Kept(20, samples=folder("/a", 20, ("x", "y")))),
+    "order": (Kept(20, samples=folder("/a")), Kept(20, samples=folder("/a")[::-1])),
+    "subset": (Subset(Kept(20), HALF), Subset(Kept(20), [*HALF[1:], 15])),
+    "subset of": (Subset(TensorDataset(images(0)), HALF), Subset(TensorDataset(images(1)), HALF)),
+    "set inside": (Kept(20, dataset=TensorDataset(images(0))), Kept(20, dataset=Kept(20))),
+    "seed": (Kept(20, seed=1), Kept(20, seed=2)),
+    "lists of samples": (list(images(0)), list(images(1))),
+    "several": (Several([TensorDataset(images(0))]), Several([TensorDataset(images(1))])),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
+def test_another_data_set_is_another(one, other):
+    assert of_dataset(one).content != of_dataset(other).content
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_data_set_may_be_moved(kind):
+    here, there = (
+        Kept(20, root=kind(root), files=[kind(path) for path, _ in folder(root)])
+        for root in ("/data/pets", "/scratch/job 12/pets")
+    )
+    assert of_dataset(here) == of_dataset(there)
+
+
+def test_only_the_choice_of_a_subset_is_a_selection():
+    one, other = (Subset(TensorDataset(images(seed)), HALF) for seed in range(2))
+    assert of_dataset(one).selection == of_dataset(other).selection
+    moved = Subset(one.dataset, HALF[::-1])
+    assert of_dataset(one).selection != of_dataset(moved).selection
+
+
+def test_a_users_token_stands_for_all():
+    one, other = Kept(20, seed=1, negplug_token="pets"), Other(21, seed=2, negplug_token="pets")
+    assert of_dataset(one) == of_dataset(other)
+    other.negplug_token = 5
+    assert of_dataset(one) != of_dataset(other)
+    assert str(of_dataset(one)).startswith("negplug_token 'pets'")
+    other.negplug_token = [5]
+    message = "negplug_token of Other must be a string or an integer, got list"
+    with pytest.raises(TypeError, match=message):
+        of_dataset(other)
+
+
+def test_the_name_says_what_it_is():
+    subset = Subset(Kept(20), HALF)
+    assert of_dataset(subset).name == "Subset of 10 from Kept of 20"
+
+
+def test_subsets_of_samples_that_say_their_own_index_do_not_count():
+    parent = Kept(20)
+    loader = torch.utils.data.DataLoader(Subset(parent, HALF))
+    assert dataset_of(loader, numbered_inside=True) is parent
+    assert dataset_of(loader) is loader.dataset
+    assert dataset_of({"a": loader, "b": loader}) == (loader.dataset, loader.dataset)

@@ -40,10 +40,11 @@ class TreatedForward:
         return self.contrast.returned(own, functools.partial(self._treated, out0, out1))
 
     def _treated(self, out0: Tensor, out1: Tensor) -> Tensor:
-        batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
-        form = self.known.form(self.criterion)
-        temperature = self.known.temperature(self.criterion, batch)
-        return self.contrast(batch, objective=form, temperature=temperature)
+        with self.contrast.together(out0, out1):
+            batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
+            form = self.known.form(self.criterion)
+            temperature = self.known.temperature(self.criterion, batch)
+            return self.contrast(batch, objective=form, temperature=temperature)
 
 
 class TreatedForwardOfZ(TreatedForward):

@@ -124,13 +124,17 @@ class TreatedFunction:
         self, own: Callable[..., Tensor], treatment: Treatment, contrast: Contrast
     ) -> None:
         self._own = own
-        self._treatment = functools.partial(treatment, contrast)
+        self._treatment = treatment
         self._contrast = contrast
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of what the host's function is given."""
         own = functools.partial(self._own, *args, **kwargs)
-        return self._contrast.returned(own, functools.partial(self._treatment, *args, **kwargs))
+        return self._contrast.returned(own, functools.partial(self._treated, *args, **kwargs))
+
+    def _treated(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self._contrast.together(*args, *kwargs.values()):
+            return self._treatment(self._contrast, *args, **kwargs)
 
 
 class TreatedStep:

@@ -82,6 +82,12 @@ class Contrast(Protocol):
         For sites that find the indexes and labels of a step themselves.
         """
 
+    def together(self, *given: Any) -> AbstractContextManager[None]:
+        """Return a context inside which a rank that fails makes every rank raise.
+
+        For sites, around all that they do with ``given``, the arguments of the host's loss.
+        """
+
     def returned(self, own: Callable[[], Tensor], treated: Callable[[], Tensor]) -> Tensor:
         """Return what the host gets: the treated loss; where a Trainer validates, its own.
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+from negplug.kernels.errors import RanksError
+
 # Of an error's message, in characters.
 _LONGEST_MESSAGE = 2_000
-
 
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
@@ -97,11 +98,12 @@ class PluginError(RuntimeError):
 def blaming(plugin: PluginInfo | None, where: str) -> Iterator[None]:
     """Re-raise what a third-party plugin raises as a ``PluginError`` that names it.
 
-    negplug's own errors (``plugin`` is None or of this distribution) pass as they are.
+    negplug's own errors (``plugin`` is None or of this distribution) pass as they are, and so does
+    what every rank raises.
     """
     try:
         yield
-    except PluginError:
+    except (PluginError, RanksError):
         raise
     except Exception as error:
         if plugin is None or plugin.distribution == "negplug":

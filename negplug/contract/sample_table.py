@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
 from negplug.contract.state import Stateful
 from negplug.kernels.late import check, known
 
@@ -130,6 +131,11 @@ class SampleTable(Stateful):
                 f"the saved values {', '.join(values)} of each sample have the shapes "
                 f"{sorted(shapes)}, which do not fit together; the file is damaged"
             )
+        for name, value in values.items():
+            if value.shape[:2].numel() and not value.numel():
+                raise ValueError(f"the saved {name} has width 0; the file is damaged")
+            if value.dtype == torch.int64 and (value < UNKNOWN).any():
+                raise ValueError(f"the saved {name} holds {int(value.min())}; the file is damaged")
 
     @property
     def _shape(self) -> tuple[int, int]:

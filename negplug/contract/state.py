@@ -13,52 +13,21 @@ follow the module between devices, and are saved in tensors and built-in types a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from negplug.contract.declared import Declared
 from negplug.kernels.distributed import world_size
 from negplug.kernels.precision import not_inference
 
 FORMAT = 2
 """Of the saved state. 1 was that of negplug before ``add_state``."""
 
+_LONGEST = 200  # characters of a value in a message
+
 Ranks = Literal["same", "own"]
-
-
-@dataclass(frozen=True)
-class _Declared:
-    """A state as it was declared: an integer, or a tensor of a shape, None being any size."""
-
-    default: int | float | bool
-    shape: tuple[int | None, ...] | None
-    dtype: torch.dtype | None
-
-    def empty(self) -> int | Tensor:
-        if self.shape is None:
-            return int(self.default)
-        return torch.full([size or 0 for size in self.shape], self.default, dtype=self.dtype)
-
-    def misfit(self, value: Any) -> str | None:
-        """Return what is wrong with a saved value, None if nothing is."""
-        if self.shape is None:
-            if isinstance(value, bool) or not isinstance(value, int):
-                return f"is {type(value).__name__}, not an integer"
-            return f"is {value}, below 0" if value < 0 else None
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
-            return f"is {type(value).__name__}, not a dense tensor"
-        fixed = zip(self.shape, value.shape, strict=False)
-        if value.ndim != len(self.shape) or any(s not in (None, v) for s, v in fixed):
-            return f"has shape {tuple(value.shape)}, not {self.shape}"
-        if value.dtype != self.dtype and (self.dtype is not None or not value.is_floating_point()):
-            return f"has type {value.dtype}, not {self.dtype or 'a floating-point type'}"
-        if value.is_floating_point() and value.isnan().any():
-            return "holds NaN"
-        if self.default == 0 and value.is_floating_point() and value.isinf().any():
-            return "holds infinite values"
-        return None
 
 
 class Stateful(nn.Module):
@@ -72,7 +41,7 @@ class Stateful(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._declared: dict[str, _Declared] = {}
+        self._declared: dict[str, Declared] = {}
 
     def add_state(
         self,
@@ -88,12 +57,13 @@ class Stateful(nn.Module):
             default: What it is, or each entry of it, at first. Its kind is that of the entries:
                 bool, int64, or any floating-point type, which is then that of the first write.
             shape: Of a tensor; None in it is a size that is known later, 0 until then. Without a
-                shape the state is a plain integer from 0 on.
+                shape the state is a plain integer from 0 on. Of floating-point entries none is
+                NaN, infinite unless the default is, or beyond ±1e30.
             ranks: ``"same"``: all ranks hold the same. ``"own"``: each has its own, and each is
                 saved.
         """
         kinds = {bool: torch.bool, int: torch.int64}
-        self._declared[name] = _Declared(default, shape, kinds.get(type(default)))
+        self._declared[name] = Declared(default, shape, kinds.get(type(default)))
         self.per_rank = self.per_rank or ranks == "own"
         setattr(self, name, self._declared[name].empty())
 
@@ -112,7 +82,7 @@ class Stateful(nn.Module):
         values = {name: getattr(self, name) for name in self._declared}
         return {
             "format": FORMAT,
-            "settings": self._all_settings(),
+            "settings": self.all_settings(),
             "values": {
                 name: value.clone() if isinstance(value, Tensor) else value
                 for name, value in values.items()
@@ -125,7 +95,7 @@ class Stateful(nn.Module):
         Called for every part before the first one is loaded.
         """
         check_format(str(self), state)
-        _check_settings(str(self), self._all_settings(), state.get("settings"))
+        _check_settings(str(self), self.all_settings(), state.get("settings"))
         values = state.get("values")
         if not isinstance(values, dict) or values.keys() != self._declared.keys():
             raise ValueError(
@@ -153,7 +123,8 @@ class Stateful(nn.Module):
             setattr(self, name, value)
         self.loaded()
 
-    def _all_settings(self) -> dict[str, Any]:
+    def all_settings(self) -> dict[str, Any]:
+        """Return :meth:`settings` and what every state depends on, the number of ranks."""
         return self.settings() | {"world_size": world_size()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stateful:
@@ -174,9 +145,10 @@ def check_format(whose: str, state: Any) -> None:
         whose: Whose state it is, for messages.
         state: The extra state.
     """
-    if isinstance(state, dict) and state.get("format") == FORMAT:
-        return
     found = state.get("format", 1) if isinstance(state, dict) else type(state).__name__
+    if type(found) is int and found == FORMAT:
+        return
+    found = short(found) if isinstance(state, dict) else found
     raise ValueError(
         f"{whose}: the saved state is of format {found}, this negplug reads format {FORMAT} "
         f"(format 1 is of negplug 0.1 before its contract changed); resume with the version that "
@@ -187,14 +159,21 @@ def check_format(whose: str, state: Any) -> None:
 def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
     """Raise ``ValueError`` unless both are the same settings with the same values."""
     if not isinstance(saved, dict) or own.keys() != saved.keys():
-        names = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
+        names = short(list(saved)) if isinstance(saved, dict) else type(saved).__name__
         raise ValueError(
             f"{whose}: the saved state is another sampler's, with {names}; resume with the same "
             f"expression"
         )
     for name, value in saved.items():
-        if own[name] != value:
+        # As text: whatever a damaged file holds has one, and 1 is not True.
+        if repr(own[name]) != repr(value):
             raise ValueError(
-                f"{whose}: was saved with {name}={value!r}, this run has {name}={own[name]!r}; "
-                f"resume with the same {name}"
+                f"{whose}: was saved with {name}={short(value)}, this run has "
+                f"{name}={own[name]!r}; resume with the same {name}"
             )
+
+
+def short(value: object) -> str:
+    """Return a value as a message shows it, however long it is."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -101,9 +101,10 @@ class Injection:
         Raises:
             ValueError: If the sites or the samplers' settings differ; nothing is loaded then.
         """
-        if set(state) != set(self.losses):
+        if not isinstance(state, dict) or set(state) != set(self.losses):
+            found = list(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(
-                f"the saved negative state is of {sorted(state)}, but this model has the treated "
+                f"the saved negative state is of {found}, but this model has the treated "
                 f"losses {sorted(self.losses)}"
             )
         before = self.state_dict()

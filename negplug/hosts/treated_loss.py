@@ -6,6 +6,7 @@ import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,6 +102,10 @@ class TreatedLoss:
             yield
         finally:
             self._metadata, self._forgets = before
+
+    def together(self, *given: Any) -> contextlib.AbstractContextManager[None]:
+        """Return a context inside which a rank that fails makes every rank raise."""
+        return self.loss.ranks.together(*given)
 
     def returned(self, own: Callable[[], Tensor], treated: Callable[[], Tensor]) -> Tensor:
         """Return the treated loss; where a Trainer validates, the host's own.

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from negplug.kernels.announcing import Purpose, announce
+from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import sequence_number
 
 _alone = False
@@ -56,8 +58,16 @@ def _grouped() -> bool:
     return not _alone and dist.is_available() and dist.is_initialized()
 
 
-def total(count: Tensor) -> Tensor:
-    """Return the sum over ranks of an integer tensor."""
+def total(count: Tensor, announces: bool) -> Tensor:
+    """Return the sum over ranks of an integer ``[]``.
+
+    Args:
+        count: This rank's.
+        announces: Whether a rank may say in its place that it has failed, which reads the device.
+    """
+    if announces:
+        everyones = announce(Purpose.COUNT, count.device, [int(count)])
+        return torch.tensor(sum(number for number, *_ in everyones), device=count.device)
     count = count.clone()
     dist.all_reduce(count)
     return count
@@ -96,17 +106,24 @@ def gather_rows(rows: Tensor, names: Tensor) -> Gathered:
         names: ``[c, n]`` int64.
 
     Raises:
-        ValueError: If the width or type of the rows differs between ranks; on every rank, so that
-            none is left waiting.
+        RanksError: If the width or type of the rows differs between ranks, if only some of them
+            carry gradient, or if a rank has failed; on every rank, so that none is left waiting.
     """
-    shape = torch.tensor([*rows.shape, rows.element_size()], device=rows.device)
-    shapes = [torch.empty_like(shape) for _ in range(world_size())]
-    dist.all_gather(shapes, shape)
-    sizes, widths, bytes_each = zip(*(map(int, other) for other in shapes), strict=True)
-    if len(set(widths)) > 1 or len(set(bytes_each)) > 1:
-        raise ValueError(
+    # The backward pass is a collective too.
+    learns = torch.is_grad_enabled() and rows.requires_grad
+    own = (*rows.shape, rows.element_size(), len(names), learns)
+    everyones = announce(Purpose.ROWS, rows.device, own)
+    sizes, widths, bytes_each, named, gradients = zip(*everyones, strict=True)
+    if len(set(zip(widths, bytes_each, named, strict=True))) > 1:
+        raise RanksError(
             f"the ranks have embeddings of widths {list(widths)} with {list(bytes_each)} bytes per "
             f"number; gathering needs the same on all"
+        )
+    if len(set(gradients)) > 1:
+        lacking = [number for number, gradient in enumerate(gradients) if not gradient]
+        raise RanksError(
+            f"the embeddings carry gradient on some ranks only, not on {lacking}; let the model "
+            f"compute them with gradient on all ranks or on none"
         )
     gathered, packed_names, token = _GatherRows.apply(rows, names, sizes)
     return Gathered(gathered, packed_names, sum(sizes[: rank()]), token)

@@ -29,6 +29,7 @@ from negplug.kernels import late
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, not_inference, without_autocast
 from negplug.kernels.torch_private import backward_runs, inside_function, outside_graphs
+from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState, check_saved
 from negplug.loss.mean import mean_over_anchors
 from negplug.loss.steps import Call, Steps
@@ -83,20 +84,17 @@ class ContrastiveLoss(nn.Module):
             part.fit_host(site)  # sources first: who reads one may look at what it took
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
-        remembers = self.objective.updates or any(part.updates for part in parts)
-        self._own = [
-            CallState(self.sampler, self.objective)
-        ]  # in a list: it has no keys of its own
-        self._fresh = [self._own[0].copy()] if remembers else []
-        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-            raise TypeError(f"seed must be an integer, got {seed!r}")
-        self._seed = (torch.initial_seed() if seed is None else seed) % (1 << 63)
+        self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
+        self._fresh = [self._own[0].copy()] if self._own[0].updating else []
+        self._seed = seed_of_run(seed)
+        self.ranks = Agreement()
         self._steps = Steps()
         self.call = 0
         self.observe = False
         self.observed: dict[str, float] = {}
         self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
+    @fails_together
     def forward(
         self,
         z0: Tensor,
@@ -144,6 +142,7 @@ class ContrastiveLoss(nn.Module):
         return self._contrast(batch, objective, temperature, dataset)
 
     @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
+    @fails_together
     def _contrast(
         self,
         batch: ContrastiveBatch,
@@ -163,8 +162,13 @@ class ContrastiveLoss(nn.Module):
             dataset = replace(dataset, encode=encode)
         step, number = (self._steps.number, 0) if call is None else (call.step, call.number)
         self.call = number
+        if call is not None:
+            terms = step, self.sampler, objective or self.objective, batch.anchors.embeddings
+            given = self.temperature if temperature is None else temperature
+            self._seed = self.ranks.settle(self._seed, given, *terms)
         draws = Draws(self._seed, step, number, rank())
         batch = batch.within(draws, tau, dataset, training=call is not None)
+        self.ranks.watch(batch)
         state = self._state(0 if shared else number)
         sampler = state.sampler
         if objective is None:
@@ -175,6 +179,7 @@ class ContrastiveLoss(nn.Module):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)
+            loss = mean_over_anchors(batch, losses, self.ranks)
         except BaseException:
             call = None  # the traceback, which may be kept, would keep it
             raise
@@ -183,7 +188,6 @@ class ContrastiveLoss(nn.Module):
             held = state.release()
         if self.observe and (call is None or call.times == 1):
             self.observed = observe(batch, sampler, negatives)
-        loss = mean_over_anchors(batch, losses)
         if call is not None and loss.requires_grad:
             call.computed(loss, held)
         return loss
@@ -225,8 +229,10 @@ class ContrastiveLoss(nn.Module):
         before = self.state_dict()
         try:
             return super().load_state_dict(*args, **kwargs)
-        except Exception:
+        except Exception as error:
             super().load_state_dict(before)
+            if isinstance(error, RuntimeError):  # of torch, about missing and unexpected keys
+                raise ValueError(f"{error}; the file is damaged, or another sampler's") from error
             raise
 
     def get_extra_state(self) -> dict[str, int]:
@@ -280,7 +286,7 @@ class ContrastiveLoss(nn.Module):
 
 
 def _prepare_to_load(
-    loss: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
+    loss: nn.Module, state: dict[str, Any], prefix: str, _: Any, strict: bool, *__: Any
 ) -> None:
     """Check the saved state of samplers and objectives before anything is loaded.
 
@@ -288,5 +294,6 @@ def _prepare_to_load(
     held back belongs to the state that is replaced, and is dropped.
     """
     assert isinstance(loss, ContrastiveLoss)
-    check_saved(loss._own[0], state, prefix)
+    check_saved(loss._own[0], state, prefix, strict)
+    loss.ranks.forget()
     loss._steps.close()

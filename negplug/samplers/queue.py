@@ -97,11 +97,13 @@ class Queue(RememberingSampler):
     def check_values(self, values: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless the saved ring has this size and holds its next place."""
         super().check_values(values)
-        length, place = len(values["rows"]), values["next"]
-        if length not in (0, self.size) or place >= max(length, 1):
+        length, place, count = len(values["rows"]), values["next"], values["count"]
+        # Until it is full, the next place follows the last one written.
+        follows = place < length if count == self.size else place == count
+        if length not in (0, self.size) or not follows:
             raise ValueError(
-                f"{self}: the saved ring has {length} rows and its next place is {place}, which do "
-                f"not fit size={self.size}; the file is damaged"
+                f"{self}: the saved ring has {length} rows, {count} of them written, and its next "
+                f"place is {place}, which do not fit size={self.size}; the file is damaged"
             )
 
 

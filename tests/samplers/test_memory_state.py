@@ -133,6 +133,14 @@ def test_a_state_can_be_loaded_before_the_first_step():
         assert same_state(resumed.state_dict(), empty.state_dict())
 
 
+@pytest.mark.parametrize(("steps", "place"), [(0, 3), (1, 0), (1, 9), (3, 16)])
+def test_a_next_place_that_does_not_follow_the_last_one_is_refused(steps, place):
+    state = copy.deepcopy(trained("queue(size=16)", steps).state_dict())
+    state[f"sampler.{STATE}"]["values"]["next"] = place
+    with pytest.raises(ValueError, match=f"its next place is {place}, which do not fit size=16"):
+        ContrastiveLoss("queue(size=16)").load_state_dict(state)
+
+
 def test_a_damaged_state_is_refused_whole():
     state = copy.deepcopy(trained("queue(size=16)").state_dict())
     values = state[f"sampler.{STATE}"]["values"]

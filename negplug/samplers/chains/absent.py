@@ -99,7 +99,13 @@ def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> 
             f"{batch.context.dataset.unencoded}; use out_of_batch='cached'"
         )
     with _forked_generators(seed, batch.anchors.embeddings.device), torch.enable_grad():
-        views = encode(indexes)
+        try:
+            views = encode(indexes)
+        except LookupError as error:
+            raise ValueError(
+                f"{name}: encode knows no sample {indexes.tolist()[:8]}: {error}; the state that "
+                f"was loaded is of another data set, or damaged"
+            ) from error
         for number, view in enumerate(views):
             check_embeddings(f"{name}: view {number} of encode", view)
         shapes = [tuple(view.shape) for view in views]

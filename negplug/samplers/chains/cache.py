@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.sample_table import SampleTable, occurrences
 from negplug.kernels.late import known
 from negplug.samplers.chains.absent import AbsentStates
+from negplug.samplers.common.saved_rows import check_unit_rows
 
 
 class ShownKeys(NamedTuple):
@@ -47,6 +48,11 @@ class EmbeddingCache(SampleTable):
     def __init__(self) -> None:
         super().__init__(("embedding",), known=False, embedding=0.0)
 
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless the saved embeddings are rows of unit length."""
+        super().check_values(values)
+        check_unit_rows("the embeddings of the chains' states", values["embedding"])
+
     def take(self, shown: ShownKeys) -> None:
         """Take the keys of a step in; of a sample's earlier visit nothing is known beside them."""
         self.reserve(shown.samples, shown.views, shown.bounds, embedding=shown.keys)
@@ -57,9 +63,13 @@ class EmbeddingCache(SampleTable):
     def find(self, batch: ContrastiveBatch, state: Tensor, away: Tensor) -> AbsentStates | None:
         """Return the states ``[N]`` where ``away`` ``[N]`` is True; None if there are none."""
         length = self.known.shape[1]
-        if not length or known(away.any()) is False:
+        if known(away.any()) is False:
             return None
         anchors = batch.anchors.embeddings
+        if not length:
+            # Nothing was shown yet, or a state was loaded without the embeddings.
+            nowhere = torch.zeros_like(away)[None]
+            return AbsentStates.of(batch, away, state, None, anchors[None], nowhere)
         place = state.clamp(0, length - 1)
         here = self.known.index_select(1, place) & (state < length)
         rows = self.embedding.index_select(1, place).to(anchors)

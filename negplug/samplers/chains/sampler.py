@@ -61,6 +61,7 @@ from negplug.samplers.chains.weighting import (
     softmax_over,
 )
 from negplug.samplers.common.choosing import ChoosingSampler
+from negplug.samplers.common.saved_rows import check_width
 from negplug.samplers.gather import Gather
 
 OutOfBatch = Literal["recompute", "cached", "drop"]
@@ -179,6 +180,7 @@ class ChainSampler(Stateful, NegativeSampler):
             if self.chains.state.device != pool.ids.device:
                 # A plain loop does not move the loss.
                 self.to(pool.ids.device)
+            check_width(self.name, self.cache.embedding, batch.anchors.embeddings)
             indexes = self._indexes(batch)
             if not len(pool):
                 # A queue that is still empty: nothing to propose, but embeddings to remember.
@@ -284,6 +286,10 @@ class ChainSampler(Stateful, NegativeSampler):
         if seen is not None and seen.ended is not None:
             measured |= seen.ended.measures.means()
         return {name: float(value) for name, value in measured.items() if not value.isnan()}
+
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless the saved chains are of a data set of this size."""
+        check_samples(self.name, values["samples"], self.size)
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same in a run that resumes."""

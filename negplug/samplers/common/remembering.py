@@ -18,6 +18,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Ranks, Stateful
+from negplug.samplers.common.saved_rows import check_unit_rows, check_width
 
 _NAMES = 3
 _numbers = itertools.count()
@@ -86,11 +87,7 @@ class RememberingSampler(Stateful, NegativeSampler):
         if self.rows.device != anchors.device:
             # A memory that was loaded in a plain loop, which does not move the loss.
             self.to(anchors.device)
-        if self.count and self.rows.shape[1] != anchors.shape[1]:
-            raise ValueError(
-                f"{self}: holds embeddings of width {self.rows.shape[1]}, this batch has width "
-                f"{anchors.shape[1]}; the width cannot change during training"
-            )
+        check_width(str(self), self.rows[: self.count], anchors)
         rows = self.rows[: self.count] if self.count else anchors.new_empty(0, anchors.shape[1])
         ids, indexes, labels = self.names[:, : self.count]
         pool = Rows(rows.to(anchors), ids, indexes, labels, name=self._name)
@@ -125,10 +122,11 @@ class RememberingSampler(Stateful, NegativeSampler):
                 f"{tuple(names.shape)} and count {values['count']}, which do not fit together; the "
                 f"file is damaged"
             )
-        if (names < UNKNOWN).any():
-            raise ValueError(
-                f"{self}: the saved names hold {int(names.min())}; the file is damaged"
-            )
+        who = names[:2]  # ids and indexes; a label may be any integer
+        if (who < UNKNOWN).any():
+            raise ValueError(f"{self}: the saved names hold {int(who.min())}; the file is damaged")
+        check_unit_rows(str(self), rows)
 
-    def _all_settings(self) -> dict[str, Any]:
-        return super()._all_settings() | {"gather": self.gather}
+    def all_settings(self) -> dict[str, Any]:
+        """Return the settings, and whether every rank's keys are remembered."""
+        return super().all_settings() | {"gather": self.gather}

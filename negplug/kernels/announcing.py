@@ -1,0 +1,120 @@
+"""What every exchange between ranks begins with: each rank says what it is about to do.
+
+A collective waits for all ranks. A rank that has failed, or that takes another path, would leave
+the others waiting until the group's timeout. So the ranks first exchange a few integers, and where
+these do not go together every rank raises, in the same exchange, and none is left waiting.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from negplug.kernels.errors import RanksError
+
+_NUMBERS = 5
+_LONGEST = 2000  # characters of an error's sentence
+
+
+class Purpose(enum.IntEnum):
+    """What an exchange is for."""
+
+    FAILED = 0
+    ROWS = 1
+    COUNT = 2
+    TERMS = 3
+    END = 4
+
+
+_DOES = {
+    Purpose.FAILED: "has failed",
+    Purpose.ROWS: "gathers rows",
+    Purpose.COUNT: "counts its anchors",
+    Purpose.TERMS: "compares its settings",
+    Purpose.END: "ends the call",
+}
+
+_announced = 0
+
+
+def announced() -> int:
+    """Return how often this process has announced rows or a count."""
+    return _announced
+
+
+def announce(
+    purpose: Purpose, device: torch.device, numbers: Sequence[int] = (), said: bytes = b""
+) -> list[list[int]]:
+    """Exchange what every rank is about to do; return every rank's numbers, in rank order.
+
+    Args:
+        purpose: What for.
+        device: Where the ranks exchange tensors.
+        numbers: Up to five integers.
+        said: What is told beside them if a rank has failed, see :func:`tell`.
+
+    Raises:
+        RanksError: If a rank has failed, or does something else; on every rank but those that
+            have failed, which have an error of their own.
+    """
+    global _announced
+    if purpose in (Purpose.ROWS, Purpose.COUNT):
+        _announced += 1
+    padding = [0] * (_NUMBERS - len(numbers))
+    header = torch.tensor([purpose, len(said), *numbers, *padding], device=device)
+    headers = [torch.empty_like(header) for _ in range(dist.get_world_size())]
+    dist.all_gather(headers, header)
+    everyones: list[list[int]] = torch.stack(headers).tolist()
+    purposes = [found[0] for found in everyones]
+    if Purpose.FAILED in purposes:
+        texts = _texts(said, [found[1] for found in everyones], device)
+        if purpose != Purpose.FAILED:
+            failed = purposes.index(Purpose.FAILED)
+            raise RanksError(f"rank {failed} failed, so no rank goes on: {texts[failed]}")
+    elif len(set(purposes)) > 1:
+        does = [f"rank {n} {_DOES[Purpose(found)]}" for n, found in enumerate(purposes)]
+        raise RanksError(
+            f"the ranks take different paths: {', '.join(does)}; every rank needs the same "
+            f"sampler and temperature, a host's loss that gathers on all or on none, and the same "
+            f"loaded state"
+        )
+    return [found[2:] for found in everyones]
+
+
+def default_device() -> torch.device:
+    """Return where the ranks exchange tensors, if none says it."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+def tell(error: Exception, device: torch.device) -> None:
+    """Tell the other ranks, which are in an exchange or about to begin one, of an error here."""
+    said = f"{type(error).__name__}: {error}"[:_LONGEST]
+    announce(Purpose.FAILED, device, said=said.encode(errors="replace"))
+
+
+def exchanged(said: str, device: torch.device) -> list[str]:
+    """Return what every rank says, in rank order.
+
+    Raises:
+        RanksError: As :func:`announce`.
+    """
+    own = said.encode()
+    lengths = announce(Purpose.TERMS, device, [len(own)])
+    return _texts(own, [length for length, *_ in lengths], device)
+
+
+def _texts(own: bytes, lengths: list[int], device: torch.device) -> list[str]:
+    """Return every rank's text; one message, padded to the longest."""
+    padded = torch.zeros(max(*lengths, 1), dtype=torch.uint8, device=device)
+    padded[: len(own)] = torch.tensor(list(own), dtype=torch.uint8, device=device)
+    texts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(texts, padded)
+    return [_decoded(text[:length]) for text, length in zip(texts, lengths, strict=True)]
+
+
+def _decoded(text: Tensor) -> str:
+    return bytes(text.tolist()).decode(errors="replace")

@@ -1,0 +1,256 @@
+"""Ranks agree: on what they train with, before the first exchange, and on a call that failed.
+
+In the first training call of a loss, and in the first one after a load, the ranks compare what they
+were given. Later calls compare nothing more: a rank that fails says so in the exchange that the
+others begin with, so that all of them raise. Where a call exchanges nothing, nobody waits for the
+loss, and a rank fails alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.part import Part
+from negplug.contract.provenance import installed_version
+from negplug.contract.state import Stateful
+from negplug.kernels.announcing import (
+    Purpose,
+    announce,
+    announced,
+    default_device,
+    exchanged,
+    tell,
+)
+from negplug.kernels.distributed import world_size
+from negplug.kernels.errors import RanksError
+from negplug.kernels.torch_private import backward_runs
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_VARIABLES = ("BACKEND", "DISABLED_PLUGINS", "OBJECTIVE", "SAMPLER", "TEMPERATURE")
+"""Of the environment: what changes the losses of a rank."""
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the description of a function, of each process
+
+
+class Agreement:
+    """What the ranks of one loss have agreed on, and how its calls fail on all of them."""
+
+    def __init__(self) -> None:
+        self._temperature: float | None = None
+        self._agreed = False
+        # Whether a call, training or not, exchanges anything.
+        self._exchanges = {True: False, False: False}
+        self._device: torch.device | None = None
+        self._forget_call()
+
+    def _forget_call(self) -> None:
+        self._inside = self._comparing = self._over = False
+        self._before = 0
+        self._compared: float | None = None
+        self._batch: ContrastiveBatch | None = None
+
+    def forget(self) -> None:
+        """Compare again in the next training call: another state has been loaded.
+
+        Where nothing is exchanged, the ranks do not: it may have been loaded on one of them.
+        """
+        self._agreed = self._agreed and not self._exchanges[True]
+
+    @contextlib.contextmanager
+    def together(self, *given: Any) -> Iterator[None]:
+        """Tell the other ranks of an error inside, if they wait for this one.
+
+        Args:
+            *given: What the host's loss was given, which says whether the call trains.
+        """
+        if self._inside or world_size() == 1:
+            yield
+            return
+        self._inside, self._over, self._before = True, False, announced()
+        try:
+            yield
+        except RanksError:
+            raise
+        except Exception as error:
+            device = self._device_of(given)
+            if self._awaited(given, device):
+                tell(error, device)
+            raise
+        finally:
+            self._forget_call()
+
+    def settle(
+        self,
+        seed: int,
+        temperature: float,
+        step: int,
+        sampler: Part,
+        objective: Part,
+        rows: Tensor,
+    ) -> int:
+        """Compare what the ranks train with, if that is due; return the seed of the draws.
+
+        Args:
+            seed: This rank's; all take rank 0's, whatever ``seed + rank`` a recipe gives them.
+            temperature: As it was given. A tensor is computed, by a host whose temperature adapts
+                to the batch, and may differ.
+            step: Training steps done so far.
+            sampler: The sampler.
+            objective: The objective.
+            rows: The anchors.
+
+        Raises:
+            RanksError: If something differs; on every rank.
+        """
+        if not self._inside:
+            return seed
+        constant = None if isinstance(temperature, Tensor) else float(temperature)
+        changed = self._exchanges[True] and constant != self._temperature
+        if self._agreed and not changed:
+            return seed
+        self._compared = constant
+        self._device = rows.device
+        self._comparing = True
+        parts = {"sampler": sampler, "objective": objective}
+        terms = _terms(step, parts, constant, rows)
+        said = json.dumps({"seed": seed, "terms": terms})
+        everyones = [json.loads(text) for text in exchanged(said, rows.device)]
+        _compare([found["terms"] for found in everyones])
+        return int(everyones[0]["seed"])
+
+    def watch(self, batch: ContrastiveBatch) -> None:
+        """Take the batch of the call for what the samplers see, until the call ends."""
+        if self._inside:
+            self._batch, self._device = batch, batch.anchors.embeddings.device
+
+    def announces(self, device: torch.device) -> bool:
+        """Return whether ranks can say that they have failed where they count their anchors."""
+        # Elsewhere a device would have to be waited for in every step.
+        return self._inside and (device.type == "cpu" or self._comparing)
+
+    def end(self, batch: ContrastiveBatch) -> None:
+        """Take note that the call exchanges nothing more; nobody waits for a rank afterwards."""
+        if not self._inside:
+            return
+        if self._comparing:
+            # A rank that failed since has to be heard, whether the call exchanges anything or not.
+            announce(Purpose.END, batch.anchors.embeddings.device)
+            self._agreed, self._temperature = True, self._compared
+        self._exchanges[batch.training] = announced() > self._before
+        self._over = True
+
+    def _awaited(self, given: tuple[Any, ...], device: torch.device) -> bool:
+        """Return whether the other ranks are in an exchange of this call, or about to begin one.
+
+        Args:
+            given: See :meth:`together`.
+            device: Where exchanges are made.
+        """
+        if self._over or backward_runs():
+            return False  # checkpointing ends what it computes again by an error, on all ranks
+        training = _trains(given) if self._batch is None else self._batch.training
+        if training and (self._comparing or not self._agreed):
+            return True
+        if announced() == self._before:
+            return self._exchanges[training]
+        # Who has gathered keys counts anchors at the end; without a batch an adapter has gathered.
+        counts = self._batch is None or self._batch.tie is not None
+        return counts and self.announces(device)
+
+    def _device_of(self, given: tuple[Any, ...]) -> torch.device:
+        """Return where the ranks exchange tensors; where the call is, if there was none before."""
+        tensors = [value for value in given if isinstance(value, Tensor)]
+        if self._device is not None or not tensors:
+            return self._device or default_device()
+        return tensors[-1].device
+
+
+class _Agreeing(Protocol):
+    ranks: Agreement
+
+
+_Self = TypeVar("_Self", bound=_Agreeing)
+
+
+def fails_together(
+    method: Callable[Concatenate[_Self, _P], _T],
+) -> Callable[Concatenate[_Self, _P], _T]:
+    """Decorate a method of a loss that fails on all ranks or on none."""
+
+    @functools.wraps(method)
+    def call(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if world_size() == 1:
+            return method(self, *args, **kwargs)
+        with self.ranks.together(*args, *kwargs.values()):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def seed_of_run(seed: int | None) -> int:
+    """Return the seed of a rank's draws, torch's own if none was given; reads no generator.
+
+    Raises:
+        TypeError: If it is no integer.
+    """
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    return (torch.initial_seed() if seed is None else seed) % (1 << 63)
+
+
+def _trains(given: tuple[Any, ...]) -> bool:
+    """Return whether a call that got no batch yet would count as training."""
+    batches = [value.training for value in given if isinstance(value, ContrastiveBatch)]
+    learns = [value.requires_grad for value in given if isinstance(value, Tensor)]
+    return any(batches) if batches else torch.is_grad_enabled() and (not learns or any(learns))
+
+
+def _terms(
+    step: int, parts: dict[str, Part], temperature: float | None, rows: Tensor
+) -> dict[str, str]:
+    """Return what must be the same on all ranks, by the name that a message gives it."""
+    terms = {"version of negplug": str(installed_version("negplug"))}
+    for name, part in parts.items():
+        terms[name] = str(part)
+        for path, module in part.named_modules():
+            if isinstance(module, Stateful):
+                # Such as a size that was taken from the host.
+                for key, value in module.all_settings().items():
+                    terms[f"{key} of the {name}{path and f' ({path})'}"] = repr(value)
+    terms["temperature"] = repr(temperature)
+    terms["type of the embeddings"] = str(rows.dtype)
+    terms["width of the embeddings"] = str(rows.shape[1])
+    terms["number of training steps done"] = str(step)
+    for variable in _VARIABLES:
+        name = f"NEGPLUG_{variable}"
+        terms[f"variable {name}"] = os.environ.get(name, "unset")
+    return {name: _ADDRESS.sub("", value) for name, value in terms.items()}
+
+
+def _compare(everyones: list[dict[str, str]]) -> None:
+    """Raise unless all ranks have the same terms.
+
+    Raises:
+        RanksError: Names the first that differs, and two ranks.
+    """
+    first = everyones[0]
+    for rank, terms in enumerate(everyones):
+        for name in (*first, *terms):
+            own, other = first.get(name), terms.get(name)
+            if own != other:
+                raise RanksError(
+                    f"the ranks differ in the {name}: rank 0 has {own}, rank {rank} has {other}; "
+                    f"all ranks of a run need the same"
+                )

@@ -150,6 +150,8 @@ class CriterionSite(LossSite):
                 f"use another version of lightly or of negplug"
             )
         missing = [name for name in known.attributes if not hasattr(self._criterion, name)]
+        if private.memory_bank(self._criterion) is not None and "memory_bank" in missing:
+            missing.remove("memory_bank")
         if missing:
             raise ValueError(
                 f"{self.host}: {self.name!r} has no {' and no '.join(missing)}, which this adapter "
@@ -204,7 +206,8 @@ def report_methods() -> Iterator[MethodReport]:
         if name in _CRITERIA:
             yield MethodReport(name, True, _CRITERIA[name].note)
         else:
-            yield MethodReport(name, False, _REFUSED.get(name, "no negatives to choose"))
+            note = _REFUSED.get(name, "no negatives to choose")
+            yield MethodReport(name, False, note, contrastive=name in _REFUSED)
 
 
 def _kind(module: nn.Module) -> str | None:

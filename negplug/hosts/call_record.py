@@ -1,8 +1,9 @@
-"""Whether any process of a script called a treated loss.
+"""Which processes of a script called a treated loss.
 
-``negplug run`` exits non-zero when none did: a recipe that trained without its treated loss is no
-treated recipe. Lightning may train in processes that it spawns or forks, so the answer is kept in
-a file, named in the environment, to which each process adds one byte at its first call.
+``negplug run`` exits non-zero when none did, or not every rank: a recipe that trained without its
+treated loss is no treated recipe. Ranks may be processes that are spawned or forked, so the answer
+is kept in a file, named in the environment, to which each process adds a line at its first call:
+its rank and their number.
 
 Free of torch, so that the command line can ask cheaply.
 """
@@ -14,13 +15,26 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 RECORD_VARIABLE = "NEGPLUG_CALL_RECORD"
 
 _recorded = False
 
 
-def record_call() -> None:
+class Calls(NamedTuple):
+    """What the processes of a script have noted.
+
+    Attributes:
+        any: Whether a treated loss was called in any of them.
+        missing: The ranks in which none was called, though one was in another of them.
+    """
+
+    any: bool
+    missing: list[int]
+
+
+def record_call(rank: int = 0, world_size: int = 1) -> None:
     """Note that this process called a treated loss; free from the second call on."""
     global _recorded
     if _recorded:
@@ -29,7 +43,7 @@ def record_call() -> None:
     path = os.environ.get(RECORD_VARIABLE)
     if path:
         with open(path, "ab") as file:
-            file.write(b".")
+            file.write(f"{rank} {world_size}\n".encode())
 
 
 def recorded_here() -> bool:
@@ -38,18 +52,28 @@ def recorded_here() -> bool:
 
 
 @contextmanager
-def opened() -> Iterator[Callable[[], bool]]:
+def opened() -> Iterator[Callable[[], Calls]]:
     """Keep a record for this process and those that it starts.
 
     Yields:
-        A function that tells whether a treated loss was called in any of them so far.
+        A function that tells what they have noted so far.
     """
     descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
     os.environ[RECORD_VARIABLE] = path
     try:
         # Asked through the open file: a cleaner of old temporary files may have taken the name.
-        yield lambda: os.fstat(descriptor).st_size > 0
+        yield lambda: _read(descriptor)
     finally:
         os.environ.pop(RECORD_VARIABLE, None)
         os.close(descriptor)
         Path(path).unlink(missing_ok=True)
+
+
+def _read(descriptor: int) -> Calls:
+    lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode().splitlines()
+    called: dict[int, set[int]] = {}
+    for line in lines:
+        rank, world_size = map(int, line.split())
+        called.setdefault(world_size, set()).add(rank)
+    missing = {rank for size, ranks in called.items() for rank in set(range(size)) - ranks}
+    return Calls(bool(lines), sorted(missing))

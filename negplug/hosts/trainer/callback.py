@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from negplug.contract.adapter import Metadata
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.hosts import call_record, watch
+from negplug.hosts import call_record, notices, watch
 from negplug.hosts.injection import Injection, NoLossFoundError, treat
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.indexes import IndexRecorder
@@ -40,6 +41,7 @@ class NegativeControlMixin:
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat.
+        ignore: Contrastive losses that may stay untreated, by name or class.
         from_environment: Set by negplug itself when ``NEGPLUG_SAMPLER`` asks for the callback: a
             model without a known loss is then left alone.
 
@@ -57,6 +59,7 @@ class NegativeControlMixin:
         objective: Objective | str | None = None,
         temperature: float | None = None,
         target: str | None = None,
+        ignore: str | Collection[str] = (),
         *,
         from_environment: bool = False,
     ) -> None:
@@ -68,6 +71,7 @@ class NegativeControlMixin:
             )
         self.treatment = Treatment.of(sampler, objective, temperature)
         self.target = target
+        self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self.injection: Injection | None = None
         self._from_environment = from_environment
         self._saved: dict[str, Any] | None = None
@@ -112,6 +116,9 @@ class NegativeControlMixin:
                 raise
             self._leave_alone(trainer, pl_module, str(error))
             return
+        if self.target is None:
+            self.injection.look_out(pl_module, self.ignore)
+        notices.treats(self.injection.sites, self.treatment.sampler)
         self._encoder = RecipeEncoder(pl_module, self.injection.losses.values())
         if all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
@@ -154,8 +161,6 @@ class NegativeControlMixin:
             probe = len(uncalled) == len(self.injection.losses) and call_record.recorded_here()
             if probe and self._from_environment:
                 # An evaluation of a model that was pretrained, treated, in this process.
-                self.injection.remove()
-                self.injection = None
                 reason = f"its training does not call {', '.join(uncalled)}"
                 self._leave_alone(trainer, pl_module, reason)
                 return
@@ -222,7 +227,7 @@ class NegativeControlMixin:
         }
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
-        injection = treat(model, self.treatment, self.target)
+        injection = treat(model, self.treatment, self.target, self.ignore)
         for treated in injection.losses.values():
             # Otherwise one backward pass closes a step, also when a closure runs it again; a
             # manual optimisation may run several in one.
@@ -263,7 +268,9 @@ class NegativeControlMixin:
             self._recorder = None
 
     def _leave_alone(self, trainer: Any, model: nn.Module, reason: str) -> None:
-        self._stop_recording()
+        # From here on its losses are those of a plain loop.
+        self._give_back()
+        self.injection = None
         if trainer.is_global_zero:
             logger.warning("negplug leaves %s alone: %s", type(model).__name__, reason)
 

@@ -25,15 +25,26 @@ def changed(what: str, reader: str) -> RuntimeError:
     return provenance.changed("lightly", what, f"{__name__}.{reader}")
 
 
+def memory_bank(criterion: Any) -> Any:
+    """Return the criterion's memory bank, None if it has none.
+
+    Through Lightly 1.5.15 a criterion with a bank derives from the bank's class.
+    """
+    return getattr(criterion, "memory_bank", criterion if hasattr(criterion, "bank_ptr") else None)
+
+
 def bank_size(criterion: Any) -> int:
     """Return how many keys the criterion's memory bank holds, 0 if it has none.
 
-    A bank's ``size`` is ``(keys, width)``, or ``(0,)`` where it is switched off.
+    A bank's ``size`` is ``(keys, width)``, or ``(0,)`` where it is switched off; in Lightly 1.4 it
+    is the number of keys.
     """
-    bank = getattr(criterion, "memory_bank", None)
+    bank = memory_bank(criterion)
     if bank is None:
         return 0
     size = getattr(bank, "size", None)
+    if isinstance(size, int):
+        return size
     if not (isinstance(size, Sequence) and size and isinstance(size[0], int)):
         what = f"the memory bank of {type(criterion).__name__} has the size {size!r}, no sequence"
         raise changed(f"{what} of integers", "bank_size")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import armed
 import naive
 import pytest
 import torch
@@ -242,9 +243,10 @@ def test_a_script_without_a_trainer(tmp_path):
         assert torch.load(tmp_path / "weights.pt", weights_only=True)
     assert found["baseline"] == found["plain python"]
     assert found["in_batch()"] == pytest.approx(found["plain python"], abs=1e-4)
-    # The environment alone treats Trainers only.
-    done = run(tmp_path, "plain python", "simclr", NEGPLUG_SAMPLER="uniform(num_negatives=4)")
-    assert [float(line) for line in done.stdout.split()] == found["plain python"]
+    # The environment alone does the same, draw for draw.
+    environment = armed.environment(tmp_path, NEGPLUG_SAMPLER="uniform(num_negatives=4)")
+    done = run(tmp_path, "plain python", "simclr", **environment)
+    assert [float(line) for line in done.stdout.split()] == found["uniform(num_negatives=4)"]
     # 4 of 14 negatives: less to tell the positive from.
     assert all(a < b - 0.2 for a, b in zip(*list(found.values())[:1:-1], strict=True))
 

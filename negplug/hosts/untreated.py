@@ -142,8 +142,8 @@ class Lookout:
             raise UntreatedLossError(
                 f"negplug treats {self._those}, but its training also calls contrastive losses "
                 f"that stay untreated: {others}. To treat them, make them attributes of the model "
-                f"that an adapter knows; to leave them alone, say ignore={first!r} "
-                f"(NEGPLUG_IGNORE={first}), or name with target= the one loss to treat"
+                f"and declare what no adapter knows (NEGPLUG_TREAT); to leave them alone, say "
+                f"ignore={first!r} (NEGPLUG_IGNORE={first}), or name the one to treat as target"
             )
 
     def stop(self) -> None:
@@ -166,7 +166,12 @@ class Lookout:
             name = self._judge.name(module)
             self._found[name] = f"{where}, which is out of reach of the model's modules"
         elif (unknown := self._judge.unknown(module, given, output)) is not None:
-            self._found[unknown] = f"{where}, a {type(module).__qualname__} that no adapter knows"
+            self._found[unknown] = f"{where}, a {full_name(type(module))} that no adapter knows"
+
+
+def full_name(kind: type) -> str:
+    """Return the name of a class as declarations have it, ``pkg.module:Class``."""
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def place() -> tuple[str, tuple[str, int]]:

@@ -28,7 +28,7 @@ from negplug.hosts import call_record, environment, notices
 from negplug.hosts.injection import Injection
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
-from negplug.hosts.untreated import Judge, UntreatedLossError, place
+from negplug.hosts.untreated import Judge, UntreatedLossError, full_name, place
 from negplug.kernels.torch_private import outside_graphs
 
 logger = logging.getLogger("negplug")
@@ -116,8 +116,8 @@ class Watch:
         if name is not None:
             raise UntreatedLossError(
                 f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows, and "
-                f"would train on untreated; NEGPLUG_IGNORE={name} leaves it alone, and "
-                f"negplug.ContrastiveLoss is a loss of the same form with a sampler of your choice"
+                f"would train on untreated; NEGPLUG_IGNORE={name} leaves it alone, "
+                f"NEGPLUG_TREAT={full_name(type(module))}=ntxent treats it as Lightly's NTXentLoss"
             )
         return None
 

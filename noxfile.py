@@ -6,6 +6,8 @@ nox -s tests_lowest tests_newest
                     the rooms below the hosts, with the lowest and with the newest versions
 NEGPLUG_COVERAGE=1 nox -s tests_lightly tests_solo tests_solo_main coverage
                     which lines and branches the tests run
+nox -s tests_old_lightly
+                    Lightly 1.4.21, 1.5.0 and 1.5.15: its criteria treated
 nox -s tests_gpu    what computes, on a GPU (NEGPLUG_TEST_DEVICE, cuda unless set)
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
 nox -s speed        every question of cost, beside both hosts (an idle machine, please)
@@ -80,6 +82,16 @@ def tests_lightly(session: nox.Session) -> None:
     """All tests with Lightly and today's Lightning."""
     session.install(".[dev,fast,lightly,sweep]", "lightning", "scikit-learn")
     measured(session)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("version", ["1.4.21", "1.5.0", "1.5.15"])
+def tests_old_lightly(session: nox.Session, version: str) -> None:
+    """What older versions of Lightly have too, which most repositories pin."""
+    # Those before 1.5 use names that numpy 2 has dropped.
+    session.install(".[dev]", f"lightly=={version}", "numpy<2")
+    tests = ("tests/hosts/lightly/test_old_versions.py", "tests/hosts/test_plain_untreated.py")
+    session.run("pytest", *tests, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(python="3.11")

@@ -2,6 +2,7 @@
 
 ``NegativeControl`` is a Lightning callback that treats the criteria of the module it trains;
 ``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not.
+``treat_as`` declares a class of the recipe's own to be a criterion of Lightly.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ if TYPE_CHECKING:
     from negplug.hosts.trainer.diagnostics import (
         RepresentationDiagnosticsMixin as RepresentationDiagnostics,
     )
+    from negplug_lightly.declared import treat_as
 
-__all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics"]
+__all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics", "treat_as"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "treat_as":
+        from negplug_lightly.declared import treat_as
+
+        return treat_as
     if name in __all__:
         from negplug.hosts.trainer.lightnings import callback_class
 

@@ -19,7 +19,8 @@ from negplug.contract.objective import Objective
 from negplug.objectives.decoupled import Decoupled
 from negplug.objectives.infonce import InfoNCE
 from negplug_lightly.model_aware import ModelAware
-from negplug_lightly.private import bank_size, mises_fisher_sigma
+from negplug_lightly.per_view import DecoupledPerView
+from negplug_lightly.private import bank_size, has_denominator_per_view, mises_fisher_sigma
 
 
 def views_or_pairs(
@@ -77,16 +78,19 @@ def decoupled(criterion: Any) -> Objective:
         ValueError: If ``weight_fn`` is not the von Mises–Fisher function of Lightly: an unknown
             function of the two views has no counterpart in an objective.
     """
+    if not hasattr(criterion, "weight_fn"):
+        return Decoupled()  # a class that is declared to be one
     weights = criterion.weight_fn
+    kind = DecoupledPerView if has_denominator_per_view() else Decoupled
     if weights is None:
-        return Decoupled()
+        return kind()
     sigma = mises_fisher_sigma(weights)
     if sigma is None:
         raise ValueError(
             f"{type(criterion).__name__}: weight_fn={weights!r} is a function of your own, which "
             f"negplug cannot carry over; set weight_fn=None, or use DCLWLoss for Lightly's weights"
         )
-    return Decoupled(sigma=sigma)
+    return kind(sigma=sigma)
 
 
 def model_aware(criterion: Any) -> Objective:
@@ -95,8 +99,8 @@ def model_aware(criterion: Any) -> Objective:
 
 
 def constant(criterion: Any, batch: ContrastiveBatch) -> Any:
-    """Return the criterion's temperature as it is."""
-    return criterion.temperature
+    """Return the criterion's temperature as it is, or 1 of a declared class that has none."""
+    return getattr(criterion, "temperature", 1.0)
 
 
 @torch.no_grad()

@@ -7,75 +7,20 @@ To treat a further criterion, add a line to ``_CRITERIA``.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
-from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import FIELDS, Targets
-from negplug.contract.objective import Objective
 from negplug.contract.provenance import installed_version
-from negplug.kernels.torch_private import outside_graphs
 from negplug_lightly import criteria, private
-
-
-class TreatedForward:
-    """A criterion's ``forward``, rerouted. A plain object, so that the model stays picklable."""
-
-    def __init__(self, criterion: nn.Module, known: Criterion, contrast: Contrast) -> None:
-        self.criterion: Any = criterion
-        self.known = known
-        self.contrast = contrast
-
-    @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
-    def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
-        """Return the loss of the projections ``[B, d]`` of two views."""
-        own = functools.partial(type(self.criterion).forward, self.criterion, out0, out1)
-        return self.contrast.returned(own, functools.partial(self._treated, out0, out1))
-
-    def _treated(self, out0: Tensor, out1: Tensor) -> Tensor:
-        with self.contrast.together(out0, out1):
-            batch = self.known.batch(self.criterion, self.contrast.metadata, out0, out1)
-            form = self.known.form(self.criterion)
-            temperature = self.known.temperature(self.criterion, batch)
-            return self.contrast(batch, objective=form, temperature=temperature)
-
-
-class TreatedForwardOfZ(TreatedForward):
-    """The same for a criterion that calls its arguments z0 and z1."""
-
-    def __call__(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """Return the loss of the projections ``[B, d]`` of two views."""
-        return super().__call__(z0, z1)
-
-
-class Criterion(NamedTuple):
-    """A criterion's own terms.
-
-    Attributes:
-        batch: How it forms its batch.
-        form: Which objective it is; raises if negplug has none for it as configured.
-        methods: The methods of its class that make up its loss.
-        attributes: What the adapter reads from it.
-        note: For ``negplug doctor``.
-        temperature: What it divides similarities by, given its batch.
-        treated: Its ``forward`` once treated; has the parameters that the host's must have.
-    """
-
-    batch: Callable[[Any, Metadata, Tensor, Tensor], ContrastiveBatch]
-    form: Callable[[Any], Objective]
-    methods: tuple[str, ...]
-    attributes: tuple[str, ...]
-    note: str
-    temperature: Callable[[Any, ContrastiveBatch], float] = criteria.constant
-    treated: type[TreatedForward] = TreatedForward
-
+from negplug_lightly.declared import TreatedDeclared, declared_form, two_views
+from negplug_lightly.treated import Criterion, TreatedForwardOfZ
 
 _GATHERS = ("temperature", "gather_distributed")
 _CRITERIA: dict[str, Criterion] = {
@@ -139,15 +84,22 @@ class CriterionSite(LossSite):
         self.queue_size = private.bank_size(criterion) or None
         self._criterion = criterion
         self._targets = Targets()
+        self._is_declared = declared_form(criterion) is not None
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
+        if "forward" in vars(self._criterion):
+            raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
+        if self._is_declared:
+            self._treat_as_declared(contrast)
+            return
         known, own = _CRITERIA[self._base], type(self._criterion)
         base = getattr(sys.modules["lightly.loss"], self._base)
         if method := private.overridden(own, base, known.methods):
             raise ValueError(
                 f"{self.host}: {self.name!r} overrides the {method} of {self._base}, so its "
-                f"loss is not known; name another loss as target, or treat it in the subclass"
+                f"loss is not known; name another loss as target, or declare its form: "
+                f"NEGPLUG_TREAT={own.__module__}:{own.__qualname__}=ntxent"
             )
         arguments = list(inspect.signature(own.forward).parameters)
         expected = list(inspect.signature(known.treated.__call__).parameters)
@@ -157,15 +109,30 @@ class CriterionSite(LossSite):
                 f"use another version of lightly or of negplug"
             )
         missing = [name for name in known.attributes if not hasattr(self._criterion, name)]
+        if private.memory_bank(self._criterion) is not None and "memory_bank" in missing:
+            missing.remove("memory_bank")
         if missing:
             raise ValueError(
                 f"{self.host}: {self.name!r} has no {' and no '.join(missing)}, which this adapter "
                 f"expects; use another version of lightly or of negplug"
             )
-        if "forward" in vars(self._criterion):
-            raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
         known.form(self._criterion)  # raises now rather than in the first step
         vars(self._criterion)["forward"] = known.treated(self._criterion, known, contrast)
+
+    def _treat_as_declared(self, contrast: Contrast) -> None:
+        known, own = _CRITERIA[self._base], type(self._criterion)
+        if not two_views(own):
+            raise ValueError(
+                f"{self.host}: {self.name!r} is declared to be {self._base}, but its forward does "
+                f"not take the embeddings of two views; negplug.ContrastiveLoss may serve instead"
+            )
+        if not hasattr(self._criterion, "temperature") and contrast.temperature is None:
+            raise ValueError(
+                f"{self.host}: {self.name!r} has no attribute temperature; say it with "
+                f"temperature=… or NEGPLUG_TEMPERATURE"
+            )
+        known.form(self._criterion)
+        vars(self._criterion)["forward"] = TreatedDeclared(self._criterion, known, contrast)
 
     def labels(self, batch: Any) -> Tensor | None:
         """Return the targets of Lightly's (views, targets, file names), or of a named field."""
@@ -202,22 +169,41 @@ def site_of(module: nn.Module) -> LossSite | None:
 
 
 def report_methods() -> Iterator[MethodReport]:
-    """Yield every criterion of the installed Lightly and what can be done to it."""
+    """Yield every criterion of the installed Lightly and what can be done to it.
+
+    Raises:
+        ImportError: If Lightly is installed and cannot be imported.
+    """
     try:
         from lightly import loss
-    except ImportError:
-        return
+    except ModuleNotFoundError as error:
+        if error.name == "lightly":
+            return
+        raise
     for name, value in sorted(vars(loss).items()):
         if not (inspect.isclass(value) and issubclass(value, nn.Module)):
             continue
         if name in _CRITERIA:
-            yield MethodReport(name, True, _CRITERIA[name].note)
+            yield MethodReport(name, True, _CRITERIA[name].note + _of_this_version(name))
         else:
-            yield MethodReport(name, False, _REFUSED.get(name, "no negatives to choose"))
+            note = _REFUSED.get(name, "no negatives to choose")
+            yield MethodReport(name, False, note, contrastive=name in _REFUSED)
+
+
+def _of_this_version(name: str) -> str:
+    """Return what the installed version has in another form than later ones, for a note."""
+    if name not in ("DCLLoss", "DCLWLoss") or not private.has_denominator_per_view():
+        return ""
+    return (
+        f"; lightly {installed_version('lightly')} has one denominator for each view, and so has "
+        f"the treated loss; no draws from the softmax"
+    )
 
 
 def _kind(module: nn.Module) -> str | None:
     """Return which known criterion ``module`` is; a class that Lightly has dropped is none."""
+    if (declared := declared_form(module)) is not None:
+        return declared
     # Of a host that is not loaded there are no modules.
     loss = sys.modules.get("lightly.loss")
     kinds = (name for name in _CRITERIA if isinstance(module, getattr(loss, name, ())))

@@ -7,10 +7,14 @@ attributes of a criterion are checked where it is treated.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from negplug.contract import provenance
 
@@ -25,15 +29,26 @@ def changed(what: str, reader: str) -> RuntimeError:
     return provenance.changed("lightly", what, f"{__name__}.{reader}")
 
 
+def memory_bank(criterion: Any) -> Any:
+    """Return the criterion's memory bank, None if it has none.
+
+    Through Lightly 1.5.15 a criterion with a bank derives from the bank's class.
+    """
+    return getattr(criterion, "memory_bank", criterion if hasattr(criterion, "bank_ptr") else None)
+
+
 def bank_size(criterion: Any) -> int:
     """Return how many keys the criterion's memory bank holds, 0 if it has none.
 
-    A bank's ``size`` is ``(keys, width)``, or ``(0,)`` where it is switched off.
+    A bank's ``size`` is ``(keys, width)``, or ``(0,)`` where it is switched off; in Lightly 1.4 it
+    is the number of keys.
     """
-    bank = getattr(criterion, "memory_bank", None)
+    bank = memory_bank(criterion)
     if bank is None:
         return 0
     size = getattr(bank, "size", None)
+    if bank is criterion and isinstance(size, int):
+        return size
     if not (isinstance(size, Sequence) and size and isinstance(size[0], int)):
         what = f"the memory bank of {type(criterion).__name__} has the size {size!r}, no sequence"
         raise changed(f"{what} of integers", "bank_size")
@@ -54,6 +69,19 @@ def overridden(criterion: type, base: type, methods: Sequence[str]) -> str | Non
         if getattr(criterion, method) is not getattr(base, method):
             return method
     return None
+
+
+@functools.cache
+def has_denominator_per_view() -> bool:
+    """Return whether ``DCLLoss`` has two denominators, as in 1.5.15, where later ones have one.
+
+    Asked of the loss itself: two orthogonal samples, each the positive of itself, have one negative
+    of similarity 0 in each view, so the loss is log(1 + 1) − 1, or 2·log 1 − 1.
+    """
+    base = importlib.import_module("lightly.loss.dcl_loss").DCLLoss
+    with torch.no_grad():
+        found = float(base(temperature=1.0)._loss(*(torch.eye(2),) * 4))
+    return found < (math.log(2) - 2) / 2
 
 
 def mises_fisher_sigma(weights: Any) -> float | None:

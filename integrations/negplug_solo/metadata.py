@@ -44,7 +44,7 @@ def read_metadata(
         indexes, why = _checked(provided.indexes), ""
     if provided.labels is not None:
         labels, unlabeled = as_labels("labels", provided.labels), ""
-    return Metadata(indexes, labels, why, is_supervised(model), unlabeled)
+    return Metadata(indexes, labels, why, is_supervised(model), unlabeled=unlabeled)
 
 
 def _indexes(model: nn.Module, batch: Any) -> tuple[Tensor | None, str]:

@@ -88,19 +88,29 @@ def run(
     if seed is not None:
         _seed(seed)
     if treated:
+        from negplug.hosts import environment, notices
         from negplug.hosts.watch import Watch
 
-        Watch(sampler, objective, temperature)  # for a script without a Trainer
+        notices.show()
+        Watch(sampler, objective, temperature, environment.ignored())  # where no Trainer treats
 
-    main_process = _is_main_process()  # before the script: Lightning sets the rank variables
-    with call_record.opened() as any_call:
+    launched = _is_launched()  # before the script: Lightning sets the rank variables
+    with call_record.opened() as calls:
 
         def problem() -> str | None:
-            if not treated or not main_process or any_call():
+            if not treated:
                 return None
+            if not calls().any:
+                return (
+                    f"{script} ended without calling any contrastive loss that negplug treats, so "
+                    f"--sampler {sampler} had no effect; 'negplug doctor' lists the hosts it knows."
+                )
+            if launched or not calls().missing:
+                return None
+            missing = ", ".join(map(str, calls().missing))
             return (
-                f"{script} ended without calling any contrastive loss that negplug treats, so "
-                f"--sampler {sampler} had no effect; 'negplug doctor' lists the hosts it knows."
+                f"{script} ended without a call of a treated loss in rank {missing}, which trained "
+                f"without --sampler {sampler} if it trained."
             )
 
         with checked_leaving(problem):
@@ -129,7 +139,6 @@ def _seed(seed: int) -> None:
     os.environ["PL_GLOBAL_SEED"] = str(seed)
 
 
-def _is_main_process() -> bool:
-    """Whether no launcher (torchrun, srun) made this process another rank than the first."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"
+def _is_launched() -> bool:
+    """Whether a launcher (torchrun, srun) started every rank, each with a record of its own."""
+    return any(name in os.environ for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))

@@ -163,8 +163,11 @@ class MethodReport:
         method: The host's name for it.
         treatable: Whether its negatives can be controlled.
         note: How, or why not.
+        contrastive: Whether a method that is not treatable has negatives all the same. One that has
+            may not be left untreated unnoticed.
     """
 
     method: str
     treatable: bool
     note: str
+    contrastive: bool = False

@@ -17,6 +17,7 @@ from negplug.kernels.errors import RanksError
 # Of an error's message, in characters.
 _LONGEST_MESSAGE = 2_000
 
+
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
     try:

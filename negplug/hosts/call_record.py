@@ -1,8 +1,9 @@
-"""Whether any process of a script called a treated loss.
+"""Which processes of a script called a treated loss.
 
-``negplug run`` exits non-zero when none did: a recipe that trained without its treated loss is no
-treated recipe. Lightning may train in processes that it spawns or forks, so the answer is kept in
-a file, named in the environment, to which each process adds one byte at its first call.
+``negplug run`` exits non-zero when none did, or not every rank: a recipe that trained without its
+treated loss is no treated recipe. Ranks may be processes that are spawned or forked, so the answer
+is kept in a file, named in the environment, to which each process adds a line at its first call:
+its rank and their number.
 
 On Linux the file is in memory and has no name but that of the open file of this process, so that
 nothing is left behind, however this process ends. Free of torch, so that the command line can ask
@@ -16,13 +17,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 RECORD_VARIABLE = "NEGPLUG_CALL_RECORD"
 
 _recorded = False
 
 
-def record_call() -> None:
+class Calls(NamedTuple):
+    """What the processes of a script have noted.
+
+    Attributes:
+        any: Whether a treated loss was called in any of them.
+        missing: The ranks in which none was called, though one was in another of them.
+    """
+
+    any: bool
+    missing: list[int]
+
+
+def record_call(rank: int = 0, world_size: int = 1) -> None:
     """Note that this process called a treated loss; free from the second call on."""
     global _recorded
     if _recorded:
@@ -32,7 +46,7 @@ def record_call() -> None:
     if path:
         # Where the process that asks is gone, its file is gone too.
         with suppress(FileNotFoundError), open(path, "ab") as file:
-            file.write(b".")
+            file.write(f"{rank} {world_size}\n".encode())
 
 
 def recorded_here() -> bool:
@@ -41,17 +55,17 @@ def recorded_here() -> bool:
 
 
 @contextmanager
-def opened() -> Iterator[Callable[[], bool]]:
+def opened() -> Iterator[Callable[[], Calls]]:
     """Keep a record for this process and those that it starts.
 
     Yields:
-        A function that tells whether a treated loss was called in any of them so far.
+        A function that tells what they have noted so far.
     """
     descriptor, path, named = _new_file()
     os.environ[RECORD_VARIABLE] = path
     try:
         # Asked through the open file: a cleaner of old temporary files may have taken the name.
-        yield lambda: os.fstat(descriptor).st_size > 0
+        yield lambda: _read(descriptor)
     finally:
         os.environ.pop(RECORD_VARIABLE, None)
         os.close(descriptor)
@@ -70,3 +84,13 @@ def _new_file() -> tuple[int, str, bool]:
         os.close(descriptor)  # no /proc here
     descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
     return descriptor, path, True
+
+
+def _read(descriptor: int) -> Calls:
+    lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode().splitlines()
+    called: dict[int, set[int]] = {}
+    for line in lines:
+        rank, world_size = map(int, line.split())
+        called.setdefault(world_size, set()).add(rank)
+    missing = {rank for size, ranks in called.items() for rank in set(range(size)) - ranks}
+    return Calls(bool(lines), sorted(missing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +16,7 @@ from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
+from negplug.hosts.untreated import Lookout
 from negplug.plugins.manager import plugins
 
 
@@ -35,6 +36,7 @@ class Injection:
     def __init__(self, sites: list[LossSite], losses: list[TreatedLoss]) -> None:
         self.losses = {site.name: loss for site, loss in zip(sites, losses, strict=True)}
         self.sites = sites
+        self._lookout: Lookout | None = None
         self._treated: list[LossSite] = []
         try:
             for site, loss in zip(sites, losses, strict=True):
@@ -48,6 +50,17 @@ class Injection:
         """Restore the host's own losses. The samplers' state stays readable."""
         while self._treated:
             self._treated.pop().restore()
+        if self._lookout is not None:
+            self._lookout.stop()
+
+    def look_out(self, model: nn.Module, ignore: Collection[str] = ()) -> None:
+        """Insist that the first steps of ``model`` call no other contrastive loss.
+
+        Args:
+            model: The model that trains.
+            ignore: Losses that may stay untreated, by the name of their attribute or class.
+        """
+        self._lookout = Lookout(model, self.losses, ignore)
 
     def provide(
         self,
@@ -81,7 +94,13 @@ class Injection:
             treated.loss.begin_step()
 
     def end_step(self) -> None:
-        """Close a training step, so that samplers take in what a backward pass has reached."""
+        """Close a training step, so that samplers take in what a backward pass has reached.
+
+        Raises:
+            UntreatedLossError: If it called a contrastive loss that :meth:`look_out` is about.
+        """
+        if self._lookout is not None:
+            self._lookout.end_step()
         for treated in self.losses.values():
             treated.loss.end_step()
             treated.forget()
@@ -163,14 +182,21 @@ def inject(
     return treat(model, Treatment.of(sampler, objective, temperature), target)
 
 
-def treat(model: nn.Module, treatment: Treatment, target: str | None = None) -> Injection:
-    """Treat every contrastive loss of ``model``, or the one that ``target`` names.
+def treat(
+    model: nn.Module,
+    treatment: Treatment,
+    target: str | None = None,
+    ignore: Collection[str] = (),
+) -> Injection:
+    """Treat every contrastive loss of ``model`` but those in ``ignore``, or only ``target``.
 
     Raises:
         NoLossFoundError: If no known loss is found.
         ValueError: If a loss cannot be treated.
     """
-    sites = _find(model, target)
+    sites = [site for site in _find(model, target) if site.name not in ignore]
+    if not sites:
+        raise NoLossFoundError(f"ignore={sorted(ignore)} leaves no loss of this model to treat")
     return Injection(sites, [treatment.at(site) for site in sites])
 
 

@@ -17,6 +17,7 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record
+from negplug.kernels.distributed import rank, world_size
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.objectives.infonce import InfoNCE
@@ -135,7 +136,8 @@ class TreatedLoss:
         if batch.training:
             self._used = self.loss.next_step
             self.calls += 1
-            call_record.record_call()
+            if not call_record.recorded_here():
+                call_record.record_call(rank(), world_size())
         self.loss.to(batch.anchors.embeddings.device)
         return self.loss.contrast(
             batch,

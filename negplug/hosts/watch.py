@@ -1,4 +1,4 @@
-"""Plain PyTorch loops under ``negplug run``: a loss is treated at its first training call.
+"""Plain PyTorch loops: a loss is treated at its first training call.
 
 A script without a Trainer does not say when its model is complete, but it calls its loss. Torch
 has a global hook behind every module's forward pass. The first time that a module which an
@@ -7,12 +7,15 @@ the place of what it returned; from then on its own forward is not run. (The hoo
 forward pass would be too late for that first call: torch has looked ``forward`` up by then.)
 
 Each loss has samplers of its own, and a step ends with its backward pass. Data set indexes are
-out of reach. While a Trainer fits, its callback does the treating and the hook is away.
+out of reach. While a Trainer fits a model that its callback treats, the hook is away.
 """
 
 from __future__ import annotations
 
+import atexit
+import logging
 import weakref
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,12 +23,15 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.adapter import LossSite
 from negplug.contract.objective import Objective
-from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts import call_record, environment, notices
 from negplug.hosts.injection import Injection
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
+from negplug.hosts.untreated import Judge, UntreatedLossError, full_name, place
 from negplug.kernels.torch_private import outside_graphs
-from negplug.plugins.manager import plugins
+
+logger = logging.getLogger("negplug")
 
 _UNINDEXED = (
     "a plain PyTorch loop does not say which samples it trains on; call negplug.inject() in the "
@@ -33,6 +39,7 @@ _UNINDEXED = (
 )
 
 _watch: Watch | None = None
+_fitting: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 class Watch:
@@ -42,6 +49,7 @@ class Watch:
         sampler: A sampler or an expression. Each loss gets a copy with state of its own.
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
+        ignore: Losses to leave alone, by the name of their class.
 
     Attributes:
         injections: The handles of the losses treated so far, by name, in order of their calls.
@@ -55,78 +63,152 @@ class Watch:
         sampler: NegativeSampler | str,
         objective: Objective | str | None = None,
         temperature: float | None = None,
+        ignore: Collection[str] = (),
     ) -> None:
         global _watch
         self.injections: dict[str, Injection] = {}
         self._treatment = Treatment.of(sampler, objective, temperature)
-        self._adapters = [a for a in plugins().provided("adapter") if a.spec.site_of is not None]
-        self._fitting: weakref.WeakSet[object] = weakref.WeakSet()
+        self._judge = Judge(ignore)
+        self._first_calls: dict[tuple[type, tuple[str, int]], _FirstCall] = {}
         self._hook: Any = None
+        if _watch is not None:
+            _watch.stop()
         _watch = self
         self._update()
 
     def stop(self) -> None:
         """Restore the losses, and treat no others."""
         global _watch
-        _watch = None
+        if _watch is self:
+            _watch = None
         self._update()
         for injection in self.injections.values():
             injection.remove()
-
-    def pause(self, fitting: object) -> None:
-        """Take the hook away, until :meth:`resume` is called with the same object."""
-        self._fitting.add(fitting)
-        self._update()
-
-    def resume(self, fitting: object) -> None:
-        """Undo :meth:`pause`, if there was one."""
-        self._fitting.discard(fitting)
-        self._update()
 
     def _update(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if _watch is self and not self._fitting:
-            self._hook = register_module_forward_hook(self._after_forward, with_kwargs=True)
+        if _watch is self and not _fitting:
+            self._hook = register_module_forward_hook(self.after_forward, with_kwargs=True)
 
-    def _after_forward(
+    def after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         """Return the treated loss in place of ``output``, or None to leave that."""
         # What most modules return; checked here, so that a compiled graph goes on through them.
         if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
             return None
-        return self._after_scalar(module, args, kwargs)
+        return self._after_scalar(module, args, kwargs, output)
 
     @outside_graphs
     def _after_scalar(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Any:
-        for adapter in self._adapters:
-            with blaming(adapter.plugin, "site_of()"):
-                site = adapter.spec.site_of(module)
-            if site is not None:
-                self._treat(site)
-                return module.forward(*args, **kwargs)
+        site = self._judge.site_of(module)
+        if site is not None:
+            first_call = self._treat(site, module)
+            treated: Tensor = module.forward(*args, **kwargs)
+            if treated.requires_grad:
+                treated.register_hook(first_call.end_step)  # type: ignore[no-untyped-call]
+            return treated
+        name = self._judge.unknown(module, (args, kwargs), output)
+        if name is not None:
+            raise UntreatedLossError(
+                f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows, and "
+                f"would train on untreated; NEGPLUG_IGNORE={name} leaves it alone, "
+                f"NEGPLUG_TREAT={full_name(type(module))}=ntxent treats it as Lightly's NTXentLoss"
+            )
         return None
 
-    def _treat(self, site: LossSite) -> None:
+    def _treat(self, site: LossSite, module: nn.Module) -> _FirstCall:
         # Of a name of its own, from which the seed of its draws is made.
         number = len(self.injections)
         site.name = f"{site.name}.{number}" if number else site.name
-        injection = Injection([site], [self._treatment.at(site)])
+        where, key = place()
+        earlier = self._first_calls.get((type(module), key))
+        if earlier is not None and earlier.was_the_last:
+            raise UntreatedLossError(
+                f"{type(module).__name__}, called at {where}, is made anew in every step; what a "
+                f"sampler remembers and draws goes with the loss, so make it once, before the loop"
+            )
+        treated = self._treatment.at(site)
+        injection = Injection([site], [treated])
         injection.provide(unindexed=_UNINDEXED)
         self.injections[site.name] = injection
+        notices.treats([site], self._treatment.sampler, f", called at {where}")
+        first_call = self._first_calls[type(module), key] = _FirstCall(treated)
+        return first_call
+
+
+class _FirstCall:
+    """The first call of a loss, and whether another followed its step."""
+
+    def __init__(self, treated: TreatedLoss) -> None:
+        self._treated = treated
+        self._calls_in_step: int | None = None
+
+    def end_step(self, _: Tensor) -> None:
+        """Note that the step's backward pass has come."""
+        self._calls_in_step = self._treated.calls
+
+    @property
+    def was_the_last(self) -> bool:
+        """Whether the step is over and the loss was not called in another."""
+        return self._calls_in_step == self._treated.calls
+
+
+def from_environment() -> Watch | None:
+    """Return the watch that is at work, or one that the environment asks for.
+
+    Returns:
+        None if there is none and the environment asks for none.
+
+    Raises:
+        ValueError, TypeError: If what the environment asks for cannot be had.
+    """
+    asked = environment.asked()
+    if _watch is not None or asked is None:
+        return _watch
+    notices.show()
+    return Watch(*asked, environment.ignored())
+
+
+def take_over(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> Any:
+    """Start the watch that the environment asks for with this call, unless it is at work.
+
+    Returns:
+        The treated loss in place of ``output``, or None to leave that.
+    """
+    at_work, found = _watch, from_environment()
+    if found is None or found is at_work or _fitting:
+        return None
+    atexit.register(_say_if_untreated)
+    return found.after_forward(module, args, kwargs, output)
 
 
 def pause(fitting: object) -> None:
-    """Leave losses alone while a Trainer fits; does nothing where nothing is watched."""
-    if _watch is not None:
-        _watch.pause(fitting)
+    """Leave losses alone while a Trainer fits, until :func:`resume` with the same object."""
+    _fitting.add(fitting)
+    _update()
 
 
 def resume(fitting: object) -> None:
     """Undo :func:`pause`; does nothing where nothing was paused."""
+    _fitting.discard(fitting)
+    _update()
+
+
+def _update() -> None:
     if _watch is not None:
-        _watch.resume(fitting)
+        _watch._update()
+
+
+def _say_if_untreated() -> None:
+    if not call_record.recorded_here():
+        logger.warning(
+            "negplug: NEGPLUG_SAMPLER is set, but this process ends without having called any "
+            "contrastive loss that negplug treats; 'negplug doctor' lists the hosts it knows"
+        )

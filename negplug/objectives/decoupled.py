@@ -65,7 +65,7 @@ class Decoupled(Objective):
         self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
     ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        negative = negative_term(batch, negatives, temperature)
+        negative = self.push(batch, negatives, temperature)
         present = batch.positives >= 0
         pull = torch.where(present, positive_logits(batch, temperature), 0.0)
         if self.sigma is not None:
@@ -75,6 +75,12 @@ class Decoupled(Objective):
         # Alone, the push or the pull would be unbounded: an anchor needs both to pay.
         nothing = (number == 0) | (negative == -torch.inf)
         return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
+
+    def push(
+        self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
+    ) -> Tensor:
+        """Return ℓ⁻, ``[N]``; -inf for an anchor without negatives."""
+        return negative_term(batch, negatives, temperature)
 
 
 @torch.no_grad()

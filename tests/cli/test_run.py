@@ -183,12 +183,12 @@ def test_a_process_enters_the_record_once(monkeypatch: pytest.MonkeyPatch) -> No
     from negplug.hosts import call_record
 
     monkeypatch.setattr(call_record, "_recorded", False)
-    with call_record.opened() as any_call:
-        assert not any_call()
-        call_record.record_call()
-        call_record.record_call()
-        assert any_call()
-        assert Path(os.environ[call_record.RECORD_VARIABLE]).read_bytes() == b"."
+    with call_record.opened() as calls:
+        assert calls() == (False, [])
+        call_record.record_call(1, 3)
+        call_record.record_call(2, 3)
+        assert calls() == (True, [0, 2])
+        assert Path(os.environ[call_record.RECORD_VARIABLE]).read_bytes() == b"1 3\n"
 
 
 @pytest.mark.parametrize(

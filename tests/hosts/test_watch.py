@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import armed
 import naive
 import pytest
 import torch
@@ -156,12 +157,17 @@ def test_a_trainer_is_untouched(watch):
 
     class Looking(hosts.lightning().Callback):
         def on_train_batch_end(self, *_):
-            during.append(len(hooks))
+            during.append((watched(), len(hooks)))
+
+    def watched():
+        return any(getattr(hook, "__self__", None) is watching for hook in hooks.values())
 
     control = hosts.negative_control()("uniform(num_negatives=4)")
     before = len(hooks)
+    assert watched()
     hosts.trainer(callbacks=[control, Looking()]).fit(hosts.recipe(), hosts.loader())
-    assert during == [before - 1] * 3
+    # The Trainer's own lookout for untreated losses sees three steps.
+    assert during == [(False, before)] * 2 + [(False, before - 1)]
     assert control.injection.losses["criterion"].calls == 3
     assert not watching.injections
     assert len(hooks) == before
@@ -237,9 +243,10 @@ def test_a_script_without_a_trainer(tmp_path):
         assert torch.load(tmp_path / "weights.pt", weights_only=True)
     assert found["baseline"] == found["plain python"]
     assert found["in_batch()"] == pytest.approx(found["plain python"], abs=1e-4)
-    # The environment alone treats Trainers only.
-    done = run(tmp_path, "plain python", "simclr", NEGPLUG_SAMPLER="uniform(num_negatives=4)")
-    assert [float(line) for line in done.stdout.split()] == found["plain python"]
+    # The environment alone does the same, draw for draw.
+    environment = armed.environment(tmp_path, NEGPLUG_SAMPLER="uniform(num_negatives=4)")
+    done = run(tmp_path, "plain python", "simclr", **environment)
+    assert [float(line) for line in done.stdout.split()] == found["uniform(num_negatives=4)"]
     # 4 of 14 negatives: less to tell the positive from.
     assert all(a < b - 0.2 for a, b in zip(*list(found.values())[:1:-1], strict=True))
 

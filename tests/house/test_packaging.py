@@ -93,6 +93,7 @@ def test_the_wheels_entry_points(wheel):
         "pytorch_lightning.callbacks_factory": {
             "negplug": "negplug.hosts.trainer.autoload:pytorch_lightning"
         },
+        "torch.backends": {"negplug": "negplug.hosts.arming:arm"},
     }
 
 
@@ -186,6 +187,7 @@ def test_without_a_sampler_the_factories_return_nothing_and_load_nothing(environ
         "negplug.contract",
         "negplug.contract.variables",
         "negplug.hosts",
+        "negplug.hosts.environment",
         "negplug.hosts.trainer",
         "negplug.hosts.trainer.autoload",
     }

@@ -5,7 +5,7 @@ they return an empty list at once: no torch, no core, nothing that could raise. 
 processes inherit the environment and so the treatment.
 
 Environment:
-    NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
+    NEGPLUG_SAMPLER and others: See :mod:`negplug.hosts.environment`.
     NEGPLUG_DIAGNOSTICS: Names of :data:`DIAGNOSTICS`, separated by commas; with or without a
         sampler, so that an untouched recipe is measured too.
     NEGPLUG_METRICS: A file; what the recipe logs is appended to it, see
@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from negplug.contract.variables import check_effect
+from negplug.hosts import environment
 
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 
@@ -55,12 +55,11 @@ def asked_diagnostics() -> list[str]:
 
 
 def _callbacks(framework: str) -> list[Any]:
-    check_effect(os.environ)
-    sampler = os.environ.get("NEGPLUG_SAMPLER")
+    asked = environment.asked()
     metrics = os.environ.get("NEGPLUG_METRICS")
     callbacks: list[Any] = []
-    if sampler:
-        callbacks.append(_control(framework, sampler))
+    if asked is not None:
+        callbacks.append(_control(framework, asked))
     for name in asked_diagnostics():
         from negplug.hosts.trainer.lightnings import callback_class
 
@@ -75,14 +74,12 @@ def _callbacks(framework: str) -> list[Any]:
     return callbacks
 
 
-def _control(framework: str, sampler: str) -> Any:
+def _control(framework: str, asked: environment.Asked) -> Any:
+    from negplug.hosts import watch
     from negplug.hosts.trainer.lightnings import callback_class
 
-    temperature = os.environ.get("NEGPLUG_TEMPERATURE")
-    try:
-        number = float(temperature) if temperature else None
-    except ValueError:
-        raise ValueError(f"NEGPLUG_TEMPERATURE must be a number, got {temperature!r}") from None
+    # What a Trainer leaves alone is a plain loop's.
+    watch.from_environment()
     return callback_class("NegativeControl", framework)(
-        sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number, from_environment=True
+        *asked, ignore=environment.ignored(), from_environment=True
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.hosts import call_record, watch
+from negplug.hosts import call_record, notices, watch
 from negplug.hosts.injection import Injection, NoLossFoundError, treat
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.call_counts import CallCounts, insist
@@ -44,6 +45,7 @@ class NegativeControlMixin(EvaluationMixin):
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat. Several callbacks of a Trainer have one each.
+        ignore: Contrastive losses that may stay untreated, by name or class.
         from_environment: Set by negplug itself when ``NEGPLUG_SAMPLER`` asks for the callback: a
             model without a known loss is then left alone.
 
@@ -61,6 +63,7 @@ class NegativeControlMixin(EvaluationMixin):
         objective: Objective | str | None = None,
         temperature: float | None = None,
         target: str | None = None,
+        ignore: str | Collection[str] = (),
         *,
         from_environment: bool = False,
     ) -> None:
@@ -72,6 +75,7 @@ class NegativeControlMixin(EvaluationMixin):
             )
         self.treatment = Treatment.of(sampler, objective, temperature)
         self.target = target
+        self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self.injection: Injection | None = None
         self._from_environment = from_environment
         self._kept = KeptState()
@@ -125,6 +129,9 @@ class NegativeControlMixin(EvaluationMixin):
                 raise
             self._leave_alone(trainer, pl_module, str(error))
             return
+        if self.target is None:
+            self.injection.look_out(pl_module, self.ignore)
+        notices.treats(self.injection.sites, self.treatment.sampler)
         if all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
         self._kept.restore(self.injection)
@@ -170,8 +177,6 @@ class NegativeControlMixin(EvaluationMixin):
             probe = len(uncalled) == len(self.injection.losses) and call_record.recorded_here()
             if probe and self._from_environment:
                 # An evaluation of a model that was pretrained, treated, in this process.
-                self.injection.remove()
-                self.injection = None
                 reason = f"its training does not call {', '.join(uncalled)}"
                 self._leave_alone(trainer, pl_module, reason)
                 return
@@ -256,7 +261,7 @@ class NegativeControlMixin(EvaluationMixin):
         return [each for each in trainer.callbacks if isinstance(each, kind) and each is not self]
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
-        injection = treat(model, self.treatment, self.target)
+        injection = treat(model, self.treatment, self.target, self.ignore)
         if refused := refusal(trainer):
             injection.remove()
             raise refused
@@ -292,6 +297,8 @@ class NegativeControlMixin(EvaluationMixin):
             self._recorder = None
 
     def _leave_alone(self, trainer: Any, model: nn.Module, reason: str) -> None:
-        self._stop_recording()
+        # From here on its losses are those of a plain loop.
+        self._give_back(model)
+        self.injection = None
         if trainer.is_global_zero:
             logger.warning("negplug leaves %s alone: %s", type(model).__name__, reason)

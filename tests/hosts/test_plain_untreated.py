@@ -1,0 +1,103 @@
+"""Plain loops, and Trainers that are left alone: nothing contrastive trains on untreated."""
+
+from __future__ import annotations
+
+import hosts
+import naive
+import pytest
+import torch
+from torch import nn
+
+from negplug.hosts.untreated import UntreatedLossError
+from negplug.hosts.watch import Watch
+
+lightly_loss = pytest.importorskip("lightly.loss")
+NTXentLoss = lightly_loss.NTXentLoss
+
+
+@pytest.fixture
+def watch():
+    made = []
+
+    def start(*args, **kwargs):
+        made.append(Watch(*args, **kwargs))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+class Own(nn.Module):
+    def forward(self, views):
+        a, b = views
+        return nn.functional.cross_entropy(a @ b.T, torch.arange(len(a)))
+
+
+def embeddings():
+    return [z * 1.0 for z in naive.embeddings(2, 8)]  # of a network, no parameters
+
+
+def test_a_loss_that_no_adapter_knows_is_refused_at_its_first_call(watch):
+    watch("in_batch()")
+    with pytest.raises(UntreatedLossError, match=r"^Own, called at test_plain_untreated\.py:\d+"):
+        Own()(embeddings())
+
+
+def test_ignore(watch):
+    watching = watch("in_batch()", ignore=["Own", "DCLLoss"])
+    Own()(embeddings())
+    lightly_loss.DCLLoss()(*embeddings())
+    assert not watching.injections
+
+
+def step(criterion):
+    loss = criterion(*embeddings())
+    loss.backward()
+
+
+@pytest.mark.parametrize("sampler", ["uniform(num_negatives=4)", "queue(size=32)"])
+def test_a_criterion_made_anew_in_each_step_is_refused_in_the_second(watch, sampler):
+    watching = watch(sampler)
+    step(NTXentLoss())
+    with pytest.raises(UntreatedLossError, match="made anew in every step"):
+        step(NTXentLoss())
+    assert len(watching.injections) == 1
+
+
+def test_a_new_criterion_for_a_new_training_and_several_at_one_place_are_taken(watch):
+    watching = watch("queue(size=32)")
+    for _ in range(2):  # as with k-fold
+        criterion = NTXentLoss()
+        for _ in range(2):
+            step(criterion)
+    heads = [NTXentLoss(0.1), NTXentLoss(0.2)]
+    for _ in range(2):
+        sum(criterion(*embeddings()) for criterion in heads).backward()
+    assert len(watching.injections) == 4
+
+
+class Apart(hosts.lightning().LightningModule):
+    """Its criterion is where no search finds it."""
+
+    def __init__(self, get):
+        super().__init__()
+        self.net, self.get = nn.Linear(3 * hosts.IMAGE**2, 8), get
+
+    def training_step(self, batch, batch_idx):
+        return self.get()(*(self.net(view.flatten(1)) for view in batch[0]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_watch_takes_over_from_a_trainer_that_is_left_alone(watch, monkeypatch):
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "queue(size=32)")
+    watching, kept = watch("queue(size=32)"), [NTXentLoss()]
+    hosts.trainer().fit(Apart(lambda: kept[0]), hosts.loader())
+    assert watching.injections["NTXentLoss"].losses["NTXentLoss"].calls == 3
+    with pytest.raises(UntreatedLossError, match="made anew in every step"):
+        hosts.trainer().fit(Apart(NTXentLoss), hosts.loader())
+    with pytest.raises(UntreatedLossError, match="Own"):
+        hosts.trainer().fit(Apart(lambda: lambda a, b: Own()((a, b))), hosts.loader())

@@ -1,0 +1,131 @@
+"""A Trainer's contrastive losses that nobody treats: found by their calls, named, refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+import hosts
+import pytest
+import torch
+from torch import nn
+
+from negplug.hosts.untreated import UntreatedLossError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+lightly_only = pytest.mark.skipif(
+    importlib.util.find_spec("lightly") is None, reason="a host whose losses are modules"
+)
+
+
+class Own(nn.Module):
+    """A contrastive loss of the recipe's own."""
+
+    def forward(self, a, b):
+        logits = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
+        return nn.functional.cross_entropy(logits / 0.1, torch.arange(len(a)))
+
+
+def fit(call, *, attribute=None, **settings):
+    """Fit the host's recipe, whose every step also makes ``call(module, a, b, batch_idx)``."""
+    module = hosts.recipe()
+    if attribute is not None:
+        module.another = attribute
+    step, head = module.training_step, nn.Linear(3 * hosts.IMAGE**2, 8)
+
+    def training_step(batch, batch_idx):
+        views = next(part for part in batch if isinstance(part, list))
+        call(module, *(head(view.flatten(1)) for view in views[:2]), batch_idx)
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    control = hosts.negative_control()("uniform(num_negatives=2)", **settings)
+    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
+    return control
+
+
+def another(module, a, b, _):
+    module.another(a, b)
+
+
+def test_a_loss_of_the_recipes_own_is_named_with_the_place_of_its_call():
+    with pytest.raises(UntreatedLossError, match=r"treats \S+ of .*another \(called at test_untr"):
+        fit(another, attribute=Own())
+
+
+@pytest.mark.parametrize("settings", [{"ignore": "another"}, {"ignore": ["Own"]}])
+def test_ignore_leaves_it_alone(settings):
+    assert fit(another, attribute=Own(), **settings).injection is not None
+
+
+def test_target_leaves_others_alone():
+    fit(another, attribute=Own(), target=hosts.site_name())
+
+
+def test_a_loss_that_takes_turns_is_found():
+    def third(module, a, b, batch_idx):
+        if batch_idx == 2:
+            Own()(a, b)
+
+    with pytest.raises(UntreatedLossError, match="Own"):
+        fit(third)
+
+
+def test_what_has_no_negatives_is_no_matter():
+    def others(module, a, b, _):
+        nn.MSELoss()(a, b)
+        nn.CrossEntropyLoss()(a, torch.zeros(len(a), dtype=torch.long))
+
+    before = len(torch.nn.modules.module._global_forward_hooks)
+    fit(others)
+    assert len(torch.nn.modules.module._global_forward_hooks) == before
+
+
+def test_what_is_treated_is_said_once(caplog):
+    caplog.set_level(logging.INFO, "negplug")
+    fit(lambda *_: None)
+    (line,) = [r.getMessage() for r in caplog.records if "negplug treats" in r.getMessage()]
+    assert hosts.site_name() in line
+    assert "uniform(num_negatives=2)" in line
+
+
+def ways_to(loss):
+    """Ways to a loss that lead over no attribute of the module that is a module."""
+    listed, mapped = [loss], {"local": (loss,)}
+    return {
+        "list": lambda: listed[0],
+        "tuple in a dictionary": lambda: mapped["local"][0],
+        "closure": lambda: loss,
+        "made in the step": type(loss),
+    }
+
+
+@lightly_only
+@pytest.mark.parametrize("way", ways_to(None))
+def test_a_known_loss_out_of_the_modules_reach(way):
+    from lightly.loss import NTXentLoss
+
+    get = ways_to(NTXentLoss())[way]
+    with pytest.raises(UntreatedLossError, match=r"NTXentLoss \(called at test_untreated\.py:\d+"):
+        fit(lambda module, a, b, _: get()(a, b))
+
+
+@lightly_only
+def test_losses_of_the_host_without_negatives_and_a_module_around_a_treated_loss():
+    from lightly import loss
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = loss.NTXentLoss()
+
+        def forward(self, a, b):
+            return self.inner(a, b) + (a - b).pow(2).mean()
+
+    def others(module, a, b, _):
+        module.another(a, b)
+        loss.BarlowTwinsLoss()(a, b)
+        loss.NegativeCosineSimilarity()(a, b)
+
+    control = fit(others, attribute=Around())
+    assert control.injection.losses["another.inner"].calls == 3

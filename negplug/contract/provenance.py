@@ -99,6 +99,7 @@ class PluginError(RuntimeError):
 def blaming(plugin: PluginInfo | None, where: str) -> Iterator[None]:
     """Re-raise what a third-party plugin raises as a ``PluginError`` that names it.
 
+    What is no ``Exception`` stays what it is and gets a note, as far as Python has them (3.11).
     negplug's own errors (``plugin`` is None or of this distribution) pass as they are, and so does
     what every rank raises.
     """
@@ -106,7 +107,11 @@ def blaming(plugin: PluginInfo | None, where: str) -> Iterator[None]:
         yield
     except (PluginError, RanksError):
         raise
-    except Exception as error:
+    except BaseException as error:
         if plugin is None or plugin.distribution == "negplug":
             raise
-        raise PluginError(f"plugin {plugin} failed in {where}: {described(error)}") from error
+        if isinstance(error, Exception):
+            raise PluginError(f"plugin {plugin} failed in {where}: {described(error)}") from error
+        if hasattr(error, "add_note"):
+            error.add_note(f"raised by plugin {plugin} in {where}")
+        raise

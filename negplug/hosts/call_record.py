@@ -77,11 +77,12 @@ def opened() -> Iterator[Callable[[], Calls]]:
 def _new_file() -> tuple[int, str, bool]:
     """Return an open file, a path to it for other processes, and whether that is to be removed."""
     if sys.platform == "linux":
-        descriptor = os.memfd_create("negplug-calls")
-        path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        if os.path.exists(path):
-            return descriptor, path, False
-        os.close(descriptor)  # no /proc here
+        with suppress(OSError):  # in some sandboxes
+            descriptor = os.memfd_create("negplug-calls")
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
+            if os.path.exists(path):
+                return descriptor, path, False
+            os.close(descriptor)
     descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
     return descriptor, path, True
 

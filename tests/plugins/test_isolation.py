@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from example_plugins import BROKEN, FAULTS
+
+from negplug.contract.provenance import PluginError, PluginInfo, blaming
 
 
 def test_one_warning_for_each_failure_names_plugin_distribution_and_version(facts):
@@ -58,3 +62,34 @@ def test_a_sampler_that_returns_no_negatives_is_named(facts):
         f"plugin no-sampler {BROKEN} failed in sample(): TypeError: sample() must return "
         f"Negatives, got NoneType"
     )
+
+
+class Panic(BaseException):
+    """As compiled extensions raise it: no Exception."""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes")
+def test_what_is_no_exception_stays_what_it_is_and_names_the_plugin():
+    with pytest.raises(Panic) as caught, blaming(PluginInfo("p", "dist", "1"), "sample()"):
+        raise Panic
+    assert caught.value.__notes__ == ["raised by plugin p (distribution dist 1) in sample()"]
+    with pytest.raises(Panic) as caught, blaming(PluginInfo("uniform", "negplug", "1"), "sample()"):
+        raise Panic
+    assert not hasattr(caught.value, "__notes__")
+
+
+class Speechless(Exception):
+    """Its message cannot be made."""
+
+    def __str__(self):
+        raise KeyError("no words")
+
+
+@pytest.mark.parametrize("error", [Speechless(), ValueError("x" * 10**6)])
+def test_an_error_whose_message_cannot_be_shown_names_the_plugin(error):
+    with pytest.raises(PluginError) as caught, blaming(PluginInfo("p", "dist", "1"), "sample()"):
+        raise error
+    message = str(caught.value)
+    assert message.startswith("plugin p (distribution dist 1) failed in sample(): ")
+    assert type(error).__name__ in message
+    assert len(message) < 2_200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from negplug.cli.terminal import plain, shortened
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection as SQLite
+
     from optuna import Study
     from optuna.storages import RDBStorage
     from sqlalchemy import Connection
@@ -93,7 +94,9 @@ def _connection(where: Path | str) -> tuple[str, dict[str, Any]]:
     if head not in (b"", _SQLITE):
         raise ValueError(f"{where} is no SQLite database; move it away")
 
-    def connect() -> sqlite3.Connection:
+    def connect() -> SQLite:
+        import sqlite3
+
         return sqlite3.connect(file, timeout=_LOCK_SECONDS, check_same_thread=False)
 
     # In a URL `?` and `%` have a meaning, which differs between versions of SQLAlchemy.

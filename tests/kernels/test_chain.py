@@ -1,6 +1,5 @@
 """Chains: all kernels against the loop over proposals, stationarity, forks."""
 
-import math
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from walks import CASES, SIZES, assert_equal, inputs, naive_walk
 
 import negplug
 from negplug.kernels import chain
-from negplug.kernels.chain import Walk, scan
+from negplug.kernels.chain import scan
 from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.scan import scan_walk
 

@@ -10,8 +10,6 @@ import math
 
 import torch
 
-from negplug.samplers.chains.grouping import PooledSamples
-
 SAMPLES = 64
 """Random numbers are there for as many samples, and for two rows of one sample in three views."""
 
@@ -37,8 +35,8 @@ def held(sampler):
         def order(self, samples, random):
             places = uniforms(self.batch.context.draws.step)[1][samples.indexes % SAMPLES]
             order = places.masked_fill(samples.missing, 2.0).argsort()
-            ordered = samples.indexes[order], samples.rows[:, order]
-            self.pooled = PooledSamples(*ordered, samples.padded)
+            ordered = {"indexes": samples.indexes[order], "rows": samples.rows[:, order]}
+            self.pooled = samples._replace(**ordered)
             return self.pooled
 
         def noise(self, scores, random):

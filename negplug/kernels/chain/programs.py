@@ -2,8 +2,8 @@
 
 Forward, a run of proposals is (T, V, P): the highest threshold, and where a chain that it moves
 ends, as a score and as a column. Two runs in a row are again one, see
-:mod:`negplug.kernels.chain.scan`. Backward, with D_j the draws counted before proposal j, a proposal
-that is accepted is drawn D′ − D_j times, where D′ is the D of the next accepted one.
+:mod:`negplug.kernels.chain.scan`. Backward, with D_j the draws counted before proposal j, one that
+is accepted is drawn D′ − D_j times, where D′ is the D of the next accepted one.
 
 Import this module only where Triton is installed.
 """

@@ -19,8 +19,8 @@ generators", OOPSLA, figure 13).
   no number's probability is off by more than b · 2⁻⁶³. The order is not random.
 
 Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in numba, on the CPU;
-:mod:`negplug.kernels.random.fused`, in Triton, on a GPU; in torch operations, on any device, :mod:`negplug.kernels.random.hashing` and
-:mod:`negplug.kernels.random.floyd`. Samplers draw from
+:mod:`negplug.kernels.random.fused`, in Triton, on a GPU; :mod:`negplug.kernels.random.hashing` and
+:mod:`negplug.kernels.random.floyd`, in torch operations, on any device. Samplers draw from
 :class:`negplug.kernels.random.numbers.RandomNumbers`.
 """
 

@@ -61,9 +61,9 @@ class EmbeddingCache(SampleTable):
             return None
         anchors = batch.anchors.embeddings
         place = state.clamp(0, length - 1)
-        here = self.known.index_select(1, place) & (away & (state < length))
+        here = self.known.index_select(1, place) & (state < length)
         rows = self.embedding.index_select(1, place).to(anchors)
-        if not known(here.all()):
+        if not known((here | ~away).all()):
             # In place of what is not there, some row of unit length, of which nothing is drawn.
             rows = rows.where(here[:, :, None], anchors)
-        return AbsentStates.of(batch, away, state, None, rows, here)
+        return AbsentStates.of(batch, away, state, None, rows, here & away)

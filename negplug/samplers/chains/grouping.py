@@ -22,6 +22,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sample_table import occurrences
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import known
 from negplug.kernels.random.numbers import RandomNumbers
 
 
@@ -32,12 +33,14 @@ class PooledSamples(NamedTuple):
         indexes: ``[C]`` int64, data set index of each; :data:`BEYOND` at the end, where there are
             fewer.
         rows: ``[V, C]`` int64, the row of each view in the pool; -1 where there is none.
-        padded: Whether there may be fewer; each that is here has all views then.
+        complete: Whether it is known that each that is here has all views.
+        padded: Whether there may be fewer.
     """
 
     indexes: Tensor
     rows: Tensor
-    padded: bool
+    complete: bool = False
+    padded: bool = False
 
     @property
     def missing(self) -> Tensor:
@@ -47,7 +50,7 @@ class PooledSamples(NamedTuple):
     def shuffled(self, random: RandomNumbers) -> PooledSamples:
         """Return the samples in random order, in which they are then proposed."""
         order = random.permutation(len(self.indexes), self.missing if self.padded else None)
-        return PooledSamples(self.indexes[order], self.rows[:, order], self.padded)
+        return self._replace(indexes=self.indexes[order], rows=self.rows[:, order])
 
     def find(self, indexes: Tensor) -> Tensor:
         """Return the column of each of these samples, ``[…]`` int64; -1 where it is not here."""
@@ -106,7 +109,13 @@ def samples_of(pool: Rows) -> PooledSamples:
     rows = row.new_full((number * len(samples),), BEYOND)
     rows.scatter_reduce_(0, view * len(samples) + sample, row, "amin")
     rows = rows.masked_fill_(rows == BEYOND, -1).view(number, len(samples))
-    return PooledSamples(samples, rows, pool.num_views is not None)
+    complete = pool.num_views is not None and len(samples) > 0
+    return PooledSamples(samples, rows, complete, complete and _short(samples))
+
+
+def _short(samples: Tensor) -> bool:
+    """Return whether ascending samples may be padded."""
+    return known(samples[-1] == BEYOND) is not False
 
 
 def _numbered(indexes: Tensor, most: int) -> tuple[Tensor, Tensor]:

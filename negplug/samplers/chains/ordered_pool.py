@@ -43,7 +43,7 @@ class OrderedPool(NamedTuple):
         """Put the rows of a pool in order; those that are no view of a sample are left out."""
         present = samples.rows >= 0
         columns: tuple[Tensor | None, ...] = (None,) * len(present)
-        if not samples.padded:
+        if not samples.complete:
             numbers = present.sum(1).tolist()
             columns = tuple(
                 None if number == len(samples.indexes) else here.nonzero()[:, 0]

@@ -132,7 +132,7 @@ class ContrastiveBatch:
         indexes = per_sample("indexes", indexes, size, count, device, least=0)
         labels = per_sample("labels", labels, size, count, device)
         ids = of_this_batch(row % size) if indexes is None else indexes
-        keys = Rows(z, ids, indexes, labels, views=row // size, name=KEYS)
+        keys = Rows(z, ids, indexes, labels, views=row // size, num_views=count, name=KEYS)
         positives = (row[:, None] + shifts) % (count * size)
         return cls(keys, keys, positives, self_columns=row, unindexed=unindexed)
 
@@ -163,9 +163,9 @@ class ContrastiveBatch:
         indexes = per_sample("indexes", indexes, size, 1, device, least=0)
         labels = per_sample("labels", labels, size, 1, device)
         ids = of_this_batch(row) if indexes is None else indexes
-        anchors = Rows(unit_rows(queries), ids, indexes, labels, name=ANCHORS)
         views = torch.zeros_like(row)
-        of_keys = Rows(unit_rows(keys), ids, indexes, labels, views, name=KEYS)
+        anchors = Rows(unit_rows(queries), ids, indexes, labels, views, 1, name=ANCHORS)
+        of_keys = Rows(unit_rows(keys), ids, indexes, labels, views, 1, name=KEYS)
         return cls(anchors, of_keys, row[:, None], unindexed=unindexed)
 
     @classmethod

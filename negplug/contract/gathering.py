@@ -50,5 +50,5 @@ def gather_keys(keys: Rows) -> tuple[Rows, Gathering]:
         None if name is None else names[n] for n, name in enumerate(beside)
     )
     assert ids is not None
-    rows = Rows(embeddings, ids, indexes, labels, views, GATHERED)
+    rows = Rows(embeddings, ids, indexes, labels, views, keys.num_views, GATHERED)
     return rows, Gathering(first, len(keys), token)

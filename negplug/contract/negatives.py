@@ -103,6 +103,14 @@ class Negatives:
         """Whether every row serves every anchor that has another id."""
         return isinstance(self.choice, Whole) and self.choice.mask is None
 
+    @property
+    def common_mask(self) -> Tensor | None:
+        """Of a whole pool whose rows serve either all anchors or none: which do, ``[K]``."""
+        mask = self.choice.mask
+        if mask is None or not isinstance(self.choice, Whole):
+            return None
+        return mask[0] if mask.stride(0) == 0 else None
+
     def chosen(self, columns: Tensor, mask: Tensor | None, log_weight: Tensor | None) -> Negatives:
         """Return a choice of columns ``[N, M]`` from the same rows."""
         return replace(self, choice=Columns(columns, mask), log_weight=log_weight)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.ids import UNKNOWN, or_unknown
+from negplug.kernels.late import free_to_read
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class Rows:
         indexes: ``[K]`` int64, data set index of each row, -1 = unknown; None if all are.
         labels: ``[K]`` int64, metadata of each row, likewise.
         views: ``[K]`` int64, the view that each row comes from; None if unknown.
+        num_views: V, where every sample is here with the views 0 … V − 1, each as often as the
+            others, so that there are K/V samples at most; None if that is unknown.
         name: What these rows are called in their loss call. Two ``Rows`` of one name hold the same
             rows with the same gradient, which decides speed and deduplication; rows without a name
             are the same as no others. To change a field is to drop the name:
@@ -37,10 +40,18 @@ class Rows:
     indexes: Tensor | None = None
     labels: Tensor | None = None
     views: Tensor | None = None
+    num_views: int | None = None
     name: str = ""
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    @property
+    def ids_are_indexes(self) -> bool:
+        """Whether the ids are the data set indexes, as far as is known without waiting."""
+        if self.indexes is None or self.ids is self.indexes:
+            return self.indexes is not None
+        return free_to_read(self.ids.device) and torch.equal(self.ids, self.indexes)
 
     def same_as(self, other: Rows) -> bool:
         """Return whether the other rows are these, by their name."""
@@ -52,10 +63,12 @@ class Rows:
         Args:
             rows: ``[R]`` int64 places.
         """
+        ids = self.ids[rows]
+        indexes = None if self.indexes is None else self.indexes[rows]
         return Rows(
             self.embeddings.index_select(0, rows),
-            self.ids[rows],
-            None if self.indexes is None else self.indexes[rows],
+            ids if self.ids is not self.indexes or indexes is None else indexes,
+            indexes,
             None if self.labels is None else self.labels[rows],
             None if self.views is None else self.views[rows],
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.state import Stateful
+from negplug.kernels.late import check, known
 
 
 class SampleTable(Stateful):
@@ -49,38 +50,62 @@ class SampleTable(Stateful):
                 name: values.new_full((len(indexes), *values.shape[2:]), self._empty[name])
                 for name, values in self._values.items()
             }
-        known = (views < height) & (indexes < width)
+        written = (views < height) & (indexes < width)
         place = views.clamp(max=height - 1) * width + indexes.clamp(max=width - 1)
         found = {}
         for name, values in self._values.items():
             rows = values.flatten(0, 1).index_select(0, place)
-            here = known.view(-1, *(1 for _ in rows.shape[1:]))
+            here = written.view(-1, *(1 for _ in rows.shape[1:]))
             found[name] = rows.where(here, self._empty[name])
         return found
 
-    def write(self, indexes: Tensor, views: Tensor, **values: Tensor) -> None:
+    def write(
+        self,
+        indexes: Tensor,
+        views: Tensor,
+        bounds: tuple[int | None, int | None] = (None, None),
+        **values: Tensor,
+    ) -> None:
         """Write values ``[N, …]``; of a sample and view that occurs twice, the last one.
 
         Args:
             indexes: As in :meth:`read`.
             views: As in :meth:`read`.
+            bounds: The number of views and that of samples, none of which is exceeded; what is
+                None is read off the tensors.
             **values: Every value by its name.
         """
         if not len(indexes):
             return
-        height, length = int(views.max()) + 1, int(indexes.max()) + 1
-        for name, rows in values.items():
-            self._reserve(name, height, length, rows)
+        self.reserve(indexes, views, bounds, **values)
         place = views * self._shape[1] + indexes
         ordered, order = place.sort(stable=True)
-        ends = ordered[1:] != ordered[:-1]
-        if not ends.all():
-            last = order[torch.cat([ends, ends.new_ones(1)])]
-            place = place[last]
+        if not known((ordered[1:] != ordered[:-1]).all()):
+            # Each writes what the last of its place does, so that the order does not matter.
+            last = order[torch.searchsorted(ordered, ordered, right=True) - 1]
+            place = ordered
             values = {name: rows[last] for name, rows in values.items()}
         for name, rows in values.items():
             kept = getattr(self, name)
             kept.view(-1, *kept.shape[2:]).index_copy_(0, place, rows.to(kept))
+
+    def reserve(
+        self,
+        indexes: Tensor,
+        views: Tensor,
+        bounds: tuple[int | None, int | None] = (None, None),
+        **values: Tensor,
+    ) -> None:
+        """Make room for what :meth:`write` is going to write; see there for the arguments.
+
+        What has no value here keeps its kind of number.
+        """
+        height, length = bounds
+        height = int(views.max()) + 1 if height is None else height
+        length = int(indexes.max()) + 1 if length is None else length
+        for name, kept in self._values.items():
+            none = kept.new_empty((0, *kept.shape[2:]))
+            self._reserve(name, height, length, values.get(name, none))
 
     def _reserve(self, name: str, views: int, length: int, like: Tensor) -> None:
         old: Tensor = getattr(self, name)
@@ -136,19 +161,30 @@ def check_indexes(
     why = batch.unindexed or "the loss was called without indexes="
     if indexes is None:
         raise ValueError(f"{name}: needs the data set index of every sample, but {why}")
-    lowest, highest = (int(index) for index in indexes.aminmax()) if len(indexes) else (0, 0)
-    if lowest < 0:
-        raise ValueError(f"{name}: needs the data set index of every sample, but one is {lowest}")
     own = batch.context.dataset.size
     if size is not None and own is not None and size != own:
         raise ValueError(f"{name}: size={size}, but the data set has {own} samples; give that")
-    known = own if size is None else size
-    if known is not None and highest >= known:
-        raise ValueError(
-            f"{name}: the data set index {highest} is beyond size={known} of the data set; indexes "
-            f"must count its samples from 0, so put what numbers them outermost, around any Subset"
-        )
+    if len(indexes):
+        _check_range(name, indexes, own if size is None else size)
     return indexes
+
+
+def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
+    lowest, highest = indexes.aminmax()
+    failed = lowest < 0 if size is None else (lowest < 0) | (highest >= size)
+
+    def error() -> ValueError:
+        if lowest < 0:
+            return ValueError(
+                f"{name}: needs the data set index of every sample, but one is {int(lowest)}"
+            )
+        return ValueError(
+            f"{name}: the data set index {int(highest)} is beyond size={size} of the data set; "
+            f"indexes must count its samples from 0, so put what numbers them outermost, around "
+            f"any Subset"
+        )
+
+    check(f"{name}: data set indexes", failed, error)
 
 
 def check_samples(name: str, saved: int, size: int | None) -> None:
@@ -171,9 +207,8 @@ def views_of(batch: ContrastiveBatch, indexes: Tensor) -> Tensor:
 
     Where the batch does not say, the views of a sample are numbered as they occur.
     """
-    if batch.self_columns is not None and batch.keys.views is not None:
-        return batch.keys.views[batch.self_columns]
-    return occurrences(indexes)
+    views = batch.anchors.views
+    return occurrences(indexes) if views is None else views
 
 
 def occurrences(indexes: Tensor) -> Tensor:

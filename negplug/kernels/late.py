@@ -3,8 +3,13 @@
 A host that reads a value of a GPU waits until all that was asked before is done, and the GPU then
 waits for the host. So nothing in a steady training step reads one:
 
-- :func:`known` gives a value where it costs nothing, on the CPU, and None elsewhere;
-- :func:`check` looks at a condition once the device has got there, in some later call.
+- :func:`known` and :func:`places` give values where that costs nothing, on the CPU, and None
+  elsewhere;
+- :func:`free_to_read` says where shapes may depend on values;
+- :func:`read` waits for a value, in a first step;
+- :func:`later` fetches some, for a use after the backward pass;
+- :func:`look` and :func:`check` look at a condition once the device has got there, in some later
+  call.
 """
 
 from __future__ import annotations
@@ -16,32 +21,80 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from negplug.kernels.choice import forced_backend
+
+
+def free_to_read(device: torch.device) -> bool:
+    """Return whether values can be read without waiting, so that a shape may depend on them.
+
+    So they can on the CPU, unless it stands in for a GPU (see :mod:`negplug.kernels.choice`).
+    """
+    return device.type == "cpu" and forced_backend() != "triton"
+
 
 def known(value: Tensor) -> Any:
-    """Return the one value of a tensor on the CPU; None if it is on another device."""
-    return value.detach().numpy().item() if value.device.type == "cpu" else None
+    """Return the one value of a tensor that is free to read; None of another."""
+    return value.detach().numpy().item() if free_to_read(value.device) else None
+
+
+def places(mask: Tensor) -> Tensor | None:
+    """Return where a bool ``[n]`` that is free to read is True, int64 ascending; else None."""
+    return torch.from_numpy(mask.numpy().nonzero()[0]) if free_to_read(mask.device) else None
+
+
+def read(value: Tensor) -> Any:
+    """Return the one value of a tensor, waiting for its device; None where no values exist."""
+    if value.device.type == "cpu":
+        return value.detach().numpy().item()
+    return None if value.device.type == "meta" else value.item()
+
+
+def later(values: Tensor) -> Callable[[], list[Any] | None]:
+    """Return a function that gives the values ``[n]``, to be called long after they are computed.
+
+    It waits for what the device was asked before, and for nothing since. None where no values are.
+    """
+    if values.device.type != "cuda":
+        return lambda: None if values.device.type == "meta" else values.tolist()
+    copy, arrived = _sent(values)
+
+    def arrive() -> list[Any]:
+        arrived.synchronize()
+        return list(copy.tolist())
+
+    return arrive
+
+
+def _sent(values: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+    """Start to copy values of a CUDA device; return where to, and when they are there."""
+    with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
+        copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        copy.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+    return copy, arrived
 
 
 class _Late(NamedTuple):
     """A condition on its way to the host.
 
     Attributes:
-        kind: What is checked.
+        kind: What is looked at.
         number: How many of its kind came before.
-        failed: In the host's memory, once ``arrived`` is done.
+        met: In the host's memory, once ``arrived`` is done.
         arrived: When the copy is there.
-        error: Makes the error.
+        then: What is to be done if it is met.
     """
 
     kind: str
     number: int
-    failed: Tensor
+    met: Tensor
     arrived: torch.cuda.Event
-    error: Callable[[], Exception]
+    then: Callable[[], None]
 
 
 _late: collections.deque[_Late] = collections.deque()
-_checked: collections.Counter[str] = collections.Counter()
+_looked: collections.Counter[str] = collections.Counter()
 
 
 def check(kind: str, failed: Tensor, error: Callable[[], Exception]) -> None:
@@ -55,38 +108,51 @@ def check(kind: str, failed: Tensor, error: Callable[[], Exception]) -> None:
         failed: A bool ``[]``.
         error: Makes the error; may read the device.
     """
+
+    def raised() -> None:
+        raise error()
+
+    look(kind, failed, raised, wait=not _looked[kind])
+
+
+def look(kind: str, condition: Tensor, then: Callable[[], None], wait: bool = False) -> None:
+    """Call ``then()`` if ``condition`` is true, as soon as that can be known.
+
+    At once on the CPU; of a CUDA device in a later look, or in :func:`settle`.
+
+    Args:
+        kind: What is looked at.
+        condition: A bool ``[]``.
+        then: Raises or warns; may read the device.
+        wait: Whether to wait for the device.
+    """
     settle(wait=False)
-    device = failed.device.type
+    device = condition.device.type
     if device == "meta" or (device == "cuda" and torch.cuda.is_current_stream_capturing()):
         return
-    number = _checked[kind]
-    _checked[kind] += 1
-    if device == "cpu":
-        if known(failed):
-            raise error()
-    elif device != "cuda" or not number:
-        if bool(failed):
-            raise error()
+    number = _looked[kind]
+    _looked[kind] += 1
+    if device != "cuda" or wait:
+        if read(condition):
+            then()
     else:
-        with torch.cuda.device_of(failed):  # type: ignore[no-untyped-call]
-            copy = torch.empty((), dtype=torch.bool, pin_memory=True)
-            copy.copy_(failed, non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record()
-        _late.append(_Late(kind, number, copy, arrived, error))
+        _late.append(_Late(kind, number, *_sent(condition), then))
 
 
 def settle(wait: bool = True) -> None:
-    """Raise the error of the first check that has failed by now.
+    """Do what follows from the conditions that are met by now; the first error is raised.
 
     Args:
-        wait: Whether to wait for all checks; otherwise those count that the device has got to.
+        wait: Whether to wait for all conditions; otherwise those count that the device has got to.
     """
     while _late and (wait or _late[0].arrived.query()):  # type: ignore[no-untyped-call]
         late = _late.popleft()
         late.arrived.synchronize()
-        if late.failed.numpy():
-            ago = _checked[late.kind] - late.number - 1
-            error = late.error()
-            _late.clear()
-            raise type(error)(f"{error} (found {ago} calls later, as nothing waits for the GPU)")
+        if late.met.numpy():
+            ago = _looked[late.kind] - late.number - 1
+            try:
+                late.then()
+            except Exception as error:
+                _late.clear()
+                found = f"{error} (found {ago} calls later, as nothing waits for the GPU)"
+                raise type(error)(found) from None

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite
@@ -27,7 +26,7 @@ from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank
-from negplug.kernels.precision import as_under_present_autocast, not_inference
+from negplug.kernels.precision import as_under_present_autocast, not_inference, without_autocast
 from negplug.kernels.torch_private import backward_runs, inside_function, outside_graphs
 from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState, check_saved
@@ -175,7 +174,7 @@ class ContrastiveLoss(nn.Module):
             objective = state.objective or self.objective
         try:
             # Similarities in half precision carry three digits; the rows are float32 already.
-            with torch.autocast(device.type, enabled=False):
+            with without_autocast(device):
                 negatives = sampler(batch)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(batch, negatives, tau)

@@ -39,6 +39,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
 from negplug.contract.state import Stateful
+from negplug.kernels.late import later, places
 from negplug.objectives.logits import log_number, negative_logsumexp, positive_logits
 
 
@@ -108,14 +109,26 @@ class SogCLR(Stateful, Objective):
         kept, names = batch.of_all_ranks(average, torch.stack([indexes, views, (~nothing).long()]))
         check_indexes("sogclr", batch, names[0], None)
         check_samples("sogclr", self.samples, batch.context.dataset.size)
-        self.hold({"log_u": kept, "names": names, "samples": batch.context.dataset.size})
+        most = later(names[:2].amax(1))
+        size = batch.context.dataset.size
+        self.hold({"log_u": kept, "names": names, "samples": size, "most": most})
         return average
 
     def update(self, seen: dict[str, Any]) -> None:
         """Take in the averages of a step."""
         indexes, views, has_negatives = seen["names"]
-        kept = has_negatives.bool()
-        self.averages.write(indexes[kept], views[kept], log_u=seen["log_u"][kept])
+        log_u, kept = seen["log_u"], has_negatives.bool()
+        last, last_view = seen["most"]() or (0, 0)  # on the meta device there are no values
+        bounds = last_view + 1, seen["samples"] or last + 1
+        rows = places(kept)
+        if rows is None:
+            # Anchors without negatives write what is there, and before the others, who may be of
+            # the same sample. An index that a check has yet to refuse must not write elsewhere.
+            indexes = indexes.clamp(0, bounds[1] - 1)
+            before = self.averages.read(indexes, views)["log_u"].to(log_u)
+            log_u = log_u.where(kept, before)
+            rows = has_negatives.argsort(stable=True)
+        self.averages.write(indexes[rows], views[rows], bounds, log_u=log_u[rows])
         self.samples = seen["samples"] or self.samples
 
     def settings(self) -> dict[str, Any]:

@@ -30,8 +30,10 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.negatives import Columns, Negatives, total_counts
+from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
+from negplug.kernels.late import look
 from negplug.kernels.pool.tiled import product_tiles
 from negplug.samplers.common.choosing import labels_of, rows_offered
 from negplug.samplers.in_batch import InBatch
@@ -81,15 +83,18 @@ class Filtered(NegativeSampler):
         """
         offered = rows_offered("filtered", self.source, batch)
         parts = tuple(self._kept(batch, part) for part in offered)
-        nothing = not any(part.mask is not None and part.mask.any() for part in parts)
-        if nothing and total_counts(offered, batch.anchors).any():
+        left = torch.stack([part.mask.any() for part in parts if part.mask is not None]).any()
+        look("filtered: nothing left", ~left, lambda: self._warn(offered, batch.anchors))
+        return parts
+
+    def _warn(self, offered: tuple[Negatives, ...], anchors: Rows) -> None:
+        if total_counts(offered, anchors).any():
             warnings.warn(
                 f"filtered: by={self.by!r}, similarity={self.similarity} leaves no anchor of a "
                 f"batch a negative, so its loss teaches nothing; raise similarity or enlarge the "
                 f"source",
                 stacklevel=2,
             )
-        return parts
 
     @torch.no_grad()
     def _kept(self, batch: ContrastiveBatch, part: Negatives) -> Negatives:

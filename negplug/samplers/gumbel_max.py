@@ -36,7 +36,7 @@ from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Columns, Negatives, Whole
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
-from negplug.kernels.late import known
+from negplug.kernels.late import known, places
 from negplug.kernels.pool.tiled import tiles
 from negplug.kernels.precision import widest
 from negplug.kernels.random.numbers import RandomNumbers
@@ -117,10 +117,15 @@ def _draws(
             beats = value > best[rows]
             best[rows] = torch.where(beats, value, best[rows])
             pools[rows].masked_fill_(beats, number)
-            (winners,) = beats.any(1).nonzero(as_tuple=True)
-            inside = first + _invert(logits[winners], uniform[1, winners])
-            known = slots[rows]
-            known[winners] = torch.where(beats[winners], inside, known[winners])
+            winners = places(beats.any(1))
+            if winners is None:
+                inside = first + _invert(logits, uniform[1])
+                slots[rows] = torch.where(beats, inside, slots[rows])
+            else:
+                # Fewer from tile to tile.
+                inside = first + _invert(logits[winners], uniform[1, winners])
+                before = slots[rows]
+                before[winners] = torch.where(beats[winners], inside, before[winners])
     return pools, slots
 
 
@@ -152,11 +157,11 @@ def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
     never returned, and a device that sums in parallel draws the same again.
 
     Args:
-        logits: ``[R, C]``, at least one of each row above -inf.
+        logits: ``[R, C]``.
         uniform: ``[R, M]`` in [0, 1).
 
     Returns:
-        ``[R, M]`` int64.
+        ``[R, M]`` int64; anything in a row that is -inf throughout.
     """
     shares = (logits - logits.amax(1, keepdim=True)).exp_().mul_(_SHARES).long().cumsum(1)
     # The largest number below 1 times the total rounds to less than the total, in any precision.

@@ -57,23 +57,23 @@ class Isir(ChainSampler):
         super().__init__("isir", out_of_batch, size, source)
 
     def noise(self, scores: Tensor, random: RandomNumbers) -> Tensor:
-        """Return standard Gumbel variables, ``[N, C + 1]``; the last is the state's."""
-        return -random.exponential((scores.shape[1] + 1, len(scores)), scores.dtype).log_().T
+        """Return standard Gumbel variables, ``[N, 1 + C]``; the first is the state's."""
+        return -random.exponential((1 + scores.shape[1], len(scores)), scores.dtype).log_().T
 
     def move(
         self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int
     ) -> Moves:
         """Draw each chain's next state from the weights of its candidates."""
         own = initial.masked_fill(place >= 0, -torch.inf)
-        candidates = torch.cat([scores.T, own[None]]).T
+        candidates = torch.cat([own[None], scores.T]).T
         weights = _softmax(candidates)
         best, chosen = (candidates + noise).max(1)
         # Of nothing but -inf, none is chosen.
-        last = chosen.where((best > -torch.inf) & (chosen < scores.shape[1]), -1)
+        last = chosen.sub_(1).masked_fill_(best == -torch.inf, -1)
         moved = (last >= 0) & (last != place)
         idle = scores.amax(1) == -torch.inf
         accepted = moved.to(scores.dtype).masked_fill_(idle, torch.nan)
-        return Moves(weights[:, :-1], weights[:, -1], last, accepted)
+        return Moves(weights[:, 1:], weights[:, 0], last, accepted)
 
     def left(self, scores: Tensor, weights: Tensor) -> Tensor:
         """Return the softmax over the batch, whose shares of all draws may have underflowed."""

@@ -9,6 +9,10 @@ With k̄_i the mean direction of sample i's keys in a training step,
 Slots are made at the first visit, so only visited samples serve, and the pool is the written part
 of the bank itself, in the order of first visits. The keys of a step are averaged in a fixed order,
 so that ranks that gather hold the same bank to the last bit.
+
+How many samples of a step are new cannot be known without waiting for a GPU. There the pool goes up
+to the last slot that may have been written, with a mask, and slots are found by sorting the indexes
+that they hold. Only a bank that has run out of room, and was not told the number of samples, waits.
 """
 
 from __future__ import annotations
@@ -22,8 +26,11 @@ from torch.nn.functional import embedding_bag
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
+from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer, check_number
+from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler, Sampled
+from negplug.kernels.late import check, known, places, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -51,6 +58,10 @@ class MemoryBank(RememberingSampler):
         self.size = None if size is None else check_integer("memory_bank", "size", size, 1)
         self.add_state("slots", _UNVISITED, (None,), self.ranks)
         self.expression = f"memory_bank(momentum={momentum}, size={size}, gather={gather})"
+        # Of the data set, once a run has said it.
+        self._samples: int | None = None
+        # Whether the count is that of the slots that are written, not the most that it may be.
+        self._counted = True
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -63,53 +74,142 @@ class MemoryBank(RememberingSampler):
         Raises:
             ValueError: If a training sample's data set index is unknown or beyond the bank.
         """
-        sampled = super().sample(batch)
+        if batch.training:
+            self._samples = batch.context.dataset.size
+        sampled = self._written(super().sample(batch), len(batch.anchors))
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
             self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
         return sampled
 
+    def _written(self, sampled: Sampled, anchors: int) -> Sampled:
+        """Mask slots that may have been written, but were not."""
+        if self._counted:
+            return sampled
+        assert isinstance(sampled.negatives, Negatives)
+        written = self.names[1, : self.count] != UNKNOWN
+        # One row for all anchors, which a single one too shows by its stride.
+        mask = written.expand(max(anchors, 2), -1)[:anchors]
+        return sampled._replace(negatives=sampled.negatives.masked(mask))
+
     def _check(self, indexes: Tensor, unindexed: str) -> None:
         # All ranks' if they were gathered: then every rank raises, and none is left waiting.
-        lowest, highest = (int(index) for index in indexes.aminmax())
-        if lowest < 0:
-            raise ValueError(
+        lowest, highest = indexes.aminmax()
+        check(
+            "memory_bank: unknown index",
+            lowest < 0,
+            lambda: ValueError(
                 f"memory_bank: needs the data set index of every sample, but "
-                f"{unindexed or f'one is {lowest}'}"
-            )
-        if self.size is not None and highest >= self.size:
-            raise ValueError(
-                f"memory_bank: the data set index {highest} is beyond size={self.size}; give the "
-                f"size of the whole data set"
+                f"{unindexed or f'one is {int(lowest)}'}"
+            ),
+        )
+        if self.size is not None:
+            check(
+                "memory_bank: index beyond size",
+                highest >= self.size,
+                lambda: ValueError(
+                    f"memory_bank: the data set index {int(highest)} is beyond size={self.size}; "
+                    f"give the size of the whole data set"
+                ),
             )
 
     def update(self, seen: Arriving) -> None:
         """Average the step's keys into their slots."""
         keys, names = seen
         ordered, order = torch.sort(names[1], stable=True)
-        indexes, number = torch.unique_consecutive(ordered, return_counts=True)
-        starts = number.cumsum(0) - number
-        mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
-        slots = self._slots_of(indexes, keys)
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+        starts = places(new)
+        if starts is not None:
+            mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
+            slots = self._slots_of(ordered[starts], keys)
+        else:
+            # As many rows as keys, since the number of samples is not known: those of one sample
+            # are equal.
+            sample = new.cumsum(0) - 1
+            starts = torch.searchsorted(sample, torch.arange(len(sample), device=sample.device))
+            mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))[sample]
+            starts = starts[sample]
+            slots = self._slots_without_waiting(ordered, new, keys)
         # A new slot is zero, so that its average is the direction of the mean alone.
         old = self.rows[slots].to(mean)
         self.rows[slots] = unit_rows(torch.lerp(mean, old, self.momentum)).to(self.rows)
         self.names[:, slots] = names[:, order[starts]]
 
     def _slots_of(self, indexes: Tensor, keys: Tensor) -> Tensor:
-        """Return the slot of each index, made if need be."""
-        beyond = int(indexes.max()) + 1 - len(self.slots)
+        """Return the slot of each index, made if need be; the indexes ascend."""
+        self._recount()
+        beyond = known(indexes[-1]) + 1 - len(self.slots)
         if beyond > 0:
             more = indexes.new_full((max(beyond, len(self.slots)),), _UNVISITED)
             self.slots = torch.cat([self.slots.to(indexes.device), more])
-        fresh = self.slots[indexes] == _UNVISITED
-        made = int(fresh.sum())
+        slots = self.slots[indexes]
+        fresh = slots == _UNVISITED
+        made = known(fresh.sum())
         if self.count + made > len(self.rows):
             self.reserve(self.size or 2 * (self.count + made), keys)
-        first = self.count
-        self.slots[indexes[fresh]] = torch.arange(first, first + made, device=indexes.device)
+        if made:
+            slots = torch.where(fresh, fresh.cumsum(0) + (self.count - 1), slots)
+            self.slots[indexes] = slots
         self.count += made
-        return self.slots[indexes]
+        return slots
+
+    def _slots_without_waiting(self, indexes: Tensor, new: Tensor, keys: Tensor) -> Tensor:
+        """Return the slot of each index, made if need be.
+
+        Args:
+            indexes: ``[n]`` int64, ascending; some may be equal.
+            new: ``[n]`` bool, True at the first of those.
+            keys: Rows of the width and type of the bank's.
+        """
+        self._make_room(keys)
+        held, order = self.names[1].sort()
+        place = torch.searchsorted(held, indexes).clamp_(max=len(held) - 1)
+        fresh = held[place] != indexes
+        written = (held != UNKNOWN).sum()
+        made = (fresh & new).cumsum(0)
+        check(
+            "memory_bank: no room",
+            written + made[-1] > len(held),
+            lambda: ValueError(
+                f"memory_bank: there are more samples than the {len(held)} of the data set; give "
+                f"size=…, one more than the greatest index"
+            ),
+        )
+        next_slots = (written + made - 1).clamp_(max=len(held) - 1)
+        return torch.where(fresh, next_slots, order[place])
+
+    def _make_room(self, keys: Tensor) -> None:
+        """Raise the count to the most that a step may leave, and make room for so many slots."""
+        samples = self.size or self._samples
+        most = self.count + len(keys)
+        if samples is not None:
+            most = max(min(most, samples), self.count)
+        if most > len(self.rows):
+            if samples is None:
+                # Rarely: a sample that comes again takes no slot, and much room is made.
+                most = (read((self.names[1] != UNKNOWN).sum()) or self.count) + len(keys)
+            if 2 * most > len(self.rows):
+                self.reserve(samples or 4 * most, keys)
+        self.count, self._counted = most, False
+
+    def _recount(self) -> None:
+        """Count and list the written slots, after steps that did not wait."""
+        if not self._counted:
+            self.count = int((self.names[1] != UNKNOWN).sum())
+            indexes = self.names[1, : self.count]
+            self.slots = indexes.new_full((int(indexes.max()) + 1,), _UNVISITED)
+            self.slots[indexes] = torch.arange(self.count, device=indexes.device)
+            self._counted = True
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the settings and a copy of the bank; waits for the device."""
+        self._recount()
+        return super().get_extra_state()
+
+    def loaded(self) -> None:
+        """Take the saved count for that of the written slots, as it is."""
+        self._counted = True
 
     def settings(self) -> dict[str, Any]:
         """Return size and momentum."""

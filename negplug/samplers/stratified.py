@@ -28,14 +28,16 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import BEYOND, UNKNOWN, columns_with_same_id
+from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Columns, Negatives, enumerated
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.random.distinct import distinct_places, places_to_columns_
+from negplug.kernels.late import known
+from negplug.kernels.random.distinct import distinct_places
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.common.allocation import Allocation
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
+from negplug.samplers.common.sorted_pool import SortedPool
 from negplug.samplers.common.strata import Strata
 
 
@@ -91,17 +93,18 @@ class Stratified(ChoosingSampler):
         """
         pools = rows_offered("stratified", self.source, batch)
         offered = pools[0]
-        if len(pools) > 1 or offered.mask is not None:
+        serves = offered.common_mask
+        if len(pools) > 1 or (offered.mask is not None and serves is None):
             offered = enumerated(pools, batch.anchors)
         own, rows = self.strata.of(self.source, batch, offered.rows)
         if not len(rows):
             return offered
-        parts: _SortedPool | _ChosenColumns
+        parts: SortedPool | _ChosenColumns
         if isinstance(offered.choice, Columns):
             parts = _ChosenColumns(offered.choice, own, rows)
         else:
-            parts = _SortedPool(batch.anchors.ids, offered.rows.ids, own, rows)
-        self.allocation.check(parts.available, own, batch)
+            parts = SortedPool(batch.anchors.ids, offered.rows.ids, own, rows, serves)
+        self.allocation.check(parts.available, own, batch, offered.width)
         random = self.random(batch)
         drawn = [
             self._draw(offered, parts, part, asked, random)
@@ -112,14 +115,14 @@ class Stratified(ChoosingSampler):
         mask = torch.cat(masks, dim=1)
         return offered.chosen(
             torch.cat(columns, dim=1),
-            None if mask.all() else mask,
+            None if known(mask.all()) else mask,
             None if weights[0] is None else torch.cat(weights, dim=1),
         )
 
     def _draw(
         self,
         offered: Negatives,
-        parts: _SortedPool | _ChosenColumns,
+        parts: SortedPool | _ChosenColumns,
         part: int,
         asked: int,
         random: RandomNumbers,
@@ -137,44 +140,8 @@ class Stratified(ChoosingSampler):
         return columns, mask, None if weight is None else weight.expand(columns.shape)
 
 
-class _SortedPool:
-    """A whole pool, sorted by stratum.
-
-    Attributes:
-        available: ``[N]`` each: an anchor's negatives inside its own stratum, and outside.
-    """
-
-    def __init__(self, anchor_ids: Tensor, pool_ids: Tensor, own: Tensor, rows: Tensor) -> None:
-        ordered, self._order = torch.sort(rows, stable=True)
-        own = own.contiguous()
-        first = torch.searchsorted(ordered, own)
-        last = torch.searchsorted(ordered, own, right=True)
-        size = (last - first).masked_fill(own == UNKNOWN, 0)
-        self._first, self._size = first[:, None], size[:, None]
-        place, _ = columns_with_same_id(anchor_ids, pool_ids[self._order])
-        after = place >= self._first + self._size
-        inside = (place >= self._first) & ~after
-        # Places inside are counted from the start of the block, others as if there were none.
-        outside = place.where(~after, place - self._size).where(place != BEYOND, BEYOND)
-        self._excluded = [
-            (place - self._first).masked_fill(~inside, BEYOND).sort(1).values,
-            outside.masked_fill(inside, BEYOND).sort(1).values,
-        ]
-        within, without = ((excluded != BEYOND).sum(1) for excluded in self._excluded)
-        self.available = size - within, len(rows) - size - without
-
-    def slots(self, part: int, places: Tensor) -> Tensor:
-        """Return the pool columns of places ``[N, m]`` in a part; any column beyond its end."""
-        place = places_to_columns_(places, self._excluded[part])
-        if part == 0:
-            place = place + self._first
-        else:
-            place = torch.where(place < self._first, place, place + self._size)
-        return self._order[place.clamp(max=len(self._order) - 1)]
-
-
 class _ChosenColumns:
-    """Columns that a source chose for each anchor; attributes as :class:`_SortedPool`."""
+    """Columns that a source chose for each anchor; attributes as :class:`SortedPool`."""
 
     def __init__(self, choice: Columns, own: Tensor, rows: Tensor) -> None:
         inside = (rows[choice.columns] == own[:, None]) & (own != UNKNOWN)[:, None]

@@ -38,7 +38,7 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.availability import Availability
-from negplug.samplers.common.choosing import rows_offered
+from negplug.samplers.common.choosing import rows_offered, serving_first
 from negplug.samplers.common.mixtures import mixed_pairs, mixed_with_anchors
 from negplug.samplers.hard import hardest
 from negplug.samplers.in_batch import InBatch
@@ -148,8 +148,8 @@ class Synthetic(NegativeSampler):
         """Return each anchor's hardest negatives, those that there are first; None if no rows."""
         if self.availability is None:
             return None
-        most = int(total_counts(offered, batch.anchors).max())
-        self.availability.check(most, batch.first_step)
+        available = total_counts(offered, batch.anchors)
+        self.availability.exceeded(offered, available, batch.first_step)
         if not any(len(part.rows) for part in offered):
             return None
         return hardest(batch, offered, self.availability.num_negatives)
@@ -166,7 +166,12 @@ def _together(name: str, value: float | None, number: int, user: str) -> None:
 def _noisy(offered: Negatives, number: int, sigma: float, random: RandomNumbers) -> Negatives:
     """Return ``number`` noisy copies of rows of a whole pool, with the names of those rows."""
     pool = offered.rows.embeddings
-    rows = random.integers(len(pool), number)
+    serves = offered.common_mask
+    if serves is None:
+        rows = random.integers(len(pool), number)
+    else:
+        rows = random.integers(serves.sum().clamp(min=1), number)
+        rows = serving_first(serves)[rows]
     noise = random.normal((number, pool.shape[1]), pool.dtype)
     copies = offered.subset(rows)
     noisy = unit_rows(copies.rows.embeddings + sigma * noise)

@@ -31,12 +31,12 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import runs_with_same_id
+from negplug.contract.ids import BEYOND, runs_with_same_id
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places
-from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
+from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, serving_first
 
 
 class Uniform(ChoosingSampler):
@@ -73,17 +73,23 @@ class Uniform(ChoosingSampler):
                 there is, with a warning.
         """
         offered = rows_offered("uniform", self.source, batch)
-        if self.shared and not (len(offered) == 1 and offered[0].one_whole_pool):
+        serves = offered[0].common_mask if len(offered) == 1 else None
+        one_pool = len(offered) == 1 and (offered[0].one_whole_pool or serves is not None)
+        if self.shared and not one_pool:
             raise ValueError(
                 f"uniform: shared=True needs a source that is one whole pool for all anchors; "
                 f"{self.source} is not"
             )
         runs = None
-        if len(offered) == 1 and offered[0].one_whole_pool and not self.shared:
+        if one_pool and not self.shared:
             # Looked up once, for the counts and for the draws.
-            rows = offered[0].rows
-            runs = runs_with_same_id(batch.anchors.ids, rows.ids)
-            available = len(rows) - runs[2]
+            ids = offered[0].rows.ids
+            number: int | Tensor = len(ids)
+            if serves is not None:
+                # Last, behind all that may be drawn.
+                number, ids = serves.sum(), ids.masked_fill(~serves, BEYOND)
+            runs = runs_with_same_id(batch.anchors.ids, ids)
+            available = number - runs[2]
         else:
             available = total_counts(offered, batch.anchors)
         if not self.availability.exceeded(offered, available, batch.first_step):
@@ -126,9 +132,18 @@ class Uniform(ChoosingSampler):
         return offered.chosen(offered.columns_at(slots), mask, weight)
 
     def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
-        pool_size = torch.tensor([len(offered.rows)], device=offered.rows.ids.device)
-        chosen, _ = distinct_places(pool_size, self.num_negatives, self.random(batch))
-        rows = chosen[0].sort().values
+        serves = offered.common_mask
+        if serves is None:
+            pool_size = torch.tensor([len(offered.rows)], device=offered.rows.ids.device)
+        else:
+            pool_size = serves.sum()[None]
+        chosen, mask = distinct_places(pool_size, self.num_negatives, self.random(batch))
+        rows, order = chosen[0].sort()
+        if serves is not None:
+            rows = serving_first(serves)[rows]
+        subset = offered.subset(rows)
+        if serves is not None and mask is not None:
+            subset = subset.masked(mask[0, order])
         weight = offered.log_weight
         if weight is not None and weight.shape[1] > 1:
             weight = weight[:, rows]
@@ -136,7 +151,7 @@ class Uniform(ChoosingSampler):
             # Every row is in the set with probability M/K (Horvitz–Thompson).
             dtype = batch.anchors.embeddings.dtype
             weight = _plus(weight, _log_ratio(pool_size, self.num_negatives, dtype))
-        return replace(offered.subset(rows), log_weight=weight)
+        return replace(subset, log_weight=weight)
 
 
 def _log_ratio(available: Tensor, asked: int, dtype: torch.dtype) -> Tensor:

@@ -245,8 +245,8 @@ def _plain(value: Rows | Whole | Columns | Mixtures) -> dict[str, Any]:
     return {name: _copy(part) for name, part in held.items()}
 
 
-def _copy(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach().clone()
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def restored(values: Sequence[dict[str, Any]]) -> tuple[Negatives, ...]:

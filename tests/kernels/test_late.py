@@ -22,9 +22,38 @@ def test_on_the_cpu_a_failure_is_raised_at_once_and_a_value_is_known():
             late.check("something", torch.tensor(True), error)
 
 
+def test_on_the_cpu_places_and_values_for_later_are_there():
+    mask = torch.tensor([False, True, True, False])
+    assert torch.equal(late.places(mask), mask.nonzero()[:, 0])
+    assert late.places(mask[:0]).shape == (0,)
+    assert late.later(torch.tensor([3, 1]))() == [3, 1]
+    assert late.read(torch.tensor(3)) == 3
+
+
+def test_what_follows_from_a_condition_is_done_once_it_is_met():
+    done = []
+    for met in (True, False, True):
+        late.look("something", torch.tensor(met), lambda: done.append(True))
+    assert len(done) == 2
+
+
 def test_a_device_without_values_is_not_asked():
-    assert late.known(torch.tensor(3, device="meta")) is None
-    late.check("something", torch.tensor(True, device="meta"), error)
+    value = torch.tensor(True, device="meta")
+    assert late.known(value) is None
+    assert late.read(value) is None
+    assert late.places(value[None]) is None
+    assert late.later(value[None])() is None
+    late.check("something", value, error)
+
+
+def test_a_cpu_that_stands_in_for_a_gpu_is_not_asked(monkeypatch):
+    monkeypatch.setenv("NEGPLUG_BACKEND", "triton")
+    value = torch.tensor(True)
+    assert late.known(value) is None
+    assert late.places(value[None]) is None
+    assert late.read(value) is True
+    with pytest.raises(ValueError, match="this is wrong"):
+        late.check("something", value, error)
 
 
 @needs_cuda
@@ -42,6 +71,17 @@ def test_on_a_gpu_a_later_failure_is_raised_without_waiting():
     with pytest.raises(ValueError, match=r"^this is wrong \(found 0 calls later"):
         late.settle()
     late.settle()
+
+
+@needs_cuda
+def test_a_gpu_gives_values_later():
+    values = torch.arange(3, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        arrive = late.later(values)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert arrive() == [0, 1, 2]
 
 
 @needs_cuda

@@ -36,10 +36,13 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from negplug.kernels.chain.programs import walk_of_chains
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
+from negplug.kernels.random.programs import uniforms_of_stream
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
+TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 
 def compiled(program, target, **constants):
     names = [parameter.name for parameter in program.params]
@@ -68,6 +71,10 @@ taken = compiled(programs.gradient_of_part, target, **cut, **every, BOTH=True)
 assert taken <= memory, (side, taken)
 assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for"
 compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
+if width == 64:
+    compiled(uniforms_of_stream, target, PAIRS=512)
+    assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
+    assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
 """
 
 

@@ -10,8 +10,6 @@ import math
 
 import torch
 
-from negplug.samplers.chains.grouping import PooledSamples
-
 SAMPLES = 64
 """Random numbers are there for as many samples, and for two rows of one sample in three views."""
 
@@ -35,16 +33,18 @@ def held(sampler):
             return super().sample(batch)
 
         def order(self, samples, random):
-            order = uniforms(self.batch.context.draws.step)[1][samples.indexes].argsort()
-            self.pooled = PooledSamples(samples.indexes[order], samples.rows[:, order])
+            places = uniforms(self.batch.context.draws.step)[1][samples.indexes % SAMPLES]
+            order = places.masked_fill(samples.missing, 2.0).argsort()
+            ordered = {"indexes": samples.indexes[order], "rows": samples.rows[:, order]}
+            self.pooled = samples._replace(**ordered)
             return self.pooled
 
         def noise(self, scores, random):
             table, _ = uniforms(self.batch.context.draws.step)
-            images = self.pooled.indexes
+            images = self.pooled.indexes.clamp(max=SAMPLES - 1)
             resamples = super().noise(scores, random).shape[1] > len(images)
             if resamples:
-                images = torch.cat([images, torch.tensor([STATE])])
+                images = torch.cat([torch.tensor([STATE]), images])
             exponential = -table[self.batch.anchors.indexes, anchor_views(self.batch)][
                 :, images
             ].log()
@@ -55,9 +55,8 @@ def held(sampler):
 
 
 def anchor_views(batch):
-    if batch.keys.views is not None and batch.self_columns is not None:
-        return batch.keys.views[batch.self_columns]
-    return numbered(batch.anchors.indexes)
+    views = batch.anchors.views
+    return numbered(batch.anchors.indexes) if views is None else views
 
 
 def numbered(indexes):

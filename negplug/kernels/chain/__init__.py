@@ -13,6 +13,7 @@ al., "EMC²: Efficient MCMC Negative Sampling for Contrastive Learning with Glob
 All kernels take the same decisions from the same noise, draw for draw:
 
 - :mod:`negplug.kernels.chain.compiled`, a loop in numba, for tensors on the CPU;
+- :mod:`negplug.kernels.chain.fused`, one program in Triton, on a GPU;
 - :mod:`negplug.kernels.chain.scan`, an associative scan in torch operations, on any device;
 - :mod:`negplug.kernels.chain.reference`, a loop over proposals in Python.
 """
@@ -27,7 +28,7 @@ from torch import Tensor
 from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.result import Walk
 from negplug.kernels.chain.scan import scan_walk
-from negplug.kernels.choice import Kernel, Operation, numba_refusal
+from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
 
 __all__ = ["CHAINS", "Walk", "walk"]
 
@@ -38,10 +39,20 @@ def _compiled_walk() -> Callable[..., Walk]:
     return compiled_walk
 
 
-CHAINS: Operation[None] = Operation(
+def _fused_walk() -> Callable[..., Walk]:
+    from negplug.kernels.chain.fused import fused_walk
+
+    return fused_walk
+
+
+# Proposals that a program in Triton holds in its registers.
+_MOST_STEPS = 4096
+
+CHAINS: Operation[int] = Operation(
     "Metropolis–Hastings chains",
-    None,
+    256,
     (
+        Kernel("triton", _fused_walk, triton_refusal, lambda steps: steps <= _MOST_STEPS),
         Kernel("numba", _compiled_walk, numba_refusal),
         Kernel("torch", lambda: scan_walk),
         Kernel("reference", lambda: loop_walk),
@@ -67,7 +78,7 @@ def walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tensor) -> Wal
         ValueError: If a shape is another one, or NEGPLUG_BACKEND names no backend that can serve.
     """
     _check(scores, noise, initial, burn_in)
-    walked: Walk = CHAINS.kernel(scores.device, None)(scores, noise, initial, burn_in)
+    walked: Walk = CHAINS.kernel(scores.device, scores.shape[1])(scores, noise, initial, burn_in)
     return walked
 
 

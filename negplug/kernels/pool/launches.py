@@ -52,7 +52,11 @@ class Question(NamedTuple):
         weight = None
         if log_weight is not None:
             weight = log_weight.contiguous(), width if len(log_weight) > 1 else 0
-        masked = None if mask is None else (mask.contiguous().view(torch.uint8), width)
+        masked = None
+        if mask is not None:
+            common = mask.stride(0) == 0
+            mask = (mask[:1] if common else mask).contiguous().view(torch.uint8)
+            masked = mask, 0 if common else width
         return cls(row_ids.contiguous(), column_ids.contiguous(), temperature, weight, masked)
 
     def swapped(self) -> Question:

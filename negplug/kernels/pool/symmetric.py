@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.late import free_to_read
 from negplug.kernels.product import write_products
 
 STEEPEST = 50.0
@@ -127,14 +128,21 @@ class _Grid:
     @functools.cached_property
     def _exclusions(self) -> tuple[Tensor, list[list[bool]]]:
         """Return short names of the ids, ``[N]``, and which pairs of spans have one in common."""
-        ids, names = torch.unique(self._ids, return_inverse=True)
-        span = torch.arange(len(names), device=names.device) // self._width
-        # Smaller than z up to 500·d rows or so.
-        present = self._z.new_zeros(len(ids), (len(names) - 1) // self._width + 1)
-        present[names, span] = 1.0
+        ordered, order = self._ids.sort()
+        new = torch.zeros_like(ordered)
+        torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+        names = torch.empty_like(ordered).scatter_(0, order, new.cumsum(0))
         # Comparing floats into floats is vectorised; a mask of equal integers takes almost as
         # long as the product.
-        return names.to(self._z.dtype), (present.T @ present > 0).tolist()
+        floats = names.to(self._z.dtype)
+        spans = (len(names) - 1) // self._width + 1
+        if not free_to_read(names.device):
+            return floats, [[True] * spans] * spans
+        span = torch.arange(len(names), device=names.device) // self._width
+        # Smaller than z up to 500·d rows or so.
+        present = self._z.new_zeros(len(names), spans)
+        present[names, span] = 1.0
+        return floats, (present.T @ present > 0).tolist()
 
     def scratch_like(self, tile: Tensor) -> Tensor:
         """Return a tile of the same shape to write to."""

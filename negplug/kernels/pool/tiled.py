@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.late import free_to_read, known, places
 from negplug.kernels.product import write_products
 
 # Of a tile: more anchors than this where the pool is narrower.
@@ -197,14 +198,16 @@ def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:
 
     Few do in a queue much smaller than the data set, and comparing takes as long as the product.
     """
-    if len(pool_ids) <= _COLUMNS:
+    tiles = -(-len(pool_ids) // _COLUMNS)
+    if tiles <= 1 or not free_to_read(pool_ids.device):
         # Finding out takes longer than comparing.
-        return {0}
+        return set(range(tiles))
     ordered = anchor_ids.sort().values
     lowest, highest = pool_ids.aminmax()
-    if highest < ordered[0] or lowest > ordered[-1]:
+    if known(highest < ordered[0]) or known(lowest > ordered[-1]):
         # Ids that number the samples of a batch, and names of rows that have none.
         return set()
     place = torch.searchsorted(ordered, pool_ids).clamp_(max=len(ordered) - 1)
-    excluded = (ordered[place] == pool_ids).nonzero()[:, 0]
-    return set(torch.unique(excluded // _COLUMNS).tolist())
+    excluded = places(ordered[place] == pool_ids)
+    assert excluded is not None
+    return set((excluded // _COLUMNS).tolist())

@@ -19,8 +19,8 @@ generators", OOPSLA, figure 13).
   no number's probability is off by more than b · 2⁻⁶³. The order is not random.
 
 Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in numba, on the CPU;
-in torch operations, on any device, :mod:`negplug.kernels.random.hashing` and
-:mod:`negplug.kernels.random.floyd`. Samplers draw from
+:mod:`negplug.kernels.random.fused`, in Triton, on a GPU; :mod:`negplug.kernels.random.hashing` and
+:mod:`negplug.kernels.random.floyd`, in torch operations, on any device. Samplers draw from
 :class:`negplug.kernels.random.numbers.RandomNumbers`.
 """
 
@@ -30,7 +30,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numba_refusal
+from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
 from negplug.kernels.random.floyd import floyd_integers
 from negplug.kernels.random.hashing import hashed_uniforms
 
@@ -49,6 +49,12 @@ def _compiled_uniforms() -> Callable[..., None]:
     return compiled_uniforms
 
 
+def _fused_uniforms() -> Callable[..., None]:
+    from negplug.kernels.random.fused import fused_uniforms
+
+    return fused_uniforms
+
+
 DISTINCT: Operation[None] = Operation(
     "distinct random integers",
     None,
@@ -63,6 +69,7 @@ UNIFORMS: Operation[None] = Operation(
     None,
     (
         Kernel("numba", _compiled_uniforms, numba_refusal),
+        Kernel("triton", _fused_uniforms, triton_refusal),
         Kernel("torch", lambda: hashed_uniforms),
     ),
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.exclusion import excluded_pairs
+from negplug.contract.exclusion import exclude
 from negplug.contract.negatives import Columns, Negatives, Whole
 
 
@@ -66,5 +66,5 @@ def _weights(batch: ContrastiveBatch, part: Negatives) -> Tensor:
     if part.mask is not None:
         weight.masked_fill_(~part.mask, 0.0)
     if isinstance(part.choice, Whole):
-        weight[excluded_pairs(batch, part.rows)] = 0.0
+        exclude(batch, part.rows, weight, 0.0)
     return weight

@@ -19,20 +19,20 @@ from negplug.samplers.chains.grouping import sample_logits
 
 @dataclass(frozen=True, eq=False)
 class AbsentStates:
-    """States outside the batch of some of its anchors.
+    """States outside the batch of some of its N anchors.
 
     Attributes:
-        chains: ``[n]`` int64, the anchors whose states these are.
+        here: ``[N]`` bool, True at the anchors whose states these are.
         samples: ``[m]`` int64, the states, as data set indexes.
-        place: ``[n]`` int64, which of them is each anchor's.
+        place: ``[N]`` int64, which of them is each anchor's; 0 where it is none.
         rows: ``[V, m, d]``, their views, some row where ``known`` is False. May carry gradient.
         known: ``[V, m]`` bool.
-        logits: ``[V, n]``, of each anchor with the views of its state; -inf if unknown.
-        log_number: ``[n]``, the logarithm of how many views of its state are known.
-        scores: ``[n]``, the logit of each anchor's state, over its views.
+        logits: ``[V, N]``, of each anchor with the views of its state; -inf if unknown.
+        log_number: ``[N]``, the logarithm of how many views of its state are known.
+        scores: ``[N]``, the logit of each anchor's state, over its views.
     """
 
-    chains: Tensor
+    here: Tensor
     samples: Tensor
     place: Tensor
     rows: Tensor
@@ -45,7 +45,7 @@ class AbsentStates:
     def of(
         cls,
         batch: ContrastiveBatch,
-        chains: Tensor,
+        here: Tensor,
         samples: Tensor,
         place: Tensor | None,
         rows: Tensor,
@@ -55,26 +55,28 @@ class AbsentStates:
 
         Where ``place`` is None there is a state for each anchor, in the same order.
         """
-        here, pairs = known, rows.detach()
+        present, pairs = known, rows.detach()
         if place is None:
-            place = torch.arange(len(chains), device=chains.device)
+            place = torch.arange(len(here), device=here.device)
         else:
-            here, pairs = known.index_select(1, place), pairs.index_select(1, place)
-        pairs = pairs * batch.anchors.embeddings.detach().index_select(0, chains)
-        logits = pairs.sum(2).div_(batch.temperature).masked_fill_(~here, -torch.inf)
-        log_number = here.sum(0).clamp_(min=1).to(logits).log_()
+            present, pairs = known.index_select(1, place), pairs.index_select(1, place)
+        products = (pairs * batch.anchors.embeddings.detach()).sum(2)
+        logits = products.div_(batch.temperature).masked_fill_(~present, -torch.inf)
+        log_number = present.sum(0).clamp_(min=1).to(logits).log_()
         scores = sample_logits(logits, log_number)
-        return cls(chains, samples, place, rows, known, logits, log_number, scores)
+        return cls(here, samples, place, rows, known, logits, log_number, scores)
 
     @classmethod
     def anew(
         cls, name: str, batch: ContrastiveBatch, state: Tensor, chains: Tensor, seed: int
     ) -> AbsentStates:
-        """Return the states ``[N]`` of some anchors ``[n]``, see :func:`embedded`."""
-        samples, place = torch.unique(state[chains], return_inverse=True)
+        """Return the states ``[N]`` of some anchors ``[n]`` int64, see :func:`embedded`."""
+        samples, number = torch.unique(state[chains], return_inverse=True)
+        place = torch.zeros_like(state).index_copy_(0, chains, number)
+        here = torch.zeros_like(state, dtype=torch.bool).index_fill_(0, chains, True)
         rows = embedded(name, batch, samples, seed)
         known = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-        return cls.of(batch, chains, samples, place, rows, known)
+        return cls.of(batch, here, samples, place, rows, known)
 
 
 def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> Tensor:

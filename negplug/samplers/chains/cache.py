@@ -9,6 +9,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.sample_table import SampleTable, occurrences
+from negplug.kernels.late import known
 from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.common.saved_rows import check_unit_rows
 
@@ -20,19 +21,22 @@ class ShownKeys(NamedTuple):
         keys: ``[K, d]``, detached.
         samples: ``[K]`` int64, data set indexes.
         views: ``[K]`` int64.
+        bounds: The number of views and that of samples in the data set; None if unknown.
     """
 
     keys: Tensor
     samples: Tensor
     views: Tensor
+    bounds: tuple[int | None, int | None]
 
     @classmethod
-    def of(cls, batch: ContrastiveBatch) -> ShownKeys:
-        """Return the keys of a batch whose samples are known."""
+    def of(cls, batch: ContrastiveBatch, size: int | None) -> ShownKeys:
+        """Return the keys of a batch whose samples are known, of a data set of ``size``."""
         keys = batch.gathered().keys
         assert keys.indexes is not None
         views = occurrences(keys.indexes) if keys.views is None else keys.views
-        return cls(keys.embeddings.detach(), keys.indexes, views)
+        bounds = keys.num_views, size
+        return cls(keys.embeddings.detach(), keys.indexes, views, bounds)
 
 
 class EmbeddingCache(SampleTable):
@@ -51,22 +55,21 @@ class EmbeddingCache(SampleTable):
 
     def take(self, shown: ShownKeys) -> None:
         """Take the keys of a step in; of a sample's earlier visit nothing is known beside them."""
-        self.known[:, shown.samples[shown.samples < self.known.shape[1]]] = False
-        known = torch.ones_like(shown.samples, dtype=torch.bool)
-        self.write(shown.samples, shown.views, known=known, embedding=shown.keys)
+        self.reserve(shown.samples, shown.views, shown.bounds, embedding=shown.keys)
+        self.known.index_fill_(1, shown.samples, False)
+        present = torch.ones_like(shown.samples, dtype=torch.bool)
+        self.write(shown.samples, shown.views, shown.bounds, known=present, embedding=shown.keys)
 
-    def find(self, batch: ContrastiveBatch, state: Tensor, chains: Tensor) -> AbsentStates:
-        """Return the states ``[N]`` of some chains ``[n]``, which lie outside their batch."""
-        samples, anchors = state[chains], batch.anchors.embeddings
+    def find(self, batch: ContrastiveBatch, state: Tensor, away: Tensor) -> AbsentStates | None:
+        """Return the states ``[N]`` where ``away`` ``[N]`` is True; None if there are none."""
         length = self.known.shape[1]
-        if not length:
-            # A state that was loaded without the embeddings.
-            nowhere = torch.zeros(1, len(chains), dtype=torch.bool, device=anchors.device)
-            return AbsentStates.of(batch, chains, samples, None, anchors[chains][None], nowhere)
-        here = samples.clamp(max=length - 1)
-        known = self.known.index_select(1, here) & (samples < length)
-        rows = self.embedding.index_select(1, here).to(anchors)
-        if not known.all():
+        if not length or known(away.any()) is False:
+            return None
+        anchors = batch.anchors.embeddings
+        place = state.clamp(0, length - 1)
+        here = self.known.index_select(1, place) & (state < length)
+        rows = self.embedding.index_select(1, place).to(anchors)
+        if not known((here | ~away).all()):
             # In place of what is not there, some row of unit length, of which nothing is drawn.
-            rows = rows.where(known[:, :, None], anchors[chains])
-        return AbsentStates.of(batch, chains, samples, None, rows, known)
+            rows = rows.where(here[:, :, None], anchors)
+        return AbsentStates.of(batch, away, state, None, rows, here & away)

@@ -22,6 +22,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sample_table import occurrences
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import known
 from negplug.kernels.random.numbers import RandomNumbers
 
 
@@ -29,17 +30,27 @@ class PooledSamples(NamedTuple):
     """The samples of a pool.
 
     Attributes:
-        indexes: ``[C]`` int64, data set index of each.
+        indexes: ``[C]`` int64, data set index of each; :data:`BEYOND` at the end, where there are
+            fewer.
         rows: ``[V, C]`` int64, the row of each view in the pool; -1 where there is none.
+        complete: Whether it is known that each that is here has all views.
+        padded: Whether there may be fewer.
     """
 
     indexes: Tensor
     rows: Tensor
+    complete: bool = False
+    padded: bool = False
+
+    @property
+    def missing(self) -> Tensor:
+        """``[C]`` bool, True where there is no sample."""
+        return self.indexes == BEYOND
 
     def shuffled(self, random: RandomNumbers) -> PooledSamples:
         """Return the samples in random order, in which they are then proposed."""
-        order = random.permutation(len(self.indexes))
-        return PooledSamples(self.indexes[order], self.rows[:, order])
+        order = random.permutation(len(self.indexes), self.missing if self.padded else None)
+        return self._replace(indexes=self.indexes[order], rows=self.rows[:, order])
 
     def find(self, indexes: Tensor) -> Tensor:
         """Return the column of each of these samples, ``[…]`` int64; -1 where it is not here."""
@@ -86,14 +97,35 @@ def samples_of(pool: Rows) -> PooledSamples:
     """
     indexes = pool.indexes
     assert indexes is not None
-    known, sample = torch.unique(indexes, return_inverse=True)
     view = occurrences(indexes) if pool.views is None else pool.views
-    number = int(view.max()) + 1 if len(view) else 1
+    if pool.num_views is None:
+        samples, sample = torch.unique(indexes, return_inverse=True)
+        number = int(view.max()) + 1 if len(view) else 1
+    else:
+        # Of a shape that is known before, so that a device need not be waited for.
+        number = pool.num_views
+        samples, sample = _numbered(indexes, len(indexes) // number)
     row = torch.arange(len(indexes), device=indexes.device)
-    rows = row.new_full((number * len(known),), BEYOND)
-    rows.scatter_reduce_(0, view * len(known) + sample, row, "amin")
-    rows = rows.masked_fill_(rows == BEYOND, -1).view(number, len(known))
-    return PooledSamples(known, rows)
+    rows = row.new_full((number * len(samples),), BEYOND)
+    rows.scatter_reduce_(0, view * len(samples) + sample, row, "amin")
+    rows = rows.masked_fill_(rows == BEYOND, -1).view(number, len(samples))
+    complete = pool.num_views is not None and len(samples) > 0
+    return PooledSamples(samples, rows, complete, complete and _short(samples))
+
+
+def _short(samples: Tensor) -> bool:
+    """Return whether ascending samples may be padded."""
+    return known(samples[-1] == BEYOND) is not False
+
+
+def _numbered(indexes: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return ``[most]`` distinct indexes, ascending and padded, and the number of each entry's."""
+    ordered, order = indexes.sort()
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+    number = new.cumsum(0).sub_(1)
+    samples = ordered.new_full((most,), BEYOND).scatter_(0, number, ordered)
+    return samples, torch.empty_like(number).scatter_(0, order, number)
 
 
 def sample_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:

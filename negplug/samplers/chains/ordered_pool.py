@@ -17,7 +17,9 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.exclusion import excluded_pairs, remember_pairs
+from negplug.contract.ids import comparable_ids
 from negplug.contract.rows import Rows
+from negplug.kernels.late import free_to_read
 from negplug.samplers.chains.grouping import PooledSamples
 
 
@@ -40,16 +42,19 @@ class OrderedPool(NamedTuple):
     def of(cls, pool: Rows, samples: PooledSamples) -> OrderedPool:
         """Put the rows of a pool in order; those that are no view of a sample are left out."""
         present = samples.rows >= 0
-        numbers = present.sum(1).tolist()
-        columns = tuple(
-            None if number == len(samples.indexes) else here.nonzero()[:, 0]
-            for here, number in zip(present, numbers, strict=True)
-        )
+        columns: tuple[Tensor | None, ...] = (None,) * len(present)
+        if not samples.complete:
+            numbers = present.sum(1).tolist()
+            columns = tuple(
+                None if number == len(samples.indexes) else here.nonzero()[:, 0]
+                for here, number in zip(present, numbers, strict=True)
+            )
         whole = all(column is None for column in columns)
-        rows = samples.rows.view(-1) if whole else samples.rows[present]
+        # In place of a sample that is missing, some row of which nothing is drawn.
+        rows = samples.rows.flatten().clamp(min=0) if whole else samples.rows[present]
         with torch.enable_grad():
             ordered = replace(pool.select(rows), name=f"{pool.name}, ordered by sample")
-        log_number = present.sum(0).to(ordered.embeddings.dtype).log_()[:, None]
+        log_number = present.sum(0).clamp_(min=1).to(ordered.embeddings.dtype).log_()[:, None]
         return cls(ordered, samples, columns, log_number)
 
     def views(self, values: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
@@ -85,27 +90,52 @@ class OrderedPool(NamedTuple):
                 both = torch.logaddexp(together.index_select(0, column), view)
                 together.index_copy_(0, column, both)
         scores = together - self.log_number
-        # A few entries: quicker one by one than by a mask over all.
-        anchor, column = self._excluded(batch, own)
-        scores.view(-1).index_fill_(0, column * len(batch.anchors) + anchor, -torch.inf)
+        if free_to_read(scores.device):
+            self._exclude_pairs(batch, own, scores)
+        else:
+            self._exclude_by_masks(batch, own, scores)
+        if self.samples.padded:
+            scores.masked_fill_(self.samples.missing[:, None], -torch.inf)
         return scores
 
-    def _excluded(self, batch: ContrastiveBatch, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pairs of anchors and samples: of the same sample, or with a row of the same id."""
+    def _exclude_pairs(self, batch: ContrastiveBatch, own: Tensor, scores: Tensor) -> None:
+        """Write -inf to pairs of anchors and samples: the same, or with a row of the same id.
+
+        A few entries: quicker one by one than by a mask over all.
+        """
         (anchor,) = (own >= 0).nonzero(as_tuple=True)
-        column, pool = own[anchor], self.pool
-        assert pool.indexes is not None
-        count = len(self.samples.indexes)
-        anchors = batch.anchors
-        named = anchors.indexes is not None and torch.equal(anchors.ids, anchors.indexes)
-        if named and torch.equal(pool.ids, pool.indexes):
+        column, count = own[anchor], len(self.samples.indexes)
+        if self._named(batch):
             if all(each is None for each in self.columns):
                 first = count * torch.arange(len(self.columns), device=own.device)[:, None]
                 rows = (column + first).flatten()
-                remember_pairs(batch, pool, anchor.expand(len(first), -1).flatten(), rows)
-            return anchor, column
-        # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
-        others, row = excluded_pairs(batch, pool)
-        every = torch.arange(count, device=own.device)
-        of_rows = torch.cat([every if each is None else each for each in self.columns])
-        return torch.cat([anchor, others]), torch.cat([column, of_rows[row]])
+                remember_pairs(batch, self.pool, anchor.expand(len(first), -1).flatten(), rows)
+        else:
+            # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
+            others, row = excluded_pairs(batch, self.pool)
+            anchor, column = torch.cat([anchor, others]), torch.cat([column, self._sample[row]])
+        scores.view(-1).index_fill_(0, column * len(batch.anchors) + anchor, -torch.inf)
+
+    def _exclude_by_masks(self, batch: ContrastiveBatch, own: Tensor, scores: Tensor) -> None:
+        """Do the same without waiting for a device."""
+        every = torch.arange(len(scores), device=own.device)
+        scores.masked_fill_(own == every[:, None], -torch.inf)
+        if self._named(batch):
+            return
+        wanted = comparable_ids(batch.anchors.ids)
+        for column, ids in self.views(self.pool.ids):
+            same = wanted == ids[:, None]
+            if column is None:
+                scores.masked_fill_(same, -torch.inf)
+            else:
+                scores.index_put_((column,), scores[column].masked_fill_(same, -torch.inf))
+
+    def _named(self, batch: ContrastiveBatch) -> bool:
+        """Return whether ids are nothing but data set indexes, as far as is known."""
+        return all(rows.ids_are_indexes for rows in (batch.anchors, self.pool))
+
+    @property
+    def _sample(self) -> Tensor:
+        """``[R]`` int64, the sample of each row."""
+        every = torch.arange(len(self.samples.indexes), device=self.pool.ids.device)
+        return torch.cat([every if each is None else each for each in self.columns])

@@ -36,11 +36,10 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
-from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
+from negplug.contract.sample_table import check_indexes, check_samples, views_of
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
 from negplug.kernels.random.numbers import RandomNumbers
@@ -54,6 +53,7 @@ from negplug.samplers.chains.grouping import (
 )
 from negplug.samplers.chains.ordered_pool import OrderedPool
 from negplug.samplers.chains.step import ChainStep, Measures, Moves
+from negplug.samplers.chains.table import ChainTable
 from negplug.samplers.chains.weighting import (
     drawn_absent,
     drawn_rows,
@@ -74,13 +74,13 @@ class Ended(NamedTuple):
     Attributes:
         names: ``[3, N]`` int64: data set index, view and final state of each chain.
         score: ``[N]``, the logit of the final state.
-        samples: Size of the data set; 0 if unknown.
+        bounds: The number of views and that of samples in the data set; None if unknown.
         measures: What is worth logging of this rank's chains.
     """
 
     names: Tensor
     score: Tensor
-    samples: int
+    bounds: tuple[int | None, int | None]
     measures: Measures
 
 
@@ -128,7 +128,7 @@ class ChainSampler(Stateful, NegativeSampler):
             raise TypeError(f"{name}: source must be a sampler, got {source!r}")
         if isinstance(self.source, (ChoosingSampler, ChainSampler)):
             raise ValueError(no_whole_pool(name, self.source))
-        self.chains = SampleTable(state=UNKNOWN, score=-torch.inf)
+        self.chains = ChainTable()
         self.cache = EmbeddingCache()
         self.add_state("samples", default=0)
         self._tried = False
@@ -199,26 +199,27 @@ class ChainSampler(Stateful, NegativeSampler):
             weights = self.left(step.scores, weights)
         drawn = [drawn_rows(step, weights)]
         if absent is not None:
-            drawn.append(drawn_absent(batch, absent, moves.outside))
+            drawn.append(drawn_absent(absent, moves.outside))
         score, names = batch.of_all_ranks(score, torch.stack([indexes, views, state]))
-        samples = self.size or batch.context.dataset.size or 0
-        ended = Ended(names, score, samples, step.measures(moves))
+        bounds = batch.anchors.num_views, self._size(batch)
+        ended = Ended(names, score, bounds, step.measures(moves))
         return Sampled(tuple(drawn), Visited(ended, self._shown(batch)))
 
     def _moved(
         self, batch: ContrastiveBatch, step: ChainStep, indexes: Tensor, random: RandomNumbers
     ) -> tuple[ChainStep, Moves, AbsentStates | None]:
         """Return the step with all logits known, where its chains went, and states outside."""
-        number, away, absent = batch.context.draws.step, step.away(), None
-        if self.out_of_batch == "cached" and len(away):
-            absent = self.cache.find(batch, step.state, away)
-            step = step.compared(absent)
+        number, absent = batch.context.draws.step, None
+        if self.out_of_batch == "cached":
+            absent = self.cache.find(batch, step.state, step.away)
+            step = step if absent is None else step.compared(absent)
         noise = self.noise(step.scores, random)
         moves = self.move(step.scores, step.initial, step.place, noise, number)
         if self.out_of_batch != "recompute":
             return step, moves, absent
         self._try_once(batch, indexes)
-        away = away[moves.outside[away] > 0]
+        # How many there are decides what is embedded: the one option that waits for a device.
+        away = (step.away & (moves.outside > 0)).nonzero()[:, 0]
         if len(away):
             # Another stream than that of the sampler's own draws.
             seed = batch.context.draws.seed_of(-1 - self.stream)
@@ -238,9 +239,13 @@ class ChainSampler(Stateful, NegativeSampler):
         """Return the anchors' data set indexes, once those of all ranks are found to be good."""
         own, everyones = batch.anchors.indexes, batch.gathered().keys.indexes
         check_indexes(self.name, batch, None if own is None else everyones, self.size)
-        check_samples(self.name, self.samples, self.size or batch.context.dataset.size)
+        check_samples(self.name, self.samples, self._size(batch))
         assert own is not None
         return own
+
+    def _size(self, batch: ContrastiveBatch) -> int | None:
+        """Return the number of samples in the data set, if it is known."""
+        return self.size or batch.context.dataset.size
 
     def _try_once(self, batch: ContrastiveBatch, indexes: Tensor) -> None:
         """Embed one sample in the first step, on every rank, so that none fails alone later."""
@@ -250,14 +255,15 @@ class ChainSampler(Stateful, NegativeSampler):
 
     def _shown(self, batch: ContrastiveBatch) -> ShownKeys | None:
         """Return the step's keys of all ranks, where embeddings are cached."""
-        return ShownKeys.of(batch) if self.out_of_batch == "cached" else None
+        return ShownKeys.of(batch, self._size(batch)) if self.out_of_batch == "cached" else None
 
     def update(self, seen: Visited) -> None:
         """Move the chains on, and remember the step's embeddings where that was asked for."""
         if seen.ended is not None:
             indexes, views, state = seen.ended.names
-            self.samples = seen.ended.samples or self.samples
-            self.chains.write(indexes, views, state=state, score=seen.ended.score)
+            bounds = seen.ended.bounds
+            self.samples = bounds[1] or self.samples
+            self.chains.write(indexes, views, bounds, state=state, score=seen.ended.score)
         if seen.shown is not None:
             self.cache.take(seen.shown)
 

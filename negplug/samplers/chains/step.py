@@ -80,13 +80,14 @@ class ChainStep:
         initial = torch.where(place < 0, stored, present)
         return cls(pool, logits, scores, state, stored, place, initial)
 
+    @property
     def away(self) -> Tensor:
-        """Return the chains whose state lies outside the batch, int64."""
-        return ((self.state != UNKNOWN) & (self.place < 0)).nonzero()[:, 0]
+        """``[N]`` bool, True where a chain's state lies outside the batch."""
+        return (self.state != UNKNOWN) & (self.place < 0)
 
     def compared(self, absent: AbsentStates) -> ChainStep:
         """Return the step with the logits of states outside the batch from their embeddings."""
-        return replace(self, initial=self.initial.index_copy(0, absent.chains, absent.scores))
+        return replace(self, initial=absent.scores.where(absent.here, self.initial))
 
     def end(self, moves: Moves) -> tuple[Tensor, Tensor]:
         """Return the final states and their logits, ``[N]`` each."""

@@ -32,21 +32,18 @@ def drawn_rows(step: ChainStep, weights: Tensor) -> Negatives:
     return Negatives(pool.pool, Whole(), log_weight.T, "posterior")
 
 
-def drawn_absent(batch: ContrastiveBatch, absent: AbsentStates, weight: Tensor) -> Negatives:
+def drawn_absent(absent: AbsentStates, weight: Tensor) -> Negatives:
     """Return draws of states outside the batch, spread over their views.
 
     Args:
-        batch: The batch.
         absent: The states.
-        weight: ``[N]``, of the draws of each anchor.
+        weight: ``[N]``, of the draws of each anchor; 0 where its state is not among them.
     """
     views, number = absent.known.shape
     first = number * torch.arange(views, device=weight.device)
-    columns = first.new_zeros(len(batch.anchors), views)
-    columns.index_copy_(0, absent.chains, absent.place[:, None] + first)
-    each = log_view_scale(absent.scores, absent.log_number, weight[absent.chains])
-    log_weight = weight.new_full(columns.shape, -torch.inf)
-    log_weight.index_copy_(0, absent.chains, (absent.logits + each).T)
+    columns = absent.place[:, None] + first
+    each = log_view_scale(absent.scores, absent.log_number, weight)
+    log_weight = (absent.logits + each).T
     with torch.enable_grad():  # what was embedded anew carries gradient
         embeddings = absent.rows.flatten(0, 1)
     ids = first.new_full((len(embeddings),), UNKNOWN)

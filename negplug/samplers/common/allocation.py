@@ -7,13 +7,16 @@ single strata lack is said once for each.
 
 from __future__ import annotations
 
+import functools
 import warnings
 
+import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import known, look, read
 
 _PARTS = ("of the anchor's own stratum", "of other strata")
 
@@ -45,10 +48,16 @@ class Allocation:
         self._growing = self._starts_empty
         self._largest = 0
         self._met = [False, False]
-        self._named: set[tuple[int, int]] = set()
+        # What has been said of each part.
+        self._named: tuple[set[int], set[int]] = (set(), set())
+        self._names: list[Tensor | None] = [None, None]
 
     def check(
-        self, available: tuple[Tensor, Tensor], strata: Tensor, batch: ContrastiveBatch
+        self,
+        available: tuple[Tensor, Tensor],
+        strata: Tensor,
+        batch: ContrastiveBatch,
+        entries: int,
     ) -> None:
         """Say what the anchors of a batch lack.
 
@@ -56,24 +65,34 @@ class Allocation:
             available: ``[N]`` each: negatives inside the anchor's own stratum, and outside.
             strata: ``[N]``, the anchors' own.
             batch: Theirs; that of the first training step is taken for a full one.
+            entries: How many rows the source offers, which counts where the numbers of those that
+                serve cannot be known without waiting.
 
         Raises:
             ValueError: If a full batch offers no anchor its share of one of the parts.
         """
-        if self._is_growing(int((available[0] + available[1]).max()), batch.training):
+        reached = known((available[0] + available[1]).max())
+        if self._is_growing(entries if reached is None else reached, batch.training):
             return
         for part, (asked, there) in enumerate(zip(self.sizes, available, strict=True)):
-            most = int(there.max())
-            if most >= asked:
+            most = (read if batch.first_step else known)(there.max())
+            if most is not None and most >= asked:
                 self._met[part] = True
-            elif batch.first_step and not self._met[part] and not self._starts_empty:
+            elif most is not None and self._must_be_met(part, batch):
                 raise ValueError(
                     f"stratified: {self._given} asks for {asked} negatives {_PARTS[part]}, but no "
                     f"anchor of a full batch has more than {most}; ask for fewer, or enlarge the "
                     f"batch or the source"
                 )
-            if int(there.min()) < asked:
-                self._warn(part, asked, there, strata)
+            short = there < asked
+            named = self._names[part]
+            if named is not None:
+                short &= (strata[:, None] != named.to(strata.device)).all(1)
+            say = functools.partial(self._warn, part, asked, there, short, strata)
+            look("stratified: too few", short.any(), say)
+
+    def _must_be_met(self, part: int, batch: ContrastiveBatch) -> bool:
+        return batch.first_step and not self._met[part] and not self._starts_empty
 
     def _is_growing(self, reached: int, training: bool) -> bool:
         """Whether a memory is still filling up: it offers more than in any step before."""
@@ -82,12 +101,9 @@ class Allocation:
             self._largest = max(reached, self._largest)
         return self._growing
 
-    def _warn(self, part: int, asked: int, there: Tensor, strata: Tensor) -> None:
-        short = there < asked
-        for stratum in sorted(set(strata[short].tolist())):
-            if (part, stratum) in self._named:
-                continue
-            self._named.add((part, stratum))
+    def _warn(self, part: int, asked: int, there: Tensor, short: Tensor, strata: Tensor) -> None:
+        for stratum in sorted(set(strata[short].tolist()) - self._named[part]):
+            self._named[part].add(stratum)
             fewest = int(there[short & (strata == stratum)].min())
             name = "unknown stratum (-1)" if stratum == UNKNOWN else f"stratum {stratum}"
             warnings.warn(
@@ -95,3 +111,4 @@ class Allocation:
                 f"{_PARTS[part]} that {self._given} asks for; all of them are used",
                 stacklevel=2,
             )
+        self._names[part] = torch.tensor(sorted(self._named[part]), device=strata.device)

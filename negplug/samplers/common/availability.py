@@ -15,7 +15,7 @@ from torch import Tensor
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.late import known
+from negplug.kernels.late import known, read
 
 
 class Availability:
@@ -71,9 +71,10 @@ class Availability:
             ValueError: As :meth:`check`.
         """
         most = known(available.max())
+        if most is None and first_step:
+            most = read(available.max())
         if most is None:
-            entries = sum(part.width for part in offered)
-            most = int(available.max()) if first_step else entries
+            most = sum(part.width for part in offered)
         self.check(most, first_step)
         return bool(most > self.num_negatives)
 

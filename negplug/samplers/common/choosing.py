@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
@@ -64,6 +65,11 @@ def rows_offered(
             f"make synthetic(…) the outermost sampler"
         )
     return offered
+
+
+def serving_first(serves: Tensor) -> Tensor:
+    """Return the rows ``[K]`` of a pool, those in ``serves`` ``[K]`` bool before the others."""
+    return torch.argsort(~serves, stable=True)
 
 
 def labels_of(

@@ -67,18 +67,20 @@ def mixed_with_anchors(
     assert isinstance(hard.choice, Columns)
     one, half = random.uniform(2, len(hard.choice.columns), number)
     chosen = hard.choice.columns.gather(1, (one * counts.clamp(min=1)[:, None]).long())
-    # The rows in use and the anchors as one pool: at most what a copy of the source would cost.
-    used, columns = torch.unique(chosen, return_inverse=True)
-    pool, own = hard.rows.detach(), anchors.detach()
-    itself = len(used) + torch.arange(len(own), device=chosen.device)
-    similarities = chosen_similarities(own.embeddings, pool.embeddings, chosen)
+    # One pool of the anchors and the rows drawn, or of the source if that is smaller.
+    source, columns, own = hard.rows.detach(), chosen, anchors.detach()
+    if chosen.numel() < len(source):
+        source = source.select(chosen.flatten())
+        columns = torch.arange(len(source), device=chosen.device).view_as(chosen)
+    itself = len(source) + torch.arange(len(own), device=chosen.device)
+    similarities = chosen_similarities(own.embeddings, source.embeddings, columns)
     choice = Mixtures(
         columns,
         itself[:, None].expand_as(columns),
         _coefficients(half / 2, similarities),
         (counts >= 1)[:, None].expand_as(columns),
     )
-    return Negatives(Rows.joined([pool.select(used), own]), choice)
+    return Negatives(Rows.joined([source, own]), choice)
 
 
 def _similarities(pool: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import check
 from negplug.samplers.common.choosing import labels_of
 
 LABELS = "labels"
@@ -94,13 +95,16 @@ class Strata:
 
     def _looked_up(self, indexes: Tensor) -> Tensor:
         assert self.table is not None
-        beyond = int(indexes.max()) if len(indexes) else UNKNOWN
-        if beyond >= len(self.table):
-            raise ValueError(
-                f"{self.name}: the metadata has {len(self.table)} entries, but there is a sample "
-                f"with data set index {beyond}; it is shorter than the data set"
-            )
-        strata = self.table[indexes.clamp(min=0)]
+        entries = len(self.table)
+        check(
+            f"{self.name}: metadata",
+            (indexes >= entries).any(),
+            lambda: ValueError(
+                f"{self.name}: the metadata has {entries} entries, but there is a sample with data "
+                f"set index {int(indexes.max())}; it is shorter than the data set"
+            ),
+        )
+        strata = self.table[indexes.clamp(0, entries - 1)]
         return strata.where(indexes >= 0, UNKNOWN)
 
 

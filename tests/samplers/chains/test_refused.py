@@ -191,4 +191,4 @@ def test_an_index_that_is_bad_on_one_rank_is_refused_on_all():
         assert message in other[0]
         assert difference(one[1], other[1]) is None
         state = one[1]["sampler.chains._extra_state"]["values"]["state"]
-        assert state.shape == (2, 4)
+        assert state.shape == (2, 8)

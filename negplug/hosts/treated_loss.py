@@ -60,7 +60,8 @@ class TreatedLoss:
         parts = (*self.loss.sampler.parts_inside(), *self.loss.objective.parts_inside())
         self._by_place = not any(part.wants_indexes for part in parts)
         self.calls = 0
-        self._forgets = self._used = False
+        self._forgets = False
+        self._used: int | None = None  # the step of the calls that the metadata served
         self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES, by_place=self._by_place)
         self.reads_metadata = site.reads_metadata
         self.dataset = DatasetAccess(unencoded=_NO_ENCODER)
@@ -75,7 +76,7 @@ class TreatedLoss:
     @property
     def metadata(self) -> Metadata:
         """What is known of the step's samples."""
-        if self._forgets and self._used and self.loss.between_steps:
+        if self._forgets and self._used is not None and self._used < self.loss.next_step:
             self.forget()  # so that the next step's samples are not taken for these
         return self._metadata
 
@@ -89,7 +90,7 @@ class TreatedLoss:
         if metadata.indexes is None and not metadata.unindexed:
             metadata = replace(metadata, unindexed=_UNKNOWN_INDEXES)
         self._metadata = replace(metadata, by_place=self._by_place)
-        self._forgets, self._used = until_backward, False
+        self._forgets, self._used = until_backward, None
 
     @contextlib.contextmanager
     def knowing(self, metadata: Metadata) -> Iterator[None]:
@@ -132,7 +133,7 @@ class TreatedLoss:
         if self.evaluating:
             self._rows = len(batch.anchors)
         if batch.training:
-            self._used = True
+            self._used = self.loss.next_step
             self.calls += 1
             call_record.record_call()
         self.loss.to(batch.anchors.embeddings.device)

@@ -8,6 +8,11 @@ which at τ = 0.02 is the largest error of the gradient. For the backward pass,
 the rounded rows and norms suffice, so no float64 copy is kept. Both passes go through a few rows
 at a time, and views are written to their place in one tensor: on a CPU fresh temporaries of a
 large batch's size cost more than the arithmetic.
+
+A row shorter than 1e-12 has no direction and gets no gradient, of whatever type it is; that of
+``torch.nn.functional.normalize`` would be 1e12 times the unit row's. A row of float16 that is
+shorter than 2⁻¹⁰, where its digits are few, gets the gradient of a row of that length, which stays
+finite.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ _ROWS_ELSEWHERE = 2**14
 
 # As torch.nn.functional.normalize: a zero row stays zero.
 _SHORTEST = 1e-12
+_SHORTEST_HALF = 2.0**-10
 
 
 def unit_rows(*parts: Tensor) -> Tensor:
@@ -70,7 +76,10 @@ def _write(z: Tensor, unit: Tensor, norm: Tensor) -> None:
         wide = rows.to(widest(rows.device))
         length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min_(_SHORTEST)
         torch.div(wide, length, out=units)
-        norms.copy_(length)
+        # The backward pass divides by it: of rows without a direction nothing is left.
+        norms.copy_(torch.threshold(length, _SHORTEST, torch.inf))
+        if z.dtype == torch.float16:
+            norms.clamp_min_(_SHORTEST_HALF)
 
 
 def _gradient(grad: Tensor, unit: Tensor, norm: Tensor, dtype: torch.dtype) -> Tensor:

@@ -208,9 +208,9 @@ class ContrastiveLoss(nn.Module):
             del self.further[self._steps.most - 1 :]  # of calls that had no backward pass
 
     @property
-    def between_steps(self) -> bool:
-        """Whether a training call made now would begin another step than the last one's."""
-        return self._steps.over()
+    def next_step(self) -> int:
+        """Number of the step that a training call made now would be of."""
+        return self._steps.number + self._steps.over()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what they held back of calls with a backward pass included.

@@ -126,7 +126,7 @@ class Steps:
     def following(self) -> int:
         """Number of the next call of the step."""
         number = self._after_last()
-        skipped = not (self._reached or self._held_open) and self._whole(number)
+        skipped = not self._reached and self._whole(number)
         return 0 if skipped else number
 
     def hold_open(self) -> None:

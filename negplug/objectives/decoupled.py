@@ -26,7 +26,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
-from negplug.contract.inputs import check_number
+from negplug.contract.inputs import LARGEST, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.objectives.logits import negative_term, positive_logits
@@ -53,8 +53,11 @@ class Decoupled(Objective):
         super().__init__()
         if sigma is not None:
             sigma = check_number("decoupled", "sigma", sigma, 0, math.inf)
-            if sigma == 0:
-                raise ValueError("decoupled: sigma must be above 0; leave it out for no weights")
+            if sigma < 1 / LARGEST:
+                raise ValueError(
+                    f"decoupled: sigma must be above 0; leave it out for no weights, or give 1e-30 "
+                    f"or more, not {sigma}"
+                )
         self.sigma = sigma
         self.expression = "decoupled()" if sigma is None else f"decoupled(sigma={sigma!r})"
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import comparable_ids
-from negplug.contract.inputs import check_integer
+from negplug.contract.inputs import check_integer, check_room
 from negplug.contract.negatives import Columns, Negatives, Whole
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
@@ -75,10 +75,14 @@ class GumbelMax(NegativeSampler):
         a pool's mask says which of the draws are of it.
 
         Raises:
-            ValueError: If the source draws from the softmax, or its negatives are no rows of a
-                pool.
+            ValueError: If the source draws from the softmax, its negatives are no rows of a pool,
+                or there is no room for M draws of each anchor.
         """
         parts = rows_offered("gumbel_max", self.source, batch)
+        if batch.first_step:
+            needed = 40 * len(batch.anchors) * self.num_negatives  # of draws and random numbers
+            device = batch.anchors.embeddings.device
+            check_room("gumbel_max", "num_negatives", self.num_negatives, needed, device)
         pools, slots = _draws(batch, parts, self.num_negatives, self.random(batch))
         return tuple(_drawn(part, slots, pools == number) for number, part in enumerate(parts))
 

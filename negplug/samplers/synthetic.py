@@ -32,7 +32,7 @@ import torch
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.inputs import check_integer, check_number
+from negplug.contract.inputs import check_integer, check_number, check_room
 from negplug.contract.negatives import Negatives, Whole, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.numbers import RandomNumbers
@@ -124,6 +124,8 @@ class Synthetic(NegativeSampler):
                 be perturbed that are not one whole pool for all anchors.
         """
         offered = rows_offered("synthetic", self.source, batch)
+        if batch.first_step:
+            self._check_room(batch)
         random = self.random(batch)
         made = []
         hard = self._hard(batch, offered)
@@ -143,6 +145,19 @@ class Synthetic(NegativeSampler):
             if len(offered[0].rows):
                 made.append(_noisy(offered[0], self.num_noisy, self.sigma, random))
         return (*offered, *made)
+
+    def _check_room(self, batch: ContrastiveBatch) -> None:
+        """Raise ``ValueError`` if there is no room for what is made for a batch."""
+        anchors, width = batch.anchors.embeddings.shape
+        # Of a mixture two columns and two coefficients, of a copy its coordinates.
+        bytes_each = {
+            "num_mixed": 32 * anchors,
+            "num_mixed_with_anchor": 32 * anchors,
+            "num_noisy": 8 * width,
+        }
+        for name, size in bytes_each.items():
+            number, device = getattr(self, name), batch.anchors.embeddings.device
+            check_room("synthetic", name, number, number * size, device)
 
     def _hard(self, batch: ContrastiveBatch, offered: tuple[Negatives, ...]) -> Negatives | None:
         """Return each anchor's hardest negatives, those that there are first; None if no rows."""

@@ -8,7 +8,6 @@ import hosts
 import pytest
 import torch
 from fitted import fit
-from queue_contents import rows_in
 
 from negplug import ContrastiveLoss, inject
 
@@ -141,17 +140,3 @@ def test_explicit_objective_and_temperature_replace_the_hosts():
     batch = ContrastiveBatch.from_views(tuple(views))
     value = treated(batch, objective=make_objective("infonce()"), temperature=0.2)
     assert torch.equal(value, loss_fn(*views))
-
-
-def test_every_evaluation_of_an_optimizers_closure_is_a_step():
-    module = hosts.recipe()
-    lbfgs = torch.optim.LBFGS(module.parameters(), lr=1e-3, max_iter=4)
-    module.configure_optimizers = lambda: lbfgs
-    _, control, trainer = fit("queue(size=1000)", module=module)
-    (treated,) = control.injection.losses.values()
-    assert trainer.global_step == 3
-    assert treated.calls > 6
-    state = treated.loss.state_dict()
-    counters = state["_extra_state"]
-    assert (counters["step"], counters["further"]) == (treated.calls, 0)
-    assert len(rows_in(state)) == 16 * treated.calls

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN, or_unknown
-from negplug.contract.inputs import check_flag
+from negplug.contract.inputs import check_flag, check_room
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler, Sampled
@@ -39,7 +39,8 @@ class Arriving(NamedTuple):
 class RememberingSampler(Stateful, NegativeSampler):
     """A sampler whose pool is what it remembers of past keys.
 
-    A subclass implements ``update``, which takes :class:`Arriving`, and ``settings``.
+    A subclass implements ``update``, which takes :class:`Arriving`, and ``settings``. Its ``size``
+    is the number of rows that it reserves; None if that is unknown.
 
     Args:
         gather: Whether to remember the keys of every rank, so that all ranks remember the same;
@@ -54,6 +55,7 @@ class RememberingSampler(Stateful, NegativeSampler):
     rows: Tensor
     names: Tensor
     count: int
+    size: int | None = None
 
     def __init__(self, gather: bool) -> None:
         super().__init__()
@@ -71,8 +73,17 @@ class RememberingSampler(Stateful, NegativeSampler):
         return self.count
 
     def sample(self, batch: ContrastiveBatch) -> Sampled:
-        """Return the rows written so far, exclusion by id, and what :meth:`update` will write."""
+        """Return the rows written so far, exclusion by id, and what :meth:`update` will write.
+
+        Raises:
+            ValueError: If there is no room for the memory, or it holds rows of another width.
+        """
         anchors = batch.anchors.embeddings
+        if batch.training and not self.count and self.size is not None:
+            # Now, and not after the first backward pass.
+            bytes_each = anchors.shape[1] * anchors.element_size() + 8 * _NAMES
+            name, _, _ = str(self).partition("(")
+            check_room(name, "size", self.size, self.size * bytes_each, anchors.device)
         if self.rows.device != anchors.device:
             # A memory that was loaded in a plain loop, which does not move the loss.
             self.to(anchors.device)

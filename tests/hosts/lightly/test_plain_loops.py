@@ -96,3 +96,33 @@ def test_what_a_site_knows_for_a_while_gives_way_to_what_was_provided():
     assert treated.metadata.indexes is indexes
     criterion(*naive.embeddings(2, 4)).backward()
     assert treated.metadata.indexes is None  # forgotten with the step's backward pass
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_what_was_provided_lasts_as_long_as_its_step_is_computed(checkpointed):
+    """For every evaluation of a closure, and where checkpointing computes a call again."""
+    layer, criterion = torch.nn.Linear(16, 16).double(), NTXentLoss()
+    optimizer = torch.optim.LBFGS(layer.parameters(), lr=0.05, max_iter=4)
+    handle = inject(criterion, "hierarchical(in_batch(), memory_bank())")
+    (treated,) = handle.losses.values()
+
+    def loss(z):
+        return criterion(layer(z[0]), layer(z[1]))
+
+    def closure():
+        optimizer.zero_grad()
+        part = torch.utils.checkpoint.checkpoint
+        found = part(loss, z, use_reentrant=False) if checkpointed else loss(z)
+        found.backward()
+        return found
+
+    for step in range(3):
+        z = torch.stack(naive.embeddings(2, 4, seed=step)).detach()
+        handle.provide(indexes=torch.arange(4) + 4 * step)
+        optimizer.step(closure)
+    assert treated.calls > 6
+    state = handle.state_dict()["NTXentLoss"]
+    assert state["_extra_state"]["step"] == 3
+    assert names_in(state, "sampler.tiers.1")[1].tolist() == list(range(12))
+    with pytest.raises(ValueError, match="the data set indexes of the batch are unknown"):
+        optimizer.step(closure)

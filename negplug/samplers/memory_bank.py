@@ -146,7 +146,7 @@ class MemoryBank(RememberingSampler):
 
     def _slots_of(self, indexes: Tensor, keys: Tensor) -> Tensor:
         """Return the slot of each index, made if need be; the indexes ascend."""
-        self._number_slots()
+        self._recount()
         beyond = known(indexes[-1]) + 1 - len(self.slots)
         if beyond > 0:
             more = indexes.new_full((max(beyond, len(self.slots)),), _UNVISITED)
@@ -201,7 +201,7 @@ class MemoryBank(RememberingSampler):
                 self.reserve(samples or 4 * most, keys)
         self.count, self._counted = most, False
 
-    def _number_slots(self) -> None:
+    def _recount(self) -> None:
         """Count and list the written slots, after steps that did not wait."""
         if not self._counted:
             self.count = int((self.names[1] != UNKNOWN).sum())
@@ -212,7 +212,7 @@ class MemoryBank(RememberingSampler):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the settings and a copy of the bank; waits for the device."""
-        self._number_slots()
+        self._recount()
         return super().get_extra_state()
 
     def loaded(self) -> None:

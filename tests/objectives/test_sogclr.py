@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_objective
 from negplug.contract.dataset import DatasetAccess
+from negplug.objectives.sogclr import SogCLR
 
 N, WIDTH, GAMMA, TAU = 12, 6, 0.3, 0.2
 BATCHES = [(0, 1, 2, 3), (2, 3, 4, 5), (0, 5, 6, 7), (1, 2, 3, 4), (8, 9, 0, 1), (11, 0, 2, 7)]
@@ -255,3 +256,18 @@ def test_an_anchor_without_negatives_pays_nothing_and_leaves_no_average():
     assert all((view.grad == 0).all() for view in z)
     assert not saved(loss_fn).isfinite().any()
     assert math.isfinite(step_of(loss_fn, 1, (3, 4))[0])
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])  # values free to read, and not
+def test_an_anchor_without_negatives_leaves_the_average_of_its_sample(backend, monkeypatch):
+    monkeypatch.setenv("NEGPLUG_BACKEND", backend)
+    objective = SogCLR()
+    # Sample 1 twice with one view, sample 2 with both, sample 0 never with negatives.
+    names = torch.tensor([[1, 1, 2, 2, 0], [0, 0, 0, 1, 1], [1, 0, 1, 1, 0]])
+    log_u = torch.tensor([0.5, 0.7, 0.2, 0.4, 0.9])
+    seen = {"names": names, "log_u": log_u, "samples": None, "most": lambda: [2, 1]}
+    empty = -torch.inf
+    for _ in range(2):
+        objective.update(seen)
+        expected = torch.tensor([[empty, 0.5, 0.2], [empty, empty, 0.4]])
+        assert torch.equal(objective.averages.log_u, expected)

@@ -28,13 +28,12 @@ from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
+from negplug.hosts.trainer.saved import losses_of
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Treatment
-from negplug.kernels.distributed import everyones, rank, world_size
+from negplug.kernels.distributed import everyones
 
 logger = logging.getLogger("negplug")
-
-_OF_THE_HOST = "of the host"
 
 
 class NegativeControlMixin(EvaluationMixin):
@@ -228,25 +227,10 @@ class NegativeControlMixin(EvaluationMixin):
         """Keep the state until the model is treated; a stage outside ``fit`` has no use for it.
 
         Raises:
-            ValueError: If the checkpoint was written with another sampler or objective or, where
-                ranks have state of their own, by another number of ranks.
+            ValueError: As :func:`losses_of`.
         """
-        ranks = state.get("ranks")
-        if self._stage not in (None, "fit") or not (state["losses"] or ranks):
-            return
-        for kind, own in self._choice().items():
-            if state[kind] != own:
-                raise ValueError(
-                    f"the checkpoint was written with the {kind} {state[kind] or _OF_THE_HOST}, "
-                    f"this run has {own or _OF_THE_HOST}; resume with the same expression"
-                )
-        if ranks is not None and len(ranks) != world_size():
-            raise ValueError(
-                f"the checkpoint holds the sampler state of {len(ranks)} ranks, this run has "
-                f"{world_size()}; resume with as many"
-            )
-        saved = state["losses"] if ranks is None else ranks[rank()]
-        self._kept.resume(saved, state.get("dataset"))
+        if self._stage in (None, "fit") and (saved := losses_of(state, self._choice())):
+            self._kept.resume(saved, state.get("dataset"))
 
     def _choice(self) -> dict[str, str | None]:
         """Return what a run that resumes must have chosen too."""

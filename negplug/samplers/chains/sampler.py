@@ -36,11 +36,10 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
-from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
+from negplug.contract.sample_table import check_indexes, check_samples, views_of
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
 from negplug.kernels.random.numbers import RandomNumbers
@@ -54,6 +53,7 @@ from negplug.samplers.chains.grouping import (
 )
 from negplug.samplers.chains.ordered_pool import OrderedPool
 from negplug.samplers.chains.step import ChainStep, Measures, Moves
+from negplug.samplers.chains.table import ChainTable
 from negplug.samplers.chains.weighting import (
     drawn_absent,
     drawn_rows,
@@ -128,7 +128,7 @@ class ChainSampler(Stateful, NegativeSampler):
             raise TypeError(f"{name}: source must be a sampler, got {source!r}")
         if isinstance(self.source, (ChoosingSampler, ChainSampler)):
             raise ValueError(no_whole_pool(name, self.source))
-        self.chains = SampleTable(state=UNKNOWN, score=-torch.inf)
+        self.chains = ChainTable()
         self.cache = EmbeddingCache()
         self.add_state("samples", default=0)
         self._tried = False

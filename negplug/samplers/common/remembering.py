@@ -82,7 +82,7 @@ class RememberingSampler(Stateful, NegativeSampler):
         if batch.training and not self.count and self.size is not None:
             # Now, and not after the first backward pass.
             bytes_each = anchors.shape[1] * anchors.element_size() + 8 * _NAMES
-            name, _, _ = self.expression.partition("(")
+            name, _, _ = str(self).partition("(")
             check_room(name, "size", self.size, self.size * bytes_each, anchors.device)
         if self.rows.device != anchors.device:
             # A memory that was loaded in a plain loop, which does not move the loss.

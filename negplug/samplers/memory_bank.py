@@ -30,7 +30,7 @@ from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler, Sampled
-from negplug.kernels.late import check, known, places, read
+from negplug.kernels.late import check, known, look, places, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -168,16 +168,15 @@ class MemoryBank(RememberingSampler):
         fresh = held[place] != indexes
         written = (held != UNKNOWN).sum()
         made = (fresh & new).cumsum(0)
-        check(
-            "memory_bank: no room",
-            written + made[-1] > len(held),
-            lambda: ValueError(
-                f"memory_bank: there are more samples than the {len(held)} of the data set; give "
-                f"size=…, one more than the greatest index"
-            ),
-        )
+        look("memory_bank: no room", written + made[-1] > len(held), self._no_room)
         next_slots = (written + made - 1).clamp_(max=len(held) - 1)
         return torch.where(fresh, next_slots, order[place])
+
+    def _no_room(self) -> None:
+        raise ValueError(
+            f"memory_bank: there are more samples than the {len(self.rows)} of the data set; give "
+            f"size=…, one more than the greatest index"
+        )
 
     def _make_room(self, keys: Tensor) -> None:
         """Raise the count to the most that a step may leave, and make room for so many slots."""
@@ -186,7 +185,7 @@ class MemoryBank(RememberingSampler):
         if samples is not None:
             most = max(min(most, samples), self.count)
         if most > len(self.rows):
-            if samples is None:
+            if samples is None and self.count:
                 # Rarely: a sample that comes again takes no slot, and much room is made.
                 most = (read((self.names[1] != UNKNOWN).sum()) or self.count) + len(keys)
             if 2 * most > len(self.rows):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
+from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import installed_version
 from negplug.kernels.torch_private import outside_graphs
@@ -132,6 +132,7 @@ class CriterionSite(LossSite):
         self.host = f"lightly {found} {type(criterion).__name__}"
         self.queue_size = private.bank_size(criterion) or None
         self._criterion = criterion
+        self._targets = Targets()
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
@@ -161,15 +162,17 @@ class CriterionSite(LossSite):
         vars(self._criterion)["forward"] = known.treated(self._criterion, known, contrast)
 
     def labels(self, batch: Any) -> Tensor | None:
-        """Return the targets ``[B]`` of Lightly's (views, targets, file names), if integers."""
+        """Return the targets of Lightly's (views, targets, file names), or of a named field."""
+        named = any(field in FIELDS for field in getattr(batch, "_fields", ()))
+        if named or isinstance(batch, Mapping):
+            return self._targets.read("the batch", batch._asdict() if named else batch)
         if not isinstance(batch, (list, tuple)) or len(batch) < 2:
             return None
         views, targets = batch[0], batch[1]
         first = views[0] if isinstance(views, (list, tuple)) and views else views
-        if not (isinstance(first, Tensor) and isinstance(targets, Tensor)):
+        if not isinstance(first, Tensor):
             return None
-        fits = targets.dtype == torch.int64 and targets.shape == first.shape[:1]
-        return targets if fits else None
+        return self._targets.read("the second entry of the batch", targets, len(first))
 
     def restore(self) -> None:
         """Uncover the class's own ``forward``."""

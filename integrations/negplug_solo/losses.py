@@ -224,10 +224,9 @@ def _by_classes(contrast: Contrast, anchors: Tensor, same: Tensor) -> Contrastiv
 
 def _of_crops(metadata: Metadata, rows: int) -> dict[str, Any]:
     """Repeat what is known of the samples for every crop, crop after crop."""
-    given = next((v for v in (metadata.indexes, metadata.labels) if v is not None), None)
-    if given is None or rows % len(given):
-        return metadata.of(rows)
-    crops = rows // len(given)
     names = (metadata.indexes, metadata.labels)
-    indexes, labels = (None if name is None else name.repeat(crops) for name in names)
-    return {"indexes": indexes, "labels": labels, "unindexed": metadata.unindexed}
+    indexes, labels = (
+        name if name is None or rows % len(name) else name.repeat(rows // len(name))
+        for name in names
+    )
+    return replace(metadata, indexes=indexes, labels=labels).of(rows)

@@ -14,46 +14,79 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from negplug.contract.adapter import Metadata
+from negplug.contract.inputs import indexes_per_row
+from negplug.contract.labels import Targets, as_labels
 from negplug.hosts.trainer.private import attached_trainer, training_loader
 from negplug.kernels.distributed import rank
 from negplug_solo.private import is_supervised
 
+_NOT_SOLOS = "solo-learn's batch is not [indexes, crops, targets]"
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
-def read_metadata(model: nn.Module, batch: Any, provided: Metadata) -> Metadata:
+
+def read_metadata(
+    model: nn.Module, batch: Any, provided: Metadata, targets: Targets | None = None
+) -> Metadata:
     """Return what is known of the samples of a batch of ``model``'s Trainer.
 
     Args:
         model: The solo-learn method.
         batch: What its ``training_step`` was given.
         provided: What the user said of the step, which goes before what the batch says.
+        targets: Knows what the targets of earlier batches were.
+
+    Raises:
+        ValueError, TypeError: If indexes or what the user said cannot be used.
     """
-    indexes, labels, why = _read(model, batch)
-    indexes = indexes if provided.indexes is None else provided.indexes
-    labels = labels if provided.labels is None else provided.labels
-    why = why if indexes is None else ""
-    return Metadata(indexes, labels, why, is_supervised(model))
+    indexes, why = _indexes(model, batch)
+    labels, unlabeled = _labels(batch, Targets() if targets is None else targets)
+    if provided.indexes is not None:
+        indexes, why = _checked(provided.indexes), ""
+    if provided.labels is not None:
+        labels, unlabeled = as_labels("labels", provided.labels), ""
+    return Metadata(indexes, labels, why, is_supervised(model), unlabeled)
 
 
-def _read(model: nn.Module, batch: Any) -> tuple[Tensor | None, Tensor | None, str]:
-    """Return indexes, labels, and why there are no indexes."""
-    if not isinstance(batch, (list, tuple)) or len(batch) != 3:
-        return None, None, "solo-learn's batch is not [indexes, crops, targets]"
-    indexes, labels = _integers(batch[0]), _integers(batch[2])
-    if indexes is None:
-        return None, labels, "solo-learn's batch holds no integer indexes"
+def _indexes(model: nn.Module, batch: Any) -> tuple[Tensor | None, str]:
+    """Return the indexes, and why there are none."""
+    if not _is_solos(batch):
+        return None, _NOT_SOLOS
+    indexes = batch[0]
+    if not isinstance(indexes, Tensor) or indexes.dtype not in _INTEGERS:
+        return None, "solo-learn's batch holds no integer indexes"
+    if indexes.ndim == 2 and indexes.shape[1] == 1:
+        indexes = indexes[:, 0]
+    if indexes.ndim != 1:
+        return None, f"the indexes of solo-learn's batch have the shape {tuple(indexes.shape)}"
     if _may_be_dummies(model) and _is_position(indexes):
         why = (
             "the training loader is no torch DataLoader and gives positions in the batch in place "
             "of indexes, as DALI does; set encode_indexes_into_labels (of main's dali section, or "
             "1.0.2's flag)"
         )
-        return None, labels, why
-    return indexes, labels, ""
+        return None, why
+    return _checked(indexes), ""
 
 
-def _integers(values: Any) -> Tensor | None:
-    whole = isinstance(values, Tensor) and values.ndim == 1 and values.dtype == torch.int64
-    return values if whole else None
+def _checked(indexes: Tensor) -> Tensor:
+    """Return indexes ``[B]`` int64 that can be ids: those below 0 would name no sample."""
+    checked = indexes_per_row(indexes, len(indexes), 1, indexes.device)
+    assert checked is not None
+    return checked
+
+
+def _labels(batch: Any, targets: Targets) -> tuple[Tensor | None, str]:
+    """Return the labels, and why there are none."""
+    if not _is_solos(batch):
+        return None, _NOT_SOLOS
+    try:
+        return targets.read("the third entry of the batch", batch[2]), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _is_solos(batch: Any) -> bool:
+    return isinstance(batch, (list, tuple)) and len(batch) == 3
 
 
 def _may_be_dummies(model: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
+from negplug.contract.labels import Targets
 from negplug.contract.provenance import installed_version
 from negplug_solo import losses, private
 from negplug_solo.metadata import read_metadata
@@ -136,11 +137,12 @@ class TreatedStep:
         self._swaps = swaps
         self._model = model
         self._contrast = contrast
+        self._targets = Targets()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the host's step."""
         batch = kwargs.get("batch", args[0] if args else None)
-        metadata = read_metadata(self._model, batch, self._contrast.metadata)
+        metadata = read_metadata(self._model, batch, self._contrast.metadata, self._targets)
         with self._contrast.knowing(metadata), private.swapped(self._module, self._swaps):
             return self.__wrapped__(*args, **kwargs)
 

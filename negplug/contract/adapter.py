@@ -24,26 +24,38 @@ class Metadata:
 
     Attributes:
         indexes: ``[B]`` int64, data set indexes.
-        labels: ``[B]`` int64.
+        labels: ``[B]``, or any other form of :func:`negplug.contract.labels.as_labels`.
         unindexed: Why there are no indexes.
         supervised: Whether the host takes samples of one label for positives.
+        unlabeled: Why there are no labels.
     """
 
     indexes: Tensor | None = None
     labels: Tensor | None = None
     unindexed: str = ""
     supervised: bool = False
+    unlabeled: str = ""
 
     def of(self, rows: int) -> dict[str, Any]:
         """Return the arguments of a batch whose views have ``rows`` rows, one per sample.
 
         Rows that are no samples (parts of images, say) have no indexes and no labels.
         """
-        names = ("indexes", "labels", "unindexed")
-        given = next((v for v in (self.indexes, self.labels) if v is not None), None)
-        if given is None or len(given) == rows:
-            return {name: getattr(self, name) for name in names}
-        return {"unindexed": f"its {rows} rows are not the {len(given)} samples of the batch"}
+        indexes, unindexed = _of_rows(self.indexes, self.unindexed, rows)
+        labels, unlabeled = _of_rows(self.labels, self.unlabeled, rows)
+        return {
+            "indexes": indexes,
+            "labels": labels,
+            "unindexed": unindexed,
+            "unlabeled": unlabeled,
+        }
+
+
+def _of_rows(values: Tensor | None, why_none: str, rows: int) -> tuple[Tensor | None, str]:
+    """Return what is known of ``rows`` rows, and why nothing is."""
+    if values is None or len(values) == rows:
+        return values, why_none
+    return None, f"its {rows} rows are not the {len(values)} samples of the batch"
 
 
 class Contrast(Protocol):
@@ -103,8 +115,19 @@ class LossSite(abc.ABC):
         """
 
     def labels(self, batch: Any) -> Tensor | None:
-        """Return the labels ``[B]`` in what the host's loader gives, by default none."""
+        """Return the labels ``[B]`` in what the host's loader gives, by default none.
+
+        Raises:
+            ValueError, TypeError: If what is there are no labels; says what was found.
+        """
         return None
+
+    def metadata(self, batch: Any) -> Metadata:
+        """Return what the host's loader says of the samples: labels, or why there are none."""
+        try:
+            return Metadata(labels=self.labels(batch))
+        except (TypeError, ValueError) as error:
+            return Metadata(unlabeled=str(error))
 
     @abc.abstractmethod
     def restore(self) -> None:

@@ -21,7 +21,7 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
 from negplug.contract.gathering import Gathering, gather_keys
 from negplug.contract.ids import UNKNOWN, columns_of_others, of_this_batch
-from negplug.contract.inputs import check_views, per_sample
+from negplug.contract.inputs import check_views, indexes_per_row, labels_per_row
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.kernels.distributed import gather_rows, world_size
@@ -41,6 +41,7 @@ class ContrastiveBatch:
         host_queue: The host's own queue, where the host compares the anchors with that alone and
             not with keys of the batch (ReSSL).
         unindexed: Why the anchors have no data set indexes, for messages.
+        unlabeled: Why they have no labels, likewise.
         gathering: How the keys of all ranks came together; None if the keys are this rank's.
         context: What surrounds the call; made where none is given.
     """
@@ -51,6 +52,7 @@ class ContrastiveBatch:
     self_columns: Tensor | None = None
     host_queue: Rows | None = None
     unindexed: str = ""
+    unlabeled: str = ""
     gathering: Gathering | None = None
     context: StepContext = None  # type: ignore[assignment]
 
@@ -105,6 +107,7 @@ class ContrastiveBatch:
         indexes: Tensor | None = None,
         labels: Tensor | None = None,
         unindexed: str = "",
+        unlabeled: str = "",
     ) -> ContrastiveBatch:
         """Build the batch of a symmetric loss: every view of every sample is anchor and key.
 
@@ -112,8 +115,9 @@ class ContrastiveBatch:
             views: V tensors ``[B, d]``; row b of each view comes from sample b.
             indexes: ``[B]`` data set indexes. A sample that is in the batch twice is then not
                 its own negative.
-            labels: ``[B]`` integer metadata.
+            labels: ``[B]`` or any other form of :func:`negplug.contract.labels.as_labels`.
             unindexed: Why ``indexes`` is None.
+            unlabeled: Why ``labels`` is None.
 
         Returns:
             A batch of N = V·B anchors, the keys being the anchors, view after view.
@@ -128,12 +132,14 @@ class ContrastiveBatch:
         z = unit_rows(*views)
         row = torch.arange(count * size, device=device)
         shifts = size * torch.arange(1, count, device=device)
-        indexes = per_sample("indexes", indexes, size, count, device, least=0)
-        labels = per_sample("labels", labels, size, count, device)
+        indexes = indexes_per_row(indexes, size, count, device)
+        labels = labels_per_row(labels, size, count, device)
         ids = of_this_batch(row % size) if indexes is None else indexes
         keys = Rows(z, ids, indexes, labels, views=row // size, num_views=count, name=KEYS)
         positives = (row[:, None] + shifts) % (count * size)
-        return cls(keys, keys, positives, self_columns=row, unindexed=unindexed)
+        return cls(
+            keys, keys, positives, self_columns=row, unindexed=unindexed, unlabeled=unlabeled
+        )
 
     @classmethod
     def from_pairs(
@@ -143,6 +149,7 @@ class ContrastiveBatch:
         indexes: Tensor | None = None,
         labels: Tensor | None = None,
         unindexed: str = "",
+        unlabeled: str = "",
     ) -> ContrastiveBatch:
         """Build the batch of a one-directional loss: query b against key b and other keys (MoCo).
 
@@ -150,8 +157,9 @@ class ContrastiveBatch:
             queries: ``[B, d]``, the anchors.
             keys: ``[B, d]``; row b is the positive of query b.
             indexes: ``[B]`` data set indexes.
-            labels: ``[B]`` integer metadata.
+            labels: ``[B]`` or any other form of :func:`negplug.contract.labels.as_labels`.
             unindexed: Why ``indexes`` is None.
+            unlabeled: Why ``labels`` is None.
 
         Raises:
             ValueError, TypeError: As :meth:`from_views`.
@@ -159,13 +167,13 @@ class ContrastiveBatch:
         check_views((queries, keys))
         size, device = len(queries), queries.device
         row = torch.arange(size, device=device)
-        indexes = per_sample("indexes", indexes, size, 1, device, least=0)
-        labels = per_sample("labels", labels, size, 1, device)
+        indexes = indexes_per_row(indexes, size, 1, device)
+        labels = labels_per_row(labels, size, 1, device)
         ids = of_this_batch(row) if indexes is None else indexes
         views = torch.zeros_like(row)
         anchors = Rows(unit_rows(queries), ids, indexes, labels, views, 1, name=ANCHORS)
         of_keys = Rows(unit_rows(keys), ids, indexes, labels, views, 1, name=KEYS)
-        return cls(anchors, of_keys, row[:, None], unindexed=unindexed)
+        return cls(anchors, of_keys, row[:, None], unindexed=unindexed, unlabeled=unlabeled)
 
     @classmethod
     def from_ids(
@@ -178,6 +186,7 @@ class ContrastiveBatch:
         indexes: Tensor | None = None,
         labels: Tensor | None = None,
         unindexed: str = "",
+        unlabeled: str = "",
         *,
         lasting: bool = False,
         gather: bool = False,
@@ -195,6 +204,7 @@ class ContrastiveBatch:
             indexes: ``[N]`` data set indexes.
             labels: ``[N]`` integer metadata.
             unindexed: Why ``indexes`` is None.
+            unlabeled: Why ``labels`` is None.
             lasting: Whether ids, from 0 upwards, mean the same on every rank and in every step;
                 otherwise they number the samples of this batch.
             gather: Whether the keys are those of all ranks; positives are found there too.
@@ -210,7 +220,7 @@ class ContrastiveBatch:
             own = Rows(anchors, anchor_ids, indexes, labels, name=ANCHORS)
             of_keys = Rows(keys, key_ids if lasting else of_this_batch(key_ids), name=KEYS)
         none = anchor_ids.new_full((len(anchors), 1), -1)
-        batch = cls(own, of_keys, none, self_columns, unindexed=unindexed)
+        batch = cls(own, of_keys, none, self_columns, unindexed=unindexed, unlabeled=unlabeled)
         if gather:
             batch = batch.gathered()
         others = columns_of_others(anchor_ids, batch.keys.ids, batch.self_columns)

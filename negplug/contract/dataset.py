@@ -11,6 +11,19 @@ Encoder = Callable[[Tensor], tuple[Tensor, ...]]
 """Maps data set indexes ``[n]`` to the V views ``[n, d]`` of those samples, with gradient."""
 
 
+@dataclass(frozen=True, eq=False)
+class ParentSamples:
+    """The samples of a subset in the data set that it was taken from.
+
+    Attributes:
+        indexes: ``[n]`` int64, on the CPU: where each is there.
+        size: Number of samples there; None if unknown.
+    """
+
+    indexes: Tensor
+    size: int | None
+
+
 @dataclass(frozen=True)
 class DatasetAccess:
     """The data set that a batch's indexes count.
@@ -21,8 +34,10 @@ class DatasetAccess:
             recipe's own transform and encoder; None if there is no such way. The first call of a
             run must be made by all ranks, so that what cannot be embedded fails on all.
         unencoded: Why ``encode`` is None, as a clause.
+        parent: Where the samples are in another data set, if this one is a subset of it.
     """
 
     size: int | None = None
     encode: Encoder | None = None
     unencoded: str = "encode= was not given (a function from data set indexes to views)"
+    parent: ParentSamples | None = None

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from negplug.contract.labels import as_labels, whole_numbers
 from negplug.kernels import late
 
 
@@ -46,34 +47,44 @@ def _not_finite(z: Tensor) -> Tensor:
     return ~(largest < torch.inf)
 
 
-def per_sample(
-    name: str,
-    values: Tensor | None,
-    size: int,
-    views: int,
-    device: torch.device,
-    least: int | None = None,
+def labels_per_row(
+    labels: Tensor | None, size: int, views: int, device: torch.device
 ) -> Tensor | None:
-    """Return integers ``[size]``, one per sample, repeated view after view; None if None.
+    """Return the labels of ``size`` samples ``[views * size]``, view after view; None if None.
 
     Raises:
-        ValueError: If they have another shape, or one is below ``least``.
+        ValueError, TypeError: As :func:`negplug.contract.labels.as_labels`.
+    """
+    if labels is None:
+        return None
+    return as_labels("labels", labels, size).to(device).repeat(views)
+
+
+def indexes_per_row(
+    indexes: Tensor | None, size: int, views: int, device: torch.device
+) -> Tensor | None:
+    """Return the indexes of ``size`` samples ``[views * size]``, view after view; None if None.
+
+    Raises:
+        ValueError: If they are no ``[size]`` or ``[size, 1]``, or one is below 0 or from 2**63 on.
         TypeError: If they are no integers.
     """
-    if values is None:
+    if indexes is None:
         return None
-    if not isinstance(values, Tensor) or values.shape != (size,):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{name} must be a tensor [{size}], one entry per sample, got {shape}")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {values.dtype}")
-    if least is not None:
-        late.check(
-            f"least {name}",
-            (values < least).any(),
-            lambda: ValueError(f"{name} must be at least {least}, got {int(values.min())}"),
-        )
-    return values.to(device=device, dtype=torch.int64).repeat(views)
+    if not isinstance(indexes, Tensor) or indexes.shape not in ((size,), (size, 1)):
+        found = tuple(indexes.shape) if isinstance(indexes, Tensor) else type(indexes).__name__
+        raise ValueError(f"indexes must be a tensor [{size}], one entry per sample, got {found}")
+    if indexes.is_floating_point() or indexes.is_complex() or indexes.dtype == torch.bool:
+        raise TypeError(f"indexes must be integers, got {indexes.dtype}")
+    numbers = whole_numbers("indexes", indexes.flatten())
+    late.check(
+        "least index",
+        (numbers < 0).any(),
+        lambda: ValueError(
+            f"indexes must be at least 0, got {int(numbers.min())}; number the samples from 0"
+        ),
+    )
+    return numbers.to(device).repeat(views)
 
 
 def check_integer(where: str, name: str, value: object, least: int) -> int:

@@ -138,6 +138,10 @@ class SampleTable(Stateful):
         return height, width
 
 
+MOST_SAMPLES = 1 << 21
+"""Of a data set whose size nobody has said: room is made for the greatest index that is met."""
+
+
 def check_indexes(
     name: str, batch: ContrastiveBatch, indexes: Tensor | None, size: int | None
 ) -> Tensor:
@@ -150,7 +154,8 @@ def check_indexes(
         size: Number of samples that was declared, if any; the data set's own otherwise.
 
     Raises:
-        ValueError: If an index is unknown, or beyond the data set.
+        ValueError: If an index is unknown, beyond the data set, or, where its size is unknown,
+            from :data:`MOST_SAMPLES` on.
     """
     why = batch.unindexed or "the loss was called without indexes="
     if indexes is None:
@@ -163,22 +168,42 @@ def check_indexes(
     return indexes
 
 
+def most_samples(size: int | None) -> int:
+    """Return below what an index must be, ``size`` being the number of samples, if known."""
+    return MOST_SAMPLES if size is None else size
+
+
+def beyond(name: str, highest: int, size: int | None) -> ValueError:
+    """Return the error that says why an index cannot be one.
+
+    Args:
+        name: Who needs it, for messages.
+        highest: The index, not below :func:`most_samples`.
+        size: Number of samples; None if unknown.
+    """
+    if size is not None:
+        return ValueError(
+            f"{name}: the data set index {highest} is beyond size={size} of the data set; indexes "
+            f"must count its samples from 0, so put what numbers them outermost, around any Subset"
+        )
+    return ValueError(
+        f"{name}: keeps something for each sample up to the greatest index, but that is {highest}; "
+        f"number the samples from 0, hashed or sparse ids by their place in a list, or give size= "
+        f"if there are more than {MOST_SAMPLES}"
+    )
+
+
 def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
     lowest, highest = indexes.aminmax()
-    failed = lowest < 0 if size is None else (lowest < 0) | (highest >= size)
 
     def error() -> ValueError:
         if lowest < 0:
             return ValueError(
                 f"{name}: needs the data set index of every sample, but one is {int(lowest)}"
             )
-        return ValueError(
-            f"{name}: the data set index {int(highest)} is beyond size={size} of the data set; "
-            f"indexes must count its samples from 0, so put what numbers them outermost, around "
-            f"any Subset"
-        )
+        return beyond(name, int(highest), size)
 
-    check(f"{name}: data set indexes", failed, error)
+    check(f"{name}: data set indexes", (lowest < 0) | (highest >= most_samples(size)), error)
 
 
 def check_samples(name: str, saved: int, size: int | None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite, Metadata
 from negplug.contract.dataset import DatasetAccess, Encoder
+from negplug.contract.labels import as_labels
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
@@ -59,11 +60,15 @@ class Injection:
 
         Args:
             indexes: ``[B]`` data set indexes, in the order of the batch.
-            labels: ``[B]`` integers.
+            labels: ``[B]``, or any other form of :func:`negplug.contract.labels.as_labels`.
             unindexed: Why there are no indexes, for messages.
             encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
                 with the current parameters. Kept until another is given.
+
+        Raises:
+            ValueError, TypeError: If ``labels`` are none; says what was found.
         """
+        labels = None if labels is None else as_labels("labels", labels)
         for treated in self.losses.values():
             if encode is not None:
                 treated.dataset = DatasetAccess(encode=encode)

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
-from negplug.contract.inputs import check_number
+from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
@@ -49,25 +49,28 @@ class SogCLR(Stateful, Objective):
     Args:
         gamma: γ in (0, 1], the share of the present batch in the average. 1 keeps nothing of the
             past and is ``decoupled()``.
+        size: Number of samples in the data set; None takes what the run says, if it does.
 
     Raises:
-        TypeError: If ``gamma`` is no number.
-        ValueError: If ``gamma`` is not in (0, 1].
+        TypeError: If ``gamma`` is no number, or ``size`` no integer.
+        ValueError: If ``gamma`` is not in (0, 1], or ``size`` < 1.
     """
 
     wants_indexes = True
     expression = "sogclr()"
     samples: int
 
-    def __init__(self, gamma: float = 0.9) -> None:
+    def __init__(self, gamma: float = 0.9, size: int | None = None) -> None:
         super().__init__()
         check_number("sogclr", "gamma", gamma, -math.inf, math.inf)
         if not 0 < gamma <= 1:
             raise ValueError(f"sogclr: gamma must be in (0, 1], got {gamma}")
         self.gamma = float(gamma)
+        self.size = None if size is None else check_integer("sogclr", "size", size, 1)
         self.averages = SampleTable(log_u=-torch.inf)
         self.add_state("samples", default=0)
-        self.expression = f"sogclr(gamma={self.gamma!r})"
+        given = "" if size is None else f", size={size}"
+        self.expression = f"sogclr(gamma={self.gamma!r}{given})"
 
     def forward(
         self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
@@ -98,7 +101,7 @@ class SogCLR(Stateful, Objective):
         """Return log u of each anchor, ``[N]``, this step included; every rank's is held back."""
         indexes = batch.anchors.indexes
         if indexes is None:
-            indexes = check_indexes("sogclr", batch, None, None)
+            indexes = check_indexes("sogclr", batch, None, self.size)
         views = views_of(batch, indexes)
         if self.averages.log_u.device != mean.device:
             self.to(mean.device)
@@ -107,11 +110,11 @@ class SogCLR(Stateful, Objective):
         average = torch.logaddexp(average, mean + math.log(self.gamma))
         average = average.where(past > -torch.inf, mean)
         kept, names = batch.of_all_ranks(average, torch.stack([indexes, views, (~nothing).long()]))
-        check_indexes("sogclr", batch, names[0], None)
-        check_samples("sogclr", self.samples, batch.context.dataset.size)
+        check_indexes("sogclr", batch, names[0], self.size)
+        samples = self.size or batch.context.dataset.size
+        check_samples("sogclr", self.samples, samples)
         most = later(names[:2].amax(1))
-        size = batch.context.dataset.size
-        self.hold({"log_u": kept, "names": names, "samples": size, "most": most})
+        self.hold({"log_u": kept, "names": names, "samples": samples, "most": most})
         return average
 
     def update(self, seen: dict[str, Any]) -> None:

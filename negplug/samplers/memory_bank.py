@@ -29,8 +29,9 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
+from negplug.contract.sample_table import beyond, most_samples
 from negplug.contract.sampler import NegativeSampler, Sampled
-from negplug.kernels.late import check, known, look, places, read
+from negplug.kernels.late import check, known, places, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -80,6 +81,13 @@ class MemoryBank(RememberingSampler):
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
             self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
+            if self.size is None:
+                size, highest = batch.context.dataset.size, sampled.seen.names[1].max()
+                check(
+                    "memory_bank: greatest index",
+                    highest >= most_samples(size),
+                    lambda: beyond("memory_bank", int(highest), size),
+                )
         return sampled
 
     def _written(self, sampled: Sampled, anchors: int) -> Sampled:
@@ -168,15 +176,9 @@ class MemoryBank(RememberingSampler):
         fresh = held[place] != indexes
         written = (held != UNKNOWN).sum()
         made = (fresh & new).cumsum(0)
-        look("memory_bank: no room", written + made[-1] > len(held), self._no_room)
+        # No more than there is room for, unless a check has yet to refuse an index.
         next_slots = (written + made - 1).clamp_(max=len(held) - 1)
         return torch.where(fresh, next_slots, order[place])
-
-    def _no_room(self) -> None:
-        raise ValueError(
-            f"memory_bank: there are more samples than the {len(self.rows)} of the data set; give "
-            f"size=…, one more than the greatest index"
-        )
 
     def _make_room(self, keys: Tensor) -> None:
         """Raise the count to the most that a step may leave, and make room for so many slots."""

@@ -51,6 +51,8 @@ class Stratified(ChoosingSampler):
         same: p in [0, 1], the share of the own stratum.
         correction: Weigh the draws so that they estimate the source's whole denominator.
         source: Where to draw from; the batch by default.
+        parent: Whether the file or tensor is of the data set that the training ``Subset`` was taken
+            from, whose own samples the indexes of a run count.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -65,9 +67,10 @@ class Stratified(ChoosingSampler):
         same: float = 0.5,
         correction: bool = False,
         source: NegativeSampler | None = None,
+        parent: bool = False,
     ) -> None:
         super().__init__("stratified", num_negatives, source)
-        self.strata = Strata("stratified", by)
+        self.strata = Strata("stratified", by, parent)
         self.same = same
         self.wants_indexes = self.strata.table is not None
         self.correction = check_flag("stratified", "correction", correction)

@@ -33,8 +33,10 @@ def test_bad_views(views, error, message):
     ("given", "error", "message"),
     [
         ({"indexes": torch.arange(3)}, ValueError, r"indexes must be a tensor \[4\]"),
-        ({"labels": torch.ones(4)}, TypeError, "labels must be integers"),
-        ({"labels": [1, 2, 3, 4]}, ValueError, r"labels must be a tensor \[4\]"),
+        ({"indexes": torch.ones(4)}, TypeError, "indexes must be integers"),
+        ({"indexes": [1, 2, 3, 4]}, ValueError, r"indexes must be a tensor \[4\]"),
+        ({"labels": torch.full((4,), 0.5)}, TypeError, "labels must be integers, got 0.5"),
+        ({"labels": ["a", "b", "c", "d"]}, TypeError, "labels must be a tensor of one integer"),
     ],
 )
 def test_bad_metadata(given, error, message):

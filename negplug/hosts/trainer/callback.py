@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from negplug.contract.adapter import Metadata
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
@@ -141,7 +141,7 @@ class NegativeControlMixin:
         """Say what labels the batch has; its indexes would be those of another data set."""
         if self.injection is not None:
             for site in self.injection.sites:
-                self.injection.losses[site.name].provide(Metadata(labels=site.labels(batch)))
+                self.injection.losses[site.name].provide(site.metadata(batch))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Close the step; after the first one, insist that every treated loss was called."""
@@ -245,8 +245,8 @@ class NegativeControlMixin:
             reason = self._recorder.reason
         for site in self.injection.sites:
             if not site.reads_metadata:
-                labels = site.labels(batch)
-                self.injection.losses[site.name].provide(Metadata(indexes, labels, reason))
+                known = replace(site.metadata(batch), indexes=indexes, unindexed=reason)
+                self.injection.losses[site.name].provide(known)
 
     def _give_back(self) -> None:
         if self.injection is not None:

@@ -36,6 +36,7 @@ from negplug.hosts.trainer.private import (
     on_device,
     training_loader,
 )
+from negplug.hosts.trainer.subsets import Parents, length
 from negplug.hosts.treated_loss import StepOver, TreatedLoss
 from negplug.kernels.distributed import alone, collectives
 
@@ -57,6 +58,7 @@ class RecipeEncoder:
         self._model = model
         self._losses = list(losses)
         self._tried: list[tuple[TreatedLoss, int]] = []
+        self._parents = Parents()
 
     def offer(self) -> None:
         """Give the losses access to the data set that the step to come is trained on."""
@@ -142,9 +144,11 @@ class RecipeEncoder:
 
     def _access(self, treated: TreatedLoss) -> DatasetAccess:
         loader = training_loader(self._model.trainer)
-        size, reason = _length(getattr(loader, "dataset", None)), self._unencodable(loader)
+        dataset, reason = getattr(loader, "dataset", None), self._unencodable(loader)
         encode = None if reason else functools.partial(self.encode, treated)
-        return DatasetAccess(size, encode, reason)
+        # What a recipe's own batches number may be the parent's samples already.
+        parent = None if treated.reads_metadata else self._parents.of(dataset)
+        return DatasetAccess(length(dataset), encode, reason, parent)
 
     def _unencodable(self, loader: Any) -> str:
         """Return why the recipe cannot be run for chosen samples, or the empty string."""
@@ -158,7 +162,7 @@ class RecipeEncoder:
     def _check(self, asked: Tensor) -> None:
         if asked.ndim != 1 or not len(asked):
             raise ValueError(f"encode takes indexes [n] with n >= 1, got {list(asked.shape)}")
-        size = _length(training_loader(self._model.trainer).dataset)
+        size = length(training_loader(self._model.trainer).dataset)
         least, most = int(asked.min()), int(asked.max())
         if least < 0 or (size is not None and most >= size):
             wrong = least if least < 0 else most
@@ -178,13 +182,6 @@ def _samples(dataset: Any, indexes: list[int]) -> list[Any]:
     """Return the samples as a ``DataLoader`` takes them."""
     together = getattr(dataset, "__getitems__", None)
     return together(indexes) if together else [dataset[index] for index in indexes]
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _takes_number(step: Any) -> bool:

@@ -4,7 +4,8 @@ Most recipes batch views without saying which samples they are. A ``DataLoader``
 of each batch from its batch sampler, in the main process and in the order of the batches, but
 ahead of them: workers and Lightning prefetch. So every pass over the batch sampler queues what it
 draws, and each training batch takes the head of that queue. The batches, their order and the
-global random number generators stay as they are.
+global random number generators stay as they are. Whether the rows of a batch are what was drawn for
+it, :mod:`negplug.hosts.trainer.collate` watches.
 
 Order of hooks that matters: the loader is made and iterated before ``on_train_start``. The
 recorder therefore starts in ``setup`` and waits at the strategy's ``process_dataloader``, which
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from negplug.hosts.trainer import private
+from negplug.hosts.trainer.collate import disagreement, unwatch_collate, watch_collate
 from negplug.kernels.torch_private import set_batch_sampler
 
 
@@ -77,16 +79,19 @@ class IndexRecorder:
         if indexes is None:
             kind = type(sampler.recorded).__name__
             self.reason = f"the batch sampler {kind} yields no lists of non-negative integers"
-        return indexes
+        else:
+            self.reason = disagreement(loader, len(indexes))
+        return None if self.reason else indexes
 
     def remove(self) -> None:
-        """Put back the strategy's method and every loader's own batch sampler."""
+        """Put back the strategy's method, and every loader's batch sampler and collate function."""
         if not self._active:
             return
         self._active = False
         for loader in self._loaders:
             if isinstance(loader.batch_sampler, _RecordingBatchSampler):
                 set_batch_sampler(loader, loader.batch_sampler.recorded)
+            unwatch_collate(loader)
         private.set_loader_hook(self._trainer, self._replaced)
 
     def _process_dataloader(self, dataloader: Any) -> Any:
@@ -96,6 +101,7 @@ class IndexRecorder:
             if isinstance(sampler, _RecordingBatchSampler):
                 sampler = sampler.recorded  # set up again, or left by a recorder never removed
             set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
+            watch_collate(dataloader)
             self._loaders.add(dataloader)
         return self._process(dataloader)
 
@@ -197,9 +203,10 @@ def _as_indexes(batch: Any) -> Tensor | None:
         return None
     if indexes.ndim != 1 or indexes.is_floating_point() or indexes.is_complex():
         return None
-    if indexes.dtype == torch.bool or bool((indexes < 0).any()):
+    if indexes.dtype == torch.bool:
         return None
-    return indexes.to("cpu", torch.int64, copy=True)
+    indexes = indexes.to("cpu", torch.int64, copy=True)
+    return None if bool((indexes < 0).any()) else indexes  # as are those beyond int64
 
 
 def _same(sampler: Any) -> Any:

@@ -87,9 +87,9 @@ def labels_of(
         return or_unknown(anchors.labels, anchors.ids), or_unknown(rows.labels, rows.ids)
     if anchors.labels is None:
         raise ValueError(
-            f'{name}: by="labels" needs the label of every sample, but the loss got none; call it '
-            f"with labels=…, hand them to provide(labels=…) of the injection, or train on a data "
-            f"set whose loader yields them"
+            f'{name}: by="labels" needs the label of every sample, but '
+            f"{batch.unlabeled or 'the loss got none'}; call it with labels=…, hand them to "
+            f"provide(labels=…) of the injection, or train on a data set whose loader yields them"
         )
     if rows.labels is None:
         raise ValueError(

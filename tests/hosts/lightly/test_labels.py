@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+
 import hosts
 import pytest
 import torch
 from resumable import same_state
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 from two_criteria import _site_of
 
@@ -13,6 +16,7 @@ import negplug
 
 lightly_loss = pytest.importorskip("lightly.loss")
 NTXentLoss = lightly_loss.NTXentLoss
+Batch = collections.namedtuple("Batch", ["images", "y"])
 
 
 def test_labels_of_lightlys_batches():
@@ -20,10 +24,24 @@ def test_labels_of_lightlys_batches():
     view, target = torch.zeros(4, 3, 8, 8), torch.tensor([1, 0, 3, 1])
     assert torch.equal(labels([[view, view], target, ["a", "b", "c", "d"]]), target)
     assert torch.equal(labels((view, target)), target)
-    assert labels((view, view)) is None
-    assert labels([[view, view], target.float()]) is None
-    assert labels([[view, view], target[:3]]) is None
+    for taken in (target.float(), target.int()[:, None], one_hot(target), {"label": target}):
+        assert torch.equal(labels([[view, view], taken]), target)
+    for batch in (
+        {"image": view, "target": target},
+        Batch(view, target),
+        Batch(view, target)._asdict(),
+    ):
+        assert torch.equal(labels(batch), target)
+    with pytest.raises(
+        ValueError, match=r"second entry of the batch must be .* shape \(4, 3, 8, 8\)"
+    ):
+        labels((view, view))
+    with pytest.raises(ValueError, match=r"one-hot rows \[4, C\], got shape \(3,\)"):
+        labels([[view, view], target[:3]])
     assert labels([[view, view]]) is None
+    with pytest.raises(ValueError, match=r"have one of the fields label, .* fields \['image'\]"):
+        labels({"image": view})
+    assert labels(None) is None
     assert labels([[], target]) is None
     assert labels(view) is None
 

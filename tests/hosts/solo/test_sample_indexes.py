@@ -83,7 +83,11 @@ def test_indexes_are_believed_where_they_are_some(loader, first):
     [
         ([torch.arange(4), [], torch.ones(4).long()], True, True, ""),
         ((torch.arange(4), [], torch.ones(4).long()), True, True, ""),
-        ([torch.arange(4), [], torch.ones(4)], True, False, ""),
+        ([torch.arange(4), [], torch.ones(4)], True, True, ""),
+        ([torch.arange(4).int(), [], torch.ones(4, 1).byte()], True, True, ""),
+        ([torch.arange(4)[:, None], [], torch.full((4,), 0.5)], True, False, ""),
+        ([torch.arange(4), [], list("abcd")], True, False, ""),
+        ([torch.ones(4, 2).long(), [], torch.eye(4)], False, True, r"have the shape \(4, 2\)"),
         ([torch.arange(4.0), [], torch.ones(4).long()], False, True, "no integer indexes"),
         ([list("abcd"), [], torch.ones(4).long()], False, True, "no integer indexes"),
         ([torch.arange(4), []], False, False, r"is not \[indexes, crops, targets\]"),
@@ -97,6 +101,10 @@ def test_what_a_batch_tells(batch, indexes, labels, reason):
     assert (found.indexes is not None, found.labels is not None) == (indexes, labels)
     assert re.search(reason, found.unindexed)
     assert bool(found.unindexed) == (not indexes)
+    assert bool(found.unlabeled) == (not labels)
+    if labels:
+        assert found.labels.dtype == torch.int64
+        assert found.labels.shape == (4,)
 
 
 @published_only
@@ -128,3 +136,31 @@ def test_what_the_user_provides_goes_before_what_the_batch_says():
     (state,) = handle.state_dict().values()
     names = names_in(state)
     assert sorted(names[1].tolist()) == [*range(100, 106), *range(1100, 1106)]
+
+
+@pytest.mark.parametrize("sampler", ["memory_bank()", "queue(size=64)", "uniform(num_negatives=2)"])
+def test_ids_below_zero_name_no_sample(sampler):
+    model = hosts.recipe(0.2).double()
+    with inject(model, sampler) as handle:
+        batch = batch_for(model)
+        with pytest.raises(ValueError, match=r"indexes must be at least 0, got -7; number the"):
+            step(model, [batch[0] - 107, *batch[1:]])
+        handle.provide(indexes=batch[0] - 107)
+        with pytest.raises(ValueError, match=r"indexes must be at least 0, got -7; number the"):
+            step(model, batch)
+
+
+def test_hashed_ids_are_compared_or_refused():
+    rows = []
+    for shift in (0, 2**62):
+        model = hosts.recipe(0.2).double()
+        with inject(model, "queue(size=64)") as handle:
+            batch = batch_for(model)
+            step(model, [batch[0] + shift, *batch[1:]])
+            handle.end_step()
+            (state,) = handle.state_dict().values()
+            rows.append(names_in(state)[1] - shift)
+    assert torch.equal(*rows)
+    with inject(model, "memory_bank()"):
+        with pytest.raises(ValueError, match=r"memory_bank: keeps something .* number the samples"):
+            step(model, [batch[0] + 2**62, *batch[1:]])

@@ -1,0 +1,169 @@
+"""The rows of a batch are found again among the samples that it was made of."""
+
+from __future__ import annotations
+
+import collections
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from negplug.hosts.trainer.arrangement import misplaced
+
+SIZE = 6
+Pair = collections.namedtuple("Pair", ["image", "label"])
+
+
+def samples(label=lambda number: number % 3):
+    images = torch.randn(SIZE, 2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    return [(list(images[n]), label(n), f"{n}.png") for n in range(SIZE)]
+
+
+def first_views(of):
+    return torch.stack([views[0] for views, *_ in of])
+
+
+def views_together(of):
+    return torch.cat([torch.stack([views[v] for views, *_ in of]) for v in range(2)])
+
+
+def in_one_tensor(of):
+    return torch.stack([torch.stack(views) for views, *_ in of])
+
+
+def as_arrays(of):
+    return {"image": first_views(of).numpy(), "label": np.array([label for _, label, _ in of])}
+
+
+def as_lists(of):
+    return tuple(zip(*of, strict=True))
+
+
+def augmented(of):
+    noisy = first_views(of) + torch.randn(len(of), 3, 4, 4, generator=torch.Generator())
+    return noisy, torch.tensor([label for _, label, _ in of])
+
+
+def shuffled_beside(of):
+    rolled = first_views(of).roll(1, 0)
+    return {"other": rolled, "anchor": first_views(of)}
+
+
+COLLATES = [
+    default_collate,
+    first_views,
+    views_together,
+    in_one_tensor,
+    as_arrays,
+    as_lists,
+    list,
+    augmented,
+    shuffled_beside,
+    lambda of: {"names": [name for *_, name in of], "mean": first_views(of).mean()},
+    lambda of: Pair(first_views(of).double(), [label for _, label, _ in of]),
+]
+REPEATABLE = [augmented, COLLATES[-2]]
+IN_ORDER = pytest.mark.parametrize("collate", COLLATES)
+
+
+@IN_ORDER
+def test_samples_that_are_kept(collate):
+    assert misplaced(samples(), collate(samples())) is False
+
+
+BROKEN = {
+    "reversed": (lambda of: of[::-1], (0, 5)),
+    "sorted": (lambda of: sorted(of, key=lambda sample: -ord(sample[2][0]) % 4), None),
+    "one lost": (lambda of: of[:2] + of[3:], (2, 3)),
+    "the last lost": (lambda of: of[:-1], (-1, 5)),
+    "repeated in place of others": (lambda of: [s for s in of[:3] for _ in range(2)], (1, 0)),
+    "each twice": (lambda of: [s for s in of for _ in range(2)], (-1, 0)),
+    "all again": (lambda of: [*of, *of], (-1, 0)),
+    "filled up": (lambda of: [of[0], *of[:-1]], (1, 0)),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@IN_ORDER
+def test_samples_that_are_not(collate, name):
+    rearrange, expected = BROKEN[name]
+    found = misplaced(samples(), collate(rearrange(samples())))
+    if collate in REPEATABLE and len(rearrange(samples())) > SIZE:
+        assert found is False  # labels and names of several views look alike
+        return
+    assert found not in (False, None)
+    if expected is not None and collate in (default_collate, first_views, as_arrays, list):
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [(lambda number: number % 2, False), (lambda number: 7, None)],
+    ids=["two labels", "one label"],
+)
+def test_a_column_speaks_only_if_it_tells_samples_apart(label, found):
+    given = samples(label)
+    assert misplaced(given, augmented(given)) is found
+
+
+def test_what_tells_more_samples_apart_decides():
+    # The two labels stay in order by chance, the images do not.
+    given = samples(lambda number: number // 3)
+    moved = [given[n] for n in (1, 2, 0, 4, 5, 3)]
+    assert misplaced(given, default_collate(moved)) == (0, 1)
+
+
+def test_batches_in_which_no_sample_is_found():
+    given = samples()
+    packed = torch.stack(
+        [torch.cat([a[0][0], b[0][0]]) for a, b in zip(given[::2], given[1::2], strict=True)]
+    )
+    for batch in (packed, first_views(given) * 2, torch.ones(SIZE, 5), {"loss": 3.0}, "text", []):
+        assert misplaced(given, batch) is None
+
+
+def test_the_very_samples_are_known_whatever_they_hold():
+    given = [{"nothing": object()} for _ in range(SIZE)]
+    assert misplaced(given, list(given)) is False
+    assert misplaced(given, tuple(given[::-1])) == (0, SIZE - 1)
+
+
+def test_a_sample_that_could_not_be_read():
+    given = [*samples()[:3], None, *samples()[4:]]
+    read = [sample for sample in given if sample is not None]
+    for batch in (default_collate(read), default_collate([*read, read[0]])):
+        assert misplaced(given, batch) == (-1, 3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [torch.tensor(n) for n in range(SIZE)],
+        [np.float32(0.1 * n) for n in range(SIZE)],
+        [n / 7 for n in range(SIZE)],
+        [10**400 if n == 2 else n for n in range(SIZE)],
+        [torch.full((40,), n, dtype=torch.float16) for n in range(SIZE)],
+        [np.arange(30)[::-1] + n for n in range(SIZE)],
+        [[n] * 30 for n in range(SIZE)],
+        [b"%d" % n for n in range(SIZE)],
+    ],
+)
+def test_kinds_of_values(values):
+    given = [{"a": value, "b": None} for value in values]
+    whole = [value[:] if isinstance(value, list) else value for value in values]
+    assert misplaced(given, {"a": whole}) is False
+    assert misplaced(given, {"a": whole[::-1]}) == (0, SIZE - 1)
+
+
+def test_objects_with_attributes():
+    class Sample:
+        def __init__(self, image):
+            self.image = image
+
+    images = list(torch.randn(SIZE, 5))
+    given, batch = [Sample(image) for image in images], Sample(torch.stack(images))
+    assert misplaced(given, batch) is False
+    assert misplaced(given, Sample(batch.image.flip(0))) == (0, SIZE - 1)
+    assert misplaced(given, functools.partial(print)) is None

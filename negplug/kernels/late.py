@@ -44,8 +44,8 @@ def places(mask: Tensor) -> Tensor | None:
 
 def read(value: Tensor) -> Any:
     """Return the one value of a tensor, waiting for its device; None where no values exist."""
-    if value.device.type == "cpu":
-        return value.detach().numpy().item()
+    if free_to_read(value.device):
+        return known(value)
     return None if value.device.type == "meta" else value.item()
 
 
@@ -132,7 +132,10 @@ def look(kind: str, condition: Tensor, then: Callable[[], None], wait: bool = Fa
         return
     number = _looked[kind]
     _looked[kind] += 1
-    if device != "cuda" or wait:
+    if device == "cpu":
+        if condition.numpy():
+            then()
+    elif device != "cuda" or wait:
         if read(condition):
             then()
     else:

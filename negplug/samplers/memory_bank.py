@@ -176,14 +176,7 @@ class MemoryBank(RememberingSampler):
         fresh = held[place] != indexes
         written = (held != UNKNOWN).sum()
         made = (fresh & new).cumsum(0)
-        check(
-            "memory_bank: no room",
-            written + made[-1] > len(held),
-            lambda: ValueError(
-                f"memory_bank: there are more samples than the {len(held)} of the data set; give "
-                f"size=…, one more than the greatest index"
-            ),
-        )
+        # No more than there is room for, unless a check has yet to refuse an index.
         next_slots = (written + made - 1).clamp_(max=len(held) - 1)
         return torch.where(fresh, next_slots, order[place])
 
@@ -194,7 +187,7 @@ class MemoryBank(RememberingSampler):
         if samples is not None:
             most = max(min(most, samples), self.count)
         if most > len(self.rows):
-            if samples is None:
+            if samples is None and self.count:
                 # Rarely: a sample that comes again takes no slot, and much room is made.
                 most = (read((self.names[1] != UNKNOWN).sum()) or self.count) + len(keys)
             if 2 * most > len(self.rows):

@@ -37,7 +37,8 @@ class TreatedForward:
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Return the loss of the projections ``[B, d]`` of two views."""
         own = functools.partial(type(self.criterion).forward, self.criterion, out0, out1)
-        return self.contrast.returned(own, functools.partial(self._treated, out0, out1))
+        treated = functools.partial(self._treated, out0, out1)
+        return self.contrast.returned(own, treated, self.criterion.training)
 
     def _treated(self, out0: Tensor, out1: Tensor) -> Tensor:
         with self.contrast.together(out0, out1):

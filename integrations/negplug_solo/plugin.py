@@ -120,8 +120,13 @@ class TreatedFunction:
     """A loss function of the host, rerouted. A plain object, so that the model stays picklable."""
 
     def __init__(
-        self, own: Callable[..., Tensor], treatment: Treatment, contrast: Contrast
+        self,
+        model: nn.Module,
+        own: Callable[..., Tensor],
+        treatment: Treatment,
+        contrast: Contrast,
     ) -> None:
+        self._model = model
         self._own = own
         self._treatment = treatment
         self._contrast = contrast
@@ -129,7 +134,8 @@ class TreatedFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of what the host's function is given."""
         own = functools.partial(self._own, *args, **kwargs)
-        return self._contrast.returned(own, functools.partial(self._treated, *args, **kwargs))
+        treated = functools.partial(self._treated, *args, **kwargs)
+        return self._contrast.returned(own, treated, self._model.training)
 
     def _treated(self, *args: Any, **kwargs: Any) -> Tensor:
         with self._contrast.together(*args, *kwargs.values()):
@@ -189,10 +195,10 @@ class MethodSite(LossSite):
         own = vars(self._model)
         if isinstance(own.get("training_step"), TreatedStep):
             raise ValueError(f"{self.host}: the model is treated already; remove() that first")
-        swaps: dict[str, Treatment] = {
-            name: TreatedFunction(getattr(self._module, name), self._treatment(name), contrast)
-            for name in self._forms
-        }
+        swaps: dict[str, Treatment] = {}
+        for name in self._forms:
+            host = getattr(self._module, name)
+            swaps[name] = TreatedFunction(self._model, host, self._treatment(name), contrast)
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
         step: Any = self._model.training_step
         own["training_step"] = TreatedStep(step, self._module, swaps, self._model, contrast)

@@ -77,15 +77,19 @@ class Contrast(Protocol):
         For sites, around all that they do with ``given``, the arguments of the host's loss.
         """
 
-    def returned(self, own: Callable[[], Tensor], treated: Callable[[], Tensor]) -> Tensor:
-        """Return what the host gets: the treated loss; where a Trainer validates, its own.
+    def returned(
+        self, own: Callable[[], Tensor], treated: Callable[[], Tensor], learns: bool = True
+    ) -> Tensor:
+        """Return what the host gets: the treated loss, or its own in an evaluation.
 
-        Early stopping and sweeps then compare the host's loss, whatever the sampler. A site that
-        calls this object alone is treated in validation too.
+        Early stopping and sweeps then compare the host's loss, whatever the sampler. It is an
+        evaluation where a Trainer validates and, elsewhere, where a module in eval mode is called
+        without gradient. A site that calls this object alone is treated there too.
 
         Args:
             own: Computes the host's own loss, as if it were not treated.
             treated: Computes the treated loss, by calling this object.
+            learns: Whether the module that is treated is in training mode.
         """
 
     def __call__(

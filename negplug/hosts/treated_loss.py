@@ -107,13 +107,19 @@ class TreatedLoss:
         """Return a context inside which a rank that fails makes every rank raise."""
         return self.loss.ranks.together(*given)
 
-    def returned(self, own: Callable[[], Tensor], treated: Callable[[], Tensor]) -> Tensor:
-        """Return the treated loss; where a Trainer validates, the host's own.
+    def returned(
+        self, own: Callable[[], Tensor], treated: Callable[[], Tensor], learns: bool = True
+    ) -> Tensor:
+        """Return the treated loss, or the host's own in an evaluation.
 
-        The treated one is then computed as well, without gradient, for :meth:`take_evaluations`.
+        Where a Trainer validates the treated one is computed as well, without gradient, for
+        :meth:`take_evaluations`.
         """
-        if not self.evaluating or self._captured is not None:
+        if self._captured is not None:
             return treated()
+        if not self.evaluating:
+            # Not without gradient alone: so is the first pass of a reentrant checkpoint.
+            return treated() if learns or torch.is_grad_enabled() else own()
         value = own()
         with torch.no_grad():
             self._evaluations.append(treated().detach())

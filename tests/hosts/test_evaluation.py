@@ -12,6 +12,8 @@ from fitted import _full_load
 from queue_contents import rows_in
 from resumable import same_state
 
+import negplug
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TREATED = f"negplug/{hosts.site_name()}/treated_loss"
@@ -79,6 +81,25 @@ def test_a_checkpoint_to_evaluate_is_no_state_of_the_next_fit(tmp_path):
         again.validate(module, validating.loader(), ckpt_path=path, verbose=False)
     again.fit(validating.recipe(), hosts.loader())
     assert len(rows_in(control.injection.losses[hosts.site_name()].loss.state_dict())) == 16
+
+
+def test_in_a_plain_loop_eval_mode_without_gradient_is_an_evaluation():
+    torch.manual_seed(0)
+    module, (batch, *_) = hosts.recipe(), validating.loader()
+    module.log = module.log_dict = lambda *_, **__: None
+
+    def loss(training, gradient):
+        module.train(training)
+        with torch.set_grad_enabled(gradient):
+            out = module.training_step(batch, 0)
+        return float(out["loss"] if isinstance(out, dict) else out)
+
+    own = loss(True, True)
+    with negplug.inject(module, "hard(num_negatives=2)"):
+        treated = loss(True, True)
+        assert abs(treated - own) > 1e-2
+        assert loss(False, False) == pytest.approx(own, rel=1e-6)
+        assert loss(True, False) == loss(False, True) == pytest.approx(treated, rel=1e-6)
 
 
 def test_validation_with_gradient_moves_no_state():

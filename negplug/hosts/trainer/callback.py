@@ -195,15 +195,16 @@ class NegativeControlMixin(EvaluationMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the expressions and all state: tensors and built-in types only."""
-        losses, dataset = self._kept.saved, {"dataset": self._kept.owner.dataset}
+        losses, dataset = self._kept.saved, self._kept.owner.dataset
         if self.injection is not None:
             # Another callback may save at the end of a batch before this one has closed it.
             self.injection.end_step()
             losses = self.injection.state_dict()
             if any(part.per_rank for part in self.injection.samplers()):
                 # Lightning asks every rank and writes what rank 0 answers.
-                return self._choice() | dataset | {"losses": {}, "ranks": everyones(losses)}
-        return self._choice() | dataset | {"losses": losses or {}}
+                whose = {"dataset": everyones(dataset), "losses": {}}
+                return self._choice() | whose | {"ranks": everyones(losses)}
+        return self._choice() | {"dataset": dataset, "losses": losses or {}}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Find the state where a callback with another target has saved it.

@@ -16,7 +16,7 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
-from negplug.kernels.distributed import rank
+from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.kernels.torch_private import write_count
 
 logger = logging.getLogger("negplug")
@@ -118,11 +118,14 @@ class KeptState:
 
         Args:
             saved: The state, by loss.
-            dataset: Text of the data set's fingerprint; None in checkpoints of earlier versions.
+            dataset: Text of the data set's fingerprint, or that of each rank; None in checkpoints
+                of earlier versions.
 
         Raises:
-            ValueError: If ``dataset`` is neither.
+            ValueError: If ``dataset`` is something else.
         """
+        if isinstance(dataset, list) and len(dataset) == world_size():
+            dataset = dataset[rank()]
         if not (dataset is None or isinstance(dataset, str)):
             raise ValueError(
                 f"the checkpoint names its data set by a {type(dataset).__name__}, not a string; "
@@ -156,21 +159,24 @@ class KeptState:
         dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
         fresh, self._fresh = self._fresh, None
         found = self.owner.changed(dataset)
-        if found is None:
+        # Of any rank, so that all of them start afresh or raise.
+        now = next(filter(None, everyones(None if found is None else str(found))), None)
+        if now is None:
             return
         part = _per_sample(injection)
         if fresh is not None:
             injection.load_state_dict(fresh)
-            _say(f"its state was of {before}, this is {found}")
+            _say(f"its state was of {before}, this is {now}")
         elif part and (inside or not unknowable(loader)):
             raise ValueError(
                 f"{part} keeps state under data set indexes of {before}, but "
-                f"{when or 'in the run that resumes'} the training data set is {found}, where "
+                f"{when or 'in the run that resumes'} the training data set is {now}, where "
                 f"they mean other samples; train on one data set and choose its samples with the "
                 f"DataLoader's sampler, start without the old state, or give both data sets one "
                 f"{TOKEN} if they are the same"
             )
-        self.owner.own(dataset, found)
+        if found is not None:
+            self.owner.own(dataset, found)
 
 
 def _per_sample(injection: Injection) -> str:

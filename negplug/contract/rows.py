@@ -91,12 +91,14 @@ class Rows:
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """Return the rows of all parts, one after another; -1 where a part does not know."""
+        num_views = {part.num_views for part in parts}
         return cls(
             torch.cat([part.embeddings for part in parts]),
             torch.cat([part.ids for part in parts]),
             _joined([part.indexes for part in parts], parts),
             _joined([part.labels for part in parts], parts),
             _joined([part.views for part in parts], parts),
+            num_views.pop() if len(num_views) == 1 else None,
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.state import Stateful
-from negplug.kernels.late import check, known, read
+from negplug.kernels.late import check, known
 
 
 class SampleTable(Stateful):
@@ -210,11 +210,7 @@ def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
             )
         return beyond(name, int(highest), size)
 
-    if size is not None:
-        check(f"{name}: data set indexes", failed, error)
-    elif read(failed):
-        # Now: room is made for the greatest index, which has to be read for that.
-        raise error()
+    check(f"{name}: data set indexes", failed, error)
 
 
 def check_samples(name: str, saved: int, size: int | None) -> None:

@@ -82,11 +82,13 @@ class MemoryBank(RememberingSampler):
             why = batch.unindexed or "the loss was called without indexes="
             self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
             if self.size is None:
-                size, highest = batch.context.dataset.size, sampled.seen.names[1].max()
+                # Indexes may be those of a data set that this one is a part of.
+                most = max(most_samples(None), batch.context.dataset.size or 0)
+                highest = sampled.seen.names[1].max()
                 check(
                     "memory_bank: greatest index",
-                    highest >= most_samples(size),
-                    lambda: beyond("memory_bank", int(highest), size),
+                    highest >= most,
+                    lambda: beyond("memory_bank", int(highest), None),
                 )
         return sampled
 

@@ -134,11 +134,11 @@ def test_a_record_without_proc_is_a_file_that_goes(
     monkeypatch.setattr(call_record.sys, "platform", "darwin")
     monkeypatch.setattr(call_record.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(call_record, "_recorded", False)
-    with call_record.opened() as any_call:
+    with call_record.opened() as calls:
         assert len(list(tmp_path.iterdir())) == 1
-        assert not any_call()
+        assert not calls().any
         call_record.record_call()
-        assert any_call()
+        assert calls().any
     assert not list(tmp_path.iterdir())
     # A process that outlives the record has nobody to tell.
     monkeypatch.setenv(call_record.RECORD_VARIABLE, str(tmp_path / "gone" / "record"))

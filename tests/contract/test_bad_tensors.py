@@ -33,7 +33,7 @@ def test_embeddings_that_are_not_dense_are_refused(kind):
 
 def test_labels_that_are_not_dense_are_refused():
     z0, z1 = naive.embeddings(2, 4)
-    with pytest.raises(TypeError, match=r"^labels must be .* sparse_coo"):
+    with pytest.raises(TypeError, match=r"^labels must be .*sparse_coo"):
         ContrastiveLoss()(z0, z1, labels=torch.arange(4).to_sparse())
 
 

@@ -53,7 +53,9 @@ def test_a_roll_back_into_the_middle_of_a_step_goes_on_there():
         return loss.detach()
 
     parent, fresh = Parent(PARENTS[1]), Parent(PARENTS[1], seed=9)
-    call(parent, 0)
+    parent.loss.begin_step()
+    call(parent, 0), call(parent, 5)  # a step has two
+    parent.loss.end_step()
     parent.loss.begin_step()
     first = parent.loss.contrast(ContrastiveBatch.from_views(tuple(embed(3, 1))))
     assert first.requires_grad  # whose backward pass, with that of a second call, is to come
@@ -63,7 +65,7 @@ def test_a_roll_back_into_the_middle_of_a_step_goes_on_there():
         "seed": 4,
         "step": 1,
         "call": 1,
-        "further": 0,
+        "further": 1,
     }
     call(parent, 2)
     parent.load_state_dict(saved)

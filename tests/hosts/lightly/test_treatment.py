@@ -21,7 +21,8 @@ def test_every_criterion_is_treated_once_with_state_of_its_own():
     model, z = Recipe(), naive.embeddings(2, 8)
     with inject(model, "uniform(num_negatives=2)") as handle:
         assert set(handle.losses) == {"first", "losses.0"}
-        model.first(*z), model.first(*z), model.losses[0](*z)
+        losses = model.first(*z), model.first(*z), model.losses[0](*z)
+        assert all(loss.requires_grad for loss in losses)  # kept: a dropped loss is no call
         assert [handle.losses[name].calls for name in ("first", "losses.0")] == [2, 1]
         state = handle.state_dict()
     assert state["first"]["_extra_state"]["call"] == 2
@@ -107,7 +108,8 @@ def test_an_explicit_objective_has_state_for_each_site():
 
     model, z = Recipe(), naive.embeddings(2, 8)
     with inject(model, "in_batch()", Counting()) as handle:
-        model.first(*z), model.first(*z), model.losses[0](*z)
+        losses = model.first(*z), model.first(*z), model.losses[0](*z)
+        assert all(loss.requires_grad for loss in losses)  # kept: a dropped loss is no call
     state = handle.state_dict()
     assert state["first"]["objective.calls"] == 2
     assert state["losses.0"]["objective.calls"] == 1

@@ -21,11 +21,10 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
 from negplug.contract.gathering import Gathering, gather_keys
 from negplug.contract.ids import UNKNOWN, columns_of_others, of_this_batch
-from negplug.contract.inputs import check_views, indexes_per_row, labels_per_row
+from negplug.contract.inputs import check_views, finite_unit_rows, indexes_per_row, labels_per_row
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.kernels.distributed import gather_rows, world_size
-from negplug.kernels.unit import unit_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,7 @@ class ContrastiveBatch:
         check_views(views)
         count, size = len(views), views[0].shape[0]
         device = views[0].device
-        z = unit_rows(*views)
+        z = finite_unit_rows(*views)
         row = torch.arange(count * size, device=device)
         shifts = size * torch.arange(1, count, device=device)
         indexes = indexes_per_row(indexes, size, count, device)
@@ -172,8 +171,9 @@ class ContrastiveBatch:
         labels = labels_per_row(labels, size, 1, device)
         ids = of_this_batch(row) if indexes is None else indexes
         views = torch.zeros_like(row)
-        anchors = Rows(unit_rows(queries), ids, indexes, labels, views, 1, name=ANCHORS)
-        of_keys = Rows(unit_rows(keys), ids, indexes, labels, views, 1, name=KEYS)
+        rows = finite_unit_rows(queries), finite_unit_rows(keys, first=1)
+        anchors = Rows(rows[0], ids, indexes, labels, views, 1, name=ANCHORS)
+        of_keys = Rows(rows[1], ids, indexes, labels, views, 1, name=KEYS)
         return cls(anchors, of_keys, row[:, None], unindexed=unindexed, unlabeled=unlabeled)
 
     @classmethod

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from negplug.contract.labels import as_labels, whole_numbers
 from negplug.kernels import late
+from negplug.kernels.unit import unit_rows
 
 LARGEST = 1e30
 """Of a number that is asked for: products of a few such stay finite in float32."""
 
 
 def check_views(views: tuple[Tensor, ...]) -> None:
-    """Raise unless ``views`` are two or more finite floating tensors of one shape ``[B, d]``."""
+    """Raise unless ``views`` are two or more floating tensors of one shape ``[B, d]``."""
     if len(views) < 2:
         raise ValueError(f"a contrastive loss needs at least two views, got {len(views)}")
     for number, view in enumerate(views):
-        check_embeddings(f"z{number}", view)
+        _check_form(f"z{number}", view)
         if view.shape != views[0].shape:
             raise ValueError(
                 f"all views must have one shape [B, d], got z0 {tuple(views[0].shape)} and "
@@ -28,8 +29,38 @@ def check_views(views: tuple[Tensor, ...]) -> None:
             )
 
 
+def finite_unit_rows(*views: Tensor, first: int = 0) -> Tensor:
+    """Return the rows of views one after another, at length one, ``[V·B, d]``.
+
+    Args:
+        *views: ``[B, d]`` each.
+        first: Number of the first view, for messages.
+
+    Raises:
+        ValueError: If an entry of a view is NaN or infinite.
+    """
+    rows = unit_rows(*views)
+
+    def error() -> ValueError:
+        bad = (number for number, view in enumerate(views) if _not_finite(view.detach()))
+        return _diverged(f"z{first + next(bad, 0)}")
+
+    total = rows.detach().sum()  # NaN, as is a row with such an entry
+    late.check(f"finite z{first}", total.ne(total), error)
+    return rows
+
+
 def check_embeddings(name: str, z: Tensor) -> None:
     """Raise unless ``z`` is a finite floating tensor ``[B, d]`` with at least one row."""
+    _check_form(name, z)
+    late.check(f"finite {name}", _not_finite(z.detach()), lambda: _diverged(name))
+
+
+def _diverged(name: str) -> ValueError:
+    return ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
+
+
+def _check_form(name: str, z: Tensor) -> None:
     if not isinstance(z, Tensor):
         raise TypeError(f"{name} must be a tensor [B, d], got {type(z).__name__}")
     _check_dense(name, z)
@@ -37,11 +68,6 @@ def check_embeddings(name: str, z: Tensor) -> None:
         raise TypeError(f"{name} must be a floating-point tensor, got {z.dtype}; cast it first")
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] == 0:
         raise ValueError(f"{name} must have shape [B, d] with B, d ≥ 1, got {tuple(z.shape)}")
-    late.check(
-        f"finite {name}",
-        _not_finite(z.detach()),
-        lambda: ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged"),
-    )
 
 
 def _check_dense(name: str, tensor: Tensor) -> None:

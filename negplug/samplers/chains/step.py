@@ -11,6 +11,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.samplers.chains.absent import AbsentStates
+from negplug.samplers.chains.grouping import log_view_scale
 from negplug.samplers.chains.ordered_pool import OrderedPool
 
 
@@ -97,6 +98,19 @@ class ChainStep:
             torch.where(went, self.pool.samples.indexes[last], self.state),
             torch.where(went, score, self.initial),
         )
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Return the log weights of rows, ``[R, N]``; their logits are used up.
+
+        Into the same memory: a CPU takes ten times as long for a sum that is written elsewhere.
+
+        Args:
+            weights: ``[N, C]``, of the samples.
+        """
+        each = log_view_scale(self.scores.T, self.pool.log_number, weights.T)
+        for column, view in self.pool.views(self.logits):
+            view.add_(each if column is None else each[column])
+        return self.logits
 
     def measures(self, moves: Moves) -> Measures:
         """Return what :meth:`Measures.means` needs."""

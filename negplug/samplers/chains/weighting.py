@@ -17,19 +17,13 @@ from negplug.samplers.chains.step import ChainStep
 
 
 def drawn_rows(step: ChainStep, weights: Tensor) -> Negatives:
-    """Return draws of the batch's samples, spread over their views.
+    """Return draws of the batch's samples, spread over their views; the step ends with it.
 
     Args:
         step: The pool, and logits of its rows and samples.
         weights: ``[N, C]``, of the draws of each anchor.
     """
-    pool = step.pool
-    each = log_view_scale(step.scores.T, pool.log_number, weights.T)
-    log_weight = torch.empty_like(step.logits)
-    written = pool.views(log_weight)
-    for (column, view), (_, ours) in zip(pool.views(step.logits), written, strict=True):
-        torch.add(view, each if column is None else each[column], out=ours)
-    return Negatives(pool.pool, Whole(), log_weight.T, "posterior")
+    return Negatives(step.pool.pool, Whole(), step.spread(weights).T, "posterior")
 
 
 def drawn_absent(absent: AbsentStates, weight: Tensor) -> Negatives:

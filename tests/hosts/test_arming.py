@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import armed
 import pytest
 
@@ -29,14 +26,7 @@ if __name__ == "__main__":
 
 def run(tmp_path, *command, text=SCRIPT, **variables):
     (tmp_path / "script.py").write_text(text)
-    return subprocess.run(
-        [sys.executable, *command, "script.py"],
-        cwd=tmp_path,
-        env=armed.environment(tmp_path, **variables),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return armed.run(tmp_path, *command, "script.py", **variables)
 
 
 def test_the_environment_treats_a_plain_script_and_its_children(tmp_path):

@@ -9,23 +9,9 @@ import torch
 from torch import nn
 
 from negplug.hosts.untreated import UntreatedLossError
-from negplug.hosts.watch import Watch
 
 lightly_loss = pytest.importorskip("lightly.loss")
 NTXentLoss = lightly_loss.NTXentLoss
-
-
-@pytest.fixture
-def watch():
-    made = []
-
-    def start(*args, **kwargs):
-        made.append(Watch(*args, **kwargs))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.stop()
 
 
 class Own(nn.Module):

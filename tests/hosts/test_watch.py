@@ -13,23 +13,9 @@ import torch
 from torch import nn
 
 import negplug
-from negplug.hosts.watch import Watch
 
 lightly_loss = pytest.importorskip("lightly.loss")
 NTXentLoss = lightly_loss.NTXentLoss
-
-
-@pytest.fixture
-def watch():
-    made = []
-
-    def start(*args, **kwargs):
-        made.append(Watch(*args, **kwargs))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.stop()
 
 
 def test_a_loss_is_treated_from_its_first_call_on(watch):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import armed
 import pytest
 
@@ -33,14 +30,7 @@ RUN = ["negplug", "run", "--sampler", "uniform(num_negatives=4)"]
 
 def run(tmp_path, *command, text=SCRIPT, **variables):
     (tmp_path / "recipe.py").write_text(text)
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=tmp_path,
-        env=armed.environment(tmp_path, **variables),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return armed.run(tmp_path, *command, **variables)
 
 
 def test_a_module_through_the_command_line_under_torchrun(tmp_path):

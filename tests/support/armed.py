@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 _FILES = {
@@ -20,3 +22,15 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("NEGPLUG_")}
     path = os.pathsep.join(filter(None, (str(info.parent), inherited.get("PYTHONPATH"))))
     return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **variables}
+
+
+def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, in :func:`environment`."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment(folder, **variables),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )

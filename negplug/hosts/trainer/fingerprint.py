@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from negplug.hosts.trainer.subsets import length
+
 TOKEN = "negplug_token"
 
 _ENTRIES = 16
@@ -99,7 +101,7 @@ def _name(dataset: Any) -> str:
         return f"{TOKEN} {token!r}"
     if isinstance(dataset, Several):
         return " and ".join(map(_name, dataset))
-    size = _length(dataset)
+    size = length(dataset)
     name = type(dataset).__name__ + ("" if size is None else f" of {size}")
     return f"{name} from {_name(dataset.dataset)}" if isinstance(dataset, Subset) else name
 
@@ -119,7 +121,7 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
     if token is not None or depth > _DEPTH:
         yield repr(token)
         return
-    size = _length(dataset)
+    size = length(dataset)
     yield f"{type(dataset).__name__} {size}"
     if isinstance(dataset, Subset):
         yield _positions(dataset.indices)
@@ -171,13 +173,6 @@ def _token(dataset: Any) -> str | int | None:
         f"{TOKEN} of {type(dataset).__name__} must be a string or an integer, got "
         f"{type(token).__name__}"
     )
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _is_array(value: Any) -> bool:

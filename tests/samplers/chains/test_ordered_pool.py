@@ -44,8 +44,10 @@ def question(kind):
     return batch.within(temperature=TAU), pool
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])  # lists of exclusions, and masks
 @pytest.mark.parametrize("kind", POOLS)
-def test_samples_and_their_rows_equal_loops(kind):
+def test_samples_and_their_rows_equal_loops(kind, backend, monkeypatch):
+    monkeypatch.setenv("NEGPLUG_BACKEND", backend)
     batch, pool = question(kind)
     shuffled = samples_of(pool).shuffled(RandomNumbers(3, torch.device("cpu")))
     ordered = OrderedPool.of(pool, shuffled)

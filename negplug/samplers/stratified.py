@@ -72,7 +72,7 @@ class Stratified(ChoosingSampler):
         super().__init__("stratified", num_negatives, source)
         self.strata = Strata("stratified", by, parent)
         self.same = same
-        self.wants_indexes = self.strata.table is not None
+        self.wants_indexes = self.strata.metadata is not None
         self.correction = check_flag("stratified", "correction", correction)
         self.allocation = Allocation(num_negatives, same, self.source)
         if self.correction and 0 in self.allocation.sizes:

@@ -20,7 +20,7 @@ def trained(dataset, **arguments):
     control = hosts.negative_control()(f"stratified(num_negatives=2, {asked})")
     loader = DataLoader(dataset, batch_size=8, shuffle=True)
     hosts.trainer(callbacks=[control]).fit(hosts.recipe(), loader)
-    return control.injection.losses[hosts.site_name()].loss.sampler.strata.table.tolist()
+    return control.injection.losses[hosts.site_name()].loss.sampler.strata.metadata.table.tolist()
 
 
 @pytest.fixture

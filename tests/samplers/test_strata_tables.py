@@ -43,7 +43,7 @@ def test_entries_beyond_int64_are_not_wrapped(tmp_path, content):
 @pytest.mark.parametrize("dtype", ["<u8", ">i4", "<u2", "|i1"])
 def test_integers_of_any_kind(tmp_path, dtype):
     np.save(tmp_path / "table.npy", np.array([3, 1, 2], dtype=dtype))
-    assert Stratified(4, by=str(tmp_path / "table.npy")).strata.table.tolist() == [3, 1, 2]
+    assert Stratified(4, by=str(tmp_path / "table.npy")).strata.metadata.table.tolist() == [3, 1, 2]
 
 
 def test_an_archive_is_no_table(tmp_path):

@@ -1,0 +1,205 @@
+"""``Metadata``: numbers of every sample of a data set, looked up by data set index.
+
+A table is a ``.npy`` file or a tensor with one row for each index. It is no state of the model: a
+checkpoint does not hold it, and no cast of the model touches it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.dataset import DatasetAccess, ParentSamples
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.labels import whole_numbers
+from negplug.contract.rows import Rows
+from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import check
+
+
+class Looked(NamedTuple):
+    """What a table holds of some rows.
+
+    Attributes:
+        values: ``[R, …]``, anything where a row is unknown.
+        known: ``[R]`` bool, False for a row without an index.
+    """
+
+    values: Tensor
+    known: Tensor
+
+
+class Metadata:
+    """Looks up the samples of anchors and rows for one sampler.
+
+    Args:
+        name: The sampler's name, for messages.
+        table: ``[n, …]``, one entry per data set index.
+        parent: Whether the table is of the data set that the training ``Subset`` was taken from.
+
+    Attributes:
+        table: ``[n, …]``, of the samples that indexes count.
+    """
+
+    def __init__(self, name: str, table: Tensor, parent: bool = False) -> None:
+        self.name = name
+        self.parent = parent
+        self.table = self._given = table
+        self._parent: ParentSamples | None = None
+
+    def __str__(self) -> str:
+        """Return what tells this table from others, whatever name its file has."""
+        checksum = zlib.crc32(str(self._given.tolist()).encode())
+        return f"table of {len(self._given)}, checksum {checksum:08x}"
+
+    def of(
+        self, source: NegativeSampler, batch: ContrastiveBatch, rows: Rows
+    ) -> tuple[Looked, Looked]:
+        """Return what is known of the anchors, N rows, and of the rows of one pool, K rows.
+
+        In an evaluation, whose samples may be of another data set, nothing is.
+
+        Raises:
+            ValueError: If data set indexes are unknown in training, or beyond the table, or if the
+                table is of another number of samples than the data set.
+        """
+        anchors = batch.anchors
+        if not batch.training and (anchors.indexes is None or rows.indexes is None):
+            return self._nothing(anchors), self._nothing(rows)
+        if anchors.indexes is None:
+            raise ValueError(
+                f"{self.name}: a table of metadata needs the data set index of every sample, but "
+                f"{batch.unindexed or 'the loss was called without indexes='}"
+            )
+        if rows.indexes is None:
+            raise ValueError(
+                f"{self.name}: a table of metadata needs the data set index of the negatives too, "
+                f"but the rows of {source} have none"
+            )
+        if batch.training:
+            self._fit(batch.context.dataset)
+        self.table = self.table.to(anchors.indexes.device)
+        return self._looked_up(anchors.indexes), self._looked_up(rows.indexes)
+
+    def _nothing(self, rows: Rows) -> Looked:
+        values = self.table.new_zeros(len(rows), *self.table.shape[1:], device=rows.ids.device)
+        return Looked(values, torch.zeros_like(rows.ids, dtype=torch.bool))
+
+    def _fit(self, dataset: DatasetAccess) -> None:
+        """Make the table that of the data set at hand.
+
+        Raises:
+            ValueError: If it has another number of entries than there are samples.
+        """
+        entries, parent = len(self._given), dataset.parent
+        if not self.parent:
+            if dataset.size not in (None, entries):
+                subset = parent is not None and parent.size == entries
+                raise ValueError(
+                    f"{self.name}: the metadata has {entries} entries, but the data set has "
+                    f"{dataset.size} samples; "
+                    + (
+                        "parent=True says that it is of the data set that the Subset was taken from"
+                        if subset
+                        else "give one entry for each, in their order"
+                    )
+                )
+            return
+        if parent is None:
+            raise ValueError(
+                f"{self.name}: parent=True, but the training data set is no torch Subset, or "
+                f"unknown as in a plain loop; leave parent out, and give the indexes that the "
+                f"table counts"
+            )
+        if parent.size not in (None, entries):
+            raise ValueError(
+                f"{self.name}: the metadata has {entries} entries, but the data set that the "
+                f"Subset was taken from has {parent.size} samples; give one entry for each"
+            )
+        if parent is not self._parent:
+            self.table, self._parent = self._given[parent.indexes], parent
+
+    def _looked_up(self, indexes: Tensor) -> Looked:
+        entries = len(self.table)
+        check(
+            f"{self.name}: metadata",
+            (indexes >= entries).any(),
+            lambda: ValueError(
+                f"{self.name}: the metadata has {entries} entries, but there is a sample with data "
+                f"set index {int(indexes.max())}; it is shorter than the data set"
+            ),
+        )
+        return Looked(self.table[indexes.clamp(0, entries - 1)], indexes >= 0)
+
+
+def read_table(name: str, argument: str, given: str | Tensor) -> tuple[str, Tensor]:
+    """Return how to call a table in messages, and its numbers.
+
+    Args:
+        name: The sampler's name.
+        argument: What the sampler calls the table.
+        given: The path of a ``.npy`` file, or a tensor.
+
+    Raises:
+        TypeError, ValueError: If it is neither, or holds no numbers.
+        ModuleNotFoundError: If the file needs NumPy and there is none.
+    """
+    if isinstance(given, Tensor):
+        return f"{name}: {argument}", given.detach().clone()
+    if not isinstance(given, str):
+        raise TypeError(
+            f"{name}: {argument} must be the path of a .npy file or a tensor of numbers, "
+            f"got {type(given).__name__}"
+        )
+    what = f"{name}: {argument}={given!r}"
+    if not given.endswith(".npy"):
+        raise ValueError(
+            f"{what} must be the path of a .npy file; other metadata can be saved with numpy.save"
+        )
+    return what, _load(what, given)
+
+
+def _load(what: str, path: str) -> Tensor:
+    try:
+        import numpy as np
+    except ImportError:
+        raise ModuleNotFoundError(
+            f"{what} is read with NumPy, which is not installed; pip install numpy, "
+            f"or give a tensor"
+        ) from None
+    if not Path(path).is_file():
+        raise ValueError(f"{what} names no file; the path is relative to {Path.cwd()}")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except Exception as error:  # a damaged header may say anything
+        raise ValueError(
+            f"{what} holds no array of numbers that numpy.load can read: {error}"
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{what} is an archive of arrays; save one with numpy.save")
+    if np.issubdtype(array.dtype, np.floating):
+        return torch.from_numpy(array.astype(np.float64))
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{what} must hold integers or floating-point numbers, got {array.dtype}")
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{what} must be below 2**63, got {array.max()}")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def check_classes(what: str, table: Tensor, kind: str = "strata") -> Tensor:
+    """Return a table ``[n]`` of classes as int64; raise unless it holds integers from -1 on."""
+    if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
+        raise TypeError(f"{what} must hold integers, got {table.dtype}")
+    if table.ndim != 1 or not len(table):
+        raise ValueError(f"{what} must be one-dimensional and not empty, got {tuple(table.shape)}")
+    table = whole_numbers(what, table)
+    if int(table.min()) < UNKNOWN:
+        raise ValueError(
+            f"{what} must hold {kind} from 0 upwards, or -1 where unknown, got {int(table.min())}"
+        )
+    return table

@@ -1,17 +1,18 @@
-"""``filtered(by="labels", similarity=t)``: a source without its suspected false negatives.
+"""``filtered(…)``: a source without its suspected false negatives.
 
 Source: the elimination strategy of Huynh et al., "Boosting contrastive self-supervised learning
 with false negative cancellation" (2022, arXiv:2011.11765): what is found to be a false negative
 of an anchor leaves its denominator and is not attracted either. From the source's negatives N_i of
-anchor i with label y_i this keeps
+anchor i this takes out those that any criterion names:
 
-    { j ∈ N_i :  y_j ≠ y_i or y_i = −1 }        with by="labels",
-    { j ∈ N_i :  ⟨a_i, k_j⟩ ≤ t }               with similarity=t,
+- ``by="labels"``: the anchor's label y_i ≠ −1;
+- ``by="groups"``: its group, and window (:mod:`negplug.samplers.filtering.groups`);
+- ``pairs``: single pairs (:mod:`negplug.samplers.filtering.pairs`);
+- ``similarity``, ``absolute_margin``, ``relative_margin``: too similar to the anchor, by itself or
+  beside its positive (:mod:`negplug.samplers.filtering.limits`).
 
-and what passes both tests with both. How they are found is simpler than in the paper, which
-compares a candidate with several further views of the anchor, aggregates, and takes the top k, a
-threshold, or both: here it is compared with the anchor itself, as the loss sees it, against a
-threshold alone. Labels in place of it are the ideal case, for data that has some.
+The paper compares a candidate with several further views of the anchor, aggregates, and takes the
+top k, a threshold, or both: here it is compared with the anchor itself, as the loss sees it.
 
 Weights of the source stay: one whose weighted draws estimate a sum over its negatives then
 estimates the sum over those that are kept. For a whole pool the result is a mask ``[N, K]`` of
@@ -29,24 +30,45 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
-from negplug.contract.negatives import Columns, Negatives, total_counts
+from negplug.contract.inputs import check_flag
+from negplug.contract.negatives import Negatives, total_counts
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.late import look
-from negplug.kernels.pool.tiled import product_tiles
 from negplug.samplers.common.choosing import labels_of, rows_offered
+from negplug.samplers.filtering import at_entries
+from negplug.samplers.filtering.groups import Groups
+from negplug.samplers.filtering.limits import Limits
+from negplug.samplers.filtering.pairs import Pairs
 from negplug.samplers.in_batch import InBatch
+
+_NOTHING = (
+    'filtered: give by="labels", by="groups" with file=…, pairs=…, similarity=…, '
+    "absolute_margin=…, relative_margin=…, or several of them"
+)
 
 
 class Filtered(NegativeSampler):
-    """The source's negatives but those of the anchor's label, or too similar to it.
+    """The source's negatives but those that a criterion takes for the anchor's false ones.
 
     Args:
         source: Whose negatives to filter; the batch's by default.
-        by: ``"labels"`` removes rows with the anchor's label. A label of -1, of the anchor or the
-            row, is unknown and removes nothing.
+        by: ``"labels"`` removes rows with the anchor's label, ``"groups"`` those of its group in
+            ``file``. A label or a group of -1, of the anchor or the row, is unknown and removes
+            nothing.
         similarity: t in (-1, 1] removes rows whose cosine similarity with the anchor is above t.
+        absolute_margin: m in [0, 2) removes rows that are nearer than s⁺ − m, with s⁺ the
+            similarity of the anchor's nearest positive.
+        relative_margin: r in [0, 1) removes rows that are nearer than s⁺ − r·abs(s⁺).
+        guide: The path of a ``.npy`` file, or a tensor, of embeddings ``[n, d]``, one per data set
+            index, whose similarities the three limits are of, in place of the anchors' own.
+        file: The path of a ``.npy`` file, or a tensor, of the groups: integers ``[n]``, one per
+            data set index; ``[n, 2]`` with a window, groups and places in them.
+        window: Δ ≥ 0: only rows of the group whose place is within Δ of the anchor's.
+        pairs: The path of a ``.npy`` file, or a tensor, of data set indexes ``[p, 2]``: pairs that
+            are no negatives of each other.
+        parent: Whether ``file`` and ``guide`` are of the data set that the training ``Subset`` was
+            taken from, whose own samples the indexes of a run count.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -58,17 +80,45 @@ class Filtered(NegativeSampler):
         source: NegativeSampler | None = None,
         by: str | None = None,
         similarity: float | None = None,
+        absolute_margin: float | None = None,
+        relative_margin: float | None = None,
+        guide: str | Tensor | None = None,
+        file: str | Tensor | None = None,
+        window: float | None = None,
+        pairs: str | Tensor | None = None,
+        parent: bool = False,
     ) -> None:
         super().__init__()
         self.source = InBatch() if source is None else source
         if not isinstance(self.source, NegativeSampler):
             raise TypeError(f"filtered: source must be a sampler, got {source!r}")
-        if by is None and similarity is None:
-            raise ValueError('filtered: give by="labels", similarity=… or both')
-        if by not in (None, "labels"):
-            raise ValueError(f'filtered: by must be "labels" or None, got {by!r}')
-        self.by = by
-        self.similarity = None if similarity is None else _check_similarity(similarity)
+        limits = similarity, absolute_margin, relative_margin
+        limited = any(limit is not None for limit in limits)
+        if by is None and pairs is None and not limited:
+            raise ValueError(_NOTHING)
+        if by not in (None, "labels", "groups"):
+            raise ValueError(f'filtered: by must be "labels", "groups" or None, got {by!r}')
+        if (by == "groups") != (file is not None):
+            raise ValueError(
+                f'filtered: by="groups" and file=… go together, got by={by!r} and '
+                f"{'no file' if file is None else 'a file'}"
+            )
+        if window is not None and by != "groups":
+            raise ValueError(f'filtered: window={window} is said of by="groups", got by={by!r}')
+        if guide is not None and not limited:
+            raise ValueError(
+                "filtered: guide=… needs a limit of its similarities; give similarity=…, "
+                "absolute_margin=… or relative_margin=…"
+            )
+        if check_flag("filtered", "parent", parent) and file is None and guide is None:
+            raise ValueError("filtered: parent=True is said of file=… or guide=…; give one of them")
+        self.by, self.window, self.parent = by, window, parent
+        self.similarity, self.absolute_margin, self.relative_margin = limits
+        self.file = None if file is None else Groups("filtered", file, window, parent)
+        self.pairs = None if pairs is None else Pairs("filtered", pairs)
+        self.limits = Limits("filtered", *limits, guide, parent) if limited else None
+        self.guide = None if self.limits is None else self.limits.guide
+        self.wants_indexes = any(part is not None for part in (self.file, self.pairs, self.guide))
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -79,7 +129,7 @@ class Filtered(NegativeSampler):
         """Return what is left of the source's negatives of ``batch``.
 
         Raises:
-            ValueError: If labels are asked for and there are none.
+            ValueError: If labels or data set indexes are asked for and there are none.
         """
         offered = rows_offered("filtered", self.source, batch)
         parts = tuple(self._kept(batch, part) for part in offered)
@@ -90,44 +140,24 @@ class Filtered(NegativeSampler):
     def _warn(self, offered: tuple[Negatives, ...], anchors: Rows) -> None:
         if total_counts(offered, anchors).any():
             warnings.warn(
-                f"filtered: by={self.by!r}, similarity={self.similarity} leaves no anchor of a "
-                f"batch a negative, so its loss teaches nothing; raise similarity or enlarge the "
-                f"source",
+                f"filtered: {self} leaves no anchor of a batch a negative, so its loss teaches "
+                f"nothing; loosen its criteria or enlarge the source",
                 stacklevel=2,
             )
 
     @torch.no_grad()
     def _kept(self, batch: ContrastiveBatch, part: Negatives) -> Negatives:
         keep = part.serving(batch.anchors)
-        if self.by is not None:
-            keep &= self._differs_in_label(batch, part)
-        if self.similarity is not None:
-            keep = self._without_similar(batch, part, keep, self.similarity)
+        if self.by == "labels":
+            keep &= ~self._of_own_label(batch, part)
+        for criterion in (self.file, self.pairs, self.limits):
+            if criterion is not None:
+                keep &= ~criterion.remove(self.source, batch, part)
         return part.masked(keep)
 
-    def _differs_in_label(self, batch: ContrastiveBatch, part: Negatives) -> Tensor:
+    def _of_own_label(self, batch: ContrastiveBatch, part: Negatives) -> Tensor:
         own, labels = labels_of("filtered", self.source, batch, part.rows)
-        theirs = labels[part.choice.columns] if isinstance(part.choice, Columns) else labels
-        return (own[:, None] != theirs).logical_or_((own == UNKNOWN)[:, None])
-
-    def _without_similar(
-        self, batch: ContrastiveBatch, part: Negatives, keep: Tensor, threshold: float
-    ) -> Tensor:
-        anchors, pool = batch.anchors.embeddings, part.rows.embeddings
-        if isinstance(part.choice, Columns):
-            return keep & (chosen_similarities(anchors, pool, part.choice.columns) <= threshold)
-        kept = keep.clone()
-        for rows, columns, tile in product_tiles(anchors, pool):
-            kept[rows, columns].logical_and_(tile <= threshold)
-        return kept
-
-
-def _check_similarity(similarity: object) -> float:
-    if not isinstance(similarity, (int, float)) or isinstance(similarity, bool):
-        raise TypeError(f"filtered: similarity must be a number, got {similarity!r}")
-    if not -1.0 < similarity <= 1.0:
-        raise ValueError(f"filtered: similarity must be in (-1, 1], got {similarity}")
-    return float(similarity)
+        return (own[:, None] == at_entries(part, labels)) & (own != UNKNOWN)[:, None]
 
 
 @hookimpl
@@ -136,6 +166,6 @@ def negplug_samplers() -> Iterable[SamplerSpec]:
     yield SamplerSpec(
         "filtered",
         Filtered,
-        "false negatives removed, by label or by similarity",
+        "suspected false negatives removed, by label, group, pair or similarity",
         "Huynh et al. 2022, arXiv:2011.11765",
     )

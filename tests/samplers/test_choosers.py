@@ -38,7 +38,7 @@ from negplug.samplers.stratified import Stratified
         ("filtered()", ValueError, "filtered: give by"),
         ("filtered(in_batch())", ValueError, "filtered: give by"),
         ("filtered(3, similarity=0.5)", TypeError, "filtered: source must be a sampler, got 3"),
-        ("filtered(by='classes')", ValueError, 'filtered: by must be "labels" or None'),
+        ("filtered(by='classes')", ValueError, 'filtered: by must be "labels", "groups" or None'),
         ("filtered(similarity=-1)", ValueError, r"filtered: similarity must be in \(-1, 1\], got"),
         ("filtered(similarity=1.5)", ValueError, r"filtered: similarity must be in \(-1, 1\]"),
         ("filtered(similarity=True)", TypeError, "filtered: similarity must be a number, got T"),

@@ -53,7 +53,7 @@ EXAMPLES = {
     "hard": ["hard(num_negatives=4)", "hard(num_negatives=4, source=queue(size=70))"],
     "filtered": [
         "filtered(by='labels')",
-        "filtered(similarity=0.5, source=memory_bank())",
+        "filtered(relative_margin=0.5, source=memory_bank())",
         "hard(num_negatives=4, source=filtered(by='labels', source=gather()))",
     ],
     "synthetic": [

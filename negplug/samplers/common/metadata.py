@@ -69,18 +69,10 @@ class Metadata:
                 table is of another number of samples than the data set.
         """
         anchors = batch.anchors
-        if not batch.training and (anchors.indexes is None or rows.indexes is None):
+        if not check_indexed(self.name, source, batch, rows):
             return self._nothing(anchors), self._nothing(rows)
-        if anchors.indexes is None:
-            raise ValueError(
-                f"{self.name}: a table of metadata needs the data set index of every sample, but "
-                f"{batch.unindexed or 'the loss was called without indexes='}"
-            )
-        if rows.indexes is None:
-            raise ValueError(
-                f"{self.name}: a table of metadata needs the data set index of the negatives too, "
-                f"but the rows of {source} have none"
-            )
+        assert anchors.indexes is not None
+        assert rows.indexes is not None
         if batch.training:
             self._fit(batch.context.dataset)
         self.table = self.table.to(anchors.indexes.device)
@@ -137,6 +129,27 @@ class Metadata:
         return Looked(self.table[indexes.clamp(0, entries - 1)], indexes >= 0)
 
 
+def check_indexed(name: str, source: NegativeSampler, batch: ContrastiveBatch, rows: Rows) -> bool:
+    """Return whether the data set indexes of anchors and rows are known; in training they must be.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if batch.anchors.indexes is not None and rows.indexes is not None:
+        return True
+    if not batch.training:
+        return False
+    if batch.anchors.indexes is None:
+        raise ValueError(
+            f"{name}: a table of metadata needs the data set index of every sample, but "
+            f"{batch.unindexed or 'the loss was called without indexes='}"
+        )
+    raise ValueError(
+        f"{name}: a table of metadata needs the data set index of the negatives too, "
+        f"but the rows of {source} have none"
+    )
+
+
 def read_table(name: str, argument: str, given: str | Tensor) -> tuple[str, Tensor]:
     """Return how to call a table in messages, and its numbers.
 
@@ -182,10 +195,10 @@ def _load(what: str, path: str) -> Tensor:
         ) from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{what} is an archive of arrays; save one with numpy.save")
-    if np.issubdtype(array.dtype, np.floating):
-        return torch.from_numpy(array.astype(np.float64))
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{what} must hold integers or floating-point numbers, got {array.dtype}")
+    if array.dtype.kind in "fc?":
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{what} must hold integers, got {array.dtype}")
     if array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{what} must be below 2**63, got {array.max()}")
     return torch.from_numpy(array.astype(np.int64))

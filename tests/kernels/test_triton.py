@@ -40,6 +40,7 @@ from negplug.kernels.chain.programs import walk_of_chains
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random.programs import uniforms_of_stream
+from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
@@ -71,6 +72,8 @@ taken = compiled(programs.gradient_of_part, target, **cut, **every, BOTH=True)
 assert taken <= memory, (side, taken)
 assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for"
 compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
+compiled(unit_rows_of_views, target, BM=16, BD=width)
+compiled(gradients_of_views, target, BM=16, BD=width)
 if width == 64:
     compiled(uniforms_of_stream, target, PAIRS=512)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory

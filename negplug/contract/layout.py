@@ -52,27 +52,22 @@ def layout_of(views: int, size: int, like: Tensor) -> Layout:
     place = views, size, like.device, rank(), world_size()
     if not _lasting(like):
         return _made(*place)
-    layout = _kept(*place, _stream(like.device))
+    layout = _kept(*place)
     if any(map(write_count, layout)):
         _kept.cache_clear()
-        layout = _kept(*place, _stream(like.device))
+        layout = _kept(*place)
     return layout
 
 
 def _lasting(like: Tensor) -> bool:
-    """Return whether what is made here and now serves later calls.
-
-    Not what a compiler traces, nor what it stands for (subclasses of a tensor). What is made while
-    a CUDA graph is captured has no values until that graph is replayed.
-    """
+    """Return whether what is made here and now serves later calls."""
     if torch.compiler.is_compiling() or type(like) is not Tensor:
-        return False
-    return like.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
-
-
-def _stream(device: torch.device) -> int:
-    """Return the stream in which a device computes: what one makes, another would not wait for."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        return False  # what a compiler traces, and what it puts in a tensor's place
+    if like.device.type != "cuda":
+        return True
+    # In its other streams a device computes what no call elsewhere waits for. CUDA graphs are
+    # captured there, whose memory is their own and holds no values before they are replayed.
+    return torch.cuda.current_stream(like.device) == torch.cuda.default_stream(like.device)
 
 
 def _made(views: int, size: int, device: torch.device, *_: int) -> Layout:

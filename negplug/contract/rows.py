@@ -16,6 +16,10 @@ from torch import Tensor
 from negplug.contract.ids import UNKNOWN, or_unknown
 from negplug.kernels.late import free_to_read
 
+# Names of rows in a loss call. The anchors of a symmetric loss are its keys.
+ANCHORS = "anchors"
+KEYS = "keys"
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:

@@ -81,14 +81,19 @@ class Operation(Generic[Question]):
     def _choose(self, device: torch.device, question: Question) -> Kernel[Question]:
         forced = forced_backend()
         wanted = [kernel for kernel in self.kernels if kernel.backend == forced] or self.kernels
-        able = [kernel for kernel in wanted if kernel.refusal(device) is None]
-        if not able:
+        able: Kernel[Question] | None = None
+        for kernel in wanted:
+            if kernel.refusal(device) is None:
+                able = kernel
+                if kernel.suits(question):
+                    return kernel
+        if able is None:
             raise ValueError(
                 f"{_VARIABLE} is {forced!r}, which cannot compute {self.name} here: "
                 f"{wanted[0].refusal(device)}; set it to 'torch' or unset it"
             )
         # A forced backend answers even a question that it does not suit.
-        return next((kernel for kernel in able if kernel.suits(question)), able[-1])
+        return able
 
 
 def forced_backend() -> str | None:
@@ -114,7 +119,7 @@ def numba_refusal(device: torch.device) -> str | None:
 def triton_refusal(device: torch.device) -> str | None:
     """Return why Triton's programs cannot serve a device here; None if they can."""
     if device.type == "cpu":
-        if os.environ.get("TRITON_INTERPRET") != "1" or forced_backend() != "triton":
+        if forced_backend() != "triton" or os.environ.get("TRITON_INTERPRET") != "1":
             return "it serves GPUs (the CPU only if forced, under TRITON_INTERPRET=1)"
     elif device.type != "cuda":
         return f"it serves CUDA and ROCm devices, and the tensors are on {device.type!r}"

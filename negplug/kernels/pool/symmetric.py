@@ -35,6 +35,9 @@ STEEPEST = 50.0
 _TILE = {"cpu": 512}
 _TILE_ELSEWHERE = 4096
 
+# Up to so many rows, in a single tile, ids are compared as they are: to sort them takes longer.
+_FEW = 256
+
 # Up to so many rows (10 MiB in float32) it is quicker to keep the tiles than to recompute them.
 _KEPT = 2048
 
@@ -60,9 +63,9 @@ class _SymmetricLogSumExp(torch.autograd.Function):
         sums = z.new_zeros(len(z))
         for (rows, columns), tile in zip(grid.spans, tiles, strict=True):
             grid.write(rows, columns, tile)
-            sums[rows] += tile.sum(1)
+            sums[rows].add_(tile.sum(1))
             if rows != columns:
-                sums[columns] += tile.sum(0)
+                sums[columns].add_(tile.sum(0))
         ctx.save_for_backward(z, ids, sums, *(tiles if keep else ()))
         ctx.temperature = temperature
         return sums.log()
@@ -127,7 +130,9 @@ class _Grid:
 
     @functools.cached_property
     def _exclusions(self) -> tuple[Tensor, list[list[bool]]]:
-        """Return short names of the ids, ``[N]``, and which pairs of spans have one in common."""
+        """Return names of the ids, ``[N]``, and which pairs of spans have one in common."""
+        if len(self._ids) <= min(self._width, _FEW):
+            return self._ids, [[True]]
         ordered, order = self._ids.sort()
         new = torch.zeros_like(ordered)
         torch.ne(ordered[1:], ordered[:-1], out=new[1:])

@@ -2,26 +2,20 @@
 
 ``NEGPLUG_TREAT="pkg.module:MyNTXent=ntxent"`` says that instances of ``MyNTXent``, called with the
 embeddings ``[B, d]`` of two views, are to be treated as ``NTXentLoss``; several are separated by
-commas. :func:`treat_as` says the same in Python.
+commas. ``--treat``, an argument ``treat`` and :func:`treat_as` say the same.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import os
-from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from negplug.contract.declarations import all_declared, declare, declared_name, full_name
 from negplug_lightly.treated import TreatedForward
-
-VARIABLE = "NEGPLUG_TREAT"
 
 FORMS = {"ntxent": "NTXentLoss", "dcl": "DCLLoss"}
 """What a class can be declared to be → the criterion of Lightly of that form."""
-
-_by_function: dict[str, str] = {}
 
 
 class TreatedDeclared(TreatedForward):
@@ -45,22 +39,22 @@ def treat_as(kind: type[nn.Module], form: str) -> None:
     Raises:
         ValueError: If there is no such form.
     """
-    name = f"{kind.__module__}:{kind.__qualname__}"
-    _by_function[name] = _criterion(form, f"treat_as({name}, {form!r})")
+    _criterion(form, f"treat_as({full_name(kind)}, {form!r})")
+    declare(kind, form)
 
 
 def declared_form(module: nn.Module) -> str | None:
     """Return the criterion that a module's class, or one of its bases, is declared to be.
 
     Raises:
-        ValueError: If the environment's declaration is malformed.
+        ValueError: If a declaration is malformed, or names no form.
     """
-    text = os.environ.get(VARIABLE, "")
-    if not (text or _by_function):
+    declared = all_declared()
+    if not declared:
         return None
-    declared = {**_parsed(text), **_by_function}
-    names = (f"{kind.__module__}:{kind.__qualname__}" for kind in type(module).__mro__)
-    return next((declared[name] for name in names if name in declared), None)
+    name = declared_name(module, declared)
+    criteria = {kind: _criterion(f, repr(f"{kind}={f}")) for kind, f in declared.items()}
+    return None if name is None else criteria[name]
 
 
 def two_views(kind: type) -> bool:
@@ -70,17 +64,6 @@ def two_views(kind: type) -> bool:
     except TypeError:
         return False
     return True
-
-
-@functools.cache
-def _parsed(text: str) -> Mapping[str, str]:
-    declared = {}
-    for part in filter(None, map(str.strip, text.split(","))):
-        name, _, form = part.partition("=")
-        if not all(name.partition(":")):
-            raise ValueError(f"{VARIABLE}: {part!r} must be of the form pkg.module:Class=ntxent")
-        declared[name.strip()] = _criterion(form.strip(), f"{VARIABLE}: {part!r}")
-    return declared
 
 
 def _criterion(form: str, said: str) -> str:

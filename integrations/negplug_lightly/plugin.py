@@ -99,7 +99,7 @@ class CriterionSite(LossSite):
             raise ValueError(
                 f"{self.host}: {self.name!r} overrides the {method} of {self._base}, so its "
                 f"loss is not known; name another loss as target, or declare its form: "
-                f"NEGPLUG_TREAT={own.__module__}:{own.__qualname__}=ntxent"
+                f"NEGPLUG_TREAT={own.__module__}:{own.__qualname__}=ntxent, or treat=… likewise"
             )
         arguments = list(inspect.signature(own.forward).parameters)
         expected = list(inspect.signature(known.treated.__call__).parameters)

@@ -13,6 +13,7 @@ from negplug.cli.child import die_with_parent
 from negplug.cli.leaving import checked_leaving
 from negplug.cli.script import execute, script_exists
 from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
+from negplug.contract.variables import TREAT_VARIABLE
 from negplug.hosts import call_record
 from negplug.hosts.trainer.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
 
@@ -40,6 +41,15 @@ def run(
     temperature: Annotated[
         float | None,
         typer.Option("--temperature", metavar="T", help="Default: the script's own."),
+    ] = None,
+    treat: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--treat",
+            metavar="PKG.MODULE:CLASS=FORM",
+            help="Treat a class that no adapter knows as this form of loss, such as ntxent. Repeat "
+            "for several.",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -72,18 +82,21 @@ def run(
     """
     die_with_parent()
     treated = sampler != BASELINE
-    if not treated and (objective is not None or temperature is not None):
-        option = "--objective" if objective is not None else "--temperature"
-        fail(f"{option} has no effect with --sampler {BASELINE}; remove it or name a sampler.")
+    options = {"--objective": objective, "--temperature": temperature, "--treat": treat or None}
+    given = [option for option, value in options.items() if value is not None]
+    if not treated and given:
+        fail(f"{given[0]} has no effect with --sampler {BASELINE}; remove it or name a sampler.")
     if module:
         sys.path[0] = os.getcwd()  # as python -m does
     if not script_exists(script, module):
         fail(f"SCRIPT {script!r} is no {'module' if module else 'file'}; check its name.")
-    check_treatment([sampler], objective, temperature)
+    check_treatment([sampler], objective, temperature, treat or ())
     check_diagnostics(diagnose or ())
     _set_variable("NEGPLUG_SAMPLER", sampler if treated else None)
     _set_variable("NEGPLUG_OBJECTIVE", objective)
     _set_variable("NEGPLUG_TEMPERATURE", temperature)
+    if treat:  # else what the environment declares stays
+        _set_variable(TREAT_VARIABLE, ",".join(treat))
     _set_variable(DIAGNOSTICS_VARIABLE, ",".join(diagnose or ()) or None)
     if seed is not None:
         _seed(seed)

@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from negplug.cli.terminal import plain, shortened
+from negplug.contract.variables import declared_classes
 from negplug.hosts.trainer.autoload import DIAGNOSTICS
 
 #: The "sampler" that leaves the host as it is.
@@ -18,7 +19,10 @@ _LONGEST_MESSAGE = 2_000
 
 
 def check_treatment(
-    samplers: Iterable[str], objective: str | None, temperature: float | None
+    samplers: Iterable[str],
+    objective: str | None,
+    temperature: float | None,
+    treat: Iterable[str] = (),
 ) -> None:
     """End the command with one sentence unless all of a treatment can be built.
 
@@ -26,6 +30,7 @@ def check_treatment(
         samplers: Sampler expressions; ``baseline`` is left out.
         objective: Objective expression, or ``None`` for the host's.
         temperature: Temperature, or ``None`` for the host's.
+        treat: Declarations of classes.
     """
     from negplug.plugins.build import make_objective, make_sampler
     from negplug.plugins.manager import plugins
@@ -36,6 +41,11 @@ def check_treatment(
         fail(f"{error}.")
     if temperature is not None and not 0 < temperature < float("inf"):
         fail(f"--temperature {temperature} is not a positive number; give one, such as 0.1.")
+    try:
+        for text in treat:
+            declared_classes("--treat", text)
+    except ValueError as error:
+        fail(f"{error}.")
     for sampler in samplers:
         if sampler == BASELINE:
             continue

@@ -23,6 +23,8 @@ NAMES = (
     *("DISABLED_PLUGINS", "DISABLE_AUTOLOAD", "STRICT"),
 )
 
+TREAT_VARIABLE = "NEGPLUG_TREAT"
+
 _PREFIX = "NEGPLUG_"
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
@@ -68,6 +70,25 @@ def check_effect(environ: Mapping[str, str]) -> None:
                 f"{name}={environ[name][:40]!r} has no effect without NEGPLUG_SAMPLER; set that "
                 f"too (in_batch() keeps the host's negatives), or unset {name}"
             )
+
+
+def declared_classes(name: str, text: str) -> dict[str, str]:
+    """Return the declarations ``pkg.module:Class=form``, separated by commas, of a text.
+
+    Args:
+        name: What the text is, for the message.
+        text: The text.
+
+    Raises:
+        ValueError: If one is malformed.
+    """
+    declared = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        kind, _, form = map(str.strip, part.partition("="))
+        if not (form and all(kind.partition(":"))):
+            raise ValueError(f"{name}: {part[:200]!r} must be of the form pkg.module:Class=ntxent")
+        declared[kind] = form
+    return declared
 
 
 def _name_misspelt(name: str) -> None:

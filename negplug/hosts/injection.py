@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite, Metadata
 from negplug.contract.dataset import DatasetAccess, Encoder
+from negplug.contract.declarations import Declarations, as_declared, declared_name, declaring
 from negplug.contract.labels import as_labels
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
@@ -153,6 +154,7 @@ def inject(
     objective: Objective | str | None = None,
     temperature: float | None = None,
     target: str | None = None,
+    treat: Declarations | None = None,
 ) -> Injection:
     """Give every contrastive loss of ``model`` the negatives of ``sampler``.
 
@@ -165,6 +167,8 @@ def inject(
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat.
+        treat: Classes that no adapter knows, and the form of loss that each is:
+            ``"pkg.module:MyNTXent=ntxent"``, or a mapping ``{MyNTXent: "ntxent"}``.
 
     Returns:
         The handle; ``remove()`` restores the model, and so does leaving it as a context.
@@ -179,21 +183,38 @@ def inject(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"inject: model must be a torch.nn.Module, got {type(model).__name__}")
-    return treat(model, Treatment.of(sampler, objective, temperature), target)
+    treatment = Treatment.of(sampler, objective, temperature)
+    return inject_where(model, treatment, target, declared=as_declared(treat))
 
 
-def treat(
+def inject_where(
     model: nn.Module,
     treatment: Treatment,
     target: str | None = None,
     ignore: Collection[str] = (),
+    declared: Mapping[str, str] | None = None,
 ) -> Injection:
     """Treat every contrastive loss of ``model`` but those in ``ignore``, or only ``target``.
 
+    Args:
+        model: The model.
+        treatment: What each loss gets.
+        target: Name of the one loss to treat.
+        ignore: Names of losses to leave alone.
+        declared: Forms of classes that no adapter knows, by the full name of the class.
+
     Raises:
-        NoLossFoundError: If no known loss is found.
+        NoLossFoundError: If no known loss is found, or none of a declared class.
         ValueError: If a loss cannot be treated.
     """
+    if declared:
+        here = {declared_name(module, declared) for module in model.modules()}
+        if missing := sorted(declared.keys() - here):
+            raise NoLossFoundError(
+                f"treat names {missing[0]}, but {type(model).__name__} has no module of that class"
+            )
+        with declaring(declared):
+            return inject_where(model, treatment, target, ignore)
     sites = [site for site in _find(model, target) if site.name not in ignore]
     if not sites:
         raise NoLossFoundError(f"ignore={sorted(ignore)} leaves no loss of this model to treat")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.adapter import LossSite
+from negplug.contract.declarations import full_name
 from negplug.contract.provenance import blaming
 from negplug.hosts.loss_form import contrasts
 from negplug.kernels.torch_private import outside_graphs
@@ -142,8 +143,8 @@ class Lookout:
             raise UntreatedLossError(
                 f"negplug treats {self._those}, but its training also calls contrastive losses "
                 f"that stay untreated: {others}. To treat them, make them attributes of the model "
-                f"and declare what no adapter knows (NEGPLUG_TREAT); to leave them alone, say "
-                f"ignore={first!r} (NEGPLUG_IGNORE={first}), or name the one to treat as target"
+                f"and declare what no adapter knows (treat=…, NEGPLUG_TREAT); to leave them alone, "
+                f"say ignore={first!r} (NEGPLUG_IGNORE={first}), or name the one to treat as target"
             )
 
     def stop(self) -> None:
@@ -167,11 +168,6 @@ class Lookout:
             self._found[name] = f"{where}, which is out of reach of the model's modules"
         elif (unknown := self._judge.unknown(module, given, output)) is not None:
             self._found[unknown] = f"{where}, a {full_name(type(module))} that no adapter knows"
-
-
-def full_name(kind: type) -> str:
-    """Return the name of a class as declarations have it, ``pkg.module:Class``."""
-    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def place() -> tuple[str, tuple[str, int]]:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.adapter import LossSite
+from negplug.contract.declarations import full_name
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record, environment, notices
 from negplug.hosts.injection import Injection
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
-from negplug.hosts.untreated import Judge, UntreatedLossError, full_name, place
+from negplug.hosts.untreated import Judge, UntreatedLossError, place
 from negplug.kernels.torch_private import outside_graphs
 
 logger = logging.getLogger("negplug")

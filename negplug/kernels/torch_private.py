@@ -133,6 +133,16 @@ def unscales_itself(optimizer: Any) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
+def found_infinite(scaler: Any, optimizer: Any) -> bool:
+    """Return whether a ``GradScaler`` found infinite gradients; for after its ``step()``.
+
+    That has read the same values, unless the optimizer is a fused one.
+    """
+    if not hasattr(scaler, "_found_inf_per_device"):
+        raise changed("a GradScaler has no _found_inf_per_device any more", "found_infinite")
+    return any(bool(found) for found in scaler._found_inf_per_device(optimizer).values())
+
+
 def set_batch_sampler(loader: DataLoader[Any], sampler: Any) -> None:
     """Put another batch sampler into a loader, and into the iterator that it keeps.
 

@@ -209,8 +209,8 @@ class ContrastiveLoss(nn.Module):
 
     @property
     def next_step(self) -> int:
-        """Number of the step that a training call made now would be of."""
-        return self._steps.number + self._steps.over()
+        """Number of the step that a training call made now would be of, with those of no effect."""
+        return self._steps.ended + self._steps.over()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what they held back of calls with a backward pass included.

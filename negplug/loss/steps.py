@@ -2,12 +2,12 @@
 
 A call counts once a backward pass has reached its loss. Until then it may be a probe, a validation
 without ``no_grad()`` or a batch that is skipped, and later calls are numbered as if it had not been
-made: it is forgotten with its graph, and where a step has had fewer calls so far, the first of
-another step takes its place.
+made: it is forgotten with its graph, and the first of another step may take its place.
 
 A step is over when a backward pass that frees its graph has reached one of its calls, or when an
 optimizer has stepped since one was reached; the next call begins another. A pass that keeps its
-graph, ``autograd.grad`` between two losses say, ends nothing. Two things are no new calls:
+graph, ``autograd.grad`` between two losses say, ends nothing. A pass whose gradients train nothing
+(:mod:`negplug.loss.discarded`) counts as none. Two things are no new calls:
 
 - a call inside of a backward pass, where checkpointing computes again what it has dropped;
 - a call by a closure that its optimizer calls again.
@@ -29,6 +29,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.kernels import late
 from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
+from negplug.loss.discarded import Passes
 from negplug.loss.fingerprint import Fingerprint
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
@@ -50,6 +51,7 @@ class Call:
         graph: Whether it had a graph when it was computed first.
         times: How often it was computed.
         closed: Whether its step is over and has changed a memory.
+        discarded: Whether the backward pass that has reached it trained nothing.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Call:
         self.fingerprint = Fingerprint.of(batch)
         self.times = 1
         self.closed = False
+        self.discarded = False
         self._hook: weakref.ref[Any] | None = None
 
     def computed(self, loss: Tensor, held: list[tuple[int, Any]]) -> None:
@@ -74,6 +77,7 @@ class Call:
         """
         self.held = held if self.held is None else self.held
         if not (self.graph and backward_runs()):  # where nothing comes to the loss itself
+            self._steps.passes.look_at(loss)
             hook = self._reach
             self._hook = weakref.ref(hook)
             loss.register_hook(hook)  # type: ignore[no-untyped-call]
@@ -97,11 +101,16 @@ class Steps:
         number: Number of steps that are over.
         most: The most calls that a step has had; None if no step is known.
         begun: Number of calls of the present step that were made before, by a run that resumes.
+
+    Attributes:
+        ended: Number of steps that are over, those included that trained nothing.
+        passes: The backward passes of the present step.
     """
 
     def __init__(self, number: int = 0, most: int | None = None, begun: int = 0) -> None:
-        self.number = number
+        self.number = self.ended = number
         self.most = most
+        self.passes = Passes()
         self._earlier: list[weakref.ref[Call]] = []
         self._held_open = False
         self._begin(begun)
@@ -111,6 +120,7 @@ class Steps:
         self._calls: list[weakref.ref[Call]] = []
         self._ungraphed: collections.deque[Call] = collections.deque(maxlen=_UNGRAPHED)
         self._reached: list[Call] = []
+        self.passes.clear()
         self._final = False
         self._finished = optimizers.finished()
         self._place = optimizers.place()
@@ -151,6 +161,7 @@ class Steps:
             shared: Whether the call uses the first one's state.
             graph: Whether it has a graph now, and not only when it is computed again.
         """
+        self.passes.settle()
         place = optimizers.place()
         if self._pass_over():
             # A closure's calls again, or further ones of a step that is held open.
@@ -202,6 +213,7 @@ class Steps:
         """Take note that a backward pass has reached a call."""
         if call.closed:
             return
+        self.passes.reach(call)
         if call not in self._reached:
             self._reached.append(call)
         self._final = self._final or not graph_is_kept()
@@ -211,14 +223,16 @@ class Steps:
         """End the step.
 
         Returns:
-            The calls that a backward pass has reached, in order, each with the number of the state
-            that takes in what it held. Without any it was no step.
+            The calls that a backward pass has reached and trained with, in order, each with the
+            number of the state that takes in what it held. Without any it was no step.
         """
+        self.passes.settle()
         reached = sorted(self._reached, key=lambda call: call.serial)
         self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
         self._held_open, begun = False, self._begun
         self._begin()
-        if not reached:
+        self.ended += bool(reached)
+        if all(call.discarded for call in reached):
             return []
         self.number += 1
         numbers = [call.number for call in reached]
@@ -226,11 +240,12 @@ class Steps:
         once = len(set(numbers)) == len(numbers)
         states = [n - min(numbers) + begun for n in numbers] if once else range(len(numbers))
         self.most = max(self.most or 0, 1 + max(states))
-        return list(zip(states, reached, strict=True))
+        each = zip(states, reached, strict=True)
+        return [(state, call) for state, call in each if not call.discarded]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out calls that no backward pass has reached, for their graphs stay behind."""
-        names = ("number", "most", "_reached", "_final")
+        names = ("number", "ended", "most", "_reached", "_final")
         return {name: vars(self)[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

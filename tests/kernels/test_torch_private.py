@@ -138,6 +138,17 @@ def test_unscales_itself():
     require(plain, "every optimizer says _step_supports_amp_scaling", "unscales_itself")
 
 
+@pytest.mark.parametrize("gradient", [1.0, torch.inf])
+def test_found_infinite(gradient):
+    weight = nn.Parameter(torch.ones(2))
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD([weight], lr=0.1)
+    scaler.scale((gradient * weight).sum()).backward()
+    scaler.step(optimizer)
+    found = torch_private.found_infinite(scaler, optimizer)
+    what = "a GradScaler keeps what it has found elsewhere"
+    require(found == (gradient == torch.inf), what, "found_infinite")
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_set_batch_sampler(workers):
     own, other = BatchSampler(range(4), 2, False), BatchSampler(range(4, 8), 4, False)

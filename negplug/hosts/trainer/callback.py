@@ -19,10 +19,11 @@ from typing import Any
 from torch import nn
 
 from negplug.contract.dataset import DatasetAccess
+from negplug.contract.declarations import Declarations, as_declared
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record, notices, watch
-from negplug.hosts.injection import Injection, NoLossFoundError, treat
+from negplug.hosts.injection import Injection, NoLossFoundError, inject_where
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.encoder import RecipeEncoder
@@ -45,6 +46,7 @@ class NegativeControlMixin(EvaluationMixin):
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat. Several callbacks of a Trainer have one each.
         ignore: Contrastive losses that may stay untreated, by name or class.
+        treat: As :func:`negplug.inject` takes it.
         from_environment: Set by negplug itself when ``NEGPLUG_SAMPLER`` asks for the callback: a
             model without a known loss is then left alone.
 
@@ -63,6 +65,7 @@ class NegativeControlMixin(EvaluationMixin):
         temperature: float | None = None,
         target: str | None = None,
         ignore: str | Collection[str] = (),
+        treat: Declarations | None = None,
         *,
         from_environment: bool = False,
     ) -> None:
@@ -75,6 +78,7 @@ class NegativeControlMixin(EvaluationMixin):
         self.treatment = Treatment.of(sampler, objective, temperature)
         self.target = target
         self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
+        self._declared = as_declared(treat)
         self.injection: Injection | None = None
         self._from_environment = from_environment
         self._kept = KeptState()
@@ -246,7 +250,7 @@ class NegativeControlMixin(EvaluationMixin):
         return [each for each in trainer.callbacks if isinstance(each, kind) and each is not self]
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
-        injection = treat(model, self.treatment, self.target, self.ignore)
+        injection = inject_where(model, self.treatment, self.target, self.ignore, self._declared)
         if refused := refusal(trainer):
             injection.remove()
             raise refused

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import armed
+import hosts
 import naive
 import pytest
 import torch
 from torch import nn
 
 from negplug import inject
+from negplug.contract import declarations
+from negplug.hosts.injection import NoLossFoundError
 from negplug.hosts.watch import Watch
 
 lightly_loss = pytest.importorskip("lightly.loss")
 
-from negplug_lightly import declared, treat_as  # noqa: E402
+from negplug_lightly import treat_as  # noqa: E402
 
 HERE = __name__
 
@@ -28,6 +32,21 @@ class Copied(nn.Module):
         z = nn.functional.normalize(torch.cat([z_i, z_j]), dim=1)
         logits = (z @ z.T / self.temperature).fill_diagonal_(-torch.inf)
         return nn.functional.cross_entropy(logits, torch.arange(len(z)).roll(len(z_i)))
+
+
+SCRIPT = """
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    temperature = 0.2
+
+    def forward(self, one, two):
+        return nn.functional.cross_entropy(one @ two.T / 0.2, torch.arange(len(one)))
+
+layer = nn.Linear(4, 4)
+Mine()(layer(torch.randn(8, 4)), layer(torch.randn(8, 4))).backward()
+"""
 
 
 class Renamed(nn.Module):
@@ -53,7 +72,7 @@ class OneTensor(nn.Module):
 
 @pytest.fixture(autouse=True)
 def undeclared(monkeypatch):
-    monkeypatch.setattr(declared, "_by_function", {})
+    monkeypatch.setattr(declarations, "_always", {})
 
 
 def test_a_copy_is_treated_as_what_it_is_a_copy_of(monkeypatch):
@@ -68,6 +87,48 @@ def test_a_copy_is_treated_as_what_it_is_a_copy_of(monkeypatch):
     assert handle.losses["Copied"].calls == 3
     with inject(nn.ModuleList([Wrapped()]), "uniform(num_negatives=3)") as handle:
         assert list(handle.losses) == ["0"]
+
+
+@pytest.mark.parametrize("treat", [f"{HERE}:Copied=ntxent", {f"{HERE}:Copied": "ntxent"}, "class"])
+def test_an_argument_declares_it_for_one_model(treat):
+    treat = {Copied: "ntxent"} if treat == "class" else treat
+    model = nn.ModuleDict({"mine": Copied(), "theirs": lightly_loss.NTXentLoss()})
+    with inject(model, "uniform(num_negatives=3)", treat=treat) as handle:
+        assert set(handle.losses) == {"mine", "theirs"}
+        model["mine"](*naive.embeddings(2, 8))
+        assert handle.losses["mine"].calls == 1
+    with inject(model, "uniform(num_negatives=3)") as handle:
+        assert set(handle.losses) == {"theirs"}
+
+
+def test_a_callback_takes_the_argument():
+    module = hosts.recipe()
+    module.criterion = Copied()
+    control = hosts.negative_control()("uniform(num_negatives=3)", treat={Copied: "ntxent"})
+    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
+    assert control.injection.losses["criterion"].calls == 3
+
+
+def test_what_an_argument_names_is_there():
+    with pytest.raises(NoLossFoundError, match=r"treat names a\.b:Copied, but NTXentLoss has no"):
+        inject(lightly_loss.NTXentLoss(), "in_batch()", treat="a.b:Copied=ntxent")
+    with pytest.raises(ValueError, match="treat: 'Copied=ntxent' must be of the form"):
+        inject(Copied(), "in_batch()", treat="Copied=ntxent")
+    with pytest.raises(TypeError, match=r"treat must be .* or a mapping"):
+        inject(Copied(), "in_batch()", treat=[Copied])
+    with pytest.raises(ValueError, match="names no form of a loss; there are ntxent, dcl"):
+        inject(Copied(), "in_batch()", treat={Copied: "simclr"})
+
+
+def test_the_command_line_declares_it(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    given = ("run", "--sampler", "uniform(num_negatives=3)", "--treat", "__main__:Mine=ntxent")
+    done = armed.run(tmp_path, "-m", "negplug", *given, "script.py")
+    assert done.returncode == 0, done.stderr
+    assert "negplug treats Mine" in done.stderr
+    done = armed.run(tmp_path, "-m", "negplug", *given[:-1], "Mine", "script.py")
+    assert done.returncode == 2
+    assert "--treat: 'Mine' must be of the form pkg.module:Class=ntxent" in done.stderr
 
 
 def test_a_class_without_a_temperature_needs_one():
@@ -101,7 +162,7 @@ def test_undeclared_the_refusal_says_how_to_declare_it():
     [
         ("Copied=ntxent", "must be of the form pkg.module:Class=ntxent"),
         ("a.b:Copied=nxtent", "'a.b:Copied=nxtent' names no form of a loss; there are ntxent, dcl"),
-        ("a.b:Copied", "names no form of a loss"),
+        ("a.b:Copied", "must be of the form pkg.module:Class=ntxent"),
     ],
 )
 def test_a_malformed_declaration(text, message, monkeypatch):

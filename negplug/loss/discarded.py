@@ -1,0 +1,156 @@
+"""Backward passes whose gradients train nothing, so that their step never was.
+
+- A ``GradScaler`` skips an optimizer's step where it finds infinite gradients. Torch has no hook
+  for that, so ``GradScaler.step`` is wrapped. A fused optimizer skips on its device, and is asked
+  once the device has got there.
+- A guard throws the gradients away: no optimizer has stepped with them, and none is left. In
+  gradient accumulation they are still there.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.autograd.graph import Node
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from negplug.kernels import late
+from negplug.kernels.torch_private import backward_runs, found_infinite
+from negplug.loss import optimizers
+
+
+class _Step(NamedTuple):
+    """What became of a step that an optimizer was asked for.
+
+    Attributes:
+        optimizer: The ``id`` of a known one.
+        skipped: Tells whether a ``GradScaler`` skipped it.
+    """
+
+    optimizer: int
+    skipped: Callable[[], bool]
+
+
+_known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+_number_known = 0
+_number = 0
+_latest: collections.deque[_Step] = collections.deque(maxlen=32)
+
+
+class Reached(Protocol):
+    """What a backward pass has reached.
+
+    Attributes:
+        discarded: Whether that pass has trained nothing.
+    """
+
+    discarded: bool
+
+
+class Passes:
+    """The backward passes of a step, of which is still to be seen what becomes of them."""
+
+    def __init__(self) -> None:
+        self._known = 0
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin another step."""
+        self._open: list[Reached] = []
+        self._since = _number
+
+    def look_at(self, loss: Tensor) -> None:
+        """Find the optimizers of a loss, if there are others than before."""
+        if self._known != _number_known:
+            self._known, self._optimizers = _number_known, _training_with(loss)
+
+    def reach(self, call: Reached) -> None:
+        """Take note of a pass, which is running."""
+        self.settle()
+        call.discarded = False
+        self._open.append(call)
+        self._since = _number
+
+    def settle(self) -> None:
+        """Say of what was reached whether it was discarded, as far as that is decided."""
+        if self._open:
+            lost = self._are_lost()
+            if lost is not None:
+                for call in self._open:
+                    call.discarded = lost
+                self._open = []
+
+    def _are_lost(self) -> bool | None:
+        steps = list(_latest)[self._since - _number :] if self._since < _number else []
+        theirs = {id(optimizer) for optimizer in self._optimizers}
+        skipped = [s.skipped() for s in steps if not theirs or s.optimizer in theirs]
+        if skipped:
+            return all(skipped)
+        # While a pass runs its gradients are still to come.
+        if theirs and not backward_runs() and not any(map(_has_gradients, self._optimizers)):
+            return True
+        return None
+
+
+def _training_with(loss: Tensor) -> weakref.WeakSet[Optimizer]:
+    """Return the known optimizers of parameters that a loss depends on."""
+    leaves, seen, todo = set(), set[Node](), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            leaves.add(getattr(node, "variable", None))
+            todo += [following for following, _ in node.next_functions]
+    return weakref.WeakSet(o for o in _known if any(p in leaves for p in _parameters(o)))
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    return any(p.grad is not None for p in _parameters(optimizer))
+
+
+def _asked(optimizer: Optimizer, skipped: Callable[[], bool]) -> None:
+    global _number, _number_known
+    if optimizer not in _known:
+        _known.add(optimizer)
+        _number_known += 1
+    _number += 1
+    _latest.append(_Step(id(optimizer), skipped))
+
+
+def _after_step(optimizer: Any, *_: Any) -> None:
+    if not _has_gradients(optimizer):
+        return  # a guard has thrown them away, and a Trainer steps all the same
+    found_inf = getattr(optimizer, "found_inf", None)  # which a GradScaler sets on a fused one
+    if isinstance(found_inf, Tensor):
+        read = late.later(found_inf.detach().reshape(1))
+        _asked(optimizer, lambda: any(read() or ()))
+    else:
+        _asked(optimizer, lambda: False)
+
+
+def _noticing(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def noticing(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        before = optimizers.place().begun
+        result = step(self, optimizer, *args, **kwargs)
+        if optimizers.place().begun == before and found_infinite(self, optimizer):
+            _asked(optimizer, lambda: True)
+        return result
+
+    return noticing
+
+
+register_optimizer_step_post_hook(_after_step)
+GradScaler.step = _noticing(GradScaler.step)  # type: ignore[method-assign]

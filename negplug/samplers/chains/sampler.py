@@ -43,6 +43,7 @@ from negplug.contract.rows import Rows
 from negplug.contract.sample_table import check_indexes, check_samples, room_for, views_of
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
+from negplug.kernels.chain import Moves
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.absent import AbsentStates, embedded
 from negplug.samplers.chains.cache import EmbeddingCache, ShownKeys
@@ -53,7 +54,7 @@ from negplug.samplers.chains.grouping import (
     whole_pool,
 )
 from negplug.samplers.chains.ordered_pool import OrderedPool
-from negplug.samplers.chains.step import ChainStep, Measures, Moves
+from negplug.samplers.chains.step import ChainStep, Measures
 from negplug.samplers.chains.table import ChainTable
 from negplug.samplers.chains.weighting import (
     drawn_absent,

@@ -10,7 +10,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _mix(state):
+def mix(state):
     """Return the hash of unsigned 64-bit states."""
     state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9
     state = (state ^ (state >> 27)) * 0x94D049BB133111EB
@@ -31,6 +31,6 @@ def uniforms_of_stream(Out, seed, start, count, PAIRS: tl.constexpr):
     """Write two numbers of each hash, ``start`` hashes coming before."""
     pair = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
     number = (start + pair + 1).to(tl.uint64)
-    state = _mix(seed.to(tl.uint64) + number * 0x9E3779B97F4A7C15)
+    state = mix(seed.to(tl.uint64) + number * 0x9E3779B97F4A7C15)
     _write(Out, 2 * pair, state.to(tl.uint32).to(tl.int32, bitcast=True), count)
     _write(Out, 2 * pair + 1, (state >> 32).to(tl.uint32).to(tl.int32, bitcast=True), count)

@@ -84,7 +84,7 @@ def test_the_doctor_says_which_backend_computes(forced, monkeypatch):
     best = "numba" if NUMBA else "torch"
     usual = (best, "torch", best)
     if torch.cuda.is_available():
-        usual = ("torch", "triton", "torch")
+        usual = ("triton",) * 3
     wanted = {None: usual, "reference": ("reference",) * 3}.get(forced)
     if wanted:
         assert tuple(found[operation.name] for operation in (CHOSEN, POOL, CHAINS)) == wanted

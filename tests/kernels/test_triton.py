@@ -37,12 +37,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from negplug.kernels.chain.programs import walk_of_chains
+from negplug.kernels.chosen import programs as of_chosen
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random.programs import uniforms_of_stream
 from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
+TYPES |= {"Columns": "*i64", "Keys": "*i16", "Ordered": "*i16", "Order": "*i64", "inverse": "fp32"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 
 def compiled(program, target, **constants):
@@ -74,7 +76,14 @@ assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for
 compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
 compiled(unit_rows_of_views, target, BM=16, BD=width)
 compiled(gradients_of_views, target, BM=16, BD=width)
+cut = {"BM": 4096 // width, "BD": width}
+every |= {"SLOPE": True, "KEYS": True}
+compiled(of_chosen.logsumexp_of_pairs, target, BR=1, **cut, **every)
 if width == 64:
+    compiled(of_chosen.similarities_of_pairs, target, BR=1, **cut, MASKED=True, KEYS=True)
+    compiled(of_chosen.sums_by_anchor, target, BR=2, **cut)
+    cut = {"BK": 1, "BP": 16, "BD": width}
+    compiled(of_chosen.sums_by_key, target, **cut, SOFTMAX=True, ADDED=True)
     compiled(uniforms_of_stream, target, PAIRS=512)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory

@@ -1,9 +1,11 @@
-"""Similarities of chosen pairs, s_im = ⟨a_i, k_{c(i,m)}⟩, differentiable in both arguments.
+"""Similarities of chosen pairs, s_im = ⟨a_i, k_{c(i,m)}⟩, and their log-sum-exp.
 
-With g the gradient of s,
+Both are differentiable in anchors and pool. With g the gradient of s,
 
     ∂L/∂a_i = Σ_m g_im k_{c(i,m)},        ∂L/∂k_j = Σ_{(i,m): c(i,m) = j} g_im a_i.
 
+- :mod:`negplug.kernels.chosen.fused`, programs in Triton, for a GPU, which alone make the
+  log-sum-exp in one pass; others sum it of similarities;
 - :mod:`negplug.kernels.chosen.compiled`, loops in numba, for tensors on the CPU;
 - :mod:`negplug.kernels.chosen.dense`, whole products of which the chosen entries are kept: less
   work where they are a good part of them;
@@ -22,13 +24,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numba_refusal
+from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
 from negplug.kernels.chosen.bags import bag_similarities
 from negplug.kernels.chosen.dense import dense_similarities
 from negplug.kernels.chosen.gradient import Similarities
-from negplug.kernels.chosen.reference import gathered_similarities
+from negplug.kernels.chosen.reference import (
+    gathered_logsumexp,
+    gathered_similarities,
+    weighted_logsumexp,
+)
 
-__all__ = ["CHOSEN", "chosen_similarities"]
+__all__ = ["CHOSEN", "CHOSEN_LOGSUMEXP", "chosen_logsumexp", "chosen_similarities"]
 
 
 class Sizes(NamedTuple):
@@ -43,6 +49,18 @@ def _compiled_similarities() -> Similarities:
     from negplug.kernels.chosen.compiled import compiled_similarities
 
     return compiled_similarities
+
+
+def _fused_similarities() -> Similarities:
+    from negplug.kernels.chosen.fused import fused_similarities
+
+    return fused_similarities
+
+
+def _fused_logsumexp() -> Callable[..., Tensor]:
+    from negplug.kernels.chosen.fused import fused_logsumexp
+
+    return fused_logsumexp
 
 
 def _scarce(share: int) -> Callable[[Sizes], bool]:
@@ -60,11 +78,35 @@ CHOSEN: Operation[Sizes] = Operation(
     "similarities of chosen columns",
     Sizes(anchors=512, columns=64, pool=65536),
     (
+        Kernel("triton", _fused_similarities, triton_refusal),
         Kernel("numba", _compiled_similarities, numba_refusal, _scarce(12)),
         Kernel("torch", lambda: bag_similarities, suits=_scarce(17)),
         Kernel("torch", lambda: dense_similarities, _dense_refusal),
         Kernel("torch", lambda: bag_similarities),
         Kernel("reference", lambda: gathered_similarities),
+    ),
+)
+
+
+def _summed_logsumexp(
+    anchors: Tensor,
+    pool: Tensor,
+    columns: Tensor,
+    temperature: float,
+    log_weight: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    similarities = chosen_similarities(anchors, pool, columns, mask)
+    return weighted_logsumexp(similarities, temperature, log_weight, mask)
+
+
+CHOSEN_LOGSUMEXP: Operation[None] = Operation(
+    "log-sum-exp of chosen columns",
+    None,
+    (
+        Kernel("triton", _fused_logsumexp, triton_refusal),
+        Kernel("torch", lambda: _summed_logsumexp),
+        Kernel("reference", lambda: gathered_logsumexp),
     ),
 )
 
@@ -83,3 +125,26 @@ def chosen_similarities(
     sizes = Sizes(len(columns), columns.shape[1], len(pool))
     similarities: Tensor = CHOSEN.kernel(anchors.device, sizes)(anchors, pool, columns, mask)
     return similarities
+
+
+def chosen_logsumexp(
+    anchors: Tensor,
+    pool: Tensor,
+    columns: Tensor,
+    temperature: float,
+    log_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return log Σ_m w_im exp(⟨a_i, k_{c(i,m)}⟩/τ), ``[N]``; -inf (and no gradient) of no pair.
+
+    Args:
+        anchors: ``[N, d]``, float32 or float64.
+        pool: ``[K, d]``, likewise.
+        columns: ``[N, M]`` int64 in [0, K).
+        temperature: τ > 0.
+        log_weight: Detached, ``[N|1, M]``.
+        mask: ``[N, M]`` bool, True where a pair counts.
+    """
+    kernel = CHOSEN_LOGSUMEXP.kernel(anchors.device, None)
+    total: Tensor = kernel(anchors, pool, columns, temperature, log_weight, mask)
+    return total

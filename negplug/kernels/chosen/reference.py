@@ -1,12 +1,14 @@
-"""Similarities of chosen pairs by their definition, for autograd; materialises ``[N, M, d]``.
+"""Chosen columns by their definition, for autograd; materialises ``[N, M, d]``.
 
 Sums are taken in float64, as a reference should.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from negplug.kernels.pool.reference import row_logsumexp
 from negplug.kernels.precision import widest
 
 
@@ -17,3 +19,29 @@ def gathered_similarities(
     wide = (pool[columns] * anchors[:, None]).sum(-1, dtype=widest(anchors.device))
     similarities = wide.to(anchors.dtype)
     return similarities if mask is None else similarities.masked_fill(~mask, 0.0)
+
+
+def gathered_logsumexp(
+    anchors: Tensor,
+    pool: Tensor,
+    columns: Tensor,
+    temperature: float,
+    log_weight: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """Return ℓ; see :func:`negplug.kernels.chosen.chosen_logsumexp`."""
+    similarities = gathered_similarities(anchors, pool, columns, mask)
+    return weighted_logsumexp(similarities, temperature, log_weight, mask)
+
+
+def weighted_logsumexp(
+    similarities: Tensor, temperature: float, log_weight: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """Return log Σ_m w_im exp(s_im/τ) of similarities that let no gradient through a mask."""
+    logits = similarities / temperature
+    if log_weight is not None:
+        logits = logits + log_weight
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    # Where only the mask hides a row, the similarities stop its gradient, which is NaN.
+    return torch.logsumexp(logits, dim=1) if log_weight is None else row_logsumexp(logits)

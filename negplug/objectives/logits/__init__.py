@@ -21,8 +21,8 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Negatives, Whole, total_counts
-from negplug.kernels.chosen import chosen_similarities
+from negplug.contract.negatives import Columns, Mixtures, Negatives, total_counts
+from negplug.kernels.chosen import chosen_logsumexp, chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
 from negplug.objectives.logits.chosen import chosen_logits
 from negplug.objectives.logits.divergence import divergence
@@ -84,11 +84,15 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
     weight = part.log_weight
     if weight is not None and weight.shape[1] == 1:
         return _logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
-    if not isinstance(part.choice, Whole):
-        logits = chosen_logits(batch.anchors.embeddings, part, temperature)
+    anchors, rows, choice = batch.anchors, part.rows, part.choice
+    if isinstance(choice, Mixtures):
+        logits = chosen_logits(anchors.embeddings, part, temperature)
         # Where only the mask hides a row, chosen_similarities stops its gradient.
         return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)
-    anchors, rows = batch.anchors, part.rows
+    if isinstance(choice, Columns):
+        return chosen_logsumexp(
+            anchors.embeddings, rows.embeddings, choice.columns, temperature, weight, choice.mask
+        )
     return pool_logsumexp(
         anchors.embeddings,
         rows.embeddings,
@@ -96,6 +100,6 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
         rows.ids,
         temperature,
         weight,
-        part.mask,
+        choice.mask,
         rows.same_as(anchors),
     )

@@ -37,11 +37,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from negplug.kernels.chain.programs import walk_of_chains
+from negplug.kernels.nearest import programs as nearest
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random.programs import uniforms_of_stream
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
+TYPES |= {"Keys": "*i64", "Columns": "*i64", "There": "*u8"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 
 def compiled(program, target, **constants):
@@ -75,6 +77,9 @@ if width == 64:
     compiled(uniforms_of_stream, target, PAIRS=512)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
+    tile = {"BN": 64, "BD": 32, "MASKED": True, "WHOLE": False, "PRECISION": cut["PRECISION"]}
+    assert compiled(nearest.nearest_of_part, target, BM=16, BC=256, **tile) <= memory
+    compiled(nearest.nearest_of_parts, target, BM=16, BC=256)
 """
 
 

@@ -38,6 +38,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from negplug.kernels.chain.programs import walk_of_chains
 from negplug.kernels.chosen import programs as of_chosen
+from negplug.kernels.nearest import programs as nearest
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random.programs import uniforms_of_stream
@@ -45,6 +46,7 @@ from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
 TYPES |= {"Columns": "*i64", "Keys": "*i16", "Ordered": "*i16", "Order": "*i64", "inverse": "fp32"}
+TYPES |= {"There": "*u8"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 
 def compiled(program, target, **constants):
@@ -65,8 +67,9 @@ def compiled(program, target, **constants):
 
 capability, memory, width = map(int, sys.argv[1:])
 target = GPUTarget("cuda", capability, 32)
+PRECISION = "tf32x3" if capability >= 80 else "ieee"
 side = Processors(100, memory).side(width)
-cut = {"BM": side, "BN": side, "BD": width, "PRECISION": "tf32x3" if capability >= 80 else "ieee"}
+cut = {"BM": side, "BN": side, "BD": width, "PRECISION": PRECISION}
 every = {"WEIGHTED": True, "MASKED": True}
 taken = compiled(programs.sums_of_part, target, **cut, **every, MEANS=True)
 assert taken <= memory, (side, taken)
@@ -87,6 +90,10 @@ if width == 64:
     compiled(uniforms_of_stream, target, PAIRS=512)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
+    TYPES["Keys"] = "*i64"
+    tile = {"BN": 64, "BD": 32, "MASKED": True, "WHOLE": False, "PRECISION": PRECISION}
+    assert compiled(nearest.nearest_of_part, target, BM=16, BC=256, **tile) <= memory
+    compiled(nearest.nearest_of_parts, target, BM=16, BC=256)
 """
 
 

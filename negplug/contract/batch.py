@@ -141,7 +141,7 @@ class ContrastiveBatch:
         labels = labels_per_row(labels, size, count, device)
         row, ids, of_view, positives = layout_of(count, size, z)
         ids = ids if indexes is None else indexes
-        keys = Rows(z, ids, indexes, labels, of_view, count, name=KEYS)
+        keys = Rows(z, ids, indexes, labels, of_view, count, KEYS, identified=ids)
         return cls(keys, keys, positives, row, None, unindexed, unlabeled, unpadded=positives)
 
     @classmethod
@@ -174,8 +174,8 @@ class ContrastiveBatch:
         labels = labels_per_row(labels, size, 1, device)
         _, ids, views, positives = layout_of(1, size, rows[0])
         ids = ids if indexes is None else indexes
-        own = Rows(rows[0], ids, indexes, labels, views, 1, name=ANCHORS)
-        others = Rows(rows[1], ids, indexes, labels, views, 1, name=KEYS)
+        own = Rows(rows[0], ids, indexes, labels, views, 1, ANCHORS, identified=ids)
+        others = Rows(rows[1], ids, indexes, labels, views, 1, KEYS, identified=ids)
         return cls(own, others, positives, None, None, unindexed, unlabeled, unpadded=positives)
 
     @classmethod
@@ -218,7 +218,8 @@ class ContrastiveBatch:
             self_columns = row
             # An unknown anchor has no positives, but it is still itself: give it its own id.
             anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, of_this_batch(row) - 1)
-            of_keys = own = Rows(anchors, anchor_ids, indexes, labels, name=KEYS)
+            ids = anchor_ids
+            of_keys = own = Rows(anchors, ids, indexes, labels, name=KEYS, identified=ids)
         else:
             own = Rows(anchors, anchor_ids, indexes, labels, name=ANCHORS)
             of_keys = Rows(keys, key_ids if lasting else of_this_batch(key_ids), name=KEYS)

@@ -74,7 +74,7 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         z, ids, sums, *kept = ctx.saved_tensors
-        ratio = torch.where(sums > 0, grad / sums, 0.0)
+        ratio = (grad / sums).masked_fill_(sums == 0, 0.0)
         grad_z = torch.zeros_like(z)
         grid = _Grid(z, ids, ctx.temperature)
         for (rows, columns), tile in zip(grid.spans, kept or grid.room(keep=False), strict=True):
@@ -83,10 +83,10 @@ class _SymmetricLogSumExp(torch.autograd.Function):
             # Into the scratch tile: a kept one may serve a second backward pass.
             weights = torch.add(ratio[rows, None], ratio[columns], out=grid.scratch_like(tile))
             weights *= tile
-            grad_z[rows].addmm_(weights, z[columns])
+            grad_z[rows].addmm_(weights, z[columns], alpha=grid.scale)
             if rows != columns:
-                grad_z[columns].addmm_(weights.T, z[rows])
-        return grad_z.div_(ctx.temperature), None, None
+                grad_z[columns].addmm_(weights.T, z[rows], alpha=grid.scale)
+        return grad_z, None, None
 
 
 class _Grid:
@@ -94,6 +94,7 @@ class _Grid:
 
     Attributes:
         spans: (rows, columns) of every tile on and above the diagonal.
+        scale: 1/τ.
     """
 
     def __init__(self, z: Tensor, ids: Tensor, temperature: float) -> None:
@@ -102,7 +103,7 @@ class _Grid:
         self.spans = [(rows, columns) for n, rows in enumerate(cuts) for columns in cuts[n:]]
         self._z = z
         self._ids = ids
-        self._scale = 1.0 / temperature
+        self.scale = 1.0 / temperature
         self._scratch = z.new_empty(self._width**2)
 
     def room(self, keep: bool) -> list[Tensor]:
@@ -120,7 +121,7 @@ class _Grid:
 
     def write(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Write E[rows, columns] to ``tile``."""
-        write_products(self._z[rows], self._z[columns], tile, self._scale)
+        write_products(self._z[rows], self._z[columns], tile, self.scale)
         tile.exp_()
         names, touched = self._exclusions
         if touched[rows.start // self._width][columns.start // self._width]:

@@ -10,7 +10,8 @@ nox -s tests_old_lightly
                     Lightly 1.4.21, 1.5.0 and 1.5.15: its criteria treated
 nox -s tests_gpu    what computes, on a GPU (NEGPLUG_TEST_DEVICE, cuda unless set)
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
-nox -s speed        every question of cost, beside both hosts (an idle machine, please)
+nox -s speed        every question of cost, beside both hosts (an idle machine, please);
+                    nox -s speed -- --device cuda on a card
 nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
 """
 

@@ -81,7 +81,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests_lightly(session: nox.Session) -> None:
     """All tests with Lightly and today's Lightning."""
-    session.install(".[dev,fast,lightly,sweep]", "lightning", "scikit-learn")
+    session.install(".[dev,device,fast,lightly,sweep]", "lightning", "scikit-learn")
     measured(session)
 
 
@@ -98,7 +98,7 @@ def tests_old_lightly(session: nox.Session, version: str) -> None:
 @nox.session(python="3.11")
 def tests_solo(session: nox.Session) -> None:
     """All tests but the command line's with the published solo-learn 1.0.2, without numba."""
-    session.install(".[dev]", "scikit-learn", *SOLO)
+    session.install(".[dev,device]", "scikit-learn", *SOLO)
     measured(session, "--ignore=tests/cli")
 
 

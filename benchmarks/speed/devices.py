@@ -21,9 +21,9 @@ AUTOCAST = "bfloat16 autocast"
 
 
 def _known(name: str | torch.device) -> torch.device:
-    device = torch.device(name)
-    if device.type not in ("cpu", "cuda"):
+    if str(name).partition(":")[0] not in ("cpu", "cuda"):
         raise typer.BadParameter(f"{str(name)!r} is neither 'cpu' nor 'cuda'")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; take 'cpu'")
     return device

@@ -10,7 +10,8 @@ nox -s tests_old_lightly
                     Lightly 1.4.21, 1.5.0 and 1.5.15: its criteria treated
 nox -s tests_gpu    what computes, on a GPU (NEGPLUG_TEST_DEVICE, cuda unless set)
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
-nox -s speed        every question of cost, beside both hosts (an idle machine, please)
+nox -s speed        every question of cost, beside both hosts (an idle machine, please);
+                    nox -s speed -- --device cuda on a card
 nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
 """
 
@@ -80,7 +81,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests_lightly(session: nox.Session) -> None:
     """All tests with Lightly and today's Lightning."""
-    session.install(".[dev,fast,lightly,sweep]", "lightning", "scikit-learn")
+    session.install(".[dev,device,fast,lightly,sweep]", "lightning", "scikit-learn")
     measured(session)
 
 
@@ -97,7 +98,7 @@ def tests_old_lightly(session: nox.Session, version: str) -> None:
 @nox.session(python="3.11")
 def tests_solo(session: nox.Session) -> None:
     """All tests but the command line's with the published solo-learn 1.0.2, without numba."""
-    session.install(".[dev]", "scikit-learn", *SOLO)
+    session.install(".[dev,device]", "scikit-learn", *SOLO)
     measured(session, "--ignore=tests/cli")
 
 

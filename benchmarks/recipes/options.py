@@ -29,8 +29,8 @@ def recipe_parser(description: str | None, **defaults: Any) -> argparse.Argument
     data.add_argument(
         "--data",
         default="digits",
-        help="digits (embedded), cifar10, cifar100, stl10, or a folder with one sub-folder per "
-        "class in train/ and in val/ or test/",
+        help="digits (embedded), fashion-mnist, cifar10, cifar100, stl10, or a folder with one "
+        "sub-folder per class in train/ and in val/ or test/",
     )
     data.add_argument("--data-root", default="data", help="folder of downloaded data sets")
     data.add_argument("--download", action="store_true", help="let torchvision download the data")

@@ -4,7 +4,8 @@
 
 runs each question's script in a process of its own and writes ``speed.md`` beside their CSV files.
 A question that fails is named at the end, and the others run all the same. For figures to publish,
-have the machine for yourself. ``--quick`` tries everything out in small.
+have the machine for yourself. ``--quick`` tries everything out in small. ``--device cuda`` measures
+a card, into a folder with its name.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from devices import CPU, DeviceOption
 from harness import RESULTS
 from report import write
 
 QUESTIONS = {
+    "ceilings": "--seconds 1",
     "in_batch_loss": "--batch-size 256 --seconds 1",
     "queue_loss": "--seconds 1",
     "negatives_number": "--num-negatives 4 --num-negatives 64 --seconds 1",
@@ -28,15 +32,22 @@ QUESTIONS = {
     "growth": "--batch-size 256 --batch-size 512 --seconds 1",
     "chain": "--batch-size 256 --seconds 1",
     "emc2_step": "--batch-size 256 --seconds 1",
+    "overhead": "--sampler in_batch() --sampler uniform(num_negatives=8) --seconds 1",
+    "resnet_step": "--batch-size 4 --sampler in_batch() --seconds 1",
     "step_share": "--epochs 3 --sampler baseline --sampler in_batch()",
     "injection": "--epochs 4",
     "gradient_snr": "--epochs 3",
 }
 """Script → its arguments for a quick try."""
+ON_CARDS = dict.fromkeys(("in_batch_loss", "growth", "negatives_number", "overhead"), "--seconds 5")
+"""Script → its arguments on a card, where 200 rounds take seconds."""
+NOT_ON_A_CPU = {"resnet_step"}
+"""Scripts that take too long there, and whose question others answer."""
 
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help="one question; repeat for several")] = None,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
     quick: Annotated[bool, typer.Option("--quick", help="small settings, to try it out")] = False,
     results: Annotated[Path, typer.Option(help="folder of tables and plots")] = RESULTS,
@@ -49,10 +60,15 @@ def main(
     # What a caller's environment asks of negplug is no part of any question.
     environment = {key: os.environ[key] for key in os.environ if not key.startswith("NEGPLUG_")}
     failed = []
-    for question in only or QUESTIONS:
+    for question in only or _asked_of(device):
         script = Path(__file__).with_name(f"{question}.py")
-        command = [sys.executable, str(script), "--threads", str(threads)]
-        command += ["--results", str(results), *(QUESTIONS[question].split() if quick else ())]
+        command = [sys.executable, str(script), "--device", str(device), "--results", str(results)]
+        if question != "overhead":
+            command += ["--threads", str(threads)]
+        if quick:
+            command += QUESTIONS[question].split()
+        elif device.type == "cuda":
+            command += ON_CARDS.get(question, "").split()
         start = time.perf_counter()
         print(f"\n{question}", flush=True)
         if subprocess.run(command, env=environment).returncode:
@@ -62,6 +78,10 @@ def main(
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _asked_of(device: torch.device) -> list[str]:
+    return [name for name in QUESTIONS if device.type == "cuda" or name not in NOT_ON_A_CPU]
 
 
 if __name__ == "__main__":

@@ -6,12 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+import torch
 from harness import Setup, Step
 
 _VARIABLE = "NEGPLUG_BACKEND"
 
-BACKENDS = {"numba": "numba", "torch": "torch"}
-"""Backend → the module that it needs."""
+BACKENDS = {
+    "cpu": {"numba": "numba", "torch": "torch"},
+    "cuda": {"triton": "triton", "torch": "torch"},
+}
+"""Type of device → backend → the module that it needs."""
 
 
 @contextlib.contextmanager
@@ -28,9 +32,9 @@ def forced(backend: str) -> Iterator[None]:
             os.environ[_VARIABLE] = before
 
 
-def under(backend: str, setup: Setup, batch_size: int) -> Step:
+def under(backend: str, setup: Setup, batch_size: int, device: torch.device) -> Step:
     """Return the step of ``setup`` under a backend. A ``functools.partial`` of it is a setup."""
-    step = setup(batch_size)
+    step = setup(batch_size, device)
 
     def forced_step() -> None:
         with forced(backend):

@@ -19,6 +19,7 @@ from typing import Annotated
 
 import torch
 import typer
+from devices import CPU, DeviceOption, results_of
 from harness import RESULTS, Question, Setup, Step, append, installed, show
 from published_emc2 import masked_walk
 from torch import Tensor
@@ -35,13 +36,17 @@ PUBLISHED = "masked loop as published"
 LOOP = "loop in log space"
 SCAN = "negplug, torch scan"
 COMPILED = "negplug, numba"
+PROGRAM = "negplug, triton"
 
 
-def chains(batch_size: int, proposals: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def chains(
+    batch_size: int, device: torch.device, proposals: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return scores, noise, initial scores and burn-in of chains in their stationary state.
 
     Args:
         batch_size: B.
+        device: Where they lie.
         proposals: ``images`` or ``views``.
     """
     with torch.no_grad():
@@ -57,48 +62,62 @@ def chains(batch_size: int, proposals: str) -> tuple[Tensor, Tensor, Tensor, Ten
     noise = torch.empty_like(scores).exponential_(generator=generator)
     burn_in = torch.full((len(scores),), int(BURN_IN * scores.shape[1]))
     start = scores.gather(1, initial)[:, 0]
-    return scores.T.contiguous().T, noise.T.contiguous().T, start, burn_in
+    given = (scores.T.contiguous().T, noise.T.contiguous().T, start, burn_in)
+    scores, noise, start, burn_in = (tensor.to(device) for tensor in given)
+    return scores, noise, start, burn_in
 
 
-def published(batch_size: int) -> Step:
+def published(batch_size: int, device: torch.device) -> Step:
     """Return the walk as the authors run it: the chains of one view, then those of the other."""
-    scores, _, initial, burn_in = chains(batch_size, "views")
-    names = torch.arange(len(scores))
+    scores, _, initial, burn_in = chains(batch_size, device, "views")
+    names = torch.arange(len(scores), device=device)
+    passed = int(burn_in[0])
     # Of rows whose similarity is at most 1, so nothing overflows.
     halves = [half.exp().contiguous() for half in scores.chunk(2)]
 
     def step() -> None:
         for half, start, own in zip(halves, initial.chunk(2), names.chunk(2), strict=True):
             states = torch.full_like(own, -1)
-            torch.cat(masked_walk(half, start.exp(), states, own, int(burn_in[0])), dim=1)
+            torch.cat(masked_walk(half, start.exp(), states, own, passed), dim=1)
 
     return step
 
 
-def loop(batch_size: int, proposals: str) -> Step:
+def loop(batch_size: int, device: torch.device, proposals: str) -> Step:
     """Return the walk as a loop over proposals."""
-    return functools.partial(loop_walk, *chains(batch_size, proposals))
+    return functools.partial(loop_walk, *chains(batch_size, device, proposals))
 
 
-def scan(batch_size: int, proposals: str) -> Step:
+def scan(batch_size: int, device: torch.device, proposals: str) -> Step:
     """Return the walk as an associative scan."""
-    return functools.partial(scan_walk, *chains(batch_size, proposals))
+    return functools.partial(scan_walk, *chains(batch_size, device, proposals))
 
 
-def compiled(batch_size: int, proposals: str) -> Step:
+def compiled(batch_size: int, device: torch.device, proposals: str) -> Step:
     """Return the walk as a compiled loop, compiled already."""
     from negplug.kernels.chain.compiled import compiled_walk
 
-    compiled_walk(*chains(512, "images"))
-    return functools.partial(compiled_walk, *chains(batch_size, proposals))
+    compiled_walk(*chains(512, device, "images"))
+    return functools.partial(compiled_walk, *chains(batch_size, device, proposals))
 
 
-def question(proposals: str, threads: int, seconds: float) -> Question:
+def program(batch_size: int, device: torch.device, proposals: str) -> Step:
+    """Return the walk as a program in Triton."""
+    from negplug.kernels.chain.fused import fused_walk
+
+    return functools.partial(fused_walk, *chains(batch_size, device, proposals))
+
+
+def question(proposals: str, threads: int, seconds: float, device: torch.device) -> Question:
     """Return all backends that are installed, as competitors."""
     setups: dict[str, Setup] = {PUBLISHED: published}
     setups[LOOP] = functools.partial(loop, proposals=proposals)
     setups[SCAN] = functools.partial(scan, proposals=proposals)
-    setups |= installed({COMPILED: ("numba", functools.partial(compiled, proposals=proposals))})
+    quickest = {
+        "cpu": {COMPILED: ("numba", functools.partial(compiled, proposals=proposals))},
+        "cuda": {PROGRAM: ("triton", functools.partial(program, proposals=proposals))},
+    }
+    setups |= installed(quickest[device.type])
     config = {
         "proposals": proposals,
         "d": DIMENSION,
@@ -106,9 +125,8 @@ def question(proposals: str, threads: int, seconds: float) -> Question:
         "temperature": TEMPERATURE,
         "burn_in": BURN_IN,
     }
-    return Question(
-        "chain", setups, {"published": PUBLISHED, "loop": LOOP}, config, threads, seconds
-    )
+    baselines = {"published": PUBLISHED, "loop": LOOP}
+    return Question("chain", setups, baselines, config, threads, seconds, device)
 
 
 COLUMNS = {
@@ -129,16 +147,17 @@ def main(
     batch_sizes: Annotated[
         list[int] | None, typer.Option("--batch-size", help="B; repeat for several")
     ] = None,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
     seconds: Annotated[float, typer.Option(help="time per table, at five rounds least")] = 10,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
 ) -> None:
     """Time and peak memory of Metropolis–Hastings chains, beside a loop over proposals."""
     for proposals in ("images", "views"):
-        asked = question(proposals, threads, seconds)
+        asked = question(proposals, threads, seconds, device)
         for batch_size in batch_sizes or (32, 256, 1024):
             rows = asked.measure(batch_size)
-            append(rows, results)
+            append(rows, results_of(results, device))
             width = batch_size if proposals == "images" else 2 * batch_size
             title = f"{2 * batch_size} chains of {width} {proposals}, {threads} threads"
             show(f"{title}, {rows[0]['rounds']} rounds", rows, COLUMNS)

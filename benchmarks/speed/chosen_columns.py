@@ -5,13 +5,13 @@
 writes ``chosen_columns.csv`` to ``benchmarks/results``: forward and backward pass of the kernels of
 ``negplug.kernels.chosen`` alone, for N = K rows and M columns of each chosen at random, over K/M.
 The thresholds in that module are the K/M at which the dense kernel draws level; they are printed,
-read between two measured shares as if the curves were straight on log-log paper. For figures to
-rely on, have the machine for yourself.
+read between two measured shares as if the curves were straight on log-log paper. On a card programs
+in Triton take the place of compiled loops, if the operation has any. For figures to rely on, have
+the machine for yourself.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Annotated
 
 import torch
 import typer
+from devices import CPU, DeviceOption, results_of
 from harness import (
     RESULTS,
     Row,
@@ -31,8 +32,10 @@ from harness import (
     quantiles,
     show,
 )
+from torch import Tensor
 from torch.nn.functional import normalize
 
+from negplug.kernels.chosen import CHOSEN
 from negplug.kernels.chosen.bags import bag_similarities
 from negplug.kernels.chosen.dense import dense_similarities
 from negplug.kernels.chosen.gradient import Similarities
@@ -41,6 +44,7 @@ DIMENSION = 128
 POOLS = (2048, 8192)
 SHARES = (64, 32, 16, 12, 8, 4)
 DENSE, BAGS, COMPILED = "dense", "bags (torch)", "compiled (numba)"
+PROGRAM = "programs (triton)"
 
 
 def compiled(*arguments: torch.Tensor | None) -> torch.Tensor:
@@ -50,31 +54,39 @@ def compiled(*arguments: torch.Tensor | None) -> torch.Tensor:
     return compiled_similarities(*arguments)
 
 
-def step_of(kernel: Similarities, pool_size: int, share: int) -> Step:
+def kernels_of(device: torch.device) -> dict[str, Similarities]:
+    """Return what can serve a device, by name."""
+    anywhere = {DENSE: dense_similarities, BAGS: bag_similarities}
+    if device.type == "cpu":
+        return anywhere | installed({COMPILED: ("numba", compiled)})
+    programs = [kernel for kernel in CHOSEN.kernels if kernel.backend == "triton"]
+    return anywhere | ({PROGRAM: programs[0].load()} if programs else {})
+
+
+def step_of(kernel: Similarities, pool_size: int, share: int, device: torch.device) -> Step:
     """Return forward and backward pass of a kernel, for N = K and M = K/share."""
     generator = torch.Generator().manual_seed(0)
-    random = functools.partial(torch.randn, generator=generator)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator).to(device)
+
     anchors, pool = (normalize(random(pool_size, DIMENSION), dim=1) for _ in range(2))
     size = (pool_size, pool_size // share)
-    columns = torch.randint(pool_size, size, generator=generator)
+    columns = torch.randint(pool_size, size, generator=generator).to(device)
     gradient = random(*size)
     inputs = (anchors.requires_grad_(), pool.requires_grad_())
     return lambda: torch.autograd.grad(kernel(*inputs, columns, None), inputs, gradient)
 
 
-def measure(pool_size: int, threads: int, seconds: float) -> list[Row]:
+def measure(pool_size: int, threads: int, seconds: float, device: torch.device) -> list[Row]:
     """Return one row per kernel and share; the kernels take turns."""
-    kernels = installed(
-        {
-            DENSE: ("torch", dense_similarities),
-            BAGS: ("torch", bag_similarities),
-            COMPILED: ("numba", compiled),
-        }
-    )
+    kernels = kernels_of(device)
     rows: list[Row] = []
     for share in SHARES:
-        steps = {name: step_of(kernel, pool_size, share) for name, kernel in kernels.items()}
-        times = interleaved(steps, seconds)
+        steps = {
+            name: step_of(kernel, pool_size, share, device) for name, kernel in kernels.items()
+        }
+        times = interleaved(steps, seconds, device=device)
         rows += [
             {
                 "question": "chosen_columns",
@@ -83,7 +95,7 @@ def measure(pool_size: int, threads: int, seconds: float) -> list[Row]:
                 "pool_by_columns": share,
                 "d": DIMENSION,
                 "dtype": "float32",
-                **machine(threads),
+                **machine(threads, device),
                 "rounds": len(taken.first),
                 **quantiles(taken.first),
                 "ratio_to_dense": paired_ratio(times[DENSE].first, taken.first),
@@ -107,6 +119,7 @@ def main(
     pools: Annotated[
         list[int] | None, typer.Option("--pool", help="K, and N; repeat for several")
     ] = None,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
     seconds: Annotated[float, typer.Option(help="time per share, at five rounds least")] = 5,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
@@ -122,10 +135,10 @@ def main(
         "ratio_to_dense": "dense ÷",
     }
     for pool_size in pools or POOLS:
-        rows = measure(pool_size, threads, seconds)
-        append(rows, results)
+        rows = measure(pool_size, threads, seconds, device)
+        append(rows, results_of(results, device))
         show(f"N = K = {pool_size}, d = {DIMENSION}, {threads} threads", rows, columns)
-        for kernel in (BAGS, COMPILED):
+        for kernel in (BAGS, COMPILED if device.type == "cpu" else PROGRAM):
             level = draws_level(rows, kernel)
             place = "at none of these shares" if level is None else f"at K/M = {level:.1f}"
             print(f"{kernel} draws level with {DENSE} {place}")

@@ -21,6 +21,7 @@ from typing import Annotated
 import torch
 import typer
 from backends import BACKENDS, under
+from devices import CPU, DeviceOption, results_of
 from harness import RESULTS, Question, Setup, Step, append, installed, show
 from published_emc2 import PublishedEmc2
 from torch import Tensor
@@ -42,17 +43,19 @@ SHUFFLES = 4
 PUBLISHED = "EMC² as published"
 
 
-def table() -> Tensor:
+def table(device: torch.device) -> Tensor:
     """Return the embeddings of all images, ``[2, n, d]``."""
-    return normalize(torch.stack(correlated_views(SAMPLES, DIMENSION)).detach(), dim=2)
+    views = correlated_views(SAMPLES, DIMENSION, device=device)
+    return normalize(torch.stack(views).detach(), dim=2)
 
 
-def batches(batch_size: int) -> Iterator[Tensor]:
+def batches(batch_size: int, device: torch.device) -> Iterator[Tensor]:
     """Yield data set indexes of whole batches, shuffled, epoch after epoch."""
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed(epoch)
         whole = SAMPLES - SAMPLES % batch_size
-        yield from torch.randperm(SAMPLES, generator=generator)[:whole].split(batch_size)
+        order = torch.randperm(SAMPLES, generator=generator)[:whole].to(device)
+        yield from order.split(batch_size)
 
 
 def warmed_up(step: Step, batch_size: int) -> Step:
@@ -62,10 +65,10 @@ def warmed_up(step: Step, batch_size: int) -> Step:
     return step
 
 
-def published(batch_size: int) -> Step:
+def published(batch_size: int, device: torch.device) -> Step:
     """The authors' step."""
-    rows, indexes = table(), batches(batch_size)
-    chains = PublishedEmc2(SAMPLES, 1 / TEMPERATURE)
+    rows, indexes = table(device), batches(batch_size, device)
+    chains = PublishedEmc2(SAMPLES, 1 / TEMPERATURE, device=device)
 
     def embed(samples: Tensor) -> Tensor:
         return rows[0, samples].requires_grad_()
@@ -78,10 +81,10 @@ def published(batch_size: int) -> Step:
     return warmed_up(step, batch_size)
 
 
-def ours(batch_size: int, expression: str) -> Step:
+def ours(batch_size: int, device: torch.device, expression: str) -> Step:
     """The step of one of negplug's samplers."""
-    given, numbers = itertools.cycle(_made(batch_size)), itertools.count()
-    sampler = make_sampler(expression)
+    given, numbers = itertools.cycle(_made(batch_size, device)), itertools.count()
+    sampler = make_sampler(expression).to(device)
 
     def step() -> None:
         batch = next(given).within(Draws(step=next(numbers)), TEMPERATURE)
@@ -92,23 +95,24 @@ def ours(batch_size: int, expression: str) -> Step:
     return warmed_up(step, batch_size)
 
 
-def _made(batch_size: int) -> list[ContrastiveBatch]:
+def _made(batch_size: int, device: torch.device) -> list[ContrastiveBatch]:
     """Return the batches of a few epochs, whose making is no part of the step."""
-    rows, found = table(), []
-    for chosen in itertools.islice(batches(batch_size), SHUFFLES * (SAMPLES // batch_size)):
+    rows, found = table(device), []
+    number = SHUFFLES * (SAMPLES // batch_size)
+    for chosen in itertools.islice(batches(batch_size, device), number):
         views = tuple(view[chosen].requires_grad_() for view in rows)
         found.append(ContrastiveBatch.from_views(views, chosen))
     return found
 
 
-def question(threads: int, seconds: float) -> Question:
+def question(threads: int, seconds: float, device: torch.device) -> Question:
     """Return the published step, and both samplers under each backend that is installed."""
     setups: dict[str, Setup] = {PUBLISHED: published}
     for name in ("emc2", "isir"):
         setup = functools.partial(ours, expression=f"{name}(size={SAMPLES})")
         candidates = {
             f"{name}(), {backend}": (module, functools.partial(under, backend, setup))
-            for backend, module in BACKENDS.items()
+            for backend, module in BACKENDS[device.type].items()
         }
         setups |= installed(candidates)
     config = {
@@ -118,7 +122,8 @@ def question(threads: int, seconds: float) -> Question:
         "temperature": TEMPERATURE,
         "out_of_batch": "cached",
     }
-    return Question("emc2_step", setups, {"published": PUBLISHED}, config, threads, seconds)
+    baselines = {"published": PUBLISHED}
+    return Question("emc2_step", setups, baselines, config, threads, seconds, device)
 
 
 COLUMNS = {
@@ -138,15 +143,16 @@ def main(
     batch_sizes: Annotated[
         list[int] | None, typer.Option("--batch-size", help="B; repeat for several")
     ] = None,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
     seconds: Annotated[float, typer.Option(help="time per table, at five rounds least")] = 10,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
 ) -> None:
     """Time and peak memory of a sampling step of EMC², beside the published one."""
-    asked = question(threads, seconds)
+    asked = question(threads, seconds, device)
     for batch_size in batch_sizes or (32, 256):
         rows = asked.measure(batch_size)
-        append(rows, results)
+        append(rows, results_of(results, device))
         title = f"sampling step, B = {batch_size}, {threads} threads"
         show(f"{title}, {rows[0]['rounds']} rounds", rows, COLUMNS)
 

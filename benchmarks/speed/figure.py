@@ -55,9 +55,10 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, metadata={"Software": ""})
     row = rows[0]
+    where = row.get("gpu") or f"{row['threads']} threads of {row['cpu_model']}"
     return (
         f"{path.name}: time (median; band: 20 to 80 % quantile) and peak memory, d = {row['d']}, "
-        f"{row['dtype']}, {row['threads']} threads of {row['cpu_model']}"
+        f"{row['dtype']}, {where}"
     )
 
 

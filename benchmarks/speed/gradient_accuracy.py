@@ -1,8 +1,9 @@
-"""Relative error of float32 gradients: the hosts' losses, and ours under every backend.
+"""Relative error of gradients: the hosts' losses, and ours under every backend.
 
 The reference is a dense formula in float64, of the same float32 embeddings and the same draws.
 Views of a sample are strongly correlated (cosine 0.96), as they are late in training: the positive
 takes almost all of the softmax, so that the gradient is small and "probability minus one" cancels.
+On a card the losses are called under autocast too.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Callable
 
 import torch
 from backends import BACKENDS, forced
+from devices import in_precision, precisions
 from harness import Row, installed, machine
-from losses import Build, hosts, ours
+from losses import Build, hosts, on_device, ours
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 from views import correlated_views
@@ -26,25 +28,30 @@ SAMPLERS = ("in_batch()", "uniform(num_negatives=100)", f"queue(size={QUEUE})")
 TEMPERATURES = (0.1, 0.05, 0.02)
 SPREAD = 0.2
 
-Error = Callable[[float], float]
-"""Temperature → relative error of the gradient."""
+Error = Callable[[float, str, torch.device], float]
+"""Temperature, precision, device → relative error of the gradient."""
 Pools = tuple[negplug.Negatives, ...]
 """What a call of a sampler gives."""
 
 
-def measure_accuracy(threads: int) -> list[Row]:
-    """Return one row per loss, backend and temperature.
+def measure_accuracy(threads: int, device: torch.device) -> list[Row]:
+    """Return one row per loss, backend, precision and temperature.
 
     Args:
         threads: torch's threads.
+        device: What computes.
     """
     torch.set_num_threads(threads)
     rows: list[Row] = []
     for name, build in hosts().items():
-        rows += _rows(name, None, threads, _error_of(build))
-    for backend in installed({name: (module, name) for name, module in BACKENDS.items()}):
-        rows += _rows_of_backend(backend, threads)
-    return rows + _rows_of_backend("reference", threads)
+        rows += _rows(name, None, threads, device, _error_of(build))
+    known = BACKENDS[device.type].items()
+    for backend in (*installed({name: (module, name) for name, module in known}), "reference"):
+        for sampler in SAMPLERS:
+            error = _queue_error if sampler.startswith("queue") else _sampler_error(sampler)
+            with forced(backend):
+                rows += _rows(sampler, backend, threads, device, error)
+    return rows
 
 
 def reference(
@@ -67,7 +74,9 @@ def reference(
     return softplus(difference, threshold=50.0).mean()
 
 
-def _rows(name: str, backend: str | None, threads: int, error: Error) -> list[Row]:
+def _rows(
+    name: str, backend: str | None, threads: int, device: torch.device, error: Error
+) -> list[Row]:
     return [
         {
             "question": "gradient_accuracy",
@@ -75,31 +84,25 @@ def _rows(name: str, backend: str | None, threads: int, error: Error) -> list[Ro
             "backend": backend,
             "batch_size": BATCH_SIZE,
             "d": DIMENSION,
-            "dtype": "float32",
+            "dtype": precision,
             "spread": SPREAD,
             "temperature": temperature,
-            **machine(threads),
-            "relative_error": f"{error(temperature):.1e}",
+            **machine(threads, device),
+            "relative_error": f"{error(temperature, precision, device):.1e}",
         }
+        for precision in precisions(device)
         for temperature in TEMPERATURES
     ]
-
-
-def _rows_of_backend(backend: str, threads: int) -> list[Row]:
-    rows: list[Row] = []
-    for sampler in SAMPLERS:
-        error = _queue_error if sampler.startswith("queue") else _sampler_error(sampler)
-        with forced(backend):
-            rows += _rows(sampler, backend, threads, error)
-    return rows
 
 
 def _error_of(build: Build) -> Error:
     """Return the error of a loss over all negatives of the batch."""
 
-    def error(temperature: float) -> float:
-        views = _views()
-        return _both_views_error(build(temperature)(*views), views, None, temperature)
+    def error(temperature: float, precision: str, device: torch.device) -> float:
+        views = _views(device)
+        with in_precision(precision, device):
+            got = on_device(build(temperature), device)(*views)
+        return _both_views_error(got, views, None, temperature)
 
     return error
 
@@ -107,30 +110,33 @@ def _error_of(build: Build) -> Error:
 def _sampler_error(sampler: str) -> Error:
     """Return the error of our loss, with negatives from the batch."""
 
-    def error(temperature: float) -> float:
-        views = _views()
-        loss = ours(temperature, sampler)
+    def error(temperature: float, precision: str, device: torch.device) -> float:
+        views = _views(device)
+        loss = ours(temperature, sampler).to(device)
         drawn = _watch(loss)
-        return _both_views_error(loss(*views), views, drawn, temperature)
+        with in_precision(precision, device):
+            got = loss(*views)
+        return _both_views_error(got, views, drawn, temperature)
 
     return error
 
 
-def _queue_error(temperature: float) -> float:
+def _queue_error(temperature: float, precision: str, device: torch.device) -> float:
     """Return the error of our loss of queries against a full queue."""
-    queries, keys = _views()
+    queries, keys = _views(device)
     keys = keys.detach()
-    loss = ours(temperature, SAMPLERS[-1])
-    past = correlated_views(QUEUE, DIMENSION, seed=1)
+    loss = ours(temperature, SAMPLERS[-1]).to(device)
+    past = correlated_views(QUEUE, DIMENSION, seed=1, device=device)
     loss.sampler(negplug.ContrastiveBatch.from_pairs(past[0], past[1].detach()))
     loss.sampler.flush()
     drawn = _watch(loss)
-    got = loss.contrast(negplug.ContrastiveBatch.from_pairs(queries, keys))
+    with in_precision(precision, device):
+        got = loss.contrast(negplug.ContrastiveBatch.from_pairs(queries, keys))
     exact = queries.detach().double().requires_grad_()
     (part,) = drawn[0]
     pool = part.rows.embeddings.double()
     anchors, positives = normalize(exact, dim=1), normalize(keys.double(), dim=1)
-    serves = torch.ones(1, len(pool), dtype=torch.bool)
+    serves = torch.ones(1, len(pool), dtype=torch.bool, device=device)
     wanted = reference(anchors, positives, pool, serves, temperature)
     return _relative(got, (queries,), wanted, (exact,))
 
@@ -143,7 +149,7 @@ def _both_views_error(
 ) -> float:
     exact = tuple(view.detach().double().requires_grad_() for view in views)
     z = normalize(torch.cat(exact), dim=1)
-    sample = torch.arange(len(z)) % BATCH_SIZE
+    sample = torch.arange(len(z), device=z.device) % BATCH_SIZE
     serves = sample[:, None] != sample
     if drawn and isinstance(drawn[0][0].choice, negplug.Columns):
         serves = torch.zeros_like(serves).scatter_(1, drawn[0][0].choice.columns, True)
@@ -151,8 +157,8 @@ def _both_views_error(
     return _relative(got, views, wanted, exact)
 
 
-def _views() -> tuple[Tensor, Tensor]:
-    return correlated_views(BATCH_SIZE, DIMENSION, SPREAD)
+def _views(device: torch.device) -> tuple[Tensor, Tensor]:
+    return correlated_views(BATCH_SIZE, DIMENSION, SPREAD, device=device)
 
 
 def _watch(loss: negplug.ContrastiveLoss) -> list[Pools]:

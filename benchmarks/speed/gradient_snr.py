@@ -11,12 +11,13 @@ that are logged. Both are timed inside the step, so that the rest of the machine
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
+import torch
 import typer
+from devices import CPU, DeviceOption, now, results_of
 from harness import RESULTS, Row, append, machine, quantiles, show
 from negplug_lightly import GradientSNR
 from training import train
@@ -30,9 +31,11 @@ class Clock(pl.Callback):
 
     Args:
         snr: The callback, which has to come first in the Trainer.
+        device: What trains.
     """
 
-    def __init__(self, snr: GradientSNR) -> None:
+    def __init__(self, snr: GradientSNR, device: torch.device) -> None:
+        self.device = device
         self.steps: list[float] = []
         self.updates: list[float] = []
         self.ratios: list[float] = []
@@ -45,29 +48,28 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock."""
-        self._start = time.perf_counter()
+        self._start = now(self.device)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop it; this callback comes after the one that logs."""
-        self.steps.append(time.perf_counter() - self._start)
+        self.steps.append(now(self.device) - self._start)
 
     def _timed(self, method: Any, times: list[float]) -> Any:
         def timed(*args: Any) -> Any:
-            start = time.perf_counter()
+            start = now(self.device)
             result = method(*args)
-            times.append(time.perf_counter() - start)
+            times.append(now(self.device) - start)
             return result
 
         return timed
 
 
-def measure(backbone: str, batch_size: int, epochs: int, threads: int) -> Row:
+def measure(backbone: str, batch_size: int, epochs: int, threads: int, device: torch.device) -> Row:
     """Train with one backbone and return its row."""
     snr = GradientSNR()
-    clock = Clock(snr)
-    model = train(
-        backbone, [snr, clock], batch_size, epochs, threads, log_every_n_steps=LOGGED_EVERY
-    )
+    clock = Clock(snr, device)
+    logging = {"log_every_n_steps": LOGGED_EVERY}
+    model = train(backbone, [snr, clock], batch_size, epochs, threads, device, **logging)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     pairs = list(zip(clock.steps, clock.updates, strict=True))[WARM_UP:]
     update = 1e3 * statistics.median(inside for _, inside in pairs)
@@ -76,7 +78,7 @@ def measure(backbone: str, batch_size: int, epochs: int, threads: int) -> Row:
         "question": "gradient_snr",
         "competitor": backbone,
         "batch_size": batch_size,
-        **machine(threads),
+        **machine(threads, device),
         "parameters_million": round(millions, 3),
         "rounds": len(pairs),
         **quantiles([whole for whole, _ in pairs]),
@@ -96,12 +98,13 @@ def main(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="B")] = 128,
     epochs: Annotated[int, typer.Option(help="of 1,024 images")] = 8,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="of torch")] = 2,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
 ) -> None:
     """Time of training steps, and what the gradients' signal-to-noise ratio takes of it."""
-    rows = [measure(name, batch_size, epochs, threads) for name in backbone or ["small"]]
-    append(rows, results)
+    rows = [measure(name, batch_size, epochs, threads, device) for name in backbone or ["small"]]
+    append(rows, results_of(results, device))
     columns = {
         "competitor": "backbone",
         "parameters_million": "parameters, M",

@@ -3,8 +3,8 @@
 Times are taken in one process, round-robin, so that whatever else the machine does hits every
 competitor alike; ratios are medians over rounds of a baseline's time by the competitor's in the
 same round. In a round a step runs twice: first in the wake of another competitor, as in a recipe,
-where an encoder comes before it, and again in its own, as in a loop around nothing else. Peak
-memory is taken in a fresh process for each competitor.
+where an encoder comes before it, and again in its own, as in a loop around nothing else. The
+peak memory on a CPU is taken in a fresh process for each competitor.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import gc
 import importlib.util
 import math
 import os
-import platform
 import random
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -26,13 +24,14 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
+from devices import CPU, model_of, seconds_of
 from peak_memory import peak_extra_mib
 from rich.console import Console
 from rich.table import Table
 
 Step = Callable[[], object]
-Setup = Callable[[int], Step]
-"""Batch size → a step with its inputs allocated; pickles, for the process of its own."""
+Setup = Callable[[int, torch.device], Step]
+"""Batch size, device → a step with its inputs allocated; pickles, for the process of its own."""
 
 Row = dict[str, object]
 
@@ -66,6 +65,7 @@ class Question:
         config: Columns that all rows share, such as d and dtype.
         threads: torch's threads.
         seconds: Time to spend on one batch size.
+        device: What computes.
     """
 
     name: str
@@ -74,16 +74,17 @@ class Question:
     config: Mapping[str, object] = field(default_factory=dict)
     threads: int = 2
     seconds: float = 30.0
+    device: torch.device = CPU
 
     def measure(self, batch_size: int) -> list[Row]:
-        """Return one row per competitor at ``batch_size``."""
+        """Return one row per competitor at ``batch_size``, for which the device has the memory."""
         torch.set_num_threads(self.threads)
-        steps = {name: setup(batch_size) for name, setup in self.competitors.items()}
-        times = interleaved(steps, self.seconds)
+        steps = {name: setup(batch_size, self.device) for name, setup in self.competitors.items()}
+        times = interleaved(steps, self.seconds, device=self.device)
         del steps
         peaks = {
-            name: peak_extra_mib(setup, batch_size, self.threads)
-            for name, setup in self.competitors.items()
+            name: peak_extra_mib(self.competitors[name], batch_size, self.threads, self.device)
+            for name in times
         }
         return [
             {
@@ -91,7 +92,7 @@ class Question:
                 "competitor": name,
                 "batch_size": batch_size,
                 **self.config,
-                **machine(self.threads),
+                **machine(self.threads, self.device),
                 "rounds": len(taken.first),
                 **quantiles(taken.first),
                 "again_ms": round(1e3 * statistics.median(taken.again), 3),
@@ -118,24 +119,23 @@ class Question:
         return ratios
 
 
-def interleaved(steps: Mapping[str, Step], seconds: float, fewest: int = 5) -> dict[str, Taken]:
+def interleaved(
+    steps: Mapping[str, Step], seconds: float, fewest: int = 5, device: torch.device = CPU
+) -> dict[str, Taken]:
     """Time all steps round-robin, each twice in a round.
 
     Args:
         steps: By name.
         seconds: To spend in total; a round takes what it takes.
         fewest: Rounds, however long they take.
+        device: What computes them.
 
     Returns:
-        By name.
+        By name; without those for which the device has too little memory.
     """
-    names = list(steps)
-    for name in names:
-        steps[name]()
-    start = time.perf_counter()
-    for name in names:
-        steps[name]()
-    rounds = max(fewest, min(_MOST_ROUNDS, int(seconds / 2 / (time.perf_counter() - start))))
+    names = [name for name, step in steps.items() if _fits(name, step)]
+    whole = sum(seconds_of(steps[name], device) for name in names)
+    rounds = max(fewest, min(_MOST_ROUNDS, int(seconds / 2 / whole)))
     times = {name: Taken([], []) for name in names}
     gc.collect()
     gc.disable()
@@ -144,12 +144,21 @@ def interleaved(steps: Mapping[str, Step], seconds: float, fewest: int = 5) -> d
             # In a new order: nobody always runs in the wake of the same one.
             for name in random.Random(number).sample(names, len(names)):
                 for taken in times[name]:
-                    start = time.perf_counter()
-                    steps[name]()
-                    taken.append(time.perf_counter() - start)
+                    taken.append(seconds_of(steps[name], device))
     finally:
         gc.enable()
     return times
+
+
+def _fits(name: str, step: Step) -> bool:
+    """Return whether a first call finds the memory that it needs on a card; say so if not."""
+    try:
+        step()
+    except torch.OutOfMemoryError:
+        print(f"without {name}: it needs more memory than the device has")
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
@@ -166,18 +175,20 @@ def quantiles(seconds: Sequence[float]) -> Row:
     return {name: round(1e3 * value, 3) for name, value in values.items()}
 
 
-def machine(threads: int) -> Row:
+def machine(threads: int, device: torch.device = CPU) -> Row:
     """Return the columns that say where a row was measured."""
-    libraries = ("lightly", "solo-learn", "negplug", "numba")
-    versions = {name: _version(name) for name in libraries}
+    on_card = device.type == "cuda"
+    libraries = ("lightly", "solo-learn", "negplug", "triton" if on_card else "numba")
+    versions = {library: _version(library) for library in libraries}
     return {
-        "device": "cpu",
-        "cpu_model": _cpu_model(),
+        "device": device.type,
+        **({"gpu": model_of(device)} if on_card else {}),
+        "cpu_model": model_of(CPU),
         "threads": threads,
         # Large temporaries cost page faults, which huge pages save: hosts gain most by them.
         "huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE", "0"),
         "torch": torch.__version__,
-        "hosts": "; ".join(f"{name} {found}" for name, found in versions.items() if found),
+        "hosts": "; ".join(f"{library} {found}" for library, found in versions.items() if found),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
@@ -200,19 +211,27 @@ def installed(candidates: Mapping[str, tuple[str, Candidate]]) -> dict[str, Cand
 def append(rows: Sequence[Row], results: Path = RESULTS) -> Path:
     """Append rows to the CSV of their question, and return its path.
 
+    Columns that the file's rows do not have yet are empty there.
+
     Raises:
-        ValueError: If the file has other columns.
+        ValueError: If the file has columns that the rows do not have.
     """
     path = results / f"{rows[0]['question']}.csv"
     results.mkdir(parents=True, exist_ok=True)
-    known = path.read_text(encoding="utf-8").splitlines()[:1] if path.exists() else []
-    if known and known[0].split(",") != list(rows[0]):
-        raise ValueError(f"{path} has other columns than this version writes; move it away")
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if not known:
-            writer.writeheader()
-        writer.writerows(rows)
+    columns, older = list(rows[0]), []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            older = list(reader)
+        if unknown := set(reader.fieldnames or ()) - set(columns):
+            raise ValueError(
+                f"{path} has columns that this version does not write, {sorted(unknown)}: "
+                "move it away"
+            )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*older, *rows])
     return path
 
 
@@ -241,10 +260,3 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -14,8 +14,10 @@ from collections.abc import Callable
 
 import torch
 from backends import BACKENDS, under
+from devices import FLOAT32, in_precision
 from harness import Setup, Step, installed
 from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 from views import correlated_views
 
 import negplug
@@ -26,11 +28,12 @@ Build = Callable[[float], Loss]
 
 TEMPERATURE = 0.1
 DIMENSION = 128
-CONFIG = {"d": DIMENSION, "dtype": "float32", "temperature": TEMPERATURE}
+CONFIG = {"d": DIMENSION, "dtype": FLOAT32, "temperature": TEMPERATURE}
 
 LIGHTLY = "Lightly NTXentLoss"
 SOLO = "solo-learn simclr_loss_func"
 TREATED = "Lightly NTXentLoss, treated: in_batch()"
+PLAIN = "cross-entropy over all logits"
 OURS = "in_batch()"
 LIGHTLY_DCL = "Lightly DCLLoss"
 TREATED_DCL = "Lightly DCLLoss, treated: in_batch()"
@@ -63,7 +66,7 @@ def solo(temperature: float) -> Loss:
     if "indexes" in inspect.signature(simclr_loss_func).parameters:
         # main: all views in one tensor, and who belongs to whom.
         def by_index(z0: Tensor, z1: Tensor) -> Tensor:
-            indexes = torch.arange(len(z0)).repeat(2)
+            indexes = torch.arange(len(z0), device=z0.device).repeat(2)
             loss: Tensor = simclr_loss_func(torch.cat((z0, z1)), indexes, temperature)
             return loss
 
@@ -76,6 +79,17 @@ def solo(temperature: float) -> Loss:
     return by_view
 
 
+def plain(temperature: float) -> Loss:
+    """The loss as one would write it down."""
+
+    def loss(z0: Tensor, z1: Tensor) -> Tensor:
+        z = normalize(torch.cat((z0, z1)), dim=1)
+        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+        return cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z0)))
+
+    return loss
+
+
 def ours(
     temperature: float, sampler: str = "in_batch()", objective: str = "infonce()"
 ) -> negplug.ContrastiveLoss:
@@ -84,13 +98,14 @@ def ours(
 
 
 def hosts() -> dict[str, Build]:
-    """Return temperature → loss for the hosts' softmax losses that can be imported."""
+    """Return temperature → loss for the hosts' softmax losses that can be imported, and plainly."""
     criterion = "NTXentLoss"
     return installed(
         {
             LIGHTLY: ("lightly", functools.partial(lightly, criterion=criterion)),
             SOLO: ("solo", solo),
             TREATED: ("lightly", functools.partial(lightly, criterion=criterion, treated=True)),
+            PLAIN: ("torch", plain),
         }
     )
 
@@ -107,34 +122,46 @@ def decoupled_losses() -> dict[str, Build]:
     )
 
 
-def forward_backward(build: Build, batch_size: int) -> Step:
+def on_device(loss: Loss, device: torch.device) -> Loss:
+    """Return a loss whose buffers, if it has any, lie on the device."""
+    return loss.to(device) if isinstance(loss, torch.nn.Module) else loss
+
+
+def forward_backward(
+    build: Build, batch_size: int, device: torch.device, precision: str = FLOAT32
+) -> Step:
     """Return forward and backward pass of a loss, its inputs allocated.
 
     Args:
         build: Temperature → loss.
         batch_size: B.
+        device: Where the inputs lie.
+        precision: See :func:`devices.precisions`.
     """
-    loss = build(TEMPERATURE)
-    views = correlated_views(batch_size, DIMENSION)
+    loss = on_device(build(TEMPERATURE), device)
+    views = correlated_views(batch_size, DIMENSION, device=device)
 
     def step() -> None:
         for view in views:
             view.grad = None
-        torch.autograd.backward(loss(*views))
+        with in_precision(precision, device):
+            value = loss(*views)
+        torch.autograd.backward(value)
 
     return step
 
 
-def sampled(sampler: str) -> Setup:
+def sampled(sampler: str, precision: str = FLOAT32) -> Setup:
     """Return forward and backward pass of the softmax loss with ``sampler``, as a setup."""
-    return functools.partial(forward_backward, functools.partial(ours, sampler=sampler))
+    build = functools.partial(ours, sampler=sampler)
+    return functools.partial(forward_backward, build, precision=precision)
 
 
-def by_backend(name: str, setup: Setup) -> dict[str, Setup]:
-    """Return ``setup`` under each backend that is installed, named after it too."""
+def by_backend(name: str, setup: Setup, device: torch.device) -> dict[str, Setup]:
+    """Return ``setup`` under each of the device's backends that is installed, named after it."""
     return installed(
         {
             f"{name}, {backend}": (module, functools.partial(under, backend, setup))
-            for backend, module in BACKENDS.items()
+            for backend, module in BACKENDS[device.type].items()
         }
     )

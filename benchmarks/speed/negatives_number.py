@@ -16,7 +16,9 @@ import functools
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from devices import CPU, DeviceOption, results_of
 from figure import BLUE, GREEN, LIGHTLY_LOOK, SOLO_LOOK, draw
 from harness import RESULTS, Question, Row, Setup, Step, append, show
 from losses import CONFIG, LIGHTLY, OURS, SOLO, by_backend, forward_backward, hosts, ours
@@ -33,12 +35,13 @@ LOOKS = {
     OURS: {"color": BLUE, "linewidth": 2.2},
     OWN: {"color": GREEN, "marker": "o", "linewidth": 2.2},
     f"{OWN}, numba": {"color": GREEN, "marker": "^", "linestyle": "--"},
+    f"{OWN}, triton": {"color": GREEN, "marker": "^", "linestyle": "--"},
     f"{OWN}, torch": {"color": GREEN, "marker": "v", "linestyle": ":"},
     SHARED: {"color": BLUE, "marker": "D", "linestyle": "--"},
 }
 
 
-def drawing(number: int, shared: bool, batch_size: int) -> Step:
+def drawing(number: int, shared: bool, batch_size: int, device: torch.device) -> Step:
     """Return forward and backward pass with M negatives per anchor.
 
     Args:
@@ -46,13 +49,14 @@ def drawing(number: int, shared: bool, batch_size: int) -> Step:
             call that warms up takes the same kernels.
         shared: Whether all anchors share them.
         batch_size: B.
+        device: What computes.
     """
     share = max(1, number * batch_size // BATCH_SIZE)
     sampler = f"uniform(num_negatives={share}, shared={shared})"
-    return forward_backward(functools.partial(ours, sampler=sampler), batch_size)
+    return forward_backward(functools.partial(ours, sampler=sampler), batch_size, device)
 
 
-def setups(numbers: list[int]) -> dict[tuple[str, int], Setup]:
+def setups(numbers: list[int], device: torch.device) -> dict[tuple[str, int], Setup]:
     """Return (competitor, M) → setup."""
     whole = {name: build for name, build in hosts().items() if name in LOOKS} | {OURS: ours}
     found: dict[tuple[str, int], Setup] = {
@@ -60,14 +64,15 @@ def setups(numbers: list[int]) -> dict[tuple[str, int], Setup]:
     }
     for number in numbers:
         own = functools.partial(drawing, number, False)
-        named = {OWN: own, **by_backend(OWN, own), SHARED: functools.partial(drawing, number, True)}
+        named = {OWN: own, **by_backend(OWN, own, device)}
+        named[SHARED] = functools.partial(drawing, number, True)
         found |= {(name, number): setup for name, setup in named.items()}
     return found
 
 
-def measure(numbers: list[int], threads: int, seconds: float) -> list[Row]:
+def measure(numbers: list[int], threads: int, seconds: float, device: torch.device) -> list[Row]:
     """Return one row per competitor and M, all timed round-robin."""
-    found = setups(numbers)
+    found = setups(numbers, device)
     keyed = {f"{name}, M = {number}": (name, number) for name, number in found}
     question = Question(
         name="negatives_number",
@@ -76,6 +81,7 @@ def measure(numbers: list[int], threads: int, seconds: float) -> list[Row]:
         config={"num_negatives": None, **CONFIG},
         threads=threads,
         seconds=seconds,
+        device=device,
     )
     rows = question.measure(BATCH_SIZE)
     for row in rows:
@@ -103,16 +109,18 @@ def main(
     numbers: Annotated[
         list[int] | None, typer.Option("--num-negatives", help="M; repeat for several")
     ] = None,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
     seconds: Annotated[float, typer.Option(help="time in all, at five rounds least")] = 30,
     results: Annotated[Path, typer.Option(help="folder of table and plot")] = RESULTS,
 ) -> None:
     """Time and peak memory against the number of negatives, beside the losses over all."""
-    rows = measure(numbers or list(NUMBERS), threads, seconds)
-    append(rows, results)
+    folder = results_of(results, device)
+    rows = measure(numbers or list(NUMBERS), threads, seconds, device)
+    append(rows, folder)
     show(f"B = {BATCH_SIZE}, {threads} threads, {rows[0]['rounds']} rounds", rows, COLUMNS)
     axis = f"negatives per anchor M, of {ALL:,} (level lines: all of them)"
-    print(draw(rows, LOOKS, results / "negatives_number.png", "num_negatives", axis))
+    print(draw(rows, LOOKS, folder / "negatives_number.png", "num_negatives", axis))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Peak memory of one call, in a process of its own.
+"""Peak memory of one call: what it needs beside its arguments, gradients included.
 
-The number is the highest resident size during the call above the resident size just before it,
-inputs included in the latter: what the call needs beside its arguments, gradients included. It
-covers every allocator, unlike counters inside torch.
+On a CPU the number is the highest resident size during the call above the resident size just before
+it, inputs included in the latter, in a process of its own. It covers every allocator, unlike
+counters inside torch. On a card those are all there is, and the call is one of this process.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
+from devices import CPU
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -26,19 +27,25 @@ _WARM_UP = 64
 much memory, large enough for what competitors demand of a batch."""
 
 
+Setup = Callable[[int, torch.device], Callable[[], object]]
+
+
 def peak_extra_mib(
-    setup: Callable[[int], Callable[[], object]], batch_size: int, threads: int
+    setup: Setup, batch_size: int, threads: int, device: torch.device = CPU
 ) -> float:
     """Return what a first call at ``batch_size`` needs on top, in MiB.
 
     Args:
-        setup: Batch size → step; pickles.
+        setup: Batch size, device → step; pickles.
         batch_size: Of the measured call.
         threads: torch's threads.
+        device: What computes.
 
     Returns:
         NaN if the process died, which is most likely for want of memory.
     """
+    if device.type == "cuda":
+        return _on_card(setup(batch_size, device), device)
     # Spawned, not forked: a fork inherits the parent's peak and its broken thread pools.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -48,10 +55,19 @@ def peak_extra_mib(
             return math.nan
 
 
-def _measure(setup: Callable[[int], Callable[[], object]], batch_size: int, threads: int) -> float:
+def _on_card(step: Callable[[], object], device: torch.device) -> float:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def _measure(setup: Setup, batch_size: int, threads: int) -> float:
     torch.set_num_threads(threads)
-    setup(_WARM_UP)()
-    step = setup(batch_size)
+    setup(_WARM_UP, CPU)()
+    step = setup(batch_size, CPU)
     before = _reset_peak()
     step()
     return max(0.0, _peak() - before)

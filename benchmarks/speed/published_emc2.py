@@ -2,8 +2,7 @@
 
 Source: Yau et al. 2024, arXiv:2404.10575, algorithm 1, and the authors' implementation
 (https://github.com/amazon-science/contrastive_emc2, ``sampler.py`` and ``main_mcmc.py``, the path
-for fresh augmentations), written anew in its form, on one process and the CPU, where its chains
-run anyway:
+for fresh augmentations), written anew in its form, on one process:
 
 - scores are exponentials of similarities, own views have score 0;
 - the loop takes one of the 2B columns at a time: uniform draws, ratio of the scores, masked writes
@@ -33,13 +32,21 @@ class PublishedEmc2:
         size: n, number of samples in the data set.
         inverse_temperature: β = 1/τ.
         burn_in: Share of the 2(B − 1) proposals.
+        device: Where the chains are.
     """
 
-    def __init__(self, size: int, inverse_temperature: float, burn_in: float = 0.5) -> None:
+    def __init__(
+        self,
+        size: int,
+        inverse_temperature: float,
+        burn_in: float = 0.5,
+        device: torch.device | None = None,
+    ) -> None:
         self.beta = inverse_temperature
         self.burn_in = burn_in
-        self.states = torch.full((size,), _NONE)
-        self.scores = torch.full((size,), torch.finfo(torch.float32).smallest_normal)
+        self.states = torch.full((size,), _NONE, device=device)
+        smallest = torch.finfo(torch.float32).smallest_normal
+        self.scores = torch.full((size,), smallest, device=device)
 
     def loss(self, rows: Tensor, indexes: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what the negatives add to the loss, a scalar, and move the chains on.
@@ -52,7 +59,7 @@ class PublishedEmc2:
         number, batch = len(rows), len(indexes)
         passed = int(self.burn_in * (number - 2))
         similarities = rows @ rows.T
-        own = torch.eye(batch, dtype=torch.bool)
+        own = torch.eye(batch, dtype=torch.bool, device=rows.device)
         _zero_blocks(similarities, own)
         with torch.no_grad():
             scores = torch.exp(self.beta * similarities)
@@ -74,17 +81,19 @@ class PublishedEmc2:
             return inside
         distinct = sorted(set(samples))
         place = {sample: number for number, sample in enumerate(distinct)}
-        outside = embed(torch.tensor(distinct))[[place[sample] for sample in samples]]
+        outside = embed(torch.tensor(distinct, device=rows.device))[
+            [place[sample] for sample in samples]
+        ]
         outside = outside * torch.stack(times)[:, None]
         return inside + (rows[asked] * outside).sum() * scale / (number - 2)
 
     def _walks(self, scores: Tensor, indexes: Tensor, passed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Walk both views' chains; return pairs ``[P, 2]``, final columns and stays ``[2B]``."""
         batch = len(indexes)
-        chain = torch.full((batch,), _NONE)
+        chain = torch.full_like(indexes, _NONE)
         everyones, stays = [], []
         for view in range(2):
-            anchors = torch.arange(view * batch, (view + 1) * batch)
+            anchors = torch.arange(view * batch, (view + 1) * batch, device=scores.device)
             score = self.scores[indexes]
             pairs = torch.cat(masked_walk(scores[anchors], score, chain, anchors, passed), dim=1).T
             self.scores[indexes] = score
@@ -111,7 +120,7 @@ def masked_walk(
     Returns:
         Names and states ``[2, …]`` after each counted column.
     """
-    uniform = torch.empty(len(scores))
+    uniform = torch.empty(len(scores), device=scores.device)
     counted, accepts = [], []
     for column in range(scores.shape[1]):
         proposed = scores[:, column]

@@ -18,7 +18,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from harness import RESULTS, Question, Step, append, installed, show
+from ceilings import Work, with_floor
+from devices import CPU, FLOAT32, DeviceOption, results_of
+from harness import RESULTS, Question, Row, Step, append, installed, show
 from torch import Tensor
 from views import correlated_views
 
@@ -33,26 +35,27 @@ TREATED = "Lightly NTXentLoss with bank, treated: queue()"
 OURS = f"queue(size={SIZE})"
 
 
-def pairs(batch_size: int) -> tuple[Tensor, Tensor]:
+def pairs(batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return queries with and keys without gradient, ``[B, d]`` of unit length."""
     queries, keys = (
         torch.nn.functional.normalize(view.detach(), dim=1)
-        for view in correlated_views(batch_size, DIMENSION)
+        for view in correlated_views(batch_size, DIMENSION, device=device)
     )
     return queries.requires_grad_(), keys
 
 
-def lightly(batch_size: int, treated: bool = False) -> Step:
+def lightly(batch_size: int, device: torch.device, treated: bool = False) -> Step:
     """Lightly's criterion: it clones its bank, concatenates the logits and writes the keys."""
     from lightly.loss import NTXentLoss
 
     criterion = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=(SIZE, DIMENSION))
-    queries, keys = pairs(batch_size)
+    criterion.to(device)
+    queries, keys = pairs(batch_size, device)
     if not treated:
         return lambda: _backward(queries, criterion(queries, keys))
     handle = negplug.inject(criterion, "queue()")
     treated_loss = next(iter(handle.losses.values())).loss
-    fill(treated_loss.sampler)
+    fill(treated_loss.sampler, device)
 
     def step() -> None:
         _backward(queries, criterion(queries, keys))
@@ -61,14 +64,14 @@ def lightly(batch_size: int, treated: bool = False) -> Step:
     return step
 
 
-def solo(batch_size: int) -> Step:
+def solo(batch_size: int, device: torch.device) -> Step:
     """solo-learn's loss and queue, as one direction of its MoCoV2+ training step."""
     module = importlib.import_module("solo.losses")
     loss: Callable[..., Any] = (
         getattr(module, "mocov2plus_loss_func", None) or module.moco_loss_func
     )
-    queries, keys = pairs(batch_size)
-    queue = torch.nn.functional.normalize(torch.randn(DIMENSION, SIZE), dim=0)
+    queries, keys = pairs(batch_size, device)
+    queue = random_queue(device)
     place = 0
 
     def step() -> None:
@@ -80,11 +83,11 @@ def solo(batch_size: int) -> Step:
     return step
 
 
-def ours(batch_size: int) -> Step:
+def ours(batch_size: int, device: torch.device) -> Step:
     """Our loss: the pool is the ring itself, streamed in tiles."""
-    loss = negplug.ContrastiveLoss(OURS, temperature=TEMPERATURE)
-    fill(loss.sampler)
-    queries, keys = pairs(batch_size)
+    loss = negplug.ContrastiveLoss(OURS, temperature=TEMPERATURE).to(device)
+    fill(loss.sampler, device)
+    queries, keys = pairs(batch_size, device)
 
     def step() -> None:
         batch = negplug.ContrastiveBatch.from_pairs(queries, keys)
@@ -94,19 +97,19 @@ def ours(batch_size: int) -> Step:
     return step
 
 
-def lightly_enqueue(batch_size: int) -> Step:
+def lightly_enqueue(batch_size: int, device: torch.device) -> Step:
     """Lightly's bank alone."""
     from lightly.models.modules.memory_bank import MemoryBankModule
 
-    bank = MemoryBankModule(size=(SIZE, DIMENSION))
-    _, keys = pairs(batch_size)
+    bank = MemoryBankModule(size=(SIZE, DIMENSION)).to(device)
+    _, keys = pairs(batch_size, device)
     return lambda: bank(keys, update=True)
 
 
-def solo_enqueue(batch_size: int) -> Step:
+def solo_enqueue(batch_size: int, device: torch.device) -> Step:
     """What solo-learn's training step does beside the loss: clone and write."""
-    _, keys = pairs(batch_size)
-    queue = torch.nn.functional.normalize(torch.randn(DIMENSION, SIZE), dim=0)
+    _, keys = pairs(batch_size, device)
+    queue = random_queue(device)
     place = 0
 
     def step() -> None:
@@ -118,11 +121,11 @@ def solo_enqueue(batch_size: int) -> Step:
     return step
 
 
-def our_enqueue(batch_size: int) -> Step:
+def our_enqueue(batch_size: int, device: torch.device) -> Step:
     """Our queue alone: hand out the pool, take the keys."""
-    sampler = negplug.make_sampler(OURS)
-    fill(sampler)
-    batch = functools.partial(negplug.ContrastiveBatch.from_pairs, *pairs(batch_size))
+    sampler = negplug.make_sampler(OURS).to(device)
+    fill(sampler, device)
+    batch = functools.partial(negplug.ContrastiveBatch.from_pairs, *pairs(batch_size, device))
 
     def step() -> None:
         sampler(batch())
@@ -131,13 +134,24 @@ def our_enqueue(batch_size: int) -> Step:
     return step
 
 
-def fill(sampler: negplug.NegativeSampler) -> None:
+def fill(sampler: negplug.NegativeSampler, device: torch.device) -> None:
     """Fill a queue, so that all of it serves."""
-    sampler(negplug.ContrastiveBatch.from_pairs(*pairs(SIZE)))
+    sampler(negplug.ContrastiveBatch.from_pairs(*pairs(SIZE, device)))
     sampler.flush()
 
 
-def questions(threads: int, seconds: float) -> list[Question]:
+def random_queue(device: torch.device) -> Tensor:
+    """Return a full queue as solo-learn keeps it, ``[d, K]``."""
+    return torch.nn.functional.normalize(torch.randn(DIMENSION, SIZE), dim=0).to(device)
+
+
+def work(row: Row) -> Work:
+    """Return the work of a loss whose keys are frozen: the queue's rows are read in either pass."""
+    pairs = int(str(row["batch_size"])) * SIZE
+    return Work(4 * pairs * DIMENSION, 2 * 4 * SIZE * DIMENSION)
+
+
+def questions(threads: int, seconds: float, device: torch.device) -> list[Question]:
     """Return the loss with enqueueing, and enqueueing alone."""
     treated = functools.partial(lightly, treated=True)
     losses = {
@@ -151,10 +165,10 @@ def questions(threads: int, seconds: float) -> list[Question]:
         SOLO: ("solo", solo_enqueue),
         OURS: ("negplug", our_enqueue),
     }
-    config = {"queue": SIZE, "d": DIMENSION, "dtype": "float32", "temperature": TEMPERATURE}
+    config = {"queue": SIZE, "d": DIMENSION, "dtype": FLOAT32, "temperature": TEMPERATURE}
     baselines = {"lightly": LIGHTLY, "solo": SOLO}
     return [
-        Question(name, installed(setups), baselines, config, threads, seconds)
+        Question(name, installed(setups), baselines, config, threads, seconds, device)
         for name, setups in (("queue_loss", losses), ("enqueue", queues))
     ]
 
@@ -172,14 +186,17 @@ COLUMNS = {
 
 def main(
     batch_size: Annotated[int, typer.Option(help="B")] = 256,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="torch's threads")] = 2,
     seconds: Annotated[float, typer.Option(help="time per question")] = 20,
     results: Annotated[Path, typer.Option(help="folder of the tables")] = RESULTS,
 ) -> None:
     """Time and peak memory of a queue's loss and of enqueueing, beside the hosts' own."""
-    for question in questions(threads, seconds):
+    for question in questions(threads, seconds, device):
         rows = question.measure(batch_size)
-        append(rows, results)
+        if question.name == "queue_loss":
+            with_floor(rows, device, work)
+        append(rows, results_of(results, device))
         title = f"{question.name}: B = {batch_size}, K = {SIZE}, d = {DIMENSION}"
         show(f"{title}, {rows[0]['rounds']} rounds", rows, COLUMNS)
 

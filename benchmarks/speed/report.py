@@ -3,7 +3,7 @@
     python benchmarks/speed/report.py
 
 reads the newest row of every competitor and setting from the CSV files; a question that was not
-measured is said to be so.
+measured is said to be so. A card's folder gets a page of its own, and the CPU's page its targets.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from card_targets import CARD_TARGETS
+from devices import AUTOCAST
 from harness import RESULTS
 from losses import LIGHTLY_DCL, OURS_DCL, TREATED_DCL
 from targets import TARGETS, Target
@@ -63,14 +65,14 @@ def pivot(
     """
     names = list(dict.fromkeys(side(record) for record in records))
     values = sorted({record[top] for record in records}, key=float)
-    cells = {(side(record), record[top]): record[cell] for record in records}
+    cells = {(side(record), record[top]): record.get(cell) for record in records}
     rows = [[name, *(cells.get((name, value)) or "–" for value in values)] for name in names]
     return table([corner, *values], rows)
 
 
-def targets(results: Path) -> str:
+def targets(results: Path, wanted: Sequence[Target]) -> str:
     """Return the table of targets."""
-    rows = [[target.claim, *_outcome(target, results)] for target in TARGETS]
+    rows = [[target.claim, *_outcome(target, results)] for target in wanted]
     return table(["forward + backward, unless said otherwise", "target", "measured", ""], rows)
 
 
@@ -90,8 +92,9 @@ def conditions(results: Path) -> str:
             continue
         for row in newest(results, path.stem):
             pages = "" if row["huge_pages"] == "0" else ", huge pages"
+            card = f"{row['gpu']} beside " if row.get("gpu") else ""
             where = (
-                f"{row['date']}, {row['threads']} threads of {row['cpu_model']}{pages}, "
+                f"{row['date']}, {card}{row['threads']} threads of {row['cpu_model']}{pages}, "
                 f"torch {row['torch']}, {row['hosts']}"
             )
             questions = found.setdefault(where, [])
@@ -111,19 +114,25 @@ def _host_tables(records: list[Record]) -> str:
         "ratio_to_dcl": "`DCLLoss`'s time by this, over B",
         "memory_ratio_to_dcl": "`DCLLoss`'s peak memory by this, over B",
     }
-    plain = {"median_ms": "median ms over B", "peak_extra_mib": "peak MiB over B"}
+    plain = {
+        "median_ms": "median ms over B",
+        "peak_extra_mib": "peak MiB over B",
+        "ratio_to_plain": "plain cross-entropy's time by this, over B",
+        "ratio_to_floor": "time by the floor, over B",
+    }
     dcl = [row for row in records if row["competitor"] in (LIGHTLY_DCL, TREATED_DCL, OURS_DCL)]
     others = [row for row in records if row not in dcl]
     return "![](in_batch_loss.png)\n\n" + "\n\n".join(
         pivot(rows, _competitor, "batch_size", column, corner)
         for rows, columns in ((others, softmax), (dcl, decoupled), (records, plain))
         for column, corner in columns.items()
+        if any(row.get(column) for row in rows)
     )
 
 
 def _accuracy(records: list[Record]) -> str:
     def side(record: Record) -> str:
-        return ", ".join(filter(None, (record["competitor"], record["backend"])))
+        return ", ".join(filter(None, (_competitor(record), record["backend"])))
 
     return pivot(records, side, "temperature", "relative_error", "τ")
 
@@ -141,7 +150,9 @@ def _growth(records: list[Record]) -> str:
             ("median_ms", "median ms over B"),
             ("time_per_doubling", "by that of B/2"),
             ("peak_extra_mib", "peak MiB"),
+            ("ratio_to_floor", "time by the floor"),
         )
+        if any(record.get(column) for record in records)
     )
 
 
@@ -168,7 +179,8 @@ def _kernels(records: list[Record]) -> str:
 
 
 def _competitor(record: Record) -> str:
-    return record["competitor"]
+    name, precision = record["competitor"], record.get("dtype")
+    return f"{name}, {precision}" if precision == AUTOCAST else name
 
 
 _TIMES = ("batch_size", "median_ms", "q20_ms", "q80_ms", "again_ms")
@@ -182,6 +194,11 @@ _QUESTIONS: dict[str, tuple[str, Callable[[list[Record]], str]]] = {
         _columns(*_TIMES, "peak_extra_mib"),
     ),
     "enqueue": ("Writing keys alone", _columns(*_TIMES)),
+    "overhead": (
+        "Overhead: small steps of every sampler",
+        _columns(*_TIMES, "writing_operations", "host_waits"),
+    ),
+    "resnet_step": ("Training steps of a ResNet-18", _columns(*_TIMES, "added_percent")),
     "chosen_columns": ("Kernels for chosen columns", _kernels),
     "chain": ("Metropolis–Hastings chains", _columns("proposals", *_TIMES)),
     "emc2_step": ("A whole step of `emc2`", _columns(*_TIMES)),
@@ -204,25 +221,45 @@ _QUESTIONS: dict[str, tuple[str, Callable[[list[Record]], str]]] = {
         "What `GradientSNR` takes of a training step",
         _columns("median_ms", "update_median_ms", "update_share_percent", "ratio_median_ms"),
     ),
+    "ceilings": ("Ceilings", _columns("dtype", "median_ms", "tera_per_second")),
 }
 """Question → its heading, and what makes its table."""
 
 
+def cards(results: Path) -> dict[str, Path]:
+    """Return name → folder of each card that something was measured on."""
+    found = {}
+    for question in _QUESTIONS:
+        for path in sorted(results.glob(f"*/{question}.csv")):
+            found[newest(path.parent, question)[-1]["gpu"]] = path.parent
+    return found
+
+
 def write(results: Path) -> Path:
-    """Write ``speed.md`` into the folder of the CSV files, and return its path."""
+    """Write ``speed.md`` into the folder of each device's CSV files, and return the CPU's path."""
+    others = []
+    for name, folder in cards(results).items():
+        page = _page(f"Speed on an {name}", folder, CARD_TARGETS, ())
+        link = f"[All tables]({page.relative_to(results).as_posix()})."
+        others += [f"## Targets on an {name}", targets(folder, CARD_TARGETS), link]
+    return _page("Speed", results, TARGETS, others)
+
+
+def _page(title: str, folder: Path, wanted: Sequence[Target], others: Sequence[str]) -> Path:
     parts = [
-        "# Speed",
+        f"# {title}",
         "Written by `nox -s speed`; `benchmarks/README.md` says how it is measured.",
         "## Targets",
-        targets(results),
+        targets(folder, wanted),
+        *others,
         "## Measured on",
-        conditions(results),
+        conditions(folder),
     ]
     for question, (heading, lay) in _QUESTIONS.items():
-        records = newest(results, question)
+        records = newest(folder, question)
         if records:
             parts += [f"## {heading}", f"From `{question}.csv`.", lay(records)]
-    path = results / "speed.md"
+    path = folder / "speed.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 

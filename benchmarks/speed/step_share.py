@@ -12,13 +12,14 @@ outside the batch. ``baseline`` is the recipe untouched.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
+import torch
 import typer
+from devices import CPU, DeviceOption, now, results_of
 from harness import RESULTS, Row, append, machine, quantiles, show
 from negplug_lightly import NegativeControl
 from training import train
@@ -42,8 +43,9 @@ WARM_UP = 5  # first visits, allocations, compilation
 class Clock(pl.Callback):
     """Times each training step, and the time that its samplers take inside it."""
 
-    def __init__(self, control: NegativeControl | None) -> None:
+    def __init__(self, control: NegativeControl | None, device: torch.device) -> None:
         self.control = control
+        self.device = device
         self.steps: list[float] = []
         self.sampling: list[float] = []
         self._inside = 0.0
@@ -57,11 +59,11 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock."""
-        self._inside, self._start = 0.0, time.perf_counter()
+        self._inside, self._start = 0.0, now(self.device)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop it; this callback comes after the one that closes the step."""
-        self.steps.append(time.perf_counter() - self._start)
+        self.steps.append(now(self.device) - self._start)
         self.sampling.append(self._inside)
 
     def _samplers(self) -> Iterator[Any]:
@@ -71,28 +73,28 @@ class Clock(pl.Callback):
 
     def _timed(self, method: Any) -> Any:
         def timed(*args: Any) -> Any:
-            start = time.perf_counter()
+            start = now(self.device)
             try:
                 return method(*args)
             finally:
-                self._inside += time.perf_counter() - start
+                self._inside += now(self.device) - start
 
         return timed
 
 
-def measure(sampler: str, batch_size: int, epochs: int, threads: int) -> Row:
+def measure(sampler: str, batch_size: int, epochs: int, threads: int, device: torch.device) -> Row:
     """Train with one sampler and return its row."""
     control = None if sampler == "baseline" else NegativeControl(sampler)
-    clock = Clock(control)
+    clock = Clock(control, device)
     callbacks = [clock] if control is None else [control, clock]
-    train("small", callbacks, batch_size, epochs, threads)
+    train("small", callbacks, batch_size, epochs, threads, device)
     pairs = list(zip(clock.steps, clock.sampling, strict=True))[WARM_UP:]
     shares = sorted(inside / whole for whole, inside in pairs)
     return {
         "question": "step_share",
         "competitor": sampler,
         "batch_size": batch_size,
-        **machine(threads),
+        **machine(threads, device),
         "rounds": len(pairs),
         **quantiles([whole for whole, _ in pairs]),
         "sampling_median_ms": round(1e3 * statistics.median(inside for _, inside in pairs), 3),
@@ -103,13 +105,14 @@ def measure(sampler: str, batch_size: int, epochs: int, threads: int) -> Row:
 def main(
     batch_size: Annotated[int, typer.Option(help="B")] = 256,
     epochs: Annotated[int, typer.Option(help="of 1,024 images, for each sampler")] = 8,
+    device: DeviceOption = CPU,
     threads: Annotated[int, typer.Option(help="of torch")] = 2,
     sampler: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
 ) -> None:
     """Time of training steps, and the samplers' share of it."""
-    rows = [measure(name, batch_size, epochs, threads) for name in sampler or SAMPLERS]
-    append(rows, results)
+    rows = [measure(name, batch_size, epochs, threads, device) for name in sampler or SAMPLERS]
+    append(rows, results_of(results, device))
     columns = {
         "competitor": "sampler",
         "median_ms": "step, ms",

@@ -128,6 +128,20 @@ TARGETS: tuple[Target, ...] = (
         for sampler in _FEW
     ),
     Target(
+        "`in_batch()` on one core against Lightly, B = 8",
+        "overhead",
+        {"competitor": "in_batch()", "batch_size": "8"},
+        "ratio_to_lightly",
+        1.0,
+    ),
+    Target(
+        "worst of samplers on one core against Lightly, B = 8",
+        "overhead",
+        {"competitor": "*(*)", "batch_size": "8"},
+        "ratio_to_lightly",
+        0.5,
+    ),
+    Target(
         "gradient in float32 against float64, worst of samplers, backends and τ ≥ 0.02",
         "gradient_accuracy",
         {"backend": "?*"},

@@ -25,6 +25,7 @@ def train(
     batch_size: int,
     epochs: int,
     threads: int,
+    device: torch.device,
     **trainer: Any,
 ) -> SimCLR:
     """Train with callbacks that measure, and return the model.
@@ -35,6 +36,7 @@ def train(
         batch_size: B.
         epochs: Of 1,024 images.
         threads: Of torch.
+        device: What trains.
         **trainer: Further settings of the Trainer.
     """
     torch.set_num_threads(threads)
@@ -45,7 +47,8 @@ def train(
     model = SimCLR(backbone, 32, 2e-3, 0.1)
     pl.Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
+        accelerator=device.type,
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -19,6 +19,7 @@ NAMES = (
         "DIAGNOSTICS",
         "METRICS",
         "BACKEND",
+        "RANKS_TIMEOUT",
     ),
     *("DISABLED_PLUGINS", "DISABLE_AUTOLOAD", "STRICT"),
 )

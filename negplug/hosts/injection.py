@@ -15,9 +15,9 @@ from negplug.contract.labels import as_labels
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts.lookout import Lookout, PlainLookout
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
-from negplug.hosts.untreated import Lookout
 from negplug.plugins.manager import plugins
 
 
@@ -54,14 +54,15 @@ class Injection:
         if self._lookout is not None:
             self._lookout.stop()
 
-    def look_out(self, model: nn.Module, ignore: Collection[str] = ()) -> None:
+    def look_out(self, model: nn.Module, ignore: Collection[str] = (), plain: bool = False) -> None:
         """Insist that the first steps of ``model`` call no other contrastive loss.
 
         Args:
             model: The model that trains.
             ignore: Losses that may stay untreated, by the name of their attribute or class.
+            plain: Whether nobody calls :meth:`end_step`.
         """
-        self._lookout = Lookout(model, self.losses, ignore)
+        self._lookout = (PlainLookout if plain else Lookout)(model, self.losses, ignore)
 
     def provide(
         self,
@@ -154,6 +155,7 @@ def inject(
     objective: Objective | str | None = None,
     temperature: float | None = None,
     target: str | None = None,
+    ignore: str | Collection[str] = (),
     treat: Declarations | None = None,
 ) -> Injection:
     """Give every contrastive loss of ``model`` the negatives of ``sampler``.
@@ -167,6 +169,7 @@ def inject(
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat.
+        ignore: Contrastive losses that may stay untreated, by name or class.
         treat: Classes that no adapter knows, and the form of loss that each is:
             ``"pkg.module:MyNTXent=ntxent"``, or a mapping ``{MyNTXent: "ntxent"}``.
 
@@ -176,6 +179,8 @@ def inject(
     Raises:
         NoLossFoundError: If no known loss is found.
         ValueError, TypeError: If an argument cannot be used, or a loss cannot be treated.
+        UntreatedLossError: In one of the first steps, if what trains the same parameters as a
+            treated loss is a contrastive loss that is not treated; not with a ``target``.
 
     Example:
         >>> handle = negplug.inject(model, "uniform(num_negatives=10)")
@@ -184,7 +189,11 @@ def inject(
     if not isinstance(model, nn.Module):
         raise TypeError(f"inject: model must be a torch.nn.Module, got {type(model).__name__}")
     treatment = Treatment.of(sampler, objective, temperature)
-    return inject_where(model, treatment, target, declared=as_declared(treat))
+    ignored = frozenset([ignore] if isinstance(ignore, str) else ignore)
+    injection = inject_where(model, treatment, target, ignored, as_declared(treat))
+    if target is None:
+        injection.look_out(model, ignored, plain=True)
+    return injection
 
 
 def inject_where(

@@ -46,6 +46,7 @@ class TreatedLoss:
         reads_metadata: Whether the site finds the metadata of a step itself.
         dataset: What its batches can say of the data set.
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
+        watcher: Told of each training call's loss while first steps are watched.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class TreatedLoss:
         self._last: int | None = None
         self.temperature = temperature
         self.evaluating = False
+        self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self._evaluations: list[Tensor] = []
         self._rows = 0
 
@@ -145,12 +147,15 @@ class TreatedLoss:
             if not call_record.recorded_here():
                 call_record.record_call(rank(), world_size())
         self.loss.to(batch.anchors.embeddings.device)
-        return self.loss.contrast(
+        loss = self.loss.contrast(
             batch,
             objective if self._inherits_objective else None,
             temperature if self.temperature is None else self.temperature,
             self.dataset,
         )
+        if self.watcher is not None and batch.training:
+            self.watcher(self, loss)
+        return loss
 
     @contextlib.contextmanager
     def capturing(
@@ -180,6 +185,10 @@ class TreatedLoss:
         if len(self._captured) - 1 == self._last:
             raise StepOver
         return batch.anchors.embeddings.new_zeros((), requires_grad=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the model is another training's.
+        return vars(self) | {"watcher": None}
 
     def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""

@@ -26,10 +26,13 @@ from negplug.contract.declarations import full_name
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record, environment, notices
+from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.injection import Injection
+from negplug.hosts.lookout import STEPS, say_functions
+from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
-from negplug.hosts.untreated import Judge, UntreatedLossError, place
+from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.torch_private import outside_graphs
 
 logger = logging.getLogger("negplug")
@@ -70,6 +73,8 @@ class Watch:
         self.injections: dict[str, Injection] = {}
         self._treatment = Treatment.of(sampler, objective, temperature)
         self._judge = Judge(ignore)
+        self._ignore = frozenset(ignore) | environment.ignored()
+        self._functions: FunctionWatch | None = None
         self._first_calls: dict[tuple[type, tuple[str, int]], _FirstCall] = {}
         self._hook: Any = None
         if _watch is not None:
@@ -83,6 +88,7 @@ class Watch:
         if _watch is self:
             _watch = None
         self._update()
+        self._stop_looking()
         for injection in self.injections.values():
             injection.remove()
 
@@ -107,6 +113,8 @@ class Watch:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Any:
         site = self._judge.site_of(module)
+        if self._functions is not None and (site is not None or self._judge.leaves_alone(module)):
+            self._functions.leave_to(module)
         if site is not None:
             first_call = self._treat(site, module)
             treated: Tensor = module.forward(*args, **kwargs)
@@ -136,10 +144,26 @@ class Watch:
         treated = self._treatment.at(site)
         injection = Injection([site], [treated])
         injection.provide(unindexed=_UNINDEXED)
+        if not self.injections:
+            self._functions = FunctionWatch()
+            treated.watcher = self._after_treated
         self.injections[site.name] = injection
         notices.treats([site], self._treatment.sampler, f", called at {where}")
         first_call = self._first_calls[type(module), key] = _FirstCall(treated)
         return first_call
+
+    def _after_treated(self, treated: TreatedLoss, _: Tensor) -> None:
+        """Name what functions compute beside the first treated loss, in its first steps."""
+        assert self._functions is not None
+        say_functions(self._functions.take(self._ignore), ", ".join(self.injections))
+        if treated.loss.next_step >= STEPS:
+            treated.watcher = None
+            self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        if self._functions is not None:
+            self._functions.stop()
+            self._functions = None
 
 
 class _FirstCall:

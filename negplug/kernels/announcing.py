@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from negplug.kernels.errors import RanksError
+from negplug.kernels.meeting import meet
 
 _NUMBERS = 5
 _LONGEST = 2000  # characters of an error's sentence
@@ -59,9 +60,11 @@ def announce(
 
     Raises:
         RanksError: If a rank has failed, or does something else; on every rank but those that
-            have failed, which have an error of their own.
+            have failed, which have an error of their own. If a rank never comes to an exchange,
+            see :func:`negplug.kernels.meeting.meet`.
     """
     global _announced
+    meet()
     if purpose in (Purpose.ROWS, Purpose.COUNT):
         _announced += 1
     padding = [0] * (_NUMBERS - len(numbers))

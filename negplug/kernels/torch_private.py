@@ -76,6 +76,15 @@ def sequence_number(group: Any) -> int:
     return int(getattr(group, name)())
 
 
+def default_store() -> Any:
+    """Return the store through which the ranks of the default process group have met."""
+    name = "_get_default_store"
+    module = importlib.import_module("torch.distributed.distributed_c10d")
+    if not hasattr(module, name):
+        raise changed(f"torch.distributed has no {name} any more", "default_store")
+    return getattr(module, name)()
+
+
 def foreach(name: str) -> Callable[..., Any]:
     """Return the operation on lists of tensors of this name, one launch for all of a list.
 

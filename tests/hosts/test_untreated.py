@@ -8,6 +8,7 @@ import logging
 import hosts
 import pytest
 import torch
+from beside import fit
 from torch import nn
 
 from negplug.hosts.untreated import UntreatedLossError
@@ -24,24 +25,6 @@ class Own(nn.Module):
     def forward(self, a, b):
         logits = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
         return nn.functional.cross_entropy(logits / 0.1, torch.arange(len(a)))
-
-
-def fit(call, *, attribute=None, **settings):
-    """Fit the host's recipe, whose every step also makes ``call(module, a, b, batch_idx)``."""
-    module = hosts.recipe()
-    if attribute is not None:
-        module.another = attribute
-    step, head = module.training_step, nn.Linear(3 * hosts.IMAGE**2, 8)
-
-    def training_step(batch, batch_idx):
-        views = next(part for part in batch if isinstance(part, list))
-        call(module, *(head(view.flatten(1)) for view in views[:2]), batch_idx)
-        return step(batch, batch_idx)
-
-    module.training_step = training_step
-    control = hosts.negative_control()("uniform(num_negatives=2)", **settings)
-    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
-    return control
 
 
 def another(module, a, b, _):
@@ -87,6 +70,37 @@ def test_what_is_treated_is_said_once(caplog):
     (line,) = [r.getMessage() for r in caplog.records if "negplug treats" in r.getMessage()]
     assert hosts.site_name() in line
     assert "uniform(num_negatives=2)" in line
+
+
+class HardestTriplet(nn.Module):
+    """As libraries of metric learning have it: of tuples, by a name."""
+
+    def forward(self, a, b):
+        return (0.2 + (a - b).norm(dim=1) - (a - b.roll(1, 0)).norm(dim=1)).relu().mean()
+
+
+class ContrastiveTripletLoss(HardestTriplet):
+    pass
+
+
+OF_TUPLES = {
+    "TripletMarginLoss": lambda a, b: nn.TripletMarginLoss()(a, b, b.roll(1, 0)),
+    "MarginRankingLoss": lambda a, b: nn.MarginRankingLoss()(
+        a.sum(1), b.sum(1), torch.ones(len(a))
+    ),
+    "CosineEmbeddingLoss": lambda a, b: nn.CosineEmbeddingLoss()(a, b, -torch.ones(len(a))),
+    "ContrastiveTripletLoss": lambda a, b: ContrastiveTripletLoss()(a, b),
+}
+
+
+@pytest.mark.parametrize("name", OF_TUPLES)
+def test_losses_of_tuples_that_the_recipe_chooses_are_named(name, caplog):
+    kept = {"closure": OF_TUPLES[name]}
+    message = rf"{name} \(called at test_untreated\.py:\d+\), a \S+{name} that no adapter knows"
+    with pytest.raises(UntreatedLossError, match=message):
+        fit(lambda module, a, b, _: kept["closure"](a, b))
+    fit(lambda module, a, b, _: kept["closure"](a, b), ignore=name)
+    assert "by functions" not in caplog.text
 
 
 def ways_to(loss):

@@ -87,11 +87,14 @@ def test_sequence_number(tmp_path):
         for _ in range(3):
             numbers.append(torch_private.sequence_number(group))
             dist.all_reduce(torch.ones(1))
+        torch_private.default_store().set("here", b"")
+        shared = torch_private.default_store().check(["here"])
     finally:
         dist.destroy_process_group()
     counts = numbers[0] < numbers[1] < numbers[2]
     what = f"a process group's sequence number does not rise with a collective ({numbers})"
     require(counts, what, "sequence_number")
+    require(shared, "the default store does not keep what it is told", "default_store")
 
 
 def test_foreach():

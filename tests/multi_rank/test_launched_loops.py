@@ -42,6 +42,19 @@ def test_a_module_through_the_command_line_under_torchrun(tmp_path):
     assert done.stderr.count("negplug treats NTXentLoss") == 1
 
 
+def test_a_sampler_on_one_rank_alone_is_an_error_within_seconds(tmp_path):
+    pytest.importorskip("lightly")
+    alone = """
+import os
+if os.environ["RANK"] == "0":
+    os.environ["NEGPLUG_SAMPLER"] = "uniform(num_negatives=4)"
+"""
+    done = run(tmp_path, *TORCHRUN, "recipe.py", text=alone + SCRIPT, NEGPLUG_RANKS_TIMEOUT="2")
+    assert done.returncode == 1
+    said = "RanksError: rank 1 has called no loss that negplug treats within 2 s of this rank"
+    assert said in done.stderr
+
+
 def test_a_rank_without_a_treated_call_fails_the_run(tmp_path):
     # What the ranks of three note, but the last.
     text = """

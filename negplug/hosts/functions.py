@@ -1,0 +1,144 @@
+"""Contrastive losses that are computed by functions, seen where ``torch.nn.functional`` is called.
+
+A function can be neither treated nor found among modules. So while a recipe's first steps are
+watched, the functions that losses end with are wrapped where modules look them up. What a recipe
+has imported by name, or computes by other means, is not seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+import weakref
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from negplug.hosts.loss_form import contrasts_data, parameters_of
+from negplug.hosts.place import place
+from negplug.kernels.torch_private import outside_graphs
+from negplug.loss.contrastive import ContrastiveLoss
+
+_OF_LOGITS = ("binary_cross_entropy_with_logits", "cross_entropy", "kl_div")
+"""Contrastive where the logits are products of embeddings."""
+
+_OF_TUPLES = (
+    "cosine_embedding_loss",
+    "hinge_embedding_loss",
+    "margin_ranking_loss",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+)
+"""Of negatives that the recipe chooses itself."""
+
+
+class Found(NamedTuple):
+    """A call of a function that is a contrastive loss.
+
+    Attributes:
+        name: Of the function.
+        where: Of the call, in the recipe.
+        inside: The modules whose forward pass it is part of.
+        parameters: What it trains.
+    """
+
+    name: str
+    where: str
+    inside: weakref.WeakSet[nn.Module]
+    parameters: set[Tensor]
+
+
+class FunctionWatch:
+    """Notes the contrastive losses that functions compute, until :meth:`stop`.
+
+    Attributes:
+        found: What was noted and not taken, by place.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, Found] = {}
+        self._told: set[str] = set()
+        _watching.add(self)
+        _wrap()
+
+    def stop(self) -> None:
+        """Note nothing more."""
+        _watching.discard(self)
+        if not _watching:
+            _unwrap()
+
+    def leave_to(self, module: nn.Module) -> None:
+        """Forget what was computed inside of a module that is judged as a whole."""
+        self.found = {w: each for w, each in self.found.items() if module not in each.inside}
+
+    def take(self, ignore: Collection[str], trained: Iterable[Tensor] | None = None) -> list[str]:
+        """Return what was found, for a message, each place once in this object's life.
+
+        Args:
+            ignore: Functions, or classes of modules around them, to leave alone.
+            trained: What a call has to train too to be told of; None tells of all.
+        """
+        found, self.found = self.found, {}
+        told = []
+        for where, each in found.items():
+            names = {each.name, *(type(module).__name__ for module in each.inside)}
+            beside = trained is None or not each.parameters.isdisjoint(trained)
+            if beside and where not in self._told and names.isdisjoint(ignore):
+                self._told.add(where)
+                told.append(f"{each.name} (called at {where})")
+        return told
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Note a call that has just been made."""
+        inside = _modules_around()
+        if not any(isinstance(module, ContrastiveLoss) for module in inside):
+            where = place()[0]
+            self.found[where] = Found(name, where, weakref.WeakSet(inside), parameters_of(value))
+
+
+_watching: set[FunctionWatch] = set()
+_own: dict[str, Callable[..., Any]] = {}
+
+
+def _wrap() -> None:
+    for name in (*_OF_LOGITS, *_OF_TUPLES):
+        if name not in _own:
+            _own[name] = getattr(functional, name)
+            setattr(functional, name, _noting(name, _own[name]))
+
+
+def _unwrap() -> None:
+    for name, own in _own.copy().items():
+        # Unless someone else has wrapped it since, who would lose his.
+        if getattr(getattr(functional, name), "__wrapped__", None) is own:
+            setattr(functional, name, own)
+            del _own[name]
+
+
+def _noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        value = function(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            _look(name, value)
+        return value
+
+    return noting
+
+
+@outside_graphs
+def _look(name: str, value: Any) -> None:
+    if _watching and isinstance(value, Tensor) and value.requires_grad:
+        if name in _OF_TUPLES or contrasts_data(value):
+            for watching in _watching:
+                watching.note(name, value)
+
+
+def _modules_around() -> list[nn.Module]:
+    """Return the modules whose forward pass is running."""
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    owners = (f.f_locals.get("self") for f in frames if f.f_code.co_name == "forward")
+    return [owner for owner in owners if isinstance(owner, nn.Module)]

@@ -1,0 +1,180 @@
+"""Looks out for untreated contrastive losses in the first steps of a training that is treated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from negplug.contract.declarations import full_name
+from negplug.hosts import environment
+from negplug.hosts.functions import FunctionWatch
+from negplug.hosts.loss_form import parameters_of
+from negplug.hosts.place import place
+from negplug.hosts.treated_loss import TreatedLoss
+from negplug.hosts.untreated import Judge, UntreatedLossError
+from negplug.kernels.distributed import rank
+from negplug.kernels.torch_private import outside_graphs
+
+logger = logging.getLogger("negplug")
+
+STEPS = 3
+"""For how many steps losses are watched: alternating losses take turns."""
+
+
+class _Beside(NamedTuple):
+    """An untreated loss: why it is untreated, and what it trains."""
+
+    why: str
+    parameters: set[Tensor]
+
+
+class Lookout:
+    """Watches the first steps of a Trainer whose losses are treated.
+
+    Args:
+        model: The model that trains.
+        treated: Names of its losses that are treated.
+        ignore: Losses to leave alone, by the name of their class, attribute or function.
+    """
+
+    def __init__(
+        self, model: nn.Module, treated: Iterable[str], ignore: Collection[str] = ()
+    ) -> None:
+        self._judge = Judge(ignore, model)
+        self._ignore = frozenset(ignore) | environment.ignored()
+        self._those = f"{', '.join(treated)} of {type(model).__name__}"
+        self._left = STEPS
+        self._found: dict[str, _Beside] = {}
+        self._functions = FunctionWatch()
+        self._hook: Any = register_module_forward_hook(self._after_forward, with_kwargs=True)
+
+    def end_step(self) -> None:
+        """Insist that the step called no contrastive loss but those that are treated.
+
+        Raises:
+            UntreatedLossError: If it did; names each and the place of its call.
+        """
+        if self._hook is None:
+            return
+        self._left -= 1
+        if self._left <= 0:
+            self.stop()
+        self.check()
+
+    def check(self, trained: set[Tensor] | None = None) -> None:
+        """Say what was found beside the treated losses.
+
+        Args:
+            trained: Parameters that an untreated loss has to train too; None for any loss.
+
+        Raises:
+            UntreatedLossError: If a module was found.
+        """
+        say_functions(self._functions.take(self._ignore, trained), self._those)
+        beside = {
+            name: each.why
+            for name, each in self._found.items()
+            if trained is None or not each.parameters.isdisjoint(trained)
+        }
+        if beside:
+            self.stop()
+            others = "; ".join(f"{name} {why}" for name, why in beside.items())
+            first = next(iter(beside))
+            raise UntreatedLossError(
+                f"negplug treats {self._those}, but its training also calls contrastive losses "
+                f"that stay untreated: {others}. To treat them, make them attributes of the model "
+                f"and declare what no adapter knows (treat=…, NEGPLUG_TREAT); to leave them alone, "
+                f"say ignore={first!r} (NEGPLUG_IGNORE={first}), or name the one to treat as target"
+            )
+
+    def stop(self) -> None:
+        """Watch no further steps."""
+        self._functions.stop()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _after_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        # What most modules return; checked here, so that a compiled graph goes on through them.
+        if isinstance(output, Tensor) and not output.ndim and output.requires_grad:
+            self._after_scalar(module, (args, kwargs), output)
+
+    @outside_graphs
+    def _after_scalar(self, module: nn.Module, given: Any, output: Tensor) -> None:
+        where = f"(called at {place()[0]})"
+        if self._judge.site_of(module) is not None:
+            name, why = self._judge.name(module), f"{where}, which is out of reach of the model"
+        elif (unknown := self._judge.unknown(module, given, output)) is not None:
+            name, why = unknown, f"{where}, a {full_name(type(module))} that no adapter knows"
+        else:
+            if self._judge.leaves_alone(module):
+                self._functions.leave_to(module)
+            return
+        self._functions.leave_to(module)
+        self._found[name] = _Beside(why, parameters_of(output))
+
+
+class PlainLookout(Lookout):
+    """Watches the first steps of a loop without a Trainer, which says nothing of its steps.
+
+    What trains none of the parameters that a treated loss trains is another training's.
+
+    Args:
+        model: The model whose losses are treated.
+        treated: These losses, by name.
+        ignore: As of :class:`Lookout`.
+    """
+
+    def __init__(
+        self, model: nn.Module, treated: Mapping[str, TreatedLoss], ignore: Collection[str] = ()
+    ) -> None:
+        self._treated = list(treated.values())
+        self._begun: dict[TreatedLoss, int] = {}
+        self._trained: set[Tensor] = set()
+        for each in self._treated:
+            each.watcher = self._after_treated
+        super().__init__(model, treated, ignore)
+
+    def end_step(self) -> None:
+        """Do nothing: the treated losses tell of their steps."""
+
+    def stop(self) -> None:
+        """Watch no further steps."""
+        for each in self._treated:
+            each.watcher = None
+        super().stop()
+
+    @outside_graphs
+    def _after_treated(self, treated: TreatedLoss, loss: Tensor) -> None:
+        step = treated.loss.next_step
+        if step - self._begun.setdefault(treated, step) >= STEPS:
+            self.stop()
+        self._trained |= parameters_of(loss)
+        self.check(self._trained)
+
+    @outside_graphs
+    def _after_scalar(self, module: nn.Module, given: Any, output: Tensor) -> None:
+        super()._after_scalar(module, given, output)
+        self.check(self._trained)
+
+
+def say_functions(found: list[str], those: str) -> None:
+    """Warn of contrastive losses that functions compute beside those that are treated."""
+    if found and rank() == 0:
+        first = found[0].partition(" ")[0]
+        logger.warning(
+            "negplug treats %s, but training also computes contrastive losses by functions, which "
+            "stay untreated: %s. Make a module of it that can be treated (negplug.ContrastiveLoss, "
+            "or a class that treat=… or NEGPLUG_TREAT declares); to say nothing, ignore=%r "
+            "(NEGPLUG_IGNORE=%s)",
+            those,
+            "; ".join(found),
+            first,
+            first,
+        )

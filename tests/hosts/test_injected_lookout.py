@@ -1,0 +1,107 @@
+"""Losses beside those that ``inject`` treats in a loop of its own: found in the first steps."""
+
+from __future__ import annotations
+
+import copy
+
+import hosts
+import pytest
+import torch
+from torch import nn
+
+from negplug import inject
+from negplug.hosts.untreated import UntreatedLossError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SAMPLER = "uniform(num_negatives=2)"
+
+
+class Own(nn.Module):
+    def forward(self, a, b):
+        return nn.functional.cross_entropy(a @ b.T, torch.arange(len(a)))
+
+
+KEPT = {"loss": [Own()]}
+LOSSES = {
+    "Own": lambda a, b: KEPT["loss"][0](a, b),
+    "Made": lambda a, b: type("Made", (Own,), {})()(a, b),
+    "TripletMarginLoss": lambda a, b: nn.TripletMarginLoss()(a, b, b.roll(1, 0)),
+}
+
+
+def train(recipe, beside, steps=4, *, ahead=False, shared=True):
+    """A plain loop that also trains with another loss, of the same parameters if ``shared``."""
+    recipe.log = recipe.log_dict = lambda *_, **__: None
+    head = nn.Linear(3 * hosts.IMAGE**2, 8)
+    weight = next(p for p in recipe.parameters() if p.requires_grad)
+    batches = list(hosts.loader(8))
+    for number in range(steps):
+        views = next(part for part in batches[0] if isinstance(part, list))
+        scale = weight.sum() if shared else 1.0
+        rows = [scale * head(view.flatten(1)) for view in views[:2]]
+        other = beside(*rows) if ahead else 0.0
+        loss = recipe.training_step(batches[0], number)
+        loss = loss["loss"] if isinstance(loss, dict) else loss
+        other = other if ahead else beside(*rows)
+        (loss + other).backward()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_the_same_parameters_is_refused(name, ahead):
+    hooks = torch.nn.modules.module._global_forward_hooks
+    before, recipe = len(hooks), hosts.recipe()
+    with inject(recipe, SAMPLER):
+        message = rf"{name} \(called at test_injected_lookout\.py:\d+\), a .* no adapter knows"
+        with pytest.raises(UntreatedLossError, match=message):
+            train(recipe, LOSSES[name], ahead=ahead)
+        assert len(hooks) == before
+        train(recipe, LOSSES[name])  # said once
+
+
+@pytest.mark.parametrize("settings", [{"ignore": "Own"}, {"target": True}])
+def test_ignore_and_target_leave_it_alone(settings):
+    settings = {"target": hosts.site_name()} if "target" in settings else settings
+    recipe = hosts.recipe()
+    with inject(recipe, SAMPLER, **settings) as handle:
+        train(recipe, LOSSES["Own"])
+        assert handle.losses[hosts.site_name()].calls == 4
+
+
+def test_the_environment_leaves_it_alone_too(monkeypatch):
+    monkeypatch.setenv("NEGPLUG_IGNORE", "Own")
+    recipe = hosts.recipe()
+    with inject(recipe, SAMPLER):
+        train(recipe, LOSSES["Own"])
+
+
+def test_another_training_is_no_matter_and_later_steps_are_not_watched():
+    hooks = torch.nn.modules.module._global_forward_hooks
+    before, recipe = len(hooks), hosts.recipe()
+    with inject(recipe, SAMPLER):
+        assert len(hooks) == before + 1
+        train(recipe, LOSSES["Own"], shared=False)
+        assert len(hooks) == before
+        train(recipe, LOSSES["Own"])
+
+
+def test_a_copy_of_a_treated_model_is_trained_by_itself():
+    recipe = hosts.recipe()
+    with inject(recipe, SAMPLER) as handle:
+        twin = copy.deepcopy(handle.losses)
+    assert all(treated.watcher is None for treated in twin.values())
+
+
+def test_a_known_loss_out_of_reach():
+    NTXentLoss = pytest.importorskip("lightly.loss").NTXentLoss
+    recipe, kept = hosts.recipe(), {"second": NTXentLoss()}
+    with inject(recipe, SAMPLER):
+        with pytest.raises(UntreatedLossError, match=r"NTXentLoss \(called at .* out of reach"):
+            train(recipe, lambda a, b: kept["second"](a, b))
+    # Where there are no parameters but those of what the loss is called with.
+    layer, criterion = nn.Linear(4, 4), NTXentLoss()
+    rows = [layer(z) for z in torch.randn(2, 8, 4)]
+    with inject(criterion, SAMPLER):
+        criterion(*rows)
+        with pytest.raises(UntreatedLossError, match="NTXentLoss"):
+            kept["second"](*rows)

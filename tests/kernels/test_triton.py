@@ -40,11 +40,12 @@ from negplug.kernels.chain.programs import walk_of_chains
 from negplug.kernels.chosen import programs as of_chosen
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
-from negplug.kernels.random.programs import uniforms_of_stream
+from negplug.kernels.random import programs as of_numbers
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
 TYPES |= {"Columns": "*i64", "Keys": "*i16", "Ordered": "*i16", "Order": "*i64", "inverse": "fp32"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
+TYPES |= {"Ids": "*i64", "Bounds": "*i64", "beyond": "i64"}
 
 def compiled(program, target, **constants):
     names = [parameter.name for parameter in program.params]
@@ -81,7 +82,9 @@ if width == 64:
     compiled(of_chosen.sums_by_anchor, target, BR=2, **cut)
     cut = {"BK": 1, "BP": 16, "BD": width}
     compiled(of_chosen.sums_by_key, target, **cut, SOFTMAX=True, ADDED=True)
-    compiled(uniforms_of_stream, target, PAIRS=512)
+    compiled(of_numbers.uniforms_of_stream, target, PAIRS=512)
+    compiled(of_numbers.distinct_below, target, BR=4, BM=128)
+    compiled(of_numbers.distinct_others, target, BR=1, BM=1024)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
 """

@@ -8,14 +8,14 @@ starts with none and is waited for in silence, unless it can never hold M.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.late import known, read
+from negplug.kernels.late import free_to_read, read
 
 
 class Availability:
@@ -56,7 +56,12 @@ class Availability:
                 f"lower it or enlarge the source"
             )
 
-    def exceeded(self, offered: Sequence[Negatives], available: Tensor, first_step: bool) -> bool:
+    def exceeded(
+        self,
+        offered: Sequence[Negatives],
+        available: Tensor | Callable[[], Tensor],
+        first_step: bool,
+    ) -> bool:
         """Return whether any anchor may have more than M negatives; check that one has M.
 
         On the CPU, and in the first training step, the numbers are looked at. Elsewhere that would
@@ -64,15 +69,17 @@ class Availability:
 
         Args:
             offered: What the source offers.
-            available: ``[N]``, how many of it serve each anchor.
+            available: ``[N]``, how many of it serve each anchor, or a function that returns it,
+                which is called only where the numbers are looked at.
             first_step: As for :meth:`check`.
 
         Raises:
             ValueError: As :meth:`check`.
         """
-        most = known(available.max())
-        if most is None and first_step:
-            most = read(available.max())
+        most = None
+        if first_step or free_to_read(offered[0].rows.ids.device):
+            numbers = available if isinstance(available, Tensor) else available()
+            most = read(numbers.max())
         if most is None:
             most = sum(part.width for part in offered)
         self.check(most, first_step)

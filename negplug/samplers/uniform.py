@@ -23,7 +23,8 @@ reproduces it exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -31,11 +32,12 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import BEYOND, runs_with_same_id
+from negplug.contract.ids import comparable_ids
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.random.distinct import distinct_places
+from negplug.kernels.random.others import Others, others_of
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, serving_first
 
 
@@ -80,61 +82,56 @@ class Uniform(ChoosingSampler):
                 f"uniform: shared=True needs a source that is one whole pool for all anchors; "
                 f"{self.source} is not"
             )
-        runs = None
+        others = None
         if one_pool and not self.shared:
             # Looked up once, for the counts and for the draws.
-            ids = offered[0].rows.ids
-            number: int | Tensor = len(ids)
-            if serves is not None:
-                # Last, behind all that may be drawn.
-                number, ids = serves.sum(), ids.masked_fill(~serves, BEYOND)
-            runs = runs_with_same_id(batch.anchors.ids, ids)
-            available = number - runs[2]
-        else:
-            available = total_counts(offered, batch.anchors)
+            ids = comparable_ids(batch.anchors.ids)
+            others = others_of(ids, offered[0].rows.ids, serves)
+
+        @functools.cache
+        def available() -> Tensor:
+            return total_counts(offered, batch.anchors) if others is None else others.available
+
         if not self.availability.exceeded(offered, available, batch.first_step):
             return offered
         if self.shared:
             return self._shared_set(batch, offered[0])
-        one = offered[0] if runs is not None else enumerated(offered, batch.anchors)
-        return self._own_sets(batch, one, available, runs)
+        one = offered[0] if one_pool else enumerated(offered, batch.anchors)
+        return self._own_sets(batch, one, others, available)
 
     def _own_sets(
         self,
         batch: ContrastiveBatch,
         offered: Negatives,
-        available: Tensor,
-        runs: tuple[Tensor, Tensor, Tensor] | None,
+        others: Others | None,
+        available: Callable[[], Tensor],
     ) -> Negatives:
         """Draw a set for each anchor.
 
         Args:
             batch: The batch.
             offered: Columns of one pool, or a whole pool.
-            available: ``[N]``, how many of them serve each anchor.
-            runs: Of a whole pool: its columns in an order in which those that do not serve an
-                anchor are neighbours, where they begin, and how many there are.
+            others: Of a whole pool: its rows, to draw from.
+            available: Returns ``[N]``, how many of them serve each anchor.
         """
-        slots, mask = distinct_places(available, self.num_negatives, self.random(batch))
-        if runs is not None:
-            order, first, excluded = runs
-            slots = slots + (slots >= first[:, None]) * excluded[:, None]
-            # Where an anchor has fewer negatives than M, a slot that the mask leaves out.
-            slots = order[slots.clamp_(max=len(order) - 1)]
-        elif offered.mask is not None:
-            # Valid entries first, in their order, so that place r is the r-th of them.
-            slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, slots)
+        random = self.random(batch)
+        if others is not None:
+            slots, mask = others.draw(self.num_negatives, random)
+        else:
+            slots, mask = distinct_places(available(), self.num_negatives, random)
+            if offered.mask is not None:
+                # Valid entries first, in their order, so that place r is the r-th of them.
+                slots = torch.argsort(~offered.mask, dim=1, stable=True).gather(1, slots)
         weight = offered.weight_at(slots)
         if self.correction:
             dtype = batch.anchors.embeddings.dtype
-            ratio = _log_ratio(available, self.num_negatives, dtype)
-            weight = _plus(weight, ratio)
+            weight = _plus(weight, _log_ratio(available(), self.num_negatives, dtype))
         return offered.chosen(offered.columns_at(slots), mask, weight)
 
     def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
         serves = offered.common_mask
         if serves is None:
-            pool_size = torch.tensor([len(offered.rows)], device=offered.rows.ids.device)
+            pool_size = offered.rows.ids.new_full((1,), len(offered.rows))
         else:
             pool_size = serves.sum()[None]
         chosen, mask = distinct_places(pool_size, self.num_negatives, self.random(batch))

@@ -56,6 +56,13 @@ def test_distinct_integers_are_floyds(rows, count, bound):
             assert kernel(bounds, count, seed).tolist() == wanted
 
 
+def test_rows_of_fewer_get_all_there_are_and_zeros():
+    bounds = torch.tensor([3, 0, 5, 6, 1])
+    wanted = [[0, 1, 2, 0, 0], [0] * 5, naive_floyd(8, 2, 5, 5), naive_floyd(8, 3, 6, 5), [0] * 5]
+    for kernel in (floyd_integers, *([compiled_integers] if NUMBA else [])):
+        assert kernel(bounds, 5, 8).tolist() == wanted
+
+
 def test_draws_in_parts_are_the_same(monkeypatch):
     bounds = torch.full((40,), 100)
     whole = floyd_integers(bounds, 20, 7)

@@ -42,7 +42,7 @@ from negplug.kernels.chosen import programs as of_chosen
 from negplug.kernels.nearest import programs as nearest
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
-from negplug.kernels.random.programs import uniforms_of_stream
+from negplug.kernels.random import programs as of_numbers
 from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
@@ -50,6 +50,7 @@ TYPES |= {"Columns": "*i64", "Keys": "*i16", "Ordered": "*i16", "Order": "*i64",
 TYPES |= {"There": "*u8"}
 TYPES |= {"steepness": "fp32", "grad_stride": "i32"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
+TYPES |= {"Ids": "*i64", "Bounds": "*i64", "beyond": "i64"}
 
 def compiled(program, target, **constants):
     names = [parameter.name for parameter in program.params]
@@ -96,7 +97,12 @@ if width == 64:
     for form in ("each", "sum", "mean"):
         for apart in (False, True):
             compiled(losses_of_anchors, target, FORM=form, APART=apart, BM=16, BD=width)
-    compiled(uniforms_of_stream, target, PAIRS=512)
+    compiled(of_numbers.uniforms_of_stream, target, PAIRS=512)
+    TYPES["Ordered"] = "*i64"
+    compiled(of_numbers.distinct_others, target, BR=1, BM=1024)
+    TYPES["Out"] = "*i64"
+    compiled(of_numbers.distinct_below, target, BR=4, BM=128)
+    TYPES["Out"] = "*fp64"
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
     TYPES["Keys"] = "*i64"

@@ -16,12 +16,14 @@ generators", OOPSLA, figure 13).
   "Programming pearls: a sample of brilliance", CACM 30(9)) on a stream of its own, whose seed is
   mix(seed + i·γ). Step i = 0, …, M − 1 draws t_i = ⌊h_i/2⌋ mod (j_i + 1) with j_i = b − M + i, and
   takes j_i where t_i has been taken before, else t_i. Every M-subset of [0, b) is equally likely;
-  no number's probability is off by more than b · 2⁻⁶³. The order is not random.
+  no number's probability is off by more than b · 2⁻⁶³. The order is not random. A row with b < M
+  gets all that there are, 0, …, b − 1, and zeros.
 
 Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in numba, on the CPU;
 :mod:`negplug.kernels.random.fused`, in Triton, on a GPU; :mod:`negplug.kernels.random.hashing` and
 :mod:`negplug.kernels.random.floyd`, in torch operations, on any device. Samplers draw from
-:class:`negplug.kernels.random.numbers.RandomNumbers`.
+:class:`negplug.kernels.random.numbers.RandomNumbers`, and rows of other ids than an anchor's by
+:mod:`negplug.kernels.random.others`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,12 @@ def _compiled_uniforms() -> Callable[..., None]:
     return compiled_uniforms
 
 
+def _fused_integers() -> Callable[..., Tensor]:
+    from negplug.kernels.random.fused import fused_integers
+
+    return fused_integers
+
+
 def _fused_uniforms() -> Callable[..., None]:
     from negplug.kernels.random.fused import fused_uniforms
 
@@ -60,6 +68,7 @@ DISTINCT: Operation[None] = Operation(
     None,
     (
         Kernel("numba", _compiled_integers, numba_refusal),
+        Kernel("triton", _fused_integers, triton_refusal),
         Kernel("torch", lambda: floyd_integers),
     ),
 )
@@ -79,7 +88,7 @@ def distinct_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
     """Return M distinct integers in [0, bound) for each row, ``[N, M]`` int64, as drawn.
 
     Args:
-        bounds: ``[N]`` int64, at least M.
+        bounds: ``[N]`` int64, from 0 upwards; below M a row gets 0, …, bound − 1, and zeros.
         count: M ≥ 1.
         seed: A signed 64-bit integer.
     """

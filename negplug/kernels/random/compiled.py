@@ -48,6 +48,10 @@ def _draw_row(i: int, bounds: Any, seed: Any, drawn: Any) -> None:
     gamma = np.uint64(0x9E3779B97F4A7C15)
     stream = _mix(seed + np.uint64(i) * gamma)
     count = drawn.shape[1]
+    if bounds[i] < count:
+        for step in range(count):
+            drawn[i, step] = step if step < bounds[i] else 0
+        return
     slots = 4
     while slots < 4 * count:
         slots *= 2

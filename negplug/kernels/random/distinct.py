@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negplug.kernels.late import known
+from negplug.kernels.late import free_to_read, known
 from negplug.kernels.random import distinct_integers
 from negplug.kernels.random.numbers import RandomNumbers
 
@@ -26,16 +26,14 @@ def distinct_places(
         largest bound, and the mask is None if no row is short; elsewhere that is not known without
         waiting for the device.
     """
-    most, least = known(bounds.max()), known(bounds.min())
-    if most is not None:
+    least = None
+    if free_to_read(bounds.device):
+        least, most = known(bounds.min()), known(bounds.max())
         count = min(count, max(most, 1))
-    places = distinct_integers(bounds.clamp(min=count), count, random.new_seed())
+    places = distinct_integers(bounds, count, random.new_seed())
     if least is not None and least >= count:
         return places, None
-    slot = torch.arange(count, device=bounds.device)
-    short = (bounds < count)[:, None]
-    mask = ~short | (slot < bounds[:, None])
-    return torch.where(short, torch.where(mask, slot, 0), places), mask
+    return places, torch.arange(count, device=bounds.device) < bounds[:, None]
 
 
 # Comparing with each takes less time than a search.

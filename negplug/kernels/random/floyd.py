@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.kernels.late import free_to_read, known
 from negplug.kernels.random.hashing import GAMMA, mix_, shift
 
 # Numbers at a time: what a CPU's cache holds. Large temporaries cost page faults there.
@@ -24,6 +25,15 @@ _AT_ONCE_ELSEWHERE = 2**26
 
 def floyd_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
     """Return the integers as drawn; see :func:`negplug.kernels.random.distinct_integers`."""
+    drawn = _of_all(bounds.clamp(min=count), count, seed)
+    if free_to_read(bounds.device) and known(bounds.min()) >= count:
+        return drawn
+    step, bounds = torch.arange(count, device=bounds.device), bounds[:, None]
+    return torch.where(bounds < count, torch.where(step < bounds, step, 0), drawn)
+
+
+def _of_all(bounds: Tensor, count: int, seed: int) -> Tensor:
+    """Return the integers of bounds that are at least ``count``."""
     streams = torch.arange(len(bounds), device=bounds.device).mul_(GAMMA).add_(seed)
     streams = mix_(streams, torch.empty_like(streams))
     rows = max(_AT_ONCE.get(bounds.device.type, _AT_ONCE_ELSEWHERE) // count, 1)

@@ -1,4 +1,4 @@
-"""Uniform random numbers in one launch on a GPU: see :mod:`negplug.kernels.random.programs`.
+"""Random numbers in one launch on a GPU: see :mod:`negplug.kernels.random.programs`.
 
 Import this module only where Triton is installed.
 """
@@ -9,10 +9,18 @@ import torch
 import triton
 from torch import Tensor
 
-from negplug.kernels.random.programs import uniforms_of_stream
+from negplug.kernels.random.floyd import floyd_integers
+from negplug.kernels.random.programs import distinct_below, uniforms_of_stream
 
 # Hashes of a program, each of which is two numbers.
 _PAIRS = 512
+
+MOST = 1024
+"""Distinct integers of a row: beyond, comparing each with all takes longer than sorting them."""
+
+# Integers of a program; Triton's interpreter pays for each program.
+_ENTRIES = {"cpu": 2**16}
+_ENTRIES_ELSEWHERE = 512
 
 
 def fused_uniforms(out: Tensor, seed: int, start: int) -> None:
@@ -20,3 +28,25 @@ def fused_uniforms(out: Tensor, seed: int, start: int) -> None:
     grid = (triton.cdiv(len(out), 2 * _PAIRS),)
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
         uniforms_of_stream[grid](out, seed, start // 2, len(out), PAIRS=_PAIRS)
+
+
+def fused_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
+    """Return distinct integers; see :func:`negplug.kernels.random.distinct_integers`."""
+    if count > MOST:
+        return floyd_integers(bounds, count, seed)
+    drawn = bounds.new_empty(len(bounds), count)
+    cut = cut_of_draw(len(bounds), count, bounds.device)
+    with torch.cuda.device_of(bounds):  # type: ignore[no-untyped-call]
+        distinct_below[(triton.cdiv(len(bounds), cut["BR"]),)](
+            bounds.contiguous(), drawn, len(bounds), count, seed, **cut
+        )
+    return drawn
+
+
+def cut_of_draw(rows: int, count: int, device: torch.device) -> dict[str, int]:
+    """Return how many rows a program draws for, room for the integers of each, and its warps."""
+    width = triton.next_power_of_2(count)
+    entries = _ENTRIES.get(device.type, _ENTRIES_ELSEWHERE)
+    at_once = min(triton.next_power_of_2(rows), max(entries // width, 1))
+    # One warp has nobody to wait for; of many integers it cannot hold all.
+    return {"BR": at_once, "BM": width, "num_warps": 1 if width <= 256 else 4}

@@ -41,9 +41,11 @@ from negplug.kernels.nearest import programs as nearest
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random.programs import uniforms_of_stream
+from negplug.kernels.softmax_draws import programs as draws
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
 TYPES |= {"Keys": "*i64", "Columns": "*i64", "There": "*u8"}
+TYPES |= {"Maxima": "*fp64", "Seed": "i64"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 
 def compiled(program, target, **constants):
@@ -77,8 +79,10 @@ if width == 64:
     compiled(uniforms_of_stream, target, PAIRS=512)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
-    tile = {"BN": 64, "BD": 32, "MASKED": True, "WHOLE": False, "PRECISION": cut["PRECISION"]}
-    assert compiled(nearest.nearest_of_part, target, BM=16, BC=256, **tile) <= memory
+    tile = {"BM": 16, "BN": 64, "BD": 32, "MASKED": True, "PRECISION": cut["PRECISION"]}
+    assert compiled(nearest.nearest_of_part, target, BC=256, WHOLE=False, **tile) <= memory
+    more = {"WEIGHTED": True, "SEED_ON_DEVICE": False}
+    assert compiled(draws.draws_of_part, target, BC=32, **more, **tile) <= memory
     compiled(nearest.nearest_of_parts, target, BM=16, BC=256)
 """
 

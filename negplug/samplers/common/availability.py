@@ -69,8 +69,8 @@ class Availability:
 
         Args:
             offered: What the source offers.
-            available: ``[N]``, how many of it serve each anchor; or what counts them, called where
-                they are looked at.
+            available: ``[N]``, how many of it serve each anchor, or a function that returns it,
+                which is called only where the numbers are looked at.
             first_step: As for :meth:`check`.
 
         Raises:
@@ -78,7 +78,8 @@ class Availability:
         """
         most = None
         if first_step or free_to_read(offered[0].rows.ids.device):
-            most = read((available() if callable(available) else available).max())
+            numbers = available if isinstance(available, Tensor) else available()
+            most = read(numbers.max())
         if most is None:
             most = sum(part.width for part in offered)
         self.check(most, first_step)

@@ -106,8 +106,8 @@ if width == 64:
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
     TYPES["Keys"] = "*i64"
-    tile = {"BN": 64, "BD": 32, "MASKED": True, "WHOLE": False, "PRECISION": PRECISION}
-    assert compiled(nearest.nearest_of_part, target, BM=16, BC=256, **tile) <= memory
+    tile = {"BM": 16, "BN": 64, "BD": 32, "MASKED": True, "PRECISION": PRECISION}
+    assert compiled(nearest.nearest_of_part, target, BC=256, WHOLE=False, **tile) <= memory
     compiled(nearest.nearest_of_parts, target, BM=16, BC=256)
 """
 

@@ -50,7 +50,7 @@ def tiled_columns(
 def which_are_there(values: Tensor) -> Tensor | None:
     """Return which values are not -inf, None where it is known that all are."""
     there = values > -torch.inf
-    return None if known(there.all()) else there
+    return None if free_to_read(there.device) and known(there.all()) else there
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ inside a sample a view has its conditional probability, the softmax over the vie
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -121,22 +120,3 @@ def sample_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
     """
     together: Tensor = functools.reduce(torch.logaddexp, logits)
     return together - log_number
-
-
-def log_view_scale(scores: Tensor, log_number: Tensor, weights: Tensor) -> Tensor:
-    """Return log(weight / Σ_u e^{s_u}) of samples, ``[…]``; -inf for a weight of 0.
-
-    Added to the logit of a view it gives the logarithm of the view's weight: that of its sample
-    times the view's probability inside it. Weights too small for a normal number count as 0.
-
-    Args:
-        scores: ``[…]``, log mean_u e^{s_u} of the samples.
-        log_number: As for :func:`sample_logits`.
-        weights: ``[…]``.
-    """
-    limits = torch.finfo(scores.dtype)
-    # A logarithm of 0 takes thirty times as long as any other.
-    each = weights.clamp(min=limits.tiny).log_()
-    torch.threshold_(each, math.log(2 * limits.tiny), -math.inf)
-    # Of a sample that is none, -inf less -inf.
-    return each.sub_(scores).sub_(log_number).nan_to_num_(-math.inf, math.inf, -math.inf)

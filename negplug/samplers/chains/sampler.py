@@ -53,7 +53,7 @@ from negplug.samplers.chains.grouping import (
     samples_of,
     whole_pool,
 )
-from negplug.samplers.chains.ordered_pool import OrderedPool
+from negplug.samplers.chains.placed_pool import pool_of
 from negplug.samplers.chains.step import ChainStep, Measures
 from negplug.samplers.chains.table import ChainTable
 from negplug.samplers.chains.weighting import (
@@ -193,7 +193,7 @@ class ChainSampler(Stateful, NegativeSampler):
 
     def _sample(self, batch: ContrastiveBatch, pool: Rows, indexes: Tensor) -> Sampled:
         random = self.random(batch)
-        ordered = OrderedPool.of(pool, self.order(samples_of(pool), random))
+        ordered = pool_of(pool, self.order(samples_of(pool), random))
         views = views_of(batch, indexes)
         before = ChainStep.of(batch, indexes, ordered, self.chains.read(indexes, views))
         step, moves, absent = self._moved(batch, before, indexes, random)

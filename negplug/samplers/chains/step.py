@@ -12,8 +12,8 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.kernels.chain import Moves, pick
 from negplug.samplers.chains.absent import AbsentStates
-from negplug.samplers.chains.grouping import log_view_scale
 from negplug.samplers.chains.ordered_pool import OrderedPool
+from negplug.samplers.chains.placed_pool import PlacedPool
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class ChainStep:
         initial: ``[N]``, its present logit where that is known, otherwise the stored one.
     """
 
-    pool: OrderedPool
+    pool: OrderedPool | PlacedPool
     logits: Tensor
     scores: Tensor
     state: Tensor
@@ -43,7 +43,7 @@ class ChainStep:
         cls,
         batch: ContrastiveBatch,
         indexes: Tensor,
-        pool: OrderedPool,
+        pool: OrderedPool | PlacedPool,
         chains: dict[str, Tensor],
     ) -> ChainStep:
         """Look up and compare what chains come with and are proposed.
@@ -83,15 +83,10 @@ class ChainStep:
     def spread(self, weights: Tensor) -> Tensor:
         """Return the log weights of rows, ``[R, N]``; their logits are used up.
 
-        Into the same memory: a CPU takes ten times as long for a sum that is written elsewhere.
-
         Args:
             weights: ``[N, C]``, of the samples.
         """
-        each = log_view_scale(self.scores.T, self.pool.log_number, weights.T)
-        for column, view in self.pool.views(self.logits):
-            view.add_(each if column is None else each[column])
-        return self.logits
+        return self.pool.spread(self.logits, self.scores.T, weights.T)
 
     def measures(self, moves: Moves) -> Measures:
         """Return what :meth:`Measures.means` needs."""

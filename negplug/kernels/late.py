@@ -32,6 +32,11 @@ def free_to_read(device: torch.device) -> bool:
     return device.type == "cpu" and forced_backend() != "triton"
 
 
+def capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph takes up what is asked of a device, and nothing is computed."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def known(value: Tensor) -> Any:
     """Return the one value of a tensor that is free to read; None of another."""
     return value.detach().numpy().item() if free_to_read(value.device) else None
@@ -118,7 +123,7 @@ def check(kind: str, failed: Tensor, error: Callable[[], Exception]) -> None:
 def look(kind: str, condition: Tensor, then: Callable[[], None], wait: bool = False) -> None:
     """Call ``then()`` if ``condition`` is true, as soon as that can be known.
 
-    At once on the CPU; of a CUDA device in a later look, or in :func:`settle`.
+    At once on the CPU; of a CUDA device in a later look, or in :func:`settle`; never in a graph.
 
     Args:
         kind: What is looked at.
@@ -126,10 +131,10 @@ def look(kind: str, condition: Tensor, then: Callable[[], None], wait: bool = Fa
         then: Raises or warns; may read the device.
         wait: Whether to wait for the device.
     """
-    settle(wait=False)
     device = condition.device.type
-    if device == "meta" or (device == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if device == "meta" or capturing(condition.device):
         return
+    settle(wait=False)
     number = _looked[kind]
     _looked[kind] += 1
     if device == "cpu":

@@ -22,7 +22,7 @@ _AT_ONCE = {"cpu": 2**17}
 _AT_ONCE_ELSEWHERE = 2**26
 
 
-def floyd_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
+def floyd_integers(bounds: Tensor, count: int, seed: int | Tensor) -> Tensor:
     """Return the integers as drawn; see :func:`negplug.kernels.random.distinct_integers`."""
     streams = torch.arange(len(bounds), device=bounds.device).mul_(GAMMA).add_(seed)
     streams = mix_(streams, torch.empty_like(streams))

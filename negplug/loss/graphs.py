@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,20 +27,26 @@ from negplug.contract.dataset import Encoder
 from negplug.contract.inputs import check_views
 from negplug.kernels.torch_private import break_graph, recording
 from negplug.kernels.unit import unit_rows
-from negplug.loss.graph_steps import check_device
-
-if TYPE_CHECKING:
-    from negplug.loss.contrastive import ContrastiveLoss
-
-_losses: weakref.WeakValueDictionary[int, ContrastiveLoss] = weakref.WeakValueDictionary()
+from negplug.loss.graph_steps import GraphSteps, check_device
 
 
-def register(loss_fn: ContrastiveLoss) -> None:
+class _Loss(Protocol):
+    """A ``ContrastiveLoss``."""
+
+    graphs: GraphSteps
+
+    def _contrast(self, batch: ContrastiveBatch, *, done: Tensor | None = None) -> Tensor: ...
+
+
+_losses: weakref.WeakValueDictionary[int, _Loss] = weakref.WeakValueDictionary()
+
+
+def register(loss_fn: _Loss) -> None:
     """Make a loss known to the operation, which is given its ``id``."""
     _losses[id(loss_fn)] = loss_fn
 
 
-def compiles(loss_fn: ContrastiveLoss, encode: Encoder | None) -> bool:
+def compiles(loss_fn: _Loss, encode: Encoder | None) -> bool:
     """Return whether a call is traced; if not, the graph breaks here, with the reason."""
     refusal = loss_fn.graphs.refusal or ("encode= can be part of no graph" if encode else "")
     if refusal:
@@ -49,7 +55,7 @@ def compiles(loss_fn: ContrastiveLoss, encode: Encoder | None) -> bool:
 
 
 def compiled(
-    loss_fn: ContrastiveLoss,
+    loss_fn: _Loss,
     views: Sequence[Tensor],
     indexes: Tensor | None,
     labels: Tensor | None,

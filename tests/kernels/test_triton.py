@@ -36,12 +36,15 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from negplug.kernels.anchor_loss.programs import gradients_of_rows, losses_of_anchors
 from negplug.kernels.chain.programs import walk_of_chains
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random.programs import uniforms_of_stream
+from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
+TYPES |= {"Columns": "*i64", "steepness": "fp32", "grad_stride": "i32"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 
 def compiled(program, target, **constants):
@@ -71,7 +74,15 @@ taken = compiled(programs.gradient_of_part, target, **cut, **every, BOTH=True)
 assert taken <= memory, (side, taken)
 assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for"
 compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
+part = {"PULLED": True, "PULLING": True, "CHUNK": 1024, "BD": width}
+rows = min(max(4096 // width, 16), 32)
+assert compiled(gradients_of_rows, target, **part, BM=rows, BN=rows, SIGMOID=False) <= memory
+compiled(unit_rows_of_views, target, BM=16, BD=width)
+compiled(gradients_of_views, target, BM=16, BD=width)
 if width == 64:
+    for form in ("each", "sum", "mean"):
+        for apart in (False, True):
+            compiled(losses_of_anchors, target, FORM=form, APART=apart, BM=16, BD=width)
     compiled(uniforms_of_stream, target, PAIRS=512)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory

@@ -81,7 +81,7 @@ assert taken <= memory, (side, taken)
 assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for"
 compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
 part = {"PULLED": True, "PULLING": True, "CHUNK": 1024, "BD": width}
-rows = min(max(4096 // width, 16), 32)
+rows = min(4096 // width, 32)
 assert compiled(gradients_of_rows, target, **part, BM=rows, BN=rows, SIGMOID=False) <= memory
 compiled(unit_rows_of_views, target, BM=16, BD=width)
 compiled(gradients_of_views, target, BM=16, BD=width)

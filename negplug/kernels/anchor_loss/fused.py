@@ -18,10 +18,11 @@ from torch.autograd.function import once_differentiable
 from negplug.kernels.anchor_loss.closed import closed_losses
 from negplug.kernels.anchor_loss.programs import gradients_of_rows, losses_of_anchors
 
-# Beyond, the rows of a block do not fit a processor's registers.
-_WIDEST = 256
-# Numbers in the rows of a program: of the forward pass, which has them in float64, and the other.
-_NUMBERS = 1024, 4096
+# Numbers in the rows of a program, in float64 forward; a row that is wider does not fit registers.
+_NUMBERS_FORWARD, _NUMBERS_BACKWARD = 1024, 4096
+_WIDEST = 4096
+# Numbers in a slice of rows; the gradient of wider ones is made of several.
+_SLICE = 256
 # Anchors whose positives a program of keys looks at together.
 _CHUNK = 1024
 
@@ -65,7 +66,7 @@ class _Losses(torch.autograd.Function):
         kept = anchors.new_empty(4, number)
         pulls = anchors.new_empty(positives.shape)
         padded = triton.next_power_of_2(width)
-        rows = _NUMBERS[0] // padded if padded < _NUMBERS[0] else 1
+        rows = max(_NUMBERS_FORWARD // padded, 1)
         with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
             losses_of_anchors[(triton.cdiv(number, rows),)](
                 anchors,
@@ -111,10 +112,10 @@ def _write(
     anchors, keys, positives, kept, pulls = ctx.saved_tensors
     rows, width = out.shape
     # What a product of tiles takes at the least.
-    padded = max(triton.next_power_of_2(width), 16)
-    side = min(max(_NUMBERS[1] // padded, 16), 32)
+    padded = min(max(triton.next_power_of_2(width), 16), _SLICE)
+    side = min(_NUMBERS_BACKWARD // padded, 32)
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        gradients_of_rows[(triton.cdiv(rows, side),)](
+        gradients_of_rows[(triton.cdiv(rows, side), triton.cdiv(width, padded))](
             anchors,
             keys,
             positives,

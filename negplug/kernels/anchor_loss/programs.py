@@ -30,8 +30,9 @@ def _logistic(x):
 
 
 @triton.jit
-def _rows_at(X, place, exists, width, BD: tl.constexpr):
-    dim = tl.arange(0, BD)
+def _rows_at(X, place, exists, width, slice_of, BD: tl.constexpr):
+    """Return one slice of some rows of ``X``, zeros where there is none."""
+    dim = slice_of * BD + tl.arange(0, BD)
     inside = exists[:, None] & (dim[None, :] < width)
     return tl.load(X + place[:, None].to(tl.int64) * width + dim[None, :], mask=inside, other=0.0)
 
@@ -61,7 +62,7 @@ def losses_of_anchors(
     """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     exists = row < anchors
-    a = _rows_at(A, row, exists, width, BD).to(tl.float64)
+    a = _rows_at(A, row, exists, width, 0, BD).to(tl.float64)
     negative = tl.load(Negative + row, mask=exists, other=0.0).to(tl.float64)
     number = tl.zeros([BM], tl.float64)
     added = tl.zeros([BM], tl.float64)
@@ -72,7 +73,7 @@ def losses_of_anchors(
         at = row.to(tl.int64) * positives + p
         column = tl.load(Columns + at, mask=exists, other=-1)
         present = column >= 0
-        k = _rows_at(K, column, present, width, BD).to(tl.float64)
+        k = _rows_at(K, column, present, width, 0, BD).to(tl.float64)
         s = tl.sum(a * k, 1) * steepness
         number += tl.where(present, 1.0, 0.0)
         if FORM == "each" and not APART:
@@ -161,24 +162,25 @@ def gradients_of_rows(
     CHUNK: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Write the gradient of some rows.
+    """Write one slice of the gradient of some rows.
 
     With ``PULLED`` they are anchors: what their positives pull; and that of ℓ⁻. With ``PULLING``
     they are keys: what they pull at as positives. With both they are both.
     """
-    first = tl.program_id(0) * BM
+    first, part = tl.program_id(0) * BM, tl.program_id(1)
     row = first + tl.arange(0, BM)
     out = tl.zeros([BM, BD], tl.float32)
     if PULLED:
         exists = row < anchors
         grad = tl.load(Grad + row * grad_stride, mask=exists, other=0.0)
-        slope = tl.load(Kept + 3 * anchors + row, mask=exists, other=0.0)
-        tl.store(OutNegative + row, slope * grad, mask=exists)
+        if part == 0:
+            slope = tl.load(Kept + 3 * anchors + row, mask=exists, other=0.0)
+            tl.store(OutNegative + row, slope * grad, mask=exists)
         for p in range(positives):
             at = row.to(tl.int64) * positives + p
             column = tl.load(Columns + at, mask=exists, other=-1)
             weight = _weights(Pulls, Kept, row, at, column >= 0, anchors, SIGMOID)
-            k = _rows_at(K, column, column >= 0, width, BD)
+            k = _rows_at(K, column, column >= 0, width, part, BD)
             out += (weight * grad)[:, None] * k
     if PULLING:
         for start in range(0, anchors, CHUNK):
@@ -201,9 +203,9 @@ def gradients_of_rows(
                         weight = _weights(Pulls, Kept, place, at, column >= 0, anchors, SIGMOID)
                         own = row[:, None] == column[None, :]
                         weights += tl.where(own, (weight * factor)[None, :], 0.0)
-                    a = _rows_at(A, place, there, width, BD)
+                    a = _rows_at(A, place, there, width, part, BD)
                     out += tl.dot(weights, a, input_precision="ieee")
-    dim = tl.arange(0, BD)
+    dim = part * BD + tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     at = row[:, None].to(tl.int64) * width + dim[None, :]
     tl.store(Out + at, out * steepness, mask=inside)

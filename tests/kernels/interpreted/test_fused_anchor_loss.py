@@ -12,11 +12,12 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from anchor_losses import FORMS, compared, question
 
-from negplug.kernels.anchor_loss import ANCHOR_LOSS
+from negplug.kernels.anchor_loss import ANCHOR_LOSS, fused
 from negplug.kernels.anchor_loss.closed import closed_losses
 from negplug.kernels.anchor_loss.fused import fused_losses
 
-SIZES = [(1, 1), (5, 63), (33, 64), (64, 65), (70, 128), (40, 200), (35, 256), (6, 512), (6, 1024)]
+SIZES = [(1, 1), (5, 63), (33, 64), (64, 65), (70, 128), (40, 200), (35, 256), (6, 512), (5, 1000)]
+SIZES += [(4, 1024)]
 
 
 @pytest.mark.parametrize(("number", "width"), SIZES)
@@ -33,16 +34,18 @@ def test_forms_and_temperatures(form, apart, temperature, positives):
     compared(fused_losses, question(20, 16, positives, "own"), temperature, form, apart)
 
 
-def test_many_anchors_share_keys():
-    """More anchors than a program looks at together, and a key that is everyone's positive."""
-    few = question(1100, 8, 2, "own keys")
-    few.positives[::3] = 5
+def test_anchors_are_looked_at_in_chunks(monkeypatch):
+    """Three chunks, each with the first or the last key of a program's rows as only positive."""
+    monkeypatch.setattr(fused, "_CHUNK", 64)
+    few = question(150, 8, 2, "own keys")
+    for chunk, column in zip(few.positives.split(64), (32, 31, 0), strict=True):
+        chunk[chunk >= 0] = column
     compared(fused_losses, few, 0.2, "sum")
 
 
 def test_what_no_program_serves_is_computed_in_torch():
-    (anchors, keys), positives, negative = question(6, 300, 2, "own keys")
-    for dtype, width in ((torch.float64, 16), (torch.float32, 300)):
+    (anchors, keys), positives, negative = question(6, 4100, 2, "own keys")
+    for dtype, width in ((torch.float64, 16), (torch.float32, 4100)):
         rows = [x[:, :width].to(dtype) for x in (anchors, keys)]
         ours = fused_losses(*rows, positives, negative.to(dtype), 0.1, "sum", False)
         theirs = closed_losses(*rows, positives, negative.to(dtype), 0.1, "sum", False)

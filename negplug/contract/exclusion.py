@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import BEYOND, columns_with_same_id
+from negplug.contract.ids import BEYOND, columns_with_same_id, comparable_ids
 from negplug.contract.rows import Rows
 from negplug.kernels.late import free_to_read
 
@@ -39,7 +39,7 @@ def exclude(batch: ContrastiveBatch, rows: Rows, values: Tensor, value: float) -
     if free_to_read(values.device):
         values[excluded_pairs(batch, rows)] = value
     else:
-        values.masked_fill_(batch.anchors.comparable_ids[:, None] == rows.ids, value)
+        values.masked_fill_(comparable_ids(batch.anchors.ids)[:, None] == rows.ids, value)
 
 
 def remember_pairs(batch: ContrastiveBatch, rows: Rows, anchor: Tensor, column: Tensor) -> None:

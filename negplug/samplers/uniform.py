@@ -36,6 +36,7 @@ from negplug.contract.ids import comparable_ids
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.random import distinct_integers
 from negplug.kernels.random.distinct import distinct_places
 from negplug.kernels.random.others import Others, others_of
 from negplug.samplers.common.choosing import ChoosingSampler, rows_offered, serving_first
@@ -129,12 +130,15 @@ class Uniform(ChoosingSampler):
         return offered.chosen(offered.columns_at(slots), mask, weight)
 
     def _shared_set(self, batch: ContrastiveBatch, offered: Negatives) -> Negatives:
-        serves = offered.common_mask
+        serves, random = offered.common_mask, self.random(batch)
+        mask = None
         if serves is None:
+            # More than M.
             pool_size = offered.rows.ids.new_full((1,), len(offered.rows))
+            chosen = distinct_integers(pool_size, self.num_negatives, random.new_seed())
         else:
             pool_size = serves.sum()[None]
-        chosen, mask = distinct_places(pool_size, self.num_negatives, self.random(batch))
+            chosen, mask = distinct_places(pool_size, self.num_negatives, random)
         rows, order = chosen[0].sort()
         if serves is not None:
             rows = serving_first(serves)[rows]

@@ -3,7 +3,8 @@
 Logits are in powers of two and less one, as in :mod:`negplug.kernels.pool.programs`,
 s = c·(⟨a_i, k_{c(i,m)}⟩ − 1) + log₂ w_im with c = log₂e/τ. The key of a pair is its column, or K,
 the number of rows, where the mask leaves it out; sorted by their keys, the pairs of a row of the
-pool are neighbours, which are summed in one order whatever runs at once.
+pool are neighbours, which are summed in one order whatever runs at once. A column that is no row of
+the pool makes what depends on it NaN: a program cannot raise.
 
 Import this module only where Triton is installed.
 """
@@ -26,6 +27,7 @@ def _chosen(
     row,
     place,
     rows,
+    keys,
     choices,
     width,
     mask_row,
@@ -33,16 +35,21 @@ def _chosen(
     BD: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Return which pairs of some anchors serve, their columns, and rows of the pool (or zeros)."""
+    """Return which pairs of some anchors serve, which of them name no row of the pool, and more.
+
+    That is the columns of the pairs, K where a pair has no gradient, and their rows, or zeros.
+    """
     row, place = row[:, None].to(tl.int64), place[None, :].to(tl.int64)
     serves = (row < rows) & (place < choices)
     column = tl.load(Columns + row * choices + place, mask=serves, other=0)
     if MASKED:
         at = Mask + row * mask_row + place * mask_place
         serves &= tl.load(at, mask=serves, other=0) != 0
+    there = serves & (column >= 0) & (column < keys)
     dim = tl.arange(0, BD)[None, None, :]
     at = K + column[:, :, None] * width + dim
-    return serves, column, tl.load(at, mask=serves[:, :, None] & (dim < width), other=0.0)
+    k = tl.load(at, mask=there[:, :, None] & (dim < width), other=0.0)
+    return serves, serves & (there == 0), tl.where(there, column, keys), k
 
 
 @triton.jit
@@ -88,12 +95,13 @@ def similarities_of_pairs(
     place = tl.program_id(1) * BM + tl.arange(0, BM)
     at, inside = _at_rows(A, row, rows, width, BD)
     a = tl.load(at, mask=inside, other=0.0)
-    serves, column, k = _chosen(
-        K, Columns, Mask, row, place, rows, choices, width, mask_row, mask_place, BD, MASKED
+    _, wrong, key, k = _chosen(
+        K, Columns, Mask, row, place, rows, keys, choices, width, mask_row, mask_place, BD, MASKED
     )
-    _write_pairs(Out, tl.sum(a * k, 2), row, place, rows, choices)
+    s = tl.where(wrong, float("nan"), tl.sum(a * k, 2))
+    _write_pairs(Out, s, row, place, rows, choices)
     if KEYS:
-        _write_pairs(Keys, tl.where(serves, column, keys), row, place, rows, choices)
+        _write_pairs(Keys, key, row, place, rows, choices)
 
 
 @triton.jit
@@ -139,17 +147,29 @@ def logsumexp_of_pairs(
     means = tl.zeros([BR, 1, BD], tl.float32)
     for start in range(0, choices, BM):
         place = start + tl.arange(0, BM)
-        serves, column, k = _chosen(
-            K, Columns, Mask, row, place, rows, choices, width, mask_row, mask_place, BD, MASKED
+        serves, wrong, key, k = _chosen(
+            K,
+            Columns,
+            Mask,
+            row,
+            place,
+            rows,
+            keys,
+            choices,
+            width,
+            mask_row,
+            mask_place,
+            BD,
+            MASKED,
         )
-        s = (tl.sum(a * k, 2) - 1.0) * scale
+        s = tl.where(wrong, float("nan"), (tl.sum(a * k, 2) - 1.0) * scale)
         if WEIGHTED:
             weight = Weight + row[:, None].to(tl.int64) * weight_row + place[None, :] * weight_place
             s += tl.load(weight, mask=serves, other=0.0).to(tl.float32) * LOG2E
         s = tl.where(serves, s, float("-inf"))
         if KEYS:
             _write_pairs(Logits, s, row, place, rows, choices)
-            _write_pairs(Keys, tl.where(serves, column, keys), row, place, rows, choices)
+            _write_pairs(Keys, key, row, place, rows, choices)
         after = tl.maximum(highest, tl.max(s, 1))
         # exp2(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
         shift = tl.where(after == float("-inf"), 0.0, after)
@@ -159,11 +179,12 @@ def logsumexp_of_pairs(
         if SLOPE:
             means = means * faded[:, None, None] + tl.sum(p[:, :, None] * k, 1, keep_dims=True)
         highest = after
-    some = sums > 0
-    total = tl.where(some, highest + tl.log2(tl.where(some, sums, 1.0)), float("-inf"))
+    # Not where it is above zero, which what is not a number is not.
+    none = sums == 0
+    total = tl.where(none, float("-inf"), highest + tl.log2(tl.where(none, 1.0, sums)))
     tl.store(Value + row, total / LOG2E + inverse, mask=row < rows)
     if SLOPE:
-        means = means * (inverse / tl.where(some, sums, 1.0))[:, None, None]
+        means = means * (inverse / tl.where(none, 1.0, sums))[:, None, None]
         at, inside = _at_rows(Slope, row, rows, width, BD)
         tl.store(at, means, mask=inside)
     if KEYS:

@@ -118,6 +118,28 @@ def test_who_needs_no_gradient_gets_none_and_strided_arguments_serve():
     assert not fused_similarities(a.detach(), k.detach(), chosen, None).requires_grad
 
 
+@pytest.mark.parametrize("wrong", [-1, 20, 2**40])
+def test_a_column_that_is_no_row_is_seen(wrong):
+    a, k, chosen, mask, _ = pairs(6, 8, 20, 16, torch.float32)
+    chosen[2, 3], mask[2, 3] = wrong, True
+    # What the mask leaves out may be anything.
+    chosen[4, 5], mask[4, 5] = wrong, False
+    total = fused_logsumexp(a, k, chosen, 0.1, None, mask)
+    assert total.isnan().tolist() == [False, False, True, False, False, False]
+    similar = fused_similarities(a, k, chosen, mask)
+    assert similar.isnan().nonzero().tolist() == [[2, 3]]
+    chosen[2, 3] = chosen[4, 5] = 0
+    assert torch.equal(total[3:], fused_logsumexp(a, k, chosen, 0.1, None, mask)[3:])
+
+
+def test_what_is_not_a_number_stays_none():
+    a, k, chosen, _, _ = pairs(3, 8, 20, 16, torch.float32)
+    rows = a.detach().clone()
+    rows[1, 5] = torch.nan
+    total = fused_logsumexp(rows, k, chosen, 0.1, None, None)
+    assert total.isnan().tolist() == [False, True, False]
+
+
 def test_no_pairs_and_no_rows():
     a, k, chosen, _, _ = pairs(6, 8, 20, 16, torch.float32)
     none = fused_logsumexp(a, k, chosen[:, :0], 0.1, None, None)

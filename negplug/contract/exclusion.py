@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import BEYOND, columns_with_same_id, comparable_ids
+from negplug.contract.ids import BEYOND, columns_with_same_id
 from negplug.contract.rows import Rows
 
 

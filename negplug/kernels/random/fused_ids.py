@@ -20,7 +20,7 @@ class FusedIds(SortedIds):
 
     def draw(self, count: int, random: RandomNumbers) -> tuple[Tensor, Tensor | None]:
         """Return distinct rows for each anchor, and always a mask."""
-        if count > MOST:
+        if count > MOST or random.in_graph:
             return super().draw(count, random)
         ids, keys = self._anchor_ids.contiguous(), len(self._order)
         columns = ids.new_empty(len(ids), count)

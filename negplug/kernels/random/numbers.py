@@ -39,6 +39,11 @@ class RandomNumbers:
         self._seed = seed
         self._draws = 0
 
+    @property
+    def in_graph(self) -> bool:
+        """Whether the seeds are on the device, as in a graph."""
+        return isinstance(self._seed, Tensor)
+
     def new_seed(self) -> int | Tensor:
         """Return the seed of a new stream, a signed 64-bit integer, on the host if it can be."""
         self._draws += 1

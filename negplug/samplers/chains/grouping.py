@@ -52,7 +52,9 @@ class PooledSamples(NamedTuple):
     def shuffled(self, random: RandomNumbers) -> PooledSamples:
         """Return the samples in random order, in which they are then proposed."""
         empty = BEYOND if self.padded else None
-        indexes, rows = shuffle(self.indexes, self.rows, random.new_seed(), empty)
+        seed = random.new_seed()
+        assert isinstance(seed, int), "a chain remembers, and so is part of no graph"
+        indexes, rows = shuffle(self.indexes, self.rows, seed, empty)
         return self._replace(indexes=indexes, rows=rows)
 
     def find(self, indexes: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def fused_draws(
             MASKED=mask is not None,
             SEED_ON_DEVICE=isinstance(seed, Tensor),
             PRECISION=_precision(anchors.device),
-            num_warps=4,
+            num_warps=2,
             num_stages=3,
         )
         if parts > 1:

@@ -72,7 +72,7 @@ def fused_columns(
             MASKED=mask is not None,
             WHOLE=cut.parts == 1,
             PRECISION=_precision(anchors.device),
-            num_warps=cut.warps,
+            num_warps=cut.warps if mask is None else 4,
             num_stages=3,
         )
         if cut.parts > 1:

@@ -29,6 +29,7 @@ from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.inputs import LARGEST, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
+from negplug.kernels.anchor_loss import anchor_losses
 from negplug.objectives.logits import negative_term, positive_logits
 
 
@@ -66,10 +67,13 @@ class Decoupled(Objective):
     ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
         negative = self.push(batch, negatives, temperature)
+        if self.sigma is None:
+            anchors, keys = batch.anchors.embeddings, batch.keys.embeddings
+            terms = (anchors, keys, batch.positives, negative)
+            return anchor_losses(*terms, temperature, "mean", apart=True)
         present = batch.positives >= 0
         pull = torch.where(present, positive_logits(batch, temperature), 0.0)
-        if self.sigma is not None:
-            pull = pull * _pair_weights(batch, present, self.sigma)
+        pull = pull * _pair_weights(batch, present, self.sigma)
         number = present.sum(1)
         loss = negative - pull.sum(1) / number.clamp(min=1)
         # Alone, the push or the pull would be unbounded: an anchor needs both to pay.

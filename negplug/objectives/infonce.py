@@ -25,15 +25,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.objectives.logits import negative_term, positive_logits
+from negplug.kernels.anchor_loss import anchor_losses
+from negplug.objectives.logits import negative_term
 
 _FORMS = ("sum", "each", "mean")
 
@@ -61,45 +60,15 @@ class InfoNCE(Objective):
         self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
     ) -> Tensor:
         """Return the loss per anchor, ``[N]``."""
-        negative = negative_term(batch, negatives, temperature)
-        logits = positive_logits(batch, temperature)
-        present = batch.positives >= 0
-        number = present.sum(1)
-        form = self._loss if negatives[0].estimator == "partition" else self._loss_of_draws
-        loss = form(logits, negative, present, number.clamp(min=1))
-        # Without a positive there is nothing to pull, and without a negative softplus is 0.
-        nothing = (number == 0) | (negative == -torch.inf)
-        return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
-
-    def _loss(self, logits: Tensor, negative: Tensor, present: Tensor, number: Tensor) -> Tensor:
-        logits = torch.where(present, logits, 0.0)
-        if self.positives == "each" or logits.shape[1] == 1:
-            each = _softplus(negative[:, None] - logits)
-            return torch.where(present, each, 0.0).sum(1) / number
-        together = _together(logits, present)
-        loss = _softplus(negative - together)
-        if self.positives == "sum":
-            return loss
-        mean = torch.where(present, logits, 0.0).sum(1) / number
-        return loss + together - mean
-
-    def _loss_of_draws(
-        self, logits: Tensor, negative: Tensor, present: Tensor, number: Tensor
-    ) -> Tensor:
-        logits = torch.where(present, logits, 0.0)
-        if self.positives == "sum" and logits.shape[1] > 1:
-            return negative - _together(logits, present)
-        return negative - logits.sum(1) / number
-
-
-def _together(logits: Tensor, present: Tensor) -> Tensor:
-    """Return log Σ_p e^{s_p}; finite where there is no positive."""
-    return torch.where(present, logits, -torch.finfo(logits.dtype).max).logsumexp(1)
-
-
-def _softplus(x: Tensor) -> Tensor:
-    # The default threshold of 20 rounds to the identity too early for float64.
-    return softplus(x, threshold=50.0)
+        return anchor_losses(
+            batch.anchors.embeddings,
+            batch.keys.embeddings,
+            batch.positives,
+            negative_term(batch, negatives, temperature),
+            temperature,
+            self.positives,
+            apart=negatives[0].estimator == "posterior",
+        )
 
 
 @hookimpl

@@ -84,9 +84,9 @@ class Queue(RememberingSampler):
         # Two slices at most, where an index of the places would be copied row by row.
         first = min(len(keys), self.size - self.next)
         for start, part in ((self.next, slice(0, first)), (0, slice(first, len(keys)))):
-            stop = start + len(keys[part])
-            self.rows[start:stop] = keys[part]
-            self.names[:, start:stop] = names[:, part]
+            if length := len(keys[part]):
+                self.rows[start : start + length] = keys[part]
+                self.names[:, start : start + length] = names[:, part]
         self.count = min(self.count + len(keys), self.size)
         self.next = (self.next + len(keys)) % self.size
 

@@ -36,14 +36,17 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from negplug.kernels.anchor_loss.programs import gradients_of_rows, losses_of_anchors
 from negplug.kernels.chain.programs import walk_of_chains
 from negplug.kernels.chosen import programs as of_chosen
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random import programs as of_numbers
+from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
-TYPES |= {"Columns": "*i64", "Keys": "*i16", "Ordered": "*i16", "Order": "*i64", "inverse": "fp32"}
+TYPES |= {"Columns": "*i64", "steepness": "fp32", "grad_stride": "i32", "inverse": "fp32"}
+TYPES |= {"Keys": "*i16", "Ordered": "*i16", "Order": "*i64"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 TYPES |= {"Ids": "*i64", "Bounds": "*i64", "beyond": "i64"}
 
@@ -74,10 +77,18 @@ taken = compiled(programs.gradient_of_part, target, **cut, **every, BOTH=True)
 assert taken <= memory, (side, taken)
 assert side == 16 or taken > memory / 4, "smaller tiles than there is memory for"
 compiled(programs.merged_parts, target, BM=side, BD=width, MEANS=True)
+part = {"PULLED": True, "PULLING": True, "CHUNK": 1024, "BD": width}
+rows = min(4096 // width, 32)
+assert compiled(gradients_of_rows, target, **part, BM=rows, BN=rows, SIGMOID=False) <= memory
+compiled(unit_rows_of_views, target, BM=16, BD=width)
+compiled(gradients_of_views, target, BM=16, BD=width)
 cut = {"BM": 4096 // width, "BD": width}
 every |= {"SLOPE": True, "KEYS": True}
 compiled(of_chosen.logsumexp_of_pairs, target, BR=1, **cut, **every)
 if width == 64:
+    for form in ("each", "sum", "mean"):
+        for apart in (False, True):
+            compiled(losses_of_anchors, target, FORM=form, APART=apart, BM=16, BD=width)
     compiled(of_chosen.similarities_of_pairs, target, BR=1, **cut, MASKED=True, KEYS=True)
     compiled(of_chosen.sums_by_anchor, target, BR=2, **cut)
     cut = {"BK": 1, "BP": 16, "BD": width}

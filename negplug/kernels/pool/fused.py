@@ -5,8 +5,8 @@ anchors alone do not fill the device; a second launch merges the parts,
 
     m = max_p m_p,   l = Σ_p e^{m_p − m} l_p,   c = Σ_p e^{m_p − m} c_p,   ℓ = m + log l
 
-(split as in Dao et al. 2023, "Flash-Decoding"). c/l gives the anchors' gradient. The pool's takes a
-pass over its rows j,
+(split as in Dao et al. 2023, "Flash-Decoding"). c/l, over τ, is the anchors' gradient. The pool's
+takes a pass over its rows j,
 
     ∂L/∂k_j = (1/τ) Σ_i g_i e^{s_ij − ℓ_i} a_i,      g_i = ∂L/∂ℓ_i,
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.pool.launches import LOG2E, Question, gradient, sums
+from negplug.kernels.pool.launches import Question, gradient, sums
 from negplug.kernels.pool.tiled import tiled_logsumexp
 
 # Beyond, the rows of a block do not fit a processor's memory.
@@ -76,18 +76,17 @@ class _PoolLogSumExp(torch.autograd.Function):
     ) -> Tensor:
         question = Question.of(anchor_ids, pool_ids, temperature, log_weight, mask)
         anchors, pool = anchors.contiguous(), pool.contiguous()
-        total, mean = sums(anchors, pool, question, means=ctx.needs_input_grad[0])
+        value, total, mean = sums(anchors, pool, question, means=ctx.needs_input_grad[0])
         frozen = not ctx.needs_input_grad[1]
         ctx.save_for_backward(mean, *([None] * 5 if frozen else [anchors, pool, total]))
         ctx.question = None if frozen else question
-        ctx.temperature = temperature
-        return total / LOG2E + 1.0 / temperature
+        return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mean, *others = ctx.saved_tensors
-        grad_anchors = None if mean is None else mean * (grad / ctx.temperature)[:, None]
+        grad_anchors = None if mean is None else mean * grad[:, None]
         grad_pool = None
         if ctx.question is not None:
             anchors, pool, total = others
@@ -100,10 +99,10 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, ids: Tensor, temperature: float) -> Tensor:
         question = Question.of(ids, ids, temperature, None, None)
         z = z.contiguous()
-        total, _ = sums(z, z, question, means=False)
+        value, total, _ = sums(z, z, question, means=False)
         ctx.save_for_backward(z, total)
         ctx.question = question
-        return total / LOG2E + 1.0 / temperature
+        return value
 
     @staticmethod
     @once_differentiable

@@ -66,14 +66,14 @@ class Question(NamedTuple):
 
 def sums(
     rows: Tensor, columns: Tensor, question: Question, means: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return ℓ of the programs' logits and the softmax's mean of the columns where it is wanted."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return ℓ, that of the programs' logits, and ∂ℓ/∂rows by the columns where it is wanted."""
     count, width = rows.shape
     shape = Shape.of(count, len(columns), width, rows.device)
     highest = rows.new_empty(shape.parts, count)
     added = torch.empty_like(highest)
     parted = rows.new_empty(shape.parts, count, width) if means else added
-    total = rows.new_empty(count)
+    value, total = rows.new_empty(count), rows.new_empty(count)
     mean = torch.empty_like(rows) if means else None
     # An argument that a program does not read must be a tensor all the same.
     weight, weight_row = question.weight or (added, 0)
@@ -110,17 +110,19 @@ def sums(
             highest,
             added,
             parted,
+            value,
             total,
             added if mean is None else mean,
             count,
             width,
             shape.parts,
+            1.0 / question.temperature,
             BM=shape.side,
             BD=shape.width,
             MEANS=means,
             num_warps=4,
         )
-    return total, mean
+    return value, total, mean
 
 
 def gradient(

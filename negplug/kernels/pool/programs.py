@@ -138,16 +138,21 @@ def merged_parts(
     Highest,
     Sums,
     Means,
+    Value,
     Total,
     Mean,
     rows,
     width,
     parts,
+    steepness,
     BM: tl.constexpr,
     BD: tl.constexpr,
     MEANS: tl.constexpr,
 ):
-    """Write ℓ, in powers of two, and the softmax's mean of the pool's rows, of all parts."""
+    """Write ℓ, that of the programs' logits, and its gradient by the anchors, of all parts.
+
+    The gradient is the softmax's mean of the pool's rows, divided by τ.
+    """
     row, dim = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     highest = tl.full([BM], float("-inf"), tl.float32)
@@ -167,8 +172,9 @@ def merged_parts(
     some = sums > 0
     total = tl.where(some, highest + tl.log2(tl.where(some, sums, 1.0)), float("-inf"))
     tl.store(Total + row, total, mask=row < rows)
+    tl.store(Value + row, total / LOG2E + steepness, mask=row < rows)
     if MEANS:
-        means = means / tl.where(some, sums, 1.0)[:, None]
+        means = means * (steepness / tl.where(some, sums, 1.0))[:, None]
         tl.store(Mean + row[:, None].to(tl.int64) * width + dim[None, :], means, mask=inside)
 
 

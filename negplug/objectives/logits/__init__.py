@@ -36,8 +36,9 @@ def positive_logits(batch: ContrastiveBatch, temperature: float) -> Tensor:
     padded = batch.positives < 0
     columns = batch.positives.clamp(min=0)
     anchors, keys = batch.anchors.embeddings, batch.keys.embeddings
-    similarities = chosen_similarities(anchors, keys, columns, ~padded)
-    return (similarities / temperature).masked_fill(padded, -torch.inf)
+    return (chosen_similarities(anchors, keys, columns) / temperature).masked_fill(
+        padded, -torch.inf
+    )
 
 
 def negative_term(

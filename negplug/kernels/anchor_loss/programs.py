@@ -1,0 +1,211 @@
+"""Triton programs of the loss of each anchor: some rows of anchors, or of keys, each.
+
+The forward pass works in float64: it is a few numbers for each positive, and the digits of ℓ⁻ − s
+are those of the gradient. What it keeps gives the derivative by s_p,
+
+    form "each": −q σ(ℓ⁻ − s_p),        other forms: r e^{s_p − T} − q,
+
+from the three numbers q, r and T of each anchor. Columns of positives are compared with the rows of
+a program, so that a key's gradient is summed by one program, in the order of the anchors.
+
+Import this module only where Triton is installed.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _softplus(x):
+    small = tl.exp(-tl.abs(x))
+    return tl.maximum(x, 0.0) + tl.where(small < 1e-9, small, tl.log(1.0 + small))
+
+
+@triton.jit
+def _logistic(x):
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x < 0, small, 1.0) / (1.0 + small)
+
+
+@triton.jit
+def _rows_at(X, place, exists, width, slice_of, BD: tl.constexpr):
+    """Return one slice of some rows of ``X``, zeros where there is none."""
+    dim = slice_of * BD + tl.arange(0, BD)
+    inside = exists[:, None] & (dim[None, :] < width)
+    return tl.load(X + place[:, None].to(tl.int64) * width + dim[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def losses_of_anchors(
+    A,
+    K,
+    Columns,
+    Negative,
+    Loss,
+    Kept,
+    Pulls,
+    anchors,
+    width,
+    positives,
+    steepness,
+    FORM: tl.constexpr,
+    APART: tl.constexpr,
+    BM: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Write L, and what the backward pass needs.
+
+    That is, for each anchor, q, r, T and ∂L/∂ℓ⁻, one after another in ``Kept`` ``[4, N]``; and for
+    each positive, σ(ℓ⁻ − s_p) of the form "each", s_p of others, in ``Pulls`` ``[N, P]``.
+    """
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    exists = row < anchors
+    a = _rows_at(A, row, exists, width, 0, BD).to(tl.float64)
+    negative = tl.load(Negative + row, mask=exists, other=0.0).to(tl.float64)
+    number = tl.zeros([BM], tl.float64)
+    added = tl.zeros([BM], tl.float64)
+    slope = tl.zeros([BM], tl.float64)
+    sums = tl.zeros([BM], tl.float64)
+    highest = tl.full([BM], float("-inf"), tl.float64)
+    for p in range(positives):
+        at = row.to(tl.int64) * positives + p
+        column = tl.load(Columns + at, mask=exists, other=-1)
+        present = column >= 0
+        k = _rows_at(K, column, present, width, 0, BD).to(tl.float64)
+        s = tl.sum(a * k, 1) * steepness
+        number += tl.where(present, 1.0, 0.0)
+        if FORM == "each" and not APART:
+            x = negative - s
+            pull = _logistic(x)
+            slope += tl.where(present, pull, 0.0)
+            added += tl.where(present, _softplus(x), 0.0)
+            tl.store(Pulls + at, pull.to(tl.float32), mask=exists)
+        else:
+            added += tl.where(present, s, 0.0)
+            tl.store(Pulls + at, s.to(tl.float32), mask=exists)
+            own = tl.where(present, s, float("-inf"))
+            after = tl.maximum(highest, own)
+            shift = tl.where(after == float("-inf"), 0.0, after)
+            sums = sums * tl.exp(highest - shift) + tl.exp(own - shift)
+            highest = after
+    some = (number > 0) & (negative != float("-inf"))
+    share = tl.where(some, 1.0 / tl.maximum(number, 1.0), 0.0)
+    rate = tl.zeros([BM], tl.float64)
+    pivot = tl.zeros([BM], tl.float64)
+    mean = added * share
+    loss = mean
+    if FORM == "each" and not APART:
+        slope = slope * share
+    elif FORM != "sum" and APART:
+        loss = negative - mean
+        slope = tl.where(some, 1.0, 0.0)
+    else:
+        pivot = tl.where(some, highest + tl.log(tl.where(sums > 0, sums, 1.0)), 0.0)
+        x = tl.where(some, negative - pivot, 0.0)
+        if APART:
+            loss = x
+            slope = tl.where(some, 1.0, 0.0)
+            rate = -slope
+            share = rate * 0.0
+        elif FORM == "sum":
+            loss = _softplus(x)
+            slope = tl.where(some, _logistic(x), 0.0)
+            rate = -slope
+            share = rate * 0.0
+        else:
+            loss = _softplus(x) + pivot - mean
+            slope = tl.where(some, _logistic(x), 0.0)
+            rate = tl.where(some, _logistic(-x), 0.0)
+    tl.store(Loss + row, tl.where(some, loss, 0.0).to(tl.float32), mask=exists)
+    tl.store(Kept + row, share.to(tl.float32), mask=exists)
+    tl.store(Kept + anchors + row, rate.to(tl.float32), mask=exists)
+    tl.store(Kept + 2 * anchors + row, pivot.to(tl.float32), mask=exists)
+    tl.store(Kept + 3 * anchors + row, slope.to(tl.float32), mask=exists)
+
+
+@triton.jit
+def _weights(Pulls, Kept, place, at, exists, anchors, SIGMOID: tl.constexpr):
+    """Return the derivatives of some anchors' losses by their logits with one positive each."""
+    pull = tl.load(Pulls + at, mask=exists, other=0.0)
+    share = tl.load(Kept + place, mask=exists, other=0.0)
+    if SIGMOID:
+        return -share * pull
+    rate = tl.load(Kept + anchors + place, mask=exists, other=0.0)
+    pivot = tl.load(Kept + 2 * anchors + place, mask=exists, other=0.0)
+    # Of an anchor that pays nothing the exponential, without a pivot, may overflow.
+    return tl.where(rate == 0, 0.0, rate * tl.exp(pull - pivot)) - share
+
+
+@triton.jit
+def gradients_of_rows(
+    A,
+    K,
+    Columns,
+    Kept,
+    Pulls,
+    Grad,
+    Out,
+    OutNegative,
+    rows,
+    anchors,
+    width,
+    positives,
+    grad_stride,
+    steepness,
+    SIGMOID: tl.constexpr,
+    PULLED: tl.constexpr,
+    PULLING: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Write one slice of the gradient of some rows.
+
+    With ``PULLED`` they are anchors: what their positives pull; and that of ℓ⁻. With ``PULLING``
+    they are keys: what they pull at as positives. With both they are both.
+    """
+    first, part = tl.program_id(0) * BM, tl.program_id(1)
+    row = first + tl.arange(0, BM)
+    out = tl.zeros([BM, BD], tl.float32)
+    if PULLED:
+        exists = row < anchors
+        grad = tl.load(Grad + row * grad_stride, mask=exists, other=0.0)
+        if part == 0:
+            slope = tl.load(Kept + 3 * anchors + row, mask=exists, other=0.0)
+            tl.store(OutNegative + row, slope * grad, mask=exists)
+        for p in range(positives):
+            at = row.to(tl.int64) * positives + p
+            column = tl.load(Columns + at, mask=exists, other=-1)
+            weight = _weights(Pulls, Kept, row, at, column >= 0, anchors, SIGMOID)
+            k = _rows_at(K, column, column >= 0, width, part, BD)
+            out += (weight * grad)[:, None] * k
+    if PULLING:
+        for start in range(0, anchors, CHUNK):
+            # Most anchors have their positives elsewhere.
+            many = start + tl.arange(0, CHUNK)
+            near = tl.zeros([CHUNK], tl.int32)
+            for p in range(positives):
+                at = many.to(tl.int64) * positives + p
+                column = tl.load(Columns + at, mask=many < anchors, other=-1)
+                near = tl.where((column >= first) & (column < first + BM), 1, near)
+            if tl.max(near, 0) > 0:
+                for begin in range(start, tl.minimum(start + CHUNK, anchors), BN):
+                    place = begin + tl.arange(0, BN)
+                    there = place < anchors
+                    factor = tl.load(Grad + place * grad_stride, mask=there, other=0.0)
+                    weights = tl.zeros([BM, BN], tl.float32)
+                    for p in range(positives):
+                        at = place.to(tl.int64) * positives + p
+                        column = tl.load(Columns + at, mask=there, other=-1)
+                        weight = _weights(Pulls, Kept, place, at, column >= 0, anchors, SIGMOID)
+                        own = row[:, None] == column[None, :]
+                        weights += tl.where(own, (weight * factor)[None, :], 0.0)
+                    a = _rows_at(A, place, there, width, part, BD)
+                    out += tl.dot(weights, a, input_precision="ieee")
+    dim = part * BD + tl.arange(0, BD)
+    inside = (row[:, None] < rows) & (dim[None, :] < width)
+    at = row[:, None].to(tl.int64) * width + dim[None, :]
+    tl.store(Out + at, out * steepness, mask=inside)

@@ -1,0 +1,52 @@
+"""Rows of unit length, u = z/‖z‖, accurate and lean.
+
+The forward pass works in float64: a norm rounded to float32 would scale a whole row of logits,
+which at τ = 0.02 is the largest error of the gradient. For the backward pass,
+
+    ∂L/∂z = (g − ⟨g, u⟩ u) / ‖z‖,
+
+the rounded rows and norms suffice, so no float64 copy is kept. Views are written to their place in
+one tensor.
+
+A row shorter than 1e-12 has no direction and gets no gradient, of whatever type it is; that of
+``torch.nn.functional.normalize`` would be 1e12 times the unit row's. A row of float16 that is
+shorter than 2⁻¹⁰, where its digits are few, gets the gradient of a row of that length, which stays
+finite.
+
+- :mod:`negplug.kernels.unit.fused`, a launch for each pass, in Triton;
+- :mod:`negplug.kernels.unit.blocked`, a few rows at a time, in torch operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.unit.blocked import blocked_unit_rows
+
+__all__ = ["UNIT", "unit_rows"]
+
+
+def _fused() -> Callable[..., Tensor]:
+    from negplug.kernels.unit.fused import fused_unit_rows
+
+    return fused_unit_rows
+
+
+UNIT: Operation[None] = Operation(
+    "rows of unit length",
+    None,
+    (Kernel("triton", _fused, triton_refusal), Kernel("torch", lambda: blocked_unit_rows)),
+)
+
+
+def unit_rows(*parts: Tensor) -> Tensor:
+    """Return rows of unit length, ``[N, d]``, in float32 or better.
+
+    Args:
+        *parts: ``[n, d]`` each; their rows follow one another.
+    """
+    unit: Tensor = UNIT.kernel(parts[0].device, None)(*parts)
+    return unit

@@ -1,0 +1,53 @@
+"""Losses of anchors in Triton: value and gradient against the reference, of float64."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
+
+from anchor_losses import FORMS, compared, question
+
+from negplug.kernels.anchor_loss import ANCHOR_LOSS, fused
+from negplug.kernels.anchor_loss.closed import closed_losses
+from negplug.kernels.anchor_loss.fused import fused_losses
+
+SIZES = [(1, 1), (5, 63), (33, 64), (64, 65), (70, 128), (40, 200), (35, 256), (6, 512), (5, 1000)]
+SIZES += [(4, 1024)]
+
+
+@pytest.mark.parametrize(("number", "width"), SIZES)
+@pytest.mark.parametrize("keys", ["own", "own keys", "frozen"])
+@pytest.mark.parametrize("positives", [1, 3])
+def test_sizes(number, width, keys, positives):
+    compared(fused_losses, question(number, width, positives, keys), 0.1, "mean")
+
+
+@pytest.mark.parametrize(("form", "apart"), FORMS)
+@pytest.mark.parametrize("temperature", [1e-3, 0.02, 0.5, 10.0])
+@pytest.mark.parametrize("positives", [1, 4])
+def test_forms_and_temperatures(form, apart, temperature, positives):
+    compared(fused_losses, question(20, 16, positives, "own"), temperature, form, apart)
+
+
+def test_anchors_are_looked_at_in_chunks(monkeypatch):
+    """Three chunks, each with the first or the last key of a program's rows as only positive."""
+    monkeypatch.setattr(fused, "_CHUNK", 64)
+    few = question(150, 8, 2, "own keys")
+    for chunk, column in zip(few.positives.split(64), (32, 31, 0), strict=True):
+        chunk[chunk >= 0] = column
+    compared(fused_losses, few, 0.2, "sum")
+
+
+def test_what_no_program_serves_is_computed_in_torch():
+    (anchors, keys), positives, negative = question(6, 4100, 2, "own keys")
+    for dtype, width in ((torch.float64, 16), (torch.float32, 4100)):
+        rows = [x[:, :width].to(dtype) for x in (anchors, keys)]
+        ours = fused_losses(*rows, positives, negative.to(dtype), 0.1, "sum", False)
+        theirs = closed_losses(*rows, positives, negative.to(dtype), 0.1, "sum", False)
+        assert torch.equal(ours, theirs)
+    assert ANCHOR_LOSS.kernel(torch.device("cpu"), None) is fused_losses

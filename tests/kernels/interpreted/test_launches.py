@@ -1,0 +1,66 @@
+"""How many launches a steady training step takes on the path of a GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
+
+from launches import launches
+
+from negplug import ContrastiveLoss
+from negplug.kernels import choice
+
+# Of a forward pass, a backward pass and what the sampler remembers.
+BUDGETS = {
+    "in_batch()": 40,
+    "uniform(num_negatives=5)": 127,
+    "queue(size=1024)": 50,
+    "memory_bank()": 70,
+    "hard(num_negatives=10)": 86,
+    "gumbel_max(num_negatives=1)": 84,
+    "emc2()": 260,
+    "isir()": 260,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_loops(monkeypatch):
+    """No GPU runs loops compiled for the CPU, which would count for nothing."""
+    failure = {"numba": "hidden"}.get
+    monkeypatch.setattr(choice, "_import_failure", failure)
+
+
+def third_step(sampler: str) -> int:
+    # Of the interpreter's time chains take too much, and no number depends on the size.
+    size = 64 if sampler in ("emc2()", "isir()") else 256
+    draw = torch.Generator().manual_seed(0)
+    loss_fn = ContrastiveLoss(sampler)
+    for _ in range(3):
+        z = torch.randn(2, size, 128, generator=draw).unbind()
+        views = [view.clone().requires_grad_() for view in z]
+        names = {
+            "indexes": torch.randperm(1024, generator=draw)[:size],
+            "labels": torch.randint(5, (size,), generator=draw),
+        }
+        with launches() as found:
+            loss_fn(*views, **names).backward()
+            loss_fn.end_step()
+    return found.total()
+
+
+@pytest.mark.parametrize(("sampler", "budget"), BUDGETS.items())
+def test_a_steady_step_keeps_to_its_budget(sampler, budget):
+    assert third_step(sampler) <= budget
+
+
+def test_operations_that_write_are_counted_and_views_are_not():
+    values = torch.arange(6.0)
+    with launches() as found:
+        values.view(2, 3).T.unsqueeze(0).add_(1.0)
+        torch.empty_like(values).copy_(values)
+    assert found == {"add_": 1, "copy_": 1}

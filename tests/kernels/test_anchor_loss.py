@@ -1,0 +1,58 @@
+"""The loss of each anchor in closed form: value and gradient against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from anchor_losses import FORMS, compared, question
+from device import DEVICE
+
+from negplug.kernels.anchor_loss import ANCHOR_LOSS, anchor_losses
+from negplug.kernels.anchor_loss.closed import closed_losses
+
+
+@pytest.mark.parametrize(("form", "apart"), FORMS)
+@pytest.mark.parametrize("temperature", [1e-3, 0.02, 0.5, 10.0])
+@pytest.mark.parametrize("positives", [1, 4])
+@pytest.mark.parametrize("keys", ["own", "own keys", "frozen"])
+def test_forms_and_temperatures(form, apart, temperature, positives, keys):
+    compared(closed_losses, question(40, 24, positives, keys), temperature, form, apart)
+
+
+@pytest.mark.parametrize(("form", "apart"), FORMS)
+@pytest.mark.parametrize("positives", [1, 3])
+def test_gradients_of_float64_are_those_of_finite_differences(form, apart, positives):
+    (anchors, _), columns, negative = question(7, 5, positives, "own")
+    rows = anchors.detach().double().requires_grad_()
+    keys = (rows.detach() + 0.1).requires_grad_()
+    finite = negative.masked_fill(negative == -torch.inf, 1.0).double().requires_grad_()
+
+    def losses(*terms):
+        return closed_losses(*terms[:2], columns, terms[2], 0.3, form, apart)
+
+    assert torch.autograd.gradcheck(losses, (rows, keys, finite))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_all_forms_agree_for_one_positive(apart):
+    (anchors, keys), columns, negative = question(12, 8, 1, "own keys")
+    padded = torch.nn.functional.pad(columns, (1, 1), value=-1)
+    one = anchor_losses(anchors, keys, columns, negative, 0.1, "sum", apart)
+    for form in ("sum", "each", "mean"):
+        ours = anchor_losses(anchors, keys, padded, negative, 0.1, form, apart)
+        torch.testing.assert_close(ours, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["sum", "each", "mean"])
+def test_a_loss_far_below_one_keeps_its_digits(form):
+    rows = torch.eye(2, device=DEVICE)
+    columns = torch.tensor([[0], [1]], device=DEVICE)
+    negative = torch.tensor([-20.0, -80.0], device=DEVICE)
+    losses = anchor_losses(rows, rows, columns, negative, 1.0, form)
+    torch.testing.assert_close(losses, torch.exp(negative - 1.0), rtol=1e-5, atol=0)
+
+
+def test_the_closed_form_is_chosen(monkeypatch):
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    assert ANCHOR_LOSS.kernel(torch.device("cpu"), None) is closed_losses
+    assert ANCHOR_LOSS.backend(torch.device("meta"), None) == "torch"

@@ -22,8 +22,9 @@ from negplug.contract.draws import Draws
 from negplug.contract.gathering import Gathering, gather_keys
 from negplug.contract.ids import UNKNOWN, columns_of_others, of_this_batch
 from negplug.contract.inputs import check_views, finite_unit_rows, indexes_per_row, labels_per_row
+from negplug.contract.layout import layout_of
 from negplug.contract.negatives import Negatives
-from negplug.contract.rows import Rows
+from negplug.contract.rows import ANCHORS, KEYS, Rows
 from negplug.kernels.distributed import gather_rows, world_size
 
 
@@ -42,6 +43,7 @@ class ContrastiveBatch:
         unindexed: Why the anchors have no data set indexes, for messages.
         unlabeled: Why they have no labels, likewise.
         gathering: How the keys of all ranks came together; None if the keys are this rank's.
+        unpadded: ``positives`` again, where it is known that none of it is padding.
         context: What surrounds the call; made where none is given.
     """
 
@@ -53,6 +55,7 @@ class ContrastiveBatch:
     unindexed: str = ""
     unlabeled: str = ""
     gathering: Gathering | None = None
+    unpadded: Tensor | None = None
     context: StepContext = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -90,6 +93,12 @@ class ContrastiveBatch:
         return self.context.training
 
     @property
+    def padded(self) -> bool:
+        """Whether an anchor may have fewer than P positives, as far as is known without waiting."""
+        # By identity: whoever replaces the positives need not know of the other field.
+        return self.positives is not self.unpadded
+
+    @property
     def first_step(self) -> bool:
         """Whether this is the first training step, whose batch is taken for a full one."""
         return self.training and self.context.draws.step == 0
@@ -123,23 +132,17 @@ class ContrastiveBatch:
             A batch of N = V·B anchors, the keys being the anchors, view after view.
 
         Raises:
-            ValueError, TypeError: If a view, ``indexes`` or ``labels`` cannot be used; the
-                message names it.
+            ValueError, TypeError: If something given cannot be used; the message names it.
         """
         check_views(views)
-        count, size = len(views), views[0].shape[0]
-        device = views[0].device
+        count, size, device = len(views), views[0].shape[0], views[0].device
         z = finite_unit_rows(*views)
-        row = torch.arange(count * size, device=device)
-        shifts = size * torch.arange(1, count, device=device)
         indexes = indexes_per_row(indexes, size, count, device)
         labels = labels_per_row(labels, size, count, device)
-        ids = of_this_batch(row % size) if indexes is None else indexes
-        keys = Rows(z, ids, indexes, labels, views=row // size, num_views=count, name=KEYS)
-        positives = (row[:, None] + shifts) % (count * size)
-        return cls(
-            keys, keys, positives, self_columns=row, unindexed=unindexed, unlabeled=unlabeled
-        )
+        row, ids, of_view, positives = layout_of(count, size, z)
+        ids = ids if indexes is None else indexes
+        keys = Rows(z, ids, indexes, labels, of_view, count, KEYS, identified=ids)
+        return cls(keys, keys, positives, row, None, unindexed, unlabeled, unpadded=positives)
 
     @classmethod
     def from_pairs(
@@ -166,15 +169,14 @@ class ContrastiveBatch:
         """
         check_views((queries, keys))
         size, device = len(queries), queries.device
-        row = torch.arange(size, device=device)
+        rows = finite_unit_rows(queries), finite_unit_rows(keys, first=1)
         indexes = indexes_per_row(indexes, size, 1, device)
         labels = labels_per_row(labels, size, 1, device)
-        ids = of_this_batch(row) if indexes is None else indexes
-        views = torch.zeros_like(row)
-        rows = finite_unit_rows(queries), finite_unit_rows(keys, first=1)
-        anchors = Rows(rows[0], ids, indexes, labels, views, 1, name=ANCHORS)
-        of_keys = Rows(rows[1], ids, indexes, labels, views, 1, name=KEYS)
-        return cls(anchors, of_keys, row[:, None], unindexed=unindexed, unlabeled=unlabeled)
+        _, ids, views, positives = layout_of(1, size, rows[0])
+        ids = ids if indexes is None else indexes
+        own = Rows(rows[0], ids, indexes, labels, views, 1, ANCHORS, identified=ids)
+        others = Rows(rows[1], ids, indexes, labels, views, 1, KEYS, identified=ids)
+        return cls(own, others, positives, None, None, unindexed, unlabeled, unpadded=positives)
 
     @classmethod
     def from_ids(
@@ -216,7 +218,8 @@ class ContrastiveBatch:
             self_columns = row
             # An unknown anchor has no positives, but it is still itself: give it its own id.
             anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, of_this_batch(row) - 1)
-            of_keys = own = Rows(anchors, anchor_ids, indexes, labels, name=KEYS)
+            ids = anchor_ids
+            of_keys = own = Rows(anchors, ids, indexes, labels, name=KEYS, identified=ids)
         else:
             own = Rows(anchors, anchor_ids, indexes, labels, name=ANCHORS)
             of_keys = Rows(keys, key_ids if lasting else of_this_batch(key_ids), name=KEYS)
@@ -276,12 +279,15 @@ class ContrastiveBatch:
     def _gather(self) -> ContrastiveBatch:
         keys, gathering = gather_keys(self.keys)
         first, own = gathering.first, self.self_columns
+        shifted = self.positives + first
+        positives = self.positives.where(self.positives < 0, shifted) if self.padded else shifted
         return replace(
             self,
             keys=keys,
-            positives=self.positives.where(self.positives < 0, self.positives + first),
+            positives=positives,
             self_columns=None if own is None else own + first,
             gathering=gathering,
+            unpadded=None if self.padded else positives,
             context=replace(self.context, memo={}),
         )
 
@@ -291,8 +297,3 @@ class ContrastiveBatch:
         return replace(
             self, anchors=self.anchors.detach(), keys=self.keys.detach(), context=context
         )
-
-
-# Names of rows in a loss call. The anchors of a symmetric loss are its keys.
-ANCHORS = "anchors"
-KEYS = "keys"

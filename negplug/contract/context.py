@@ -8,6 +8,9 @@ from typing import Any
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
 
+_FIRST = Draws()
+_UNKNOWN = DatasetAccess()
+
 
 @dataclass(frozen=True, eq=False)
 class StepContext:
@@ -21,8 +24,8 @@ class StepContext:
         memo: What was computed for this very call: the gathered batch, each sampler's negatives.
     """
 
-    draws: Draws = field(default_factory=Draws)
+    draws: Draws = _FIRST
     temperature: float = 1.0
-    dataset: DatasetAccess = field(default_factory=DatasetAccess)
+    dataset: DatasetAccess = _UNKNOWN
     training: bool = False
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)

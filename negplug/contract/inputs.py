@@ -45,8 +45,8 @@ def finite_unit_rows(*views: Tensor, first: int = 0) -> Tensor:
         bad = (number for number, view in enumerate(views) if _not_finite(view.detach()))
         return _diverged(f"z{first + next(bad, 0)}")
 
-    total = rows.detach().sum()  # NaN, as is a row with such an entry
-    late.check(f"finite z{first}", total.ne(total), error)
+    # NaN, as is a row with such an entry; the rows are bounded.
+    late.check(f"finite z{first}", rows.detach().sum(), error, math.isnan)
     return rows
 
 
@@ -95,7 +95,7 @@ def labels_per_row(
     """
     if labels is None:
         return None
-    return as_labels("labels", labels, size).to(device).repeat(views)
+    return torch.cat([as_labels("labels", labels, size).to(device)] * views)
 
 
 def indexes_per_row(
@@ -117,14 +117,17 @@ def indexes_per_row(
     if indexes.is_floating_point() or indexes.is_complex() or indexes.dtype == torch.bool:
         raise TypeError(f"indexes must be integers, got {indexes.dtype}")
     numbers = whole_numbers("indexes", indexes.flatten())
-    late.check(
-        "least index",
-        (numbers < 0).any(),
-        lambda: ValueError(
-            f"indexes must be at least 0, got {int(numbers.min())}; number the samples from 0"
-        ),
-    )
-    return numbers.to(device).repeat(views)
+    if size:
+        late.check(
+            "least index",
+            numbers.min(),
+            lambda: ValueError(
+                f"indexes must be at least 0, got {int(numbers.min())}; number the samples from 0"
+            ),
+            lambda least: least < 0,
+        )
+    # A copy, also for one view: a loader may write to its memory before a step is over.
+    return torch.cat([numbers.to(device)] * views)
 
 
 _INTEGERS = 1 << 62

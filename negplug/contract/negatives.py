@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from negplug.contract.ids import comparable_ids, number_of_excluded
+from negplug.contract.ids import number_of_excluded
 from negplug.contract.rows import Rows
 
 Estimator = Literal["partition", "posterior"]
@@ -142,7 +142,7 @@ class Negatives:
     def serving(self, anchors: Rows) -> Tensor:
         """Return ``[N, E]``, True where the entry is a negative of the anchor."""
         if isinstance(self.choice, Whole):
-            serving = comparable_ids(anchors.ids)[:, None] != self.rows.ids
+            serving = anchors.comparable_ids[:, None] != self.rows.ids
         else:
             shape = len(anchors), self.width
             serving = torch.ones(shape, dtype=torch.bool, device=anchors.ids.device)

@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from negplug.contract.ids import UNKNOWN, or_unknown
+from negplug.contract.ids import UNKNOWN, comparable_ids, or_unknown
 from negplug.kernels.late import free_to_read
+
+# Names of rows in a loss call. The anchors of a symmetric loss are its keys.
+ANCHORS = "anchors"
+KEYS = "keys"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,7 @@ class Rows:
             rows with the same gradient, which decides speed and deduplication; rows without a name
             are the same as no others. To change a field is to drop the name:
             ``replace(rows, ids=ids, name="")``.
+        identified: ``ids`` again, where it is known that none of them is unknown.
     """
 
     embeddings: Tensor
@@ -42,9 +47,16 @@ class Rows:
     views: Tensor | None = None
     num_views: int | None = None
     name: str = ""
+    identified: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.embeddings)
+        return self.embeddings.shape[0]  # a third of the time of len()
+
+    @property
+    def comparable_ids(self) -> Tensor:
+        """Ids ``[K]`` of anchors such that ``==`` with the ids of a pool is the exclusion rule."""
+        # By identity: whoever replaces the ids need not know of the other field.
+        return self.ids if self.ids is self.identified else comparable_ids(self.ids)
 
     @property
     def ids_are_indexes(self) -> bool:

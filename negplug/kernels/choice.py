@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -23,6 +23,9 @@ import torch
 
 Backend = Literal["numba", "triton", "torch", "reference"]
 _VARIABLE = "NEGPLUG_BACKEND"
+
+# Triton looks too when its programs are defined, and never again.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 Question = TypeVar("Question")
 
@@ -80,15 +83,22 @@ class Operation(Generic[Question]):
 
     def _choose(self, device: torch.device, question: Question) -> Kernel[Question]:
         forced = forced_backend()
-        wanted = [kernel for kernel in self.kernels if kernel.backend == forced] or self.kernels
-        able = [kernel for kernel in wanted if kernel.refusal(device) is None]
-        if not able:
+        wanted: Sequence[Kernel[Question]] = self.kernels
+        if forced is not None:
+            wanted = [kernel for kernel in wanted if kernel.backend == forced] or wanted
+        able: Kernel[Question] | None = None
+        for kernel in wanted:
+            if kernel.refusal(device) is None:
+                able = kernel
+                if kernel.suits(question):
+                    return kernel
+        if able is None:
             raise ValueError(
                 f"{_VARIABLE} is {forced!r}, which cannot compute {self.name} here: "
                 f"{wanted[0].refusal(device)}; set it to 'torch' or unset it"
             )
         # A forced backend answers even a question that it does not suit.
-        return next((kernel for kernel in able if kernel.suits(question)), able[-1])
+        return able
 
 
 def forced_backend() -> str | None:
@@ -114,7 +124,7 @@ def numba_refusal(device: torch.device) -> str | None:
 def triton_refusal(device: torch.device) -> str | None:
     """Return why Triton's programs cannot serve a device here; None if they can."""
     if device.type == "cpu":
-        if os.environ.get("TRITON_INTERPRET") != "1" or forced_backend() != "triton":
+        if not _INTERPRETED or forced_backend() != "triton":
             return "it serves GPUs (the CPU only if forced, under TRITON_INTERPRET=1)"
     elif device.type != "cuda":
         return f"it serves CUDA and ROCm devices, and the tensors are on {device.type!r}"

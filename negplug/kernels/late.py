@@ -81,15 +81,17 @@ class _Late(NamedTuple):
     Attributes:
         kind: What is looked at.
         number: How many of its kind came before.
-        met: In the host's memory, once ``arrived`` is done.
+        value: In the host's memory, once ``arrived`` is done.
         arrived: When the copy is there.
+        met: Whether a value meets the condition.
         then: What is to be done if it is met.
     """
 
     kind: str
     number: int
-    met: Tensor
+    value: Tensor
     arrived: torch.cuda.Event
+    met: Callable[[Any], bool]
     then: Callable[[], None]
 
 
@@ -97,49 +99,62 @@ _late: collections.deque[_Late] = collections.deque()
 _looked: collections.Counter[str] = collections.Counter()
 
 
-def check(kind: str, failed: Tensor, error: Callable[[], Exception]) -> None:
-    """Raise ``error()`` if ``failed`` is true, as soon as that can be known without waiting.
+def check(
+    kind: str,
+    value: Tensor,
+    error: Callable[[], Exception],
+    failed: Callable[[Any], bool] = bool,
+) -> None:
+    """Raise ``error()`` if a value has failed, as soon as that can be known without waiting.
 
     At once on the CPU, and in the first check of a kind, where most mistakes show. On a CUDA device
     a later failure is raised by a later check, or by :func:`settle`.
 
     Args:
         kind: What is checked.
-        failed: A bool ``[]``.
+        value: ``[]``.
         error: Makes the error; may read the device.
+        failed: Whether that is a failure, asked on the host; by default whether the value is true.
     """
 
     def raised() -> None:
         raise error()
 
-    look(kind, failed, raised, wait=not _looked[kind])
+    look(kind, value, raised, failed, wait=not _looked[kind])
 
 
-def look(kind: str, condition: Tensor, then: Callable[[], None], wait: bool = False) -> None:
-    """Call ``then()`` if ``condition`` is true, as soon as that can be known.
+def look(
+    kind: str,
+    value: Tensor,
+    then: Callable[[], None],
+    met: Callable[[Any], bool] = bool,
+    wait: bool = False,
+) -> None:
+    """Call ``then()`` if a value meets a condition, as soon as that can be known.
 
     At once on the CPU; of a CUDA device in a later look, or in :func:`settle`.
 
     Args:
         kind: What is looked at.
-        condition: A bool ``[]``.
+        value: ``[]``.
         then: Raises or warns; may read the device.
+        met: The condition, asked on the host; by default whether the value is true.
         wait: Whether to wait for the device.
     """
     settle(wait=False)
-    device = condition.device.type
+    device = value.device.type
     if device == "meta" or (device == "cuda" and torch.cuda.is_current_stream_capturing()):
         return
     number = _looked[kind]
     _looked[kind] += 1
     if device == "cpu":
-        if condition.numpy():
+        if met(value.numpy().item()):
             then()
     elif device != "cuda" or wait:
-        if read(condition):
+        if met(read(value)):
             then()
     else:
-        _late.append(_Late(kind, number, *_sent(condition), then))
+        _late.append(_Late(kind, number, *_sent(value), met, then))
 
 
 def settle(wait: bool = True) -> None:
@@ -151,7 +166,7 @@ def settle(wait: bool = True) -> None:
     while _late and (wait or _late[0].arrived.query()):  # type: ignore[no-untyped-call]
         late = _late.popleft()
         late.arrived.synchronize()
-        if late.met.numpy():
+        if late.met(late.value.numpy().item()):
             ago = _looked[late.kind] - late.number - 1
             try:
                 late.then()

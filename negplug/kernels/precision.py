@@ -29,8 +29,9 @@ def not_inference() -> Iterator[None]:
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return a context without autocast, which not every device has: the meta device does not."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
 
 

@@ -39,4 +39,4 @@ class Fingerprint(NamedTuple):
 
 def _few(rows: Tensor) -> Tensor:
     # Of every view: the first ones of two batches may be the same.
-    return rows.detach()[:: max(1, (len(rows) - 1) // _PARTS)].clone()
+    return rows.detach()[:: max(1, (rows.shape[0] - 1) // _PARTS)].clone()

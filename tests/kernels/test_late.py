@@ -1,5 +1,7 @@
 """Conditions on values of a device: at once where that costs nothing, later elsewhere."""
 
+import math
+
 import pytest
 import torch
 
@@ -20,6 +22,26 @@ def test_on_the_cpu_a_failure_is_raised_at_once_and_a_value_is_known():
         late.check("something", torch.tensor(False), error)
         with pytest.raises(ValueError, match=r"^this is wrong$"):
             late.check("something", torch.tensor(True), error)
+
+
+@pytest.mark.parametrize(
+    ("value", "failed", "wrong"),
+    [
+        (torch.tensor(-2), lambda least: least < 0, True),
+        (torch.tensor(0), lambda least: least < 0, False),
+        (torch.tensor(float("nan")), math.isnan, True),
+        (torch.tensor(0.0), math.isnan, False),
+        (torch.tensor(3), bool, True),
+    ],
+)
+def test_what_a_failure_is_may_be_asked_on_the_host(value, failed, wrong, monkeypatch):
+    for backend in ("torch", "triton"):  # also where the CPU stands in for a GPU
+        monkeypatch.setenv("NEGPLUG_BACKEND", backend)
+        if wrong:
+            with pytest.raises(ValueError, match="this is wrong"):
+                late.check("something", value, error, failed)
+        else:
+            late.check("something", value, error, failed)
 
 
 def test_on_the_cpu_places_and_values_for_later_are_there():

@@ -35,6 +35,9 @@ STEEPEST = 50.0
 _TILE = {"cpu": 512}
 _TILE_ELSEWHERE = 4096
 
+# Up to so many rows, in a single tile, ids are compared as they are: to sort them takes longer.
+_FEW = 256
+
 # Up to so many rows (10 MiB in float32) it is quicker to keep the tiles than to recompute them.
 _KEPT = 2048
 
@@ -60,9 +63,9 @@ class _SymmetricLogSumExp(torch.autograd.Function):
         sums = z.new_zeros(len(z))
         for (rows, columns), tile in zip(grid.spans, tiles, strict=True):
             grid.write(rows, columns, tile)
-            sums[rows] += tile.sum(1)
+            sums[rows].add_(tile.sum(1))
             if rows != columns:
-                sums[columns] += tile.sum(0)
+                sums[columns].add_(tile.sum(0))
         ctx.save_for_backward(z, ids, sums, *(tiles if keep else ()))
         ctx.temperature = temperature
         return sums.log()
@@ -71,7 +74,7 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         z, ids, sums, *kept = ctx.saved_tensors
-        ratio = torch.where(sums > 0, grad / sums, 0.0)
+        ratio = (grad / sums).masked_fill_(sums == 0, 0.0)
         grad_z = torch.zeros_like(z)
         grid = _Grid(z, ids, ctx.temperature)
         for (rows, columns), tile in zip(grid.spans, kept or grid.room(keep=False), strict=True):
@@ -80,10 +83,10 @@ class _SymmetricLogSumExp(torch.autograd.Function):
             # Into the scratch tile: a kept one may serve a second backward pass.
             weights = torch.add(ratio[rows, None], ratio[columns], out=grid.scratch_like(tile))
             weights *= tile
-            grad_z[rows].addmm_(weights, z[columns])
+            grad_z[rows].addmm_(weights, z[columns], alpha=grid.scale)
             if rows != columns:
-                grad_z[columns].addmm_(weights.T, z[rows])
-        return grad_z.div_(ctx.temperature), None, None
+                grad_z[columns].addmm_(weights.T, z[rows], alpha=grid.scale)
+        return grad_z, None, None
 
 
 class _Grid:
@@ -91,6 +94,7 @@ class _Grid:
 
     Attributes:
         spans: (rows, columns) of every tile on and above the diagonal.
+        scale: 1/τ.
     """
 
     def __init__(self, z: Tensor, ids: Tensor, temperature: float) -> None:
@@ -99,7 +103,7 @@ class _Grid:
         self.spans = [(rows, columns) for n, rows in enumerate(cuts) for columns in cuts[n:]]
         self._z = z
         self._ids = ids
-        self._scale = 1.0 / temperature
+        self.scale = 1.0 / temperature
         self._scratch = z.new_empty(self._width**2)
 
     def room(self, keep: bool) -> list[Tensor]:
@@ -117,7 +121,7 @@ class _Grid:
 
     def write(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Write E[rows, columns] to ``tile``."""
-        write_products(self._z[rows], self._z[columns], tile, self._scale)
+        write_products(self._z[rows], self._z[columns], tile, self.scale)
         tile.exp_()
         names, touched = self._exclusions
         if touched[rows.start // self._width][columns.start // self._width]:
@@ -127,7 +131,9 @@ class _Grid:
 
     @functools.cached_property
     def _exclusions(self) -> tuple[Tensor, list[list[bool]]]:
-        """Return short names of the ids, ``[N]``, and which pairs of spans have one in common."""
+        """Return names of the ids, ``[N]``, and which pairs of spans have one in common."""
+        if len(self._ids) <= min(self._width, _FEW):
+            return self._ids, [[True]]
         ordered, order = self._ids.sort()
         new = torch.zeros_like(ordered)
         torch.ne(ordered[1:], ordered[:-1], out=new[1:])

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Columns, Mixtures, Negatives, total_counts
 from negplug.kernels.chosen import chosen_logsumexp, chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
@@ -97,7 +96,7 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
     return pool_logsumexp(
         anchors.embeddings,
         rows.embeddings,
-        comparable_ids(anchors.ids),
+        anchors.comparable_ids,
         rows.ids,
         temperature,
         weight,

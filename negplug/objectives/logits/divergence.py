@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Negatives, Whole
 from negplug.kernels.pool import row_logsumexp
 from negplug.kernels.pool.tiled import finite, tiles
@@ -86,7 +85,7 @@ def _of_part(batch: ContrastiveBatch, part: Negatives, others: Tensor, temperatu
             anchors.embeddings,
             rows.embeddings,
             others,
-            comparable_ids(anchors.ids),
+            anchors.comparable_ids,
             rows.ids,
             temperature,
             weight,

@@ -8,8 +8,7 @@ from pools import only
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, make_sampler
-from negplug.contract.batch import ANCHORS
-from negplug.contract.rows import Rows
+from negplug.contract.rows import ANCHORS, Rows
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.grouping import samples_of
 from negplug.samplers.chains.ordered_pool import OrderedPool

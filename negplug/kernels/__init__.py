@@ -2,6 +2,8 @@
 
 - :mod:`negplug.kernels.chosen`: similarities of chosen pairs, and their log-sum-exp;
 - :mod:`negplug.kernels.pool`: log-sum-exp over a whole pool;
+- :mod:`negplug.kernels.nearest`: the nearest of a pool;
+- :mod:`negplug.kernels.softmax_draws`: draws from the softmax over a pool;
 - :mod:`negplug.kernels.chain`: Metropolis–Hastings chains;
 - :mod:`negplug.kernels.random`: distinct integers and uniform numbers.
 

@@ -10,28 +10,24 @@ and nothing else of the source counts. Xuan et al., "Hard negative examples are 
 (2020, arXiv:2007.12749) show when this collapses: anchors whose hardest negative is nearer than
 their positive. ``filtered(similarity=…)`` as the source takes the nearest ones out.
 
-A whole pool is read in tiles, each merged into the M best so far, so memory is O((N + K)·d + N·M).
+Of equal similarities that of the smaller column counts as the larger, on every device. A whole pool
+is read in tiles, each merged into the M best so far, so memory is O((N + K)·d + N·M).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Columns, Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
-from negplug.kernels.late import known
-from negplug.kernels.pool.tiled import product_tiles
-from negplug.samplers.common.choosing import (
-    ChoosingSampler,
-    rows_offered,
-)
+from negplug.kernels.nearest import largest, nearest_columns, which_are_there
+from negplug.samplers.common.choosing import ChoosingSampler, rows_offered
 
 
 class Hard(ChoosingSampler):
@@ -58,8 +54,8 @@ class Hard(ChoosingSampler):
                 there is, with a warning.
         """
         offered = rows_offered("hard", self.source, batch)
-        available = total_counts(offered, batch.anchors)
-        if not self.availability.exceeded(offered, available, batch.first_step):
+        counts = functools.partial(total_counts, offered, batch.anchors)
+        if not self.availability.exceeded(offered, counts, batch.first_step):
             return offered
         return hardest(batch, offered, self.num_negatives)
 
@@ -85,33 +81,17 @@ def hardest(batch: ContrastiveBatch, offered: Sequence[Negatives], count: int) -
 
 @torch.no_grad()
 def _hardest(batch: ContrastiveBatch, part: Negatives, count: int) -> Negatives:
+    anchors, pool = batch.anchors.embeddings, part.rows.embeddings
     if isinstance(part.choice, Columns):
-        anchors, pool = batch.anchors.embeddings, part.rows.embeddings
         every = chosen_similarities(anchors, pool, part.choice.columns)
         if part.mask is not None:
             every = every.masked_fill(~part.mask, -torch.inf)
-        similarities, slots = every.topk(min(count, every.shape[1]))
+        similarities, slots = largest(every, count)
+        there = which_are_there(similarities)
     else:
-        similarities, slots = _of_whole_pool(batch, part, min(count, len(part.rows)))
-    mask = similarities > -torch.inf
-    columns, weight = part.columns_at(slots), part.weight_at(slots)
-    return part.chosen(columns, None if known(mask.all()) else mask, weight)
-
-
-def _of_whole_pool(batch: ContrastiveBatch, part: Negatives, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` largest similarities and their columns, -inf where there are fewer."""
-    ids, anchors = comparable_ids(batch.anchors.ids), batch.anchors.embeddings
-    best = anchors.new_full((len(ids), count), -torch.inf)
-    found = ids.new_zeros(len(ids), count)
-    for rows, columns, tile in product_tiles(anchors, part.rows.embeddings):
-        tile.masked_fill_(ids[rows, None] == part.rows.ids[columns], -torch.inf)
-        if part.mask is not None:
-            tile.masked_fill_(~part.mask[rows, columns], -torch.inf)
-        best[rows], place = torch.cat([best[rows], tile], dim=1).topk(count)
-        # The first places are those of the best so far, the others those of the tile.
-        known = found[rows].gather(1, place.clamp(max=count - 1))
-        found[rows] = torch.where(place < count, known, place - count + columns.start)
-    return best, found
+        count, ids = min(count, len(pool)), (batch.anchors.ids, part.rows.ids)
+        slots, there = nearest_columns(anchors, pool, *ids, count, part.mask)
+    return part.chosen(part.columns_at(slots), there, part.weight_at(slots))
 
 
 @hookimpl

@@ -23,6 +23,7 @@ mixture pushes alike whatever its source. They count once, whatever the source's
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -163,8 +164,8 @@ class Synthetic(NegativeSampler):
         """Return each anchor's hardest negatives, those that there are first; None if no rows."""
         if self.availability is None:
             return None
-        available = total_counts(offered, batch.anchors)
-        self.availability.exceeded(offered, available, batch.first_step)
+        counts = functools.partial(total_counts, offered, batch.anchors)
+        self.availability.exceeded(offered, counts, batch.first_step)
         if not any(len(part.rows) for part in offered):
             return None
         return hardest(batch, offered, self.availability.num_negatives)

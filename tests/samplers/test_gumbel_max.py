@@ -23,8 +23,9 @@ from softmax_draws import (
 
 from negplug import Negatives, Rows
 from negplug.kernels.pool import tiled
+from negplug.kernels.softmax_draws.tiled import invert
 from negplug.objectives.logits import negative_term
-from negplug.samplers.gumbel_max import GumbelMax, _invert
+from negplug.samplers.gumbel_max import GumbelMax
 
 
 @pytest.fixture
@@ -119,13 +120,13 @@ def test_inversion_at_the_ends_of_the_unit_interval(dtype):
     ends = torch.tensor([[0.0, 0.5 - torch.finfo(dtype).eps, 0.5, last]], dtype=dtype)
     logits = torch.full((1, 7), -torch.inf)
     logits[0, [1, 3, 4, 5]] = torch.tensor([1000.0, 850.0, 1000.0, 800.0])
-    assert _invert(logits, ends).tolist() == [[1, 1, 4, 4]]
+    assert invert(logits, ends).tolist() == [[1, 1, 4, 4]]
     # Widely spread logits, a third of them excluded.
     logits = 30 * torch.randn(200, 1024, generator=seeded(0))
     logits[torch.rand(logits.shape, generator=seeded(1)) < 1 / 3] = -torch.inf
     uniform = torch.rand(200, 50, dtype=dtype, generator=seeded(2))
     uniform[:, 0], uniform[:, 1] = 0, last
-    columns = _invert(logits, uniform)
+    columns = invert(logits, uniform)
     p = logits.double().softmax(1)
     assert (p.gather(1, columns) > 0).all()
     above = p.cumsum(1).gather(1, columns)

@@ -179,9 +179,14 @@ def product_tiles(
         yield rows, columns, tile
 
 
+def tile_width(pool: int) -> int:
+    """Return how many columns a tile of a pool of so many rows has, unless it is the last."""
+    return max(1, min(_COLUMNS, pool))
+
+
 def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:
     """Yield (rows, columns) of every tile, row block after row block."""
-    width = max(1, min(_COLUMNS, pool))
+    width = tile_width(pool)
     height = min(_ROWS * _COLUMNS // width, _MOST_ROWS)
     for first in range(0, anchors, height):
         for start in range(0, pool, width):

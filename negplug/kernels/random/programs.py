@@ -22,9 +22,22 @@ def _mix(state):
 
 
 @triton.jit
-def _write(Out, place, half, count):
-    """Write ½ + (k + ½) · 2⁻³² of signed 32-bit integers k."""
-    number = half.to(tl.float64) * 2.3283064365386963e-10 + (0.5 + 1.1641532182693481e-10)
+def _uniform(half):
+    """Return ½ + (k + ½) · 2⁻³² of the signed 32-bit integers k that unsigned ones are."""
+    half = half.to(tl.uint32).to(tl.int32, bitcast=True)
+    return half.to(tl.float64) * 2.3283064365386963e-10 + (0.5 + 1.1641532182693481e-10)
+
+
+@triton.jit
+def uniforms_of(seed, before):
+    """Return the two numbers of each hash that so many, int64, come before in a stream."""
+    state = _mix(seed.to(tl.uint64) + (before + 1).to(tl.uint64) * GAMMA)
+    return _uniform(state), _uniform(state >> 32)
+
+
+@triton.jit
+def _write(Out, place, number, count):
+    """Write numbers, float32 ones inside of (0, 1) too."""
     if Out.dtype.element_ty != tl.float64:
         number = tl.minimum(tl.maximum(number, 1.1641532182693481e-10), 1 - 5.960464477539063e-08)
     tl.store(Out + place, number.to(Out.dtype.element_ty), mask=place < count)
@@ -34,10 +47,9 @@ def _write(Out, place, half, count):
 def uniforms_of_stream(Out, seed, start, count, PAIRS: tl.constexpr):
     """Write two numbers of each hash, ``start`` hashes coming before."""
     pair = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    number = (start + pair + 1).to(tl.uint64)
-    state = _mix(seed.to(tl.uint64) + number * GAMMA)
-    _write(Out, 2 * pair, state.to(tl.uint32).to(tl.int32, bitcast=True), count)
-    _write(Out, 2 * pair + 1, (state >> 32).to(tl.uint32).to(tl.int32, bitcast=True), count)
+    first, second = uniforms_of(seed, start + pair)
+    _write(Out, 2 * pair, first, count)
+    _write(Out, 2 * pair + 1, second, count)
 
 
 @triton.jit

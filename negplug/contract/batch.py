@@ -101,7 +101,8 @@ class ContrastiveBatch:
     @property
     def first_step(self) -> bool:
         """Whether this is the first training step, whose batch is taken for a full one."""
-        return self.training and self.context.draws.step == 0
+        step = self.context.draws.step
+        return self.training and isinstance(step, int) and step == 0
 
     @property
     def tie(self) -> Tensor | None:

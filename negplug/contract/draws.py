@@ -7,7 +7,9 @@ import struct
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from negplug.kernels.random.hashing import mixed
 from negplug.kernels.random.numbers import RandomNumbers
 
 
@@ -21,13 +23,13 @@ class Draws:
 
     Attributes:
         seed: The run's seed.
-        step: Training steps done so far.
+        step: Training steps done so far; an int64 ``[]`` where a device counts them, in a graph.
         call: Number of the loss call inside its step.
         rank: This process in the process group.
     """
 
     seed: int = 0
-    step: int = 0
+    step: int | Tensor = 0
     call: int = 0
     rank: int = 0
 
@@ -35,9 +37,9 @@ class Draws:
         """Return the random numbers of one sampler (numbered ``stream``) for this call."""
         return RandomNumbers(self.seed_of(stream), device)
 
-    def seed_of(self, stream: int) -> int:
-        """Return the seed of one sampler for this call."""
-        key = struct.pack("<5q", self.seed, self.step, self.call, self.rank, stream)
+    def seed_of(self, stream: int) -> int | Tensor:
+        """Return the seed of one sampler for this call, on the device if the step is there."""
+        key = struct.pack("<4q", self.seed, self.call, self.rank, stream)
         digest = hashlib.blake2b(key, digest_size=8).digest()
-        # torch takes seeds below 2**63 on every device.
-        return int.from_bytes(digest, "little") >> 1
+        # The step alone changes in a graph, and comes in by a hash that a device computes too.
+        return mixed(int.from_bytes(digest, "little", signed=True), self.step)

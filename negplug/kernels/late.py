@@ -32,6 +32,11 @@ def free_to_read(device: torch.device) -> bool:
     return device.type == "cpu" and forced_backend() != "triton"
 
 
+def capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph takes up what is asked of a device, and nothing is computed."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def known(value: Tensor) -> Any:
     """Return the one value of a tensor that is free to read; None of another."""
     return value.detach().numpy().item() if free_to_read(value.device) else None
@@ -132,7 +137,7 @@ def look(
 ) -> None:
     """Call ``then()`` if a value meets a condition, as soon as that can be known.
 
-    At once on the CPU; of a CUDA device in a later look, or in :func:`settle`.
+    At once on the CPU; of a CUDA device in a later look, or in :func:`settle`; never in a graph.
 
     Args:
         kind: What is looked at.
@@ -141,10 +146,10 @@ def look(
         met: The condition, asked on the host; by default whether the value is true.
         wait: Whether to wait for the device.
     """
-    settle(wait=False)
     device = value.device.type
-    if device == "meta" or (device == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if device == "meta" or capturing(value.device):
         return
+    settle(wait=False)
     number = _looked[kind]
     _looked[kind] += 1
     if device == "cpu":

@@ -8,8 +8,9 @@ where it is needed, for every extension of torch relies on it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -21,6 +22,8 @@ _T = TypeVar("_T")
 
 FOREACH = ("add_", "addcmul_", "div", "div_", "mul_", "norm", "sub")
 """What :func:`foreach` is asked for."""
+
+_SAYS_WHY = torch.__version__ >= "2.9"
 
 
 def changed(what: str, reader: str) -> RuntimeError:
@@ -46,6 +49,32 @@ def outside_graphs(function: Callable[_P, _T]) -> Callable[_P, _T]:
     except (ImportError, AttributeError):
         raise changed("torch._compile has no _disable_dynamo any more", "outside_graphs") from None
     return cast(Callable[_P, _T], disable(function))
+
+
+def break_graph(reason: str) -> None:
+    """Break the graph that ``torch.compile`` traces; where it must not, that is the error.
+
+    Args:
+        reason: Part of the error's message from torch 2.9 on.
+    """
+    if _SAYS_WHY:
+        torch._dynamo.graph_break(msg=reason)
+    else:
+        torch._dynamo.graph_break()
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Let autograd record inside of an operation's kernel, where torch has turned it off."""
+    names = ("_dispatch_tls_local_include_set", "_dispatch_tls_local_exclude_set")
+    guard = getattr(torch._C, "_ForceDispatchKeyGuard", None)
+    if guard is None or not all(hasattr(torch._C, name) for name in names):
+        raise changed("torch._C has no _ForceDispatchKeyGuard any more", "recording")
+    included, excluded = (getattr(torch._C, name)() for name in names)
+    for key in ("AutogradFunctionality", "ADInplaceOrView"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
+    with guard(included, excluded), torch.enable_grad():
+        yield
 
 
 def pair_products(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

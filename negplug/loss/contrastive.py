@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite
@@ -22,20 +23,22 @@ from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
-from negplug.contract.state import FORMAT
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, not_inference, without_autocast
 from negplug.kernels.torch_private import backward_runs, inside_function, outside_graphs
+from negplug.loss import graphs
 from negplug.loss.agreement import Agreement, fails_together, seed_of_run
-from negplug.loss.calls import CallState, check_saved
+from negplug.loss.calls import CallState
+from negplug.loss.graph_steps import GraphSteps
 from negplug.loss.mean import mean_over_anchors
+from negplug.loss.saved import SavedLoss
 from negplug.loss.steps import Call, Steps
 from negplug.plugins.build import as_objective, as_sampler
 
 
-class ContrastiveLoss(nn.Module):
+class ContrastiveLoss(SavedLoss):
     """A contrastive loss whose negatives are a choice.
 
     One loss object serves one pair of heads: a sampler that remembers embeddings remembers those
@@ -86,14 +89,20 @@ class ContrastiveLoss(nn.Module):
         self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
         self._fresh = [self._own[0].copy()] if self._own[0].updating else []
         self._seed = seed_of_run(seed)
+        self.graphs = GraphSteps(self.sampler, self.objective)
         self.ranks = Agreement()
         self._steps = Steps()
         self.call = 0
         self.observe = False
         self.observed: dict[str, float] = {}
-        self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
+        self.check_before_loading()
 
-    @fails_together
+    def __new__(cls, *_: Any, **__: Any) -> ContrastiveLoss:
+        """Make a loss, a copy too, that graphs find."""
+        loss_fn = super().__new__(cls)
+        graphs.register(loss_fn)
+        return loss_fn
+
     def forward(
         self,
         z0: Tensor,
@@ -119,10 +128,22 @@ class ContrastiveLoss(nn.Module):
         Returns:
             A scalar in float32 or better, also under autocast.
         """
-        batch = ContrastiveBatch.from_views((z0, z1, *more_views), indexes, labels)
+        views = (z0, z1, *more_views)
+        if torch.compiler.is_compiling() and graphs.compiles(self, encode):
+            return graphs.compiled(self, views, indexes, labels)
+        return self._of_views(indexes, labels, encode, *views)
+
+    @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
+    @fails_together
+    def _of_views(
+        self, indexes: Tensor | None, labels: Tensor | None, encode: Encoder | None, *views: Tensor
+    ) -> Tensor:
+        batch = ContrastiveBatch.from_views(views, indexes, labels)
         dataset = None if encode is None else DatasetAccess(encode=encode)
         return self._contrast(batch, dataset=dataset, shared=True)
 
+    @outside_graphs
+    @fails_together
     def contrast(
         self,
         batch: ContrastiveBatch,
@@ -140,8 +161,6 @@ class ContrastiveLoss(nn.Module):
         """
         return self._contrast(batch, objective, temperature, dataset)
 
-    @outside_graphs  # a compiled model breaks its graph here; imports nothing until then
-    @fails_together
     def _contrast(
         self,
         batch: ContrastiveBatch,
@@ -149,24 +168,38 @@ class ContrastiveLoss(nn.Module):
         temperature: float | None = None,
         dataset: DatasetAccess | None = None,
         shared: bool = False,
+        done: Tensor | None = None,
     ) -> Tensor:
-        """As :meth:`contrast`; ``shared`` lets all calls of a step have the first one's state."""
+        """As :meth:`contrast`; ``shared`` lets all calls of a step have the first one's state.
+
+        In a compiled graph ``done`` is how many steps graphs have made.
+        """
         tau = self.temperature if temperature is None else check_temperature(temperature)
-        call = self._call_of(batch, shared)
         device = batch.anchors.embeddings.device
+        captured = late.capturing(device)
+        if captured:
+            done = self.graphs.captured()
+        call = self._call_of(batch, shared) if done is None else None
         dataset = batch.context.dataset if dataset is None else dataset
         if dataset.encode is not None:
             # Samplers ask where autocast is off.
             encode = as_under_present_autocast(dataset.encode, device)
             dataset = replace(dataset, encode=encode)
-        step, number = (self._steps.number, 0) if call is None else (call.step, call.number)
+        number = 0 if call is None else call.number
+        step: int | Tensor = self._steps.number if call is None else call.step
+        if done is not None:
+            self._end_reached()
+            step = self.graphs.number(done, self._steps, device)
         self.call = number
         if call is not None:
-            terms = step, self.sampler, objective or self.objective, batch.anchors.embeddings
+            terms = call.step, self.sampler, objective or self.objective, batch.anchors.embeddings
             given = self.temperature if temperature is None else temperature
             self._seed = self.ranks.settle(self._seed, given, *terms)
         draws = Draws(self._seed, step, number, rank())
-        batch = batch.within(draws, tau, dataset, training=call is not None)
+        training = batch.training if done is not None else call is not None
+        if captured and training:
+            self.graphs.advance()
+        batch = batch.within(draws, tau, dataset, training)
         self.ranks.watch(batch)
         state = self._state(0 if shared else number)
         sampler = state.sampler
@@ -185,7 +218,7 @@ class ContrastiveLoss(nn.Module):
         finally:
             # Checkpointing stops what it computes again as soon as it has what it wants.
             held = state.release()
-        if self.observe and (call is None or call.times == 1):
+        if self.observe and not captured and (call is None or call.times == 1):
             self.observed = observe(batch, sampler, negatives)
         if call is not None and loss.requires_grad:
             call.computed(loss, held)
@@ -210,42 +243,8 @@ class ContrastiveLoss(nn.Module):
     @property
     def next_step(self) -> int:
         """Number of the step that a training call made now would be of."""
+        self.graphs.lead(self._steps)
         return self._steps.number + self._steps.over()
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return all sampler state, what they held back of calls with a backward pass included.
-
-        Raises:
-            ValueError: If a batch before could not be used, and a GPU has only said so now.
-        """
-        late.settle()
-        if self._steps.reached and not backward_runs():
-            self.end_step()
-        return super().state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Restore what :meth:`state_dict` returned; everything or, if that fails, nothing."""
-        before = self.state_dict()
-        try:
-            return super().load_state_dict(*args, **kwargs)
-        except Exception as error:
-            super().load_state_dict(before)
-            if isinstance(error, RuntimeError):  # of torch, about missing and unexpected keys
-                raise ValueError(f"{error}; the file is damaged, or another sampler's") from error
-            raise
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return the counters that key the random draws, and the calls with state of their own."""
-        steps = {"step": self._steps.number, "call": self._steps.following}
-        return {"format": FORMAT, "seed": self._seed, **steps, "further": len(self.further)}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restore the counters, and make room for the state of further calls."""
-        self._seed, further = state["seed"], state["further"]
-        self._steps = Steps(state["step"], 1 + further if further else None, state["call"])
-        del self.further[further:]
-        while len(self.further) < further:
-            self._add_call()
 
     def extra_repr(self) -> str:
         """Show the expressions."""
@@ -258,11 +257,14 @@ class ContrastiveLoss(nn.Module):
         of a function of autograd, and again in the backward pass.
         """
         if not (batch.training or inside_function()):
+            self.graphs.lead(self._steps)
             return None
         if backward_runs():
             return self._steps.same(batch)
         if self._steps.over():
             self.end_step()
+        if self.graphs.lead(self._steps):
+            self.graphs.advance()  # past the step that begins here
         return self._steps.next(batch, shared, graph=batch.training)
 
     def _state(self, number: int) -> CallState:
@@ -282,17 +284,3 @@ class ContrastiveLoss(nn.Module):
             for call in self._fresh:
                 call._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _prepare_to_load(
-    loss: nn.Module, state: dict[str, Any], prefix: str, _: Any, strict: bool, *__: Any
-) -> None:
-    """Check the saved state of samplers and objectives before anything is loaded.
-
-    A hook, so that it also runs where the loss is part of a model whose state is loaded. What is
-    held back belongs to the state that is replaced, and is dropped.
-    """
-    assert isinstance(loss, ContrastiveLoss)
-    check_saved(loss._own[0], state, prefix, strict)
-    loss.ranks.forget()
-    loss._steps.close()

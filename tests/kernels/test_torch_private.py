@@ -62,6 +62,21 @@ def test_outside_graphs():
     require(run == "[8.0, 8.0] [False] 2", what, "outside_graphs")
 
 
+def test_recording():
+    inside = []
+
+    def kernel(x):
+        inside.append((x.detach().requires_grad_() * 2).requires_grad)
+        with torch_private.recording():
+            inside.append((x.detach().requires_grad_() * 2).requires_grad)
+        return x.clone()
+
+    schema = "(Tensor x) -> Tensor"
+    operation = torch.library.custom_op("tests::recording", kernel, mutates_args=(), schema=schema)
+    operation(torch.ones(2, requires_grad=True))
+    require(inside == [False, True], "a kernel of an operation records otherwise", "recording")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pair_products(dtype):
     generator = torch.Generator().manual_seed(0)
@@ -234,6 +249,12 @@ VERSION = re.escape(torch.__version__)
             "_disable_dynamo",
             lambda: torch_private.outside_graphs(print),
             "torch._compile has no _disable_dynamo any more",
+        ),
+        (
+            torch._C,
+            "_ForceDispatchKeyGuard",
+            lambda: torch_private.recording().__enter__(),
+            "torch._C has no _ForceDispatchKeyGuard any more",
         ),
         (
             torch,

@@ -84,24 +84,29 @@ UNIFORMS: Operation[None] = Operation(
 )
 
 
-def distinct_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
+def distinct_integers(bounds: Tensor, count: int, seed: int | Tensor) -> Tensor:
     """Return M distinct integers in [0, bound) for each row, ``[N, M]`` int64, as drawn.
 
     Args:
         bounds: ``[N]`` int64, from 0 upwards; below M a row gets 0, …, bound − 1, and zeros.
         count: M ≥ 1.
-        seed: A signed 64-bit integer.
+        seed: A signed 64-bit integer; or an int64 ``[]``, which only torch operations read.
     """
+    if isinstance(seed, Tensor):
+        return floyd_integers(bounds, count, seed)
     drawn: Tensor = DISTINCT.kernel(bounds.device, None)(bounds, count, seed)
     return drawn
 
 
-def write_uniforms(out: Tensor, seed: int, start: int = 0) -> None:
+def write_uniforms(out: Tensor, seed: int | Tensor, start: int = 0) -> None:
     """Write the uniform numbers of a stream from some place on.
 
     Args:
         out: ``[n]`` float64, which holds them exactly; float32 where a device has no float64.
-        seed: A signed 64-bit integer.
+        seed: As for :func:`distinct_integers`.
         start: How many numbers come before; even.
     """
+    if isinstance(seed, Tensor):
+        hashed_uniforms(out, seed, start)
+        return
     UNIFORMS.kernel(out.device, None)(out, seed, start)

@@ -23,7 +23,7 @@ _AT_ONCE = {"cpu": 2**17}
 _AT_ONCE_ELSEWHERE = 2**26
 
 
-def floyd_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
+def floyd_integers(bounds: Tensor, count: int, seed: int | Tensor) -> Tensor:
     """Return the integers as drawn; see :func:`negplug.kernels.random.distinct_integers`."""
     drawn = _of_all(bounds.clamp(min=count), count, seed)
     if free_to_read(bounds.device) and known(bounds.min()) >= count:

@@ -14,7 +14,7 @@ _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
 
 
-def hashed_uniforms(out: Tensor, seed: int, start: int) -> None:
+def hashed_uniforms(out: Tensor, seed: int | Tensor, start: int) -> None:
     """Write uniform numbers; see :func:`negplug.kernels.random.write_uniforms`."""
     count = (len(out) + 1) // 2
     first = start // 2 + 1
@@ -27,7 +27,7 @@ def hashed_uniforms(out: Tensor, seed: int, start: int) -> None:
         out.clamp_(2.0**-33, 1 - 2.0**-24)
 
 
-def hashed_integers(count: int, seed: int, device: torch.device) -> Tensor:
+def hashed_integers(count: int, seed: int | Tensor, device: torch.device) -> Tensor:
     """Return ⌊h_t/2⌋ for t = 1, …, count, int64 from 0 upwards."""
     states = torch.arange(1, count + 1, device=device).mul_(GAMMA).add_(seed)
     spare = torch.empty_like(states)
@@ -52,10 +52,23 @@ def shift(state: Tensor, by: int, out: Tensor) -> Tensor:
     return out.bitwise_and_((1 << (64 - by)) - 1)
 
 
-def mixed(seed: int, number: int) -> int:
-    """Return h_t of :mod:`negplug.kernels.random` for one t, computed on the host, signed."""
+def mixed(seed: int | Tensor, number: int | Tensor) -> int | Tensor:
+    """Return h_t of :mod:`negplug.kernels.random` for one t, signed.
+
+    It is computed on the host, unless the seed or t is a tensor ``[]`` int64.
+    """
+    if isinstance(seed, Tensor) or isinstance(number, Tensor):
+        step = number * GAMMA
+        state = seed + (step if isinstance(step, Tensor) else _signed(step))
+        assert isinstance(state, Tensor)
+        return mix_(state, torch.empty_like(state))
     state = (seed + number * GAMMA) % 2**64
     state = (state ^ (state >> 30)) * _FIRST % 2**64
     state = (state ^ (state >> 27)) * _SECOND % 2**64
     state ^= state >> 31
-    return state - 2**64 if state >> 63 else state
+    return _signed(state)
+
+
+def _signed(number: int) -> int:
+    """Return the lower 64 bits as a signed integer."""
+    return (number + 2**63) % 2**64 - 2**63

@@ -2,7 +2,8 @@
 
 Draw n (the n-th call of a method) takes a stream of its own, whose seed is h_n of the sampler's
 stream; see :mod:`negplug.kernels.random`. The seeds are hashed on the host, so that no draw waits
-for a device and none has a state to save.
+for a device and none has a state to save; only a seed that is on a device itself, in a graph, is
+hashed there.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ class RandomNumbers:
     neither read nor advanced.
 
     Args:
-        seed: Any integer.
+        seed: Any integer; or an int64 ``[]`` on the device, whose bits are as good.
         device: Where the numbers are wanted.
     """
 
-    def __init__(self, seed: int, device: torch.device) -> None:
+    def __init__(self, seed: int | Tensor, device: torch.device) -> None:
         self.device = device
         self._seed = seed
         self._draws = 0
 
-    def new_seed(self) -> int:
-        """Return the seed of a new stream, a signed 64-bit integer."""
+    def new_seed(self) -> int | Tensor:
+        """Return the seed of a new stream, a signed 64-bit integer, on the host if it can be."""
         self._draws += 1
         return mixed(self._seed, self._draws)
 

@@ -209,7 +209,7 @@ class ChainSampler(Stateful, NegativeSampler):
         self, batch: ContrastiveBatch, step: ChainStep, indexes: Tensor, random: RandomNumbers
     ) -> tuple[ChainStep, Moves, AbsentStates | None]:
         """Return the step with all logits known, where its chains went, and states outside."""
-        number, absent = batch.context.draws.step, None
+        number, absent = int(batch.context.draws.step), None
         if self.out_of_batch == "cached":
             absent = self.cache.find(batch, step.state, step.away)
             step = step if absent is None else step.compared(absent)
@@ -222,7 +222,7 @@ class ChainSampler(Stateful, NegativeSampler):
         away = (step.away & (moves.outside > 0)).nonzero()[:, 0]
         if len(away):
             # Another stream than that of the sampler's own draws.
-            seed = batch.context.draws.seed_of(-1 - self.stream)
+            seed = int(batch.context.draws.seed_of(-1 - self.stream)) % (1 << 63)
             absent = AbsentStates.anew(self.name, batch, step.state, away, seed)
             step = step.compared(absent)
             chosen = step.scores[away], step.initial[away], step.place[away], noise[away]

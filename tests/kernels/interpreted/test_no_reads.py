@@ -14,6 +14,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from steady import batches, pairs
 
 from negplug import ContrastiveLoss
+from negplug.kernels import late
 
 
 @pytest.mark.parametrize(("sampler", "objective"), pairs())
@@ -35,3 +36,19 @@ def test_reads_are_found():
         values.nonzero()
         values.unique()
     assert len(reads.found) == 4
+
+
+@pytest.mark.parametrize("sampler", ["in_batch()", "uniform(num_negatives=5)"])
+def test_what_a_graph_captures_reads_nothing_and_is_the_step(sampler, monkeypatch):
+    ours, theirs = ContrastiveLoss(sampler, seed=3), ContrastiveLoss(sampler, seed=3)
+    for step, (z, _) in enumerate(batches(4)):
+        with monkeypatch.context() as patch, Reads() as reads:
+            # No CPU has graphs: what a GPU would capture after a first step runs at once.
+            patch.setattr(late, "capturing", lambda _, now=step > 0: now)
+            found = ours(*z)
+            gradient = torch.autograd.grad(found, z)
+        wanted = theirs(*z)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(gradient, torch.autograd.grad(wanted, z))
+        assert step == 0 or reads.found == []
+    assert int(ours.graphs.done) == 3

@@ -8,9 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import BEYOND, columns_with_same_id, comparable_ids
+from negplug.contract.ids import BEYOND, columns_with_same_id
 from negplug.contract.rows import Rows
-from negplug.kernels.late import free_to_read
 
 
 def excluded_pairs(batch: ContrastiveBatch, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -28,18 +27,6 @@ def excluded_pairs(batch: ContrastiveBatch, rows: Rows) -> tuple[Tensor, Tensor]
         known = anchor, columns[anchor, slot]
         remember_pairs(batch, rows, *known)
     return known
-
-
-def exclude(batch: ContrastiveBatch, rows: Rows, values: Tensor, value: float) -> None:
-    """Write ``value`` to the entries of ``values`` ``[N, K]`` that the rule of exclusion forbids.
-
-    A few entries are quicker to write one by one than by a mask over all, but to list them is to
-    wait for a device.
-    """
-    if free_to_read(values.device):
-        values[excluded_pairs(batch, rows)] = value
-    else:
-        values.masked_fill_(comparable_ids(batch.anchors.ids)[:, None] == rows.ids, value)
 
 
 def remember_pairs(batch: ContrastiveBatch, rows: Rows, anchor: Tensor, column: Tensor) -> None:

@@ -7,6 +7,7 @@ written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.state import Stateful
-from negplug.kernels.late import check, known
+from negplug.kernels.late import check, later
+from negplug.kernels.table import read_entries, write_entries
 
 
 class SampleTable(Stateful):
@@ -44,68 +46,36 @@ class SampleTable(Stateful):
             indexes: ``[N]`` int64, from 0 on.
             views: ``[N]`` int64, from 0 on.
         """
-        height, width = self._shape
-        if not height * width:
-            return {
-                name: values.new_full((len(indexes), *values.shape[2:]), self._empty[name])
-                for name, values in self._values.items()
-            }
-        written = (views < height) & (indexes < width)
-        place = views.clamp(max=height - 1) * width + indexes.clamp(max=width - 1)
-        found = {}
-        for name, values in self._values.items():
-            rows = values.flatten(0, 1).index_select(0, place)
-            here = written.view(-1, *(1 for _ in rows.shape[1:]))
-            found[name] = rows.where(here, self._empty[name])
-        return found
+        tables = self._values
+        empty = list(self._empty.values())
+        found = read_entries(list(tables.values()), views, indexes, empty)
+        return dict(zip(tables, found, strict=True))
 
     def write(
-        self,
-        indexes: Tensor,
-        views: Tensor,
-        bounds: tuple[int | None, int | None] = (None, None),
-        **values: Tensor,
+        self, indexes: Tensor, views: Tensor, room: tuple[int, int], **values: Tensor
     ) -> None:
         """Write values ``[N, …]``; of a sample and view that occurs twice, the last one.
 
         Args:
             indexes: As in :meth:`read`.
             views: As in :meth:`read`.
-            bounds: The number of views and that of samples, none of which is exceeded; what is
-                None is read off the tensors.
+            room: The number of views and that of samples, none of which is exceeded.
             **values: Every value by its name.
         """
         if not len(indexes):
             return
-        self.reserve(indexes, views, bounds, **values)
-        place = views * self._shape[1] + indexes
-        ordered, order = place.sort(stable=True)
-        if not known((ordered[1:] != ordered[:-1]).all()):
-            # Each writes what the last of its place does, so that the order does not matter.
-            last = order[torch.searchsorted(ordered, ordered, right=True) - 1]
-            place = ordered
-            values = {name: rows[last] for name, rows in values.items()}
-        for name, rows in values.items():
-            kept = getattr(self, name)
-            kept.view(-1, *kept.shape[2:]).index_copy_(0, place, rows.to(kept))
+        self.reserve(room, **values)
+        tables = [getattr(self, name) for name in values]
+        write_entries(tables, views, indexes, list(values.values()))
 
-    def reserve(
-        self,
-        indexes: Tensor,
-        views: Tensor,
-        bounds: tuple[int | None, int | None] = (None, None),
-        **values: Tensor,
-    ) -> None:
+    def reserve(self, room: tuple[int, int], **values: Tensor) -> None:
         """Make room for what :meth:`write` is going to write; see there for the arguments.
 
         What has no value here keeps its kind of number.
         """
-        height, length = bounds
-        height = int(views.max()) + 1 if height is None else height
-        length = int(indexes.max()) + 1 if length is None else length
         for name, kept in self._values.items():
             none = kept.new_empty((0, *kept.shape[2:]))
-            self._reserve(name, height, length, values.get(name, none))
+            self._reserve(name, *room, values.get(name, none))
 
     def _reserve(self, name: str, views: int, length: int, like: Tensor) -> None:
         old: Tensor = getattr(self, name)
@@ -136,12 +106,6 @@ class SampleTable(Stateful):
                 raise ValueError(f"the saved {name} has width 0; the file is damaged")
             if value.dtype == torch.int64 and (value < UNKNOWN).any():
                 raise ValueError(f"the saved {name} holds {int(value.min())}; the file is damaged")
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        """How many views and samples there is room for."""
-        height, width, *_ = next(iter(self._values.values())).shape
-        return height, width
 
 
 MOST_SAMPLES = 1 << 21
@@ -200,17 +164,40 @@ def beyond(name: str, highest: int, size: int | None) -> ValueError:
 
 
 def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
-    lowest, highest = indexes.aminmax()
-    failed = (lowest < 0) | (highest >= most_samples(size))
+    # Of all but 0, 1, …, most − 1 the quotient is another than 0.
+    failed = indexes.div(most_samples(size), rounding_mode="floor").any()
 
     def error() -> ValueError:
+        lowest, highest = map(int, indexes.aminmax())
         if lowest < 0:
             return ValueError(
-                f"{name}: needs the data set index of every sample, but one is {int(lowest)}"
+                f"{name}: needs the data set index of every sample, but one is {lowest}"
             )
-        return beyond(name, int(highest), size)
+        return beyond(name, highest, size)
 
     check(f"{name}: data set indexes", failed, error)
+
+
+def room_for(
+    indexes: Tensor, views: Tensor, num_views: int | None, size: int | None
+) -> Callable[[], tuple[int, int]]:
+    """Return a function that gives the room that a table needs, once the backward pass is done.
+
+    Args:
+        indexes: ``[N]`` int64, of what is going to be written.
+        views: ``[N]`` int64.
+        num_views: Number of views; None if it is read off the tensor.
+        size: Number of samples, likewise.
+    """
+    if not len(indexes) or (num_views is not None and size is not None):
+        return lambda: (num_views or 0, size or 0)
+    greatest = later(torch.stack([views, indexes]).amax(1))
+
+    def room() -> tuple[int, int]:
+        last_view, last = greatest() or (0, 0)  # on the meta device there are no values
+        return num_views or last_view + 1, size or last + 1
+
+    return room
 
 
 def check_samples(name: str, saved: int, size: int | None) -> None:

@@ -5,7 +5,8 @@
 - :mod:`negplug.kernels.nearest`: the nearest of a pool;
 - :mod:`negplug.kernels.softmax_draws`: draws from the softmax over a pool;
 - :mod:`negplug.kernels.chain`: Metropolis–Hastings chains;
-- :mod:`negplug.kernels.random`: distinct integers and uniform numbers.
+- :mod:`negplug.kernels.random`: distinct integers and uniform numbers;
+- :mod:`negplug.kernels.table`: look-up and writing by view and index.
 
 In each folder ``__init__`` is the operation, ``reference`` its equation, the other files its
 kernels. :mod:`negplug.kernels.choice` decides between them.

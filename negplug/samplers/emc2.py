@@ -39,17 +39,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer
 from negplug.contract.sampler import NegativeSampler
-from negplug.kernels.chain import walk
-from negplug.kernels.precision import widest
+from negplug.kernels.chain import Moves, chain_moves
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.sampler import ChainSampler, OutOfBatch
-from negplug.samplers.chains.step import Moves
 
 
 class Emc2(ChainSampler):
@@ -96,36 +93,20 @@ class Emc2(ChainSampler):
         Raises:
             ValueError: If the first batch, taken for a full one, leaves no draw after the burn-in.
         """
-        # As numbers: a sum of truth values takes longer.
-        proposes = torch.gt(scores, -torch.inf, out=torch.empty_like(scores))
-        proposed = proposes.sum(1).long()
-        passed = self._passed_over(proposed, step, scores.shape[1])
-        counts, stayed, last, accepted = walk(scores, noise, initial, passed)
-        total = proposed - passed
-        # Where nothing is proposed, the state is still a draw.
-        idle = (total == 0) & (initial > -torch.inf)
-        share = total.clamp_(min=1).to(scores).reciprocal_()
-        stayed = stayed.mul_(share).masked_fill_(idle, 1.0)
-        inside = place >= 0
-        weights = counts.mul_(share[:, None])
-        weights.scatter_add_(1, place.clamp(min=0)[:, None], (stayed * inside)[:, None])
-        return Moves(weights, stayed.masked_fill_(inside, 0.0), last, accepted.div_(proposed))
+        burn_in = self._burn_in_at(step, scores.shape[1])
+        return chain_moves(scores, noise, initial, place, burn_in)
 
-    def _passed_over(self, proposed: Tensor, step: int, samples: int) -> Tensor:
-        """Return P of each anchor, ``[N]``: at least one draw is left where there are proposals."""
+    def _burn_in_at(self, step: int, samples: int) -> float:
+        """Return the burn-in of a step that proposes so many samples."""
         if self.burn_in_stop is not None and step >= self.burn_in_stop:
-            return torch.zeros_like(proposed)
-        most = (proposed - 1).clamp(min=0)
-        if isinstance(self.burn_in, float):
-            share = proposed.to(widest(proposed.device)) * self.burn_in
-            return share.long().minimum(most)
+            return 0
         # Of all samples of the batch but the anchor's own: the same number on every rank.
-        if step == 0 and self.burn_in >= samples - 1 > 0:
+        if step == 0 and isinstance(self.burn_in, int) and self.burn_in >= samples - 1 > 0:
             raise ValueError(
                 f"emc2: burn_in={self.burn_in} leaves no draw of the {samples - 1} samples that a "
                 f"batch proposes; give a smaller number, or a share such as 0.5"
             )
-        return most.clamp(max=self.burn_in)
+        return self.burn_in
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same in a run that resumes."""

@@ -24,14 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.chain import Moves, resample, softmax_of_some
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.sampler import ChainSampler, OutOfBatch
-from negplug.samplers.chains.step import Moves
 
 
 class Isir(ChainSampler):
@@ -64,27 +63,11 @@ class Isir(ChainSampler):
         self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int
     ) -> Moves:
         """Draw each chain's next state from the weights of its candidates."""
-        own = initial.masked_fill(place >= 0, -torch.inf)
-        candidates = torch.cat([own[None], scores.T]).T
-        weights = _softmax(candidates)
-        best, chosen = (candidates + noise).max(1)
-        # Of nothing but -inf, none is chosen.
-        last = chosen.sub_(1).masked_fill_(best == -torch.inf, -1)
-        moved = (last >= 0) & (last != place)
-        idle = scores.amax(1) == -torch.inf
-        accepted = moved.to(scores.dtype).masked_fill_(idle, torch.nan)
-        return Moves(weights[:, 1:], weights[:, 0], last, accepted)
+        return resample(scores, noise, initial, place)
 
     def left(self, scores: Tensor, weights: Tensor) -> Tensor:
         """Return the softmax over the batch, whose shares of all draws may have underflowed."""
-        return _softmax(scores)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax of each row, 0 where there is nothing but -inf."""
-    lowest = torch.finfo(scores.dtype).min
-    weights = scores.T.clamp(min=lowest).softmax(0).T
-    return weights.mul_(scores.amax(1, keepdim=True) > -torch.inf)
+        return softmax_of_some(scores)
 
 
 @hookimpl

@@ -35,6 +35,7 @@ DRAWING = [
         for chain in ("emc2", "isir")
         for option in ("cached", "drop")
     ),
+    "isir()",
 ]
 """Samplers that draw from the softmax."""
 

@@ -16,21 +16,37 @@ All kernels take the same decisions from the same noise, draw for draw:
 - :mod:`negplug.kernels.chain.fused`, one program in Triton, on a GPU;
 - :mod:`negplug.kernels.chain.scan`, an associative scan in torch operations, on any device;
 - :mod:`negplug.kernels.chain.reference`, a loop over proposals in Python.
+
+What a sampler makes of a walk (:func:`chain_moves`), of resampling (:func:`resample`) and of the
+columns where chains ended (:func:`pick`) is a program each on a GPU, and elsewhere torch operations
+around :func:`walk`, :mod:`negplug.kernels.chain.moves`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from negplug.kernels.chain.moves import gathered, resampled, softmax_of_some, weighed_moves
 from negplug.kernels.chain.reference import loop_walk
-from negplug.kernels.chain.result import Walk
+from negplug.kernels.chain.result import Moves, Walk
 from negplug.kernels.chain.scan import scan_walk
 from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
 
-__all__ = ["CHAINS", "Walk", "walk"]
+__all__ = [
+    "CHAINS",
+    "Moves",
+    "Walk",
+    "chain_moves",
+    "pick",
+    "resample",
+    "softmax_of_some",
+    "walk",
+]
 
 
 def _compiled_walk() -> Callable[..., Walk]:
@@ -39,10 +55,17 @@ def _compiled_walk() -> Callable[..., Walk]:
     return compiled_walk
 
 
-def _fused_walk() -> Callable[..., Walk]:
-    from negplug.kernels.chain.fused import fused_walk
+def _fused(name: str) -> Callable[[], Callable[..., Any]]:
+    def load() -> Callable[..., Any]:
+        from negplug.kernels.chain import fused
 
-    return fused_walk
+        return cast("Callable[..., Any]", getattr(fused, name))
+
+    return load
+
+
+def _weighed() -> Callable[..., Moves]:
+    return functools.partial(weighed_moves, walk)
 
 
 # Proposals that a program in Triton holds in its registers.
@@ -52,12 +75,87 @@ CHAINS: Operation[int] = Operation(
     "Metropolis–Hastings chains",
     256,
     (
-        Kernel("triton", _fused_walk, triton_refusal, lambda steps: steps <= _MOST_STEPS),
+        Kernel("triton", _fused("fused_walk"), triton_refusal, lambda steps: steps <= _MOST_STEPS),
         Kernel("numba", _compiled_walk, numba_refusal),
         Kernel("torch", lambda: scan_walk),
         Kernel("reference", lambda: loop_walk),
     ),
 )
+
+MOVES: Operation[int] = Operation(
+    "moves of chains",
+    256,
+    (
+        Kernel("triton", _fused("fused_moves"), triton_refusal, lambda steps: steps <= _MOST_STEPS),
+        Kernel("torch", _weighed),
+    ),
+)
+
+RESAMPLING: Operation[int] = Operation(
+    "resampling of chains",
+    256,
+    (
+        Kernel("triton", _fused("fused_resample"), triton_refusal, lambda n: n <= _MOST_STEPS),
+        Kernel("torch", lambda: resampled),
+    ),
+)
+
+PICKING: Operation[None] = Operation(
+    "entries of chains",
+    None,
+    (
+        Kernel("triton", _fused("fused_pick"), triton_refusal),
+        Kernel("torch", lambda: gathered),
+    ),
+)
+
+
+@torch.no_grad()
+def chain_moves(
+    scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor, burn_in: float
+) -> Moves:
+    """Walk N chains as :func:`walk` does, and weigh what each draws after the burn-in.
+
+    Args:
+        scores: As in :func:`walk`.
+        noise: As in :func:`walk`.
+        initial: As in :func:`walk`.
+        place: ``[N]`` int64, the column that is the state which a chain comes with, else -1.
+        burn_in: A share in [0, 1) of a chain's proposals, as a float, or their number. One draw
+            is left where there are proposals; where there are none, the state is the draw.
+    """
+    moves: Moves = MOVES.kernel(scores.device, scores.shape[1])(
+        scores, noise, initial, place, burn_in
+    )
+    return moves
+
+
+@torch.no_grad()
+def resample(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor) -> Moves:
+    """Draw each chain's next state from the softmax over its candidates, which are the weights.
+
+    Args:
+        scores: ``[N, C]``; -inf is no candidate.
+        noise: ``[N, 1 + C]``, standard Gumbel variables, the first for the state.
+        initial: ``[N]``, score of the state; a candidate unless it is among the others.
+        place: As in :func:`chain_moves`.
+    """
+    moves: Moves = RESAMPLING.kernel(scores.device, scores.shape[1])(scores, noise, initial, place)
+    return moves
+
+
+@torch.no_grad()
+def pick(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
+    """Return ``values[i, place[i]]`` ``[N]``, and ``otherwise[i]`` where ``place[i]`` is -1.
+
+    Args:
+        values: ``[N, C]``.
+        place: ``[N]`` int64.
+        otherwise: ``[N]`` of the same dtype.
+    """
+    kernel = PICKING.kernel(values.device, None)
+    found: Tensor = kernel(values, place, otherwise)
+    return found
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a walk of Metropolis–Hastings chains leaves behind."""
+"""What a step of chains leaves behind."""
 
 from __future__ import annotations
 
@@ -21,5 +21,23 @@ class Walk(NamedTuple):
 
     counts: Tensor
     stayed: Tensor
+    last: Tensor
+    accepted: Tensor
+
+
+class Moves(NamedTuple):
+    """Where N chains went in a step.
+
+    Attributes:
+        weights: ``[N, C]``, the weight of each proposed sample in a chain's draws.
+        outside: ``[N]``, the weight of the state that the chain came with, if that is not among
+            the proposed samples; otherwise 0.
+        last: ``[N]`` int64, the column of the final state; -1 = the one that it came with.
+        accepted: ``[N]``, how much of what was proposed was accepted, in [0, 1]; NaN if nothing
+            was.
+    """
+
+    weights: Tensor
+    outside: Tensor
     last: Tensor
     accepted: Tensor

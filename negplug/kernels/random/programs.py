@@ -14,7 +14,7 @@ GAMMA = tl.constexpr(0x9E3779B97F4A7C15)
 
 
 @triton.jit
-def _mix(state):
+def mix(state):
     """Return the hash of unsigned 64-bit states."""
     state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9
     state = (state ^ (state >> 27)) * 0x94D049BB133111EB
@@ -31,7 +31,7 @@ def _uniform(half):
 @triton.jit
 def uniforms_of(seed, before):
     """Return the two numbers of each hash that so many, int64, come before in a stream."""
-    state = _mix(seed.to(tl.uint64) + (before + 1).to(tl.uint64) * GAMMA)
+    state = mix(seed.to(tl.uint64) + (before + 1).to(tl.uint64) * GAMMA)
     return _uniform(state), _uniform(state >> 32)
 
 
@@ -57,8 +57,8 @@ def _distinct(bound, row, seed, count, BR: tl.constexpr, BM: tl.constexpr):
     """Return the distinct integers of some rows, ``[BR, BM]``, one step of Floyd's at a time."""
     step = tl.arange(0, BM)[None, :].to(tl.int64)
     first = (bound - count)[:, None]
-    stream = _mix(seed.to(tl.uint64) + row.to(tl.uint64) * GAMMA)[:, None]
-    state = _mix(stream + step.to(tl.uint64) * GAMMA)
+    stream = mix(seed.to(tl.uint64) + row.to(tl.uint64) * GAMMA)[:, None]
+    state = mix(stream + step.to(tl.uint64) * GAMMA)
     numbers = (state >> 1).to(tl.int64) % tl.maximum(first + step + 1, 1)
     drawn = tl.full([BR, BM], -1, tl.int64)
     for place in range(count):

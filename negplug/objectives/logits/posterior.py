@@ -6,23 +6,21 @@ equation 3):
 
     ∇ log Σ_j e^{s_ij/τ} = E_{j ~ p_i} ∇ s_ij/τ ≈ Σ_r w_r ∇ s(Z_r)/τ.
 
-It is ⟨a_i, Σ_r w_r Z_r⟩/τ, over a whole pool one product with the weights forward and, if the pool
-has a gradient, one backward.
+How it is computed is told in :mod:`negplug.kernels.posterior`.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.exclusion import exclude
+from negplug.contract.exclusion import excluded_pairs
+from negplug.contract.ids import comparable_ids
 from negplug.contract.negatives import Columns, Negatives, Whole
+from negplug.kernels.late import free_to_read
+from negplug.kernels.posterior import Draws, expectation
 
 
 def expected_logit(
@@ -35,36 +33,20 @@ def expected_logit(
         negatives: Draws with the ``"posterior"`` estimator; the weights of an anchor's sum to one.
         temperature: τ > 0.
     """
-    parts = [(part, _weights(batch, part)) for part in negatives]
-    mean = functools.reduce(torch.add, (_weighted(*part) for part in parts))
-    weights = functools.reduce(torch.add, (weight.sum(1) for _, weight in parts))
-    total = (batch.anchors.embeddings * mean).sum(1)
-    return (total / temperature).masked_fill(weights == 0, -torch.inf)
+    pools = [part.rows.embeddings for part in negatives]
+    draws = [_draws(batch, part) for part in negatives]
+    return expectation(batch.anchors.embeddings, pools, draws, temperature)
 
 
-def _weighted(part: Negatives, weight: Tensor) -> Tensor:
-    """Return Σ_j w_ij k_j, ``[N, d]``."""
-    pool, choice = part.rows.embeddings, part.choice
+def _draws(batch: ContrastiveBatch, part: Negatives) -> Draws:
+    choice = part.choice
     if isinstance(choice, Whole):
-        return weight @ pool
+        if free_to_read(part.rows.ids.device):
+            # A few entries: quicker one by one than by a mask over all.
+            pairs = excluded_pairs(batch, part.rows)
+            return Draws(part.log_weight, part.mask, pairs=pairs)
+        return Draws(
+            part.log_weight, part.mask, ids=(comparable_ids(batch.anchors.ids), part.rows.ids)
+        )
     assert isinstance(choice, Columns), "mixtures are never drawn from the softmax"
-    return embedding_bag(choice.columns, pool, per_sample_weights=weight, mode="sum")
-
-
-@torch.no_grad()
-def _weights(batch: ContrastiveBatch, part: Negatives) -> Tensor:
-    """Return ``[N, M]``, or ``[N, K]`` for a whole pool; 0 where there is no draw."""
-    shape, pool = (len(batch.anchors), part.width), part.rows.embeddings
-    log_weight = pool.new_zeros(1, 1) if part.log_weight is None else part.log_weight
-    tiny = torch.finfo(pool.dtype).tiny
-    # Below the least normal number a CPU's exp takes fifty times as long.
-    least = math.log(tiny) + 1
-    weight = log_weight.to(pool.dtype).clamp(min=least, max=-least).exp_()
-    torch.threshold_(weight, 4 * tiny, 0.0)
-    if weight.shape != shape:
-        weight = weight.expand(shape).clone()
-    if part.mask is not None:
-        weight.masked_fill_(~part.mask, 0.0)
-    if isinstance(part.choice, Whole):
-        exclude(batch, part.rows, weight, 0.0)
-    return weight
+    return Draws(part.log_weight, part.mask, columns=choice.columns)

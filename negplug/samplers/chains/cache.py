@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.sample_table import SampleTable, occurrences
+from negplug.contract.sample_table import SampleTable, occurrences, room_for
 from negplug.kernels.late import known
 from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.common.saved_rows import check_unit_rows
@@ -21,13 +22,15 @@ class ShownKeys(NamedTuple):
         keys: ``[K, d]``, detached.
         samples: ``[K]`` int64, data set indexes.
         views: ``[K]`` int64.
-        bounds: The number of views and that of samples in the data set; None if unknown.
+        complete: Whether every sample is here with as many views as any.
+        room: Gives the number of views, and that of samples in the data set.
     """
 
     keys: Tensor
     samples: Tensor
     views: Tensor
-    bounds: tuple[int | None, int | None]
+    complete: bool
+    room: Callable[[], tuple[int, int]]
 
     @classmethod
     def of(cls, batch: ContrastiveBatch, size: int | None) -> ShownKeys:
@@ -35,8 +38,9 @@ class ShownKeys(NamedTuple):
         keys = batch.gathered().keys
         assert keys.indexes is not None
         views = occurrences(keys.indexes) if keys.views is None else keys.views
-        bounds = keys.num_views, size
-        return cls(keys.embeddings.detach(), keys.indexes, views, bounds)
+        room = room_for(keys.indexes, views, keys.num_views, size)
+        complete = keys.num_views is not None
+        return cls(keys.embeddings.detach(), keys.indexes, views, complete, room)
 
 
 class EmbeddingCache(SampleTable):
@@ -55,10 +59,13 @@ class EmbeddingCache(SampleTable):
 
     def take(self, shown: ShownKeys) -> None:
         """Take the keys of a step in; of a sample's earlier visit nothing is known beside them."""
-        self.reserve(shown.samples, shown.views, shown.bounds, embedding=shown.keys)
-        self.known.index_fill_(1, shown.samples, False)
-        present = torch.ones_like(shown.samples, dtype=torch.bool)
-        self.write(shown.samples, shown.views, shown.bounds, known=present, embedding=shown.keys)
+        room = shown.room()
+        self.reserve(room, embedding=shown.keys)
+        if not shown.complete or len(self.known) > room[0]:
+            most = self.known.shape[1] - 1
+            self.known.index_fill_(1, shown.samples.clamp(0, most), False)
+        present = shown.keys.new_ones((), dtype=torch.bool).expand(len(shown.keys))
+        self.write(shown.samples, shown.views, room, known=present, embedding=shown.keys)
 
     def find(self, batch: ContrastiveBatch, state: Tensor, away: Tensor) -> AbsentStates | None:
         """Return the states ``[N]`` where ``away`` ``[N]`` is True; None if there are none."""

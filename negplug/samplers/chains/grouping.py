@@ -9,7 +9,6 @@ inside a sample a view has its conditional probability, the softmax over the vie
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,6 +23,8 @@ from negplug.contract.sample_table import occurrences
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.late import known
 from negplug.kernels.random.numbers import RandomNumbers
+from negplug.kernels.samples import find, group, shuffle
+from negplug.kernels.samples.sorting import first_rows
 
 
 class PooledSamples(NamedTuple):
@@ -32,7 +33,8 @@ class PooledSamples(NamedTuple):
     Attributes:
         indexes: ``[C]`` int64, data set index of each; :data:`BEYOND` at the end, where there are
             fewer.
-        rows: ``[V, C]`` int64, the row of each view in the pool; -1 where there is none.
+        rows: ``[V, C]`` int64, the row of each view in the pool; -1 where there is none. Of a
+            sample that is missing in a complete pool, any.
         complete: Whether it is known that each that is here has all views.
         padded: Whether there may be fewer.
     """
@@ -49,14 +51,13 @@ class PooledSamples(NamedTuple):
 
     def shuffled(self, random: RandomNumbers) -> PooledSamples:
         """Return the samples in random order, in which they are then proposed."""
-        order = random.permutation(len(self.indexes), self.missing if self.padded else None)
-        return self._replace(indexes=self.indexes[order], rows=self.rows[:, order])
+        empty = BEYOND if self.padded else None
+        indexes, rows = shuffle(self.indexes, self.rows, random.new_seed(), empty)
+        return self._replace(indexes=indexes, rows=rows)
 
     def find(self, indexes: Tensor) -> Tensor:
         """Return the column of each of these samples, ``[…]`` int64; -1 where it is not here."""
-        ordered, order = self.indexes.sort()
-        column = order[torch.searchsorted(ordered, indexes).clamp_(max=len(ordered) - 1)]
-        return column.where(self.indexes[column] == indexes, -1)
+        return find(self.indexes, indexes)
 
 
 def whole_pool(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Rows:
@@ -101,31 +102,13 @@ def samples_of(pool: Rows) -> PooledSamples:
     if pool.num_views is None:
         samples, sample = torch.unique(indexes, return_inverse=True)
         number = int(view.max()) + 1 if len(view) else 1
-    else:
-        # Of a shape that is known before, so that a device need not be waited for.
-        number = pool.num_views
-        samples, sample = _numbered(indexes, len(indexes) // number)
-    row = torch.arange(len(indexes), device=indexes.device)
-    rows = row.new_full((number * len(samples),), BEYOND)
-    rows.scatter_reduce_(0, view * len(samples) + sample, row, "amin")
-    rows = rows.masked_fill_(rows == BEYOND, -1).view(number, len(samples))
-    complete = pool.num_views is not None and len(samples) > 0
-    return PooledSamples(samples, rows, complete, complete and _short(samples))
-
-
-def _short(samples: Tensor) -> bool:
-    """Return whether ascending samples may be padded."""
-    return known(samples[-1] == BEYOND) is not False
-
-
-def _numbered(indexes: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Return ``[most]`` distinct indexes, ascending and padded, and the number of each entry's."""
-    ordered, order = indexes.sort()
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=new[1:])
-    number = new.cumsum(0).sub_(1)
-    samples = ordered.new_full((most,), BEYOND).scatter_(0, number, ordered)
-    return samples, torch.empty_like(number).scatter_(0, order, number)
+        entry = sample.add_(view, alpha=len(samples))
+        rows = first_rows(entry, number * len(samples)).view(number, len(samples))
+        return PooledSamples(samples, rows)
+    # Of a shape that is known before, so that a device need not be waited for.
+    samples, rows = group(indexes, view, pool.num_views, BEYOND)
+    padded = bool(len(samples)) and known(samples[-1] == BEYOND) is not False
+    return PooledSamples(samples, rows, bool(len(samples)), padded)
 
 
 def sample_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
@@ -137,22 +120,3 @@ def sample_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
     """
     together: Tensor = functools.reduce(torch.logaddexp, logits)
     return together - log_number
-
-
-def log_view_scale(scores: Tensor, log_number: Tensor, weights: Tensor) -> Tensor:
-    """Return log(weight / Σ_u e^{s_u}) of samples, ``[…]``; -inf for a weight of 0.
-
-    Added to the logit of a view it gives the logarithm of the view's weight: that of its sample
-    times the view's probability inside it. Weights too small for a normal number count as 0.
-
-    Args:
-        scores: ``[…]``, log mean_u e^{s_u} of the samples.
-        log_number: As for :func:`sample_logits`.
-        weights: ``[…]``.
-    """
-    limits = torch.finfo(scores.dtype)
-    # A logarithm of 0 takes thirty times as long as any other.
-    each = weights.clamp(min=limits.tiny).log_()
-    torch.threshold_(each, math.log(2 * limits.tiny), -math.inf)
-    # Of a sample that is none, -inf less -inf.
-    return each.sub_(scores).sub_(log_number).nan_to_num_(-math.inf, math.inf, -math.inf)

@@ -20,6 +20,7 @@ from negplug.contract.exclusion import excluded_pairs, remember_pairs
 from negplug.contract.ids import comparable_ids
 from negplug.contract.rows import Rows
 from negplug.kernels.late import free_to_read
+from negplug.kernels.views.gathering import log_scale
 from negplug.samplers.chains.grouping import PooledSamples
 
 
@@ -65,9 +66,22 @@ class OrderedPool(NamedTuple):
 
     def row_logits(self, batch: ContrastiveBatch) -> Tensor:
         """Return the logits ⟨a_i, k_j⟩/τ of all rows, ``[R, N]``."""
-        keys, anchors = self.pool.embeddings, batch.anchors.embeddings
-        logits = keys.new_empty(len(keys), len(anchors))
-        return logits.addmm_(keys, anchors.T, beta=0, alpha=1 / batch.temperature)
+        return logits_of(self.pool, batch)
+
+    def spread(self, logits: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
+        """Return the log weights of rows, ``[R, N]``; their logits are used up.
+
+        Into the same memory: a CPU takes ten times as long for a sum that is written elsewhere.
+
+        Args:
+            logits: Of all rows.
+            scores: ``[C, N]``, of the samples.
+            weights: ``[C, N]``, of the samples.
+        """
+        each = log_scale(weights, scores, self.log_number)
+        for column, view in self.views(logits):
+            view.add_(each if column is None else each[column])
+        return logits
 
     def scores(self, batch: ContrastiveBatch, own: Tensor, logits: Tensor) -> Tensor:
         """Return the logits of samples, ``[C, N]``; -inf of what is no negative.
@@ -105,7 +119,7 @@ class OrderedPool(NamedTuple):
         """
         (anchor,) = (own >= 0).nonzero(as_tuple=True)
         column, count = own[anchor], len(self.samples.indexes)
-        if self._named(batch):
+        if ids_are_indexes(batch, self.pool):
             if all(each is None for each in self.columns):
                 first = count * torch.arange(len(self.columns), device=own.device)[:, None]
                 rows = (column + first).flatten()
@@ -120,7 +134,7 @@ class OrderedPool(NamedTuple):
         """Do the same without waiting for a device."""
         every = torch.arange(len(scores), device=own.device)
         scores.masked_fill_(own == every[:, None], -torch.inf)
-        if self._named(batch):
+        if ids_are_indexes(batch, self.pool):
             return
         wanted = comparable_ids(batch.anchors.ids)
         for column, ids in self.views(self.pool.ids):
@@ -130,12 +144,20 @@ class OrderedPool(NamedTuple):
             else:
                 scores.index_put_((column,), scores[column].masked_fill_(same, -torch.inf))
 
-    def _named(self, batch: ContrastiveBatch) -> bool:
-        """Return whether ids are nothing but data set indexes, as far as is known."""
-        return all(rows.ids_are_indexes for rows in (batch.anchors, self.pool))
-
     @property
     def _sample(self) -> Tensor:
         """``[R]`` int64, the sample of each row."""
         every = torch.arange(len(self.samples.indexes), device=self.pool.ids.device)
         return torch.cat([every if each is None else each for each in self.columns])
+
+
+def logits_of(pool: Rows, batch: ContrastiveBatch) -> Tensor:
+    """Return the logits ⟨a_i, k_j⟩/τ of all rows of a pool, ``[R, N]``."""
+    keys, anchors = pool.embeddings, batch.anchors.embeddings
+    logits = keys.new_empty(len(keys), len(anchors))
+    return logits.addmm_(keys, anchors.T, beta=0, alpha=1 / batch.temperature)
+
+
+def ids_are_indexes(batch: ContrastiveBatch, pool: Rows) -> bool:
+    """Return whether ids are nothing but data set indexes, as far as is known."""
+    return all(rows.ids_are_indexes for rows in (batch.anchors, pool))

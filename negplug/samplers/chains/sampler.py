@@ -30,6 +30,7 @@ what one would converge to over this batch alone, the softmax over its negatives
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -39,9 +40,10 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
-from negplug.contract.sample_table import check_indexes, check_samples, views_of
+from negplug.contract.sample_table import check_indexes, check_samples, room_for, views_of
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
+from negplug.kernels.chain import Moves
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.samplers.chains.absent import AbsentStates, embedded
 from negplug.samplers.chains.cache import EmbeddingCache, ShownKeys
@@ -51,8 +53,8 @@ from negplug.samplers.chains.grouping import (
     samples_of,
     whole_pool,
 )
-from negplug.samplers.chains.ordered_pool import OrderedPool
-from negplug.samplers.chains.step import ChainStep, Measures, Moves
+from negplug.samplers.chains.placed_pool import pool_of
+from negplug.samplers.chains.step import ChainStep, Measures
 from negplug.samplers.chains.table import ChainTable
 from negplug.samplers.chains.weighting import (
     drawn_absent,
@@ -74,13 +76,15 @@ class Ended(NamedTuple):
     Attributes:
         names: ``[3, N]`` int64: data set index, view and final state of each chain.
         score: ``[N]``, the logit of the final state.
-        bounds: The number of views and that of samples in the data set; None if unknown.
+        room: Gives the number of views, and that of samples in the data set.
+        size: The latter, if it was said.
         measures: What is worth logging of this rank's chains.
     """
 
     names: Tensor
     score: Tensor
-    bounds: tuple[int | None, int | None]
+    room: Callable[[], tuple[int, int]]
+    size: int | None
     measures: Measures
 
 
@@ -189,7 +193,7 @@ class ChainSampler(Stateful, NegativeSampler):
 
     def _sample(self, batch: ContrastiveBatch, pool: Rows, indexes: Tensor) -> Sampled:
         random = self.random(batch)
-        ordered = OrderedPool.of(pool, self.order(samples_of(pool), random))
+        ordered = pool_of(pool, self.order(samples_of(pool), random))
         views = views_of(batch, indexes)
         before = ChainStep.of(batch, indexes, ordered, self.chains.read(indexes, views))
         step, moves, absent = self._moved(batch, before, indexes, random)
@@ -201,8 +205,9 @@ class ChainSampler(Stateful, NegativeSampler):
         if absent is not None:
             drawn.append(drawn_absent(absent, moves.outside))
         score, names = batch.of_all_ranks(score, torch.stack([indexes, views, state]))
-        bounds = batch.anchors.num_views, self._size(batch)
-        ended = Ended(names, score, bounds, step.measures(moves))
+        size = self._size(batch)
+        room = room_for(names[0], names[1], batch.anchors.num_views, size)
+        ended = Ended(names, score, room, size, step.measures(moves))
         return Sampled(tuple(drawn), Visited(ended, self._shown(batch)))
 
     def _moved(
@@ -261,9 +266,9 @@ class ChainSampler(Stateful, NegativeSampler):
         """Move the chains on, and remember the step's embeddings where that was asked for."""
         if seen.ended is not None:
             indexes, views, state = seen.ended.names
-            bounds = seen.ended.bounds
-            self.samples = bounds[1] or self.samples
-            self.chains.write(indexes, views, bounds, state=state, score=seen.ended.score)
+            self.samples = seen.ended.size or self.samples
+            room = seen.ended.room()
+            self.chains.write(indexes, views, room, state=state, score=seen.ended.score)
         if seen.shown is not None:
             self.cache.take(seen.shown)
 

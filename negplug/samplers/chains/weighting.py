@@ -11,8 +11,8 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.negatives import Columns, Negatives, Whole
 from negplug.contract.rows import Rows
+from negplug.kernels.views.gathering import log_scale
 from negplug.samplers.chains.absent import AbsentStates
-from negplug.samplers.chains.grouping import log_view_scale
 from negplug.samplers.chains.step import ChainStep
 
 
@@ -36,7 +36,7 @@ def drawn_absent(absent: AbsentStates, weight: Tensor) -> Negatives:
     views, number = absent.known.shape
     first = number * torch.arange(views, device=weight.device)
     columns = absent.place[:, None] + first
-    each = log_view_scale(absent.scores, absent.log_number, weight)
+    each = log_scale(weight, absent.scores, absent.log_number)
     log_weight = (absent.logits + each).T
     with torch.enable_grad():  # what was embedded anew carries gradient
         embeddings = absent.rows.flatten(0, 1)

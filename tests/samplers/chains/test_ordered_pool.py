@@ -8,8 +8,10 @@ from pools import only
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, make_sampler
+from negplug.contract import rows as contract_rows
 from negplug.contract.rows import ANCHORS, Rows
 from negplug.kernels.random.numbers import RandomNumbers
+from negplug.samplers.chains import ordered_pool
 from negplug.samplers.chains.grouping import samples_of
 from negplug.samplers.chains.ordered_pool import OrderedPool
 from negplug.samplers.chains.step import ChainStep
@@ -43,10 +45,11 @@ def question(kind):
     return batch.within(temperature=TAU), pool
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])  # lists of exclusions, and masks
+@pytest.mark.parametrize("looks", [True, False])  # lists of exclusions, and masks
 @pytest.mark.parametrize("kind", POOLS)
-def test_samples_and_their_rows_equal_loops(kind, backend, monkeypatch):
-    monkeypatch.setenv("NEGPLUG_BACKEND", backend)
+def test_samples_and_their_rows_equal_loops(kind, looks, monkeypatch):
+    for module in (ordered_pool, contract_rows):
+        monkeypatch.setattr(module, "free_to_read", lambda _: looks)
     batch, pool = question(kind)
     shuffled = samples_of(pool).shuffled(RandomNumbers(3, torch.device("cpu")))
     ordered = OrderedPool.of(pool, shuffled)

@@ -1,0 +1,127 @@
+"""The expected logit of weighted draws, Σ_r w_r ⟨a_i, Z_r⟩/τ, and its gradient.
+
+With the weighted mean of the drawn rows it is one product,
+
+    z̄_i = Σ_r w_ir Z_r,   e_i = ⟨a_i, z̄_i⟩/τ,   ∂e_i/∂a_i = z̄_i/τ,   ∂e_i/∂Z_r = w_ir a_i/τ,
+
+so that means and weights are all that the backward pass needs.
+
+Kernels of the steps around the products: :mod:`negplug.kernels.posterior.fused`, in Triton, on a
+GPU; :mod:`negplug.kernels.posterior.plain`, in torch operations, on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.posterior import plain
+
+__all__ = ["POSTERIOR", "Draws", "expectation"]
+
+
+class Draws(NamedTuple):
+    """Weighted draws of N anchors from a pool, E entries each.
+
+    Attributes:
+        log_weight: Broadcastable to ``[N, E]``; None for weights of 1.
+        mask: ``[N, E]`` bool, False where nothing is drawn; None if all are.
+        ids: Ids of anchors ``[N]`` and rows ``[E]``, equal where nothing is drawn; None if there
+            are none to compare.
+        pairs: Anchors ``[P]`` and entries ``[P]`` int64 where nothing is drawn, in place of ids.
+        columns: ``[N, E]`` int64, rows of the pool; None if the entries are all rows.
+    """
+
+    log_weight: Tensor | None
+    mask: Tensor | None
+    ids: tuple[Tensor, Tensor] | None = None
+    pairs: tuple[Tensor, Tensor] | None = None
+    columns: Tensor | None = None
+
+
+def _plain() -> ModuleType:
+    return plain
+
+
+def _fused() -> ModuleType:
+    from negplug.kernels.posterior import fused
+
+    return fused
+
+
+POSTERIOR: Operation[None] = Operation(
+    "expected logits",
+    None,
+    (
+        Kernel("triton", lambda: _fused, triton_refusal),
+        Kernel("torch", lambda: _plain),
+    ),
+)
+
+
+def expectation(
+    anchors: Tensor, pools: Sequence[Tensor], draws: Sequence[Draws], temperature: float
+) -> Tensor:
+    """Return the expected logit of each anchor, ``[N]``; -inf without gradient where none is drawn.
+
+    Args:
+        anchors: ``[N, d]``.
+        pools: ``[K, d]`` each.
+        draws: Of each pool; an anchor's weights sum to one over all of them.
+        temperature: τ > 0.
+    """
+    value: Tensor = _Expectation.apply(anchors, draws, temperature, *pools)
+    return value
+
+
+class _Expectation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, draws: Sequence[Draws], temperature: float, *pools: Tensor
+    ) -> Tensor:
+        kernel: Any = POSTERIOR.kernel(anchors.device, None)()
+        weights, total = [], None
+        mean: Tensor | None = None
+        for pool, drawn in zip(pools, draws, strict=True):
+            shape = len(anchors), len(pool) if drawn.columns is None else drawn.columns.shape[1]
+            weight, total = kernel.weights(drawn, shape, pool, total)
+            weights.append(weight)
+            if drawn.columns is not None:
+                mean = kernel.added(mean, weight, drawn.columns, pool)
+            else:
+                mean = weight @ pool if mean is None else mean.addmm(weight, pool)
+        assert mean is not None
+        assert total is not None
+        value: Tensor = kernel.products(anchors, mean, total, temperature)
+        ctx.kernel, ctx.temperature = kernel, temperature
+        wanted = ctx.needs_input_grad[3:]
+        ctx.columns = [drawn.columns for drawn in draws]
+        kept = zip(weights, pools, draws, wanted, strict=True)
+        saved = [
+            (weight, pool if drawn.columns is not None else None) if wants else (None, None)
+            for weight, pool, drawn, wants in kept
+        ]
+        some = anchors if any(wanted) else None
+        ctx.save_for_backward(mean, total, some, *(one for pair in saved for one in pair))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        mean, total, anchors, *saved = ctx.saved_tensors
+        to_anchors, scaled = ctx.kernel.gradients(grad, mean, total, anchors, ctx.temperature)
+        to_pools: list[Tensor | None] = []
+        for weight, pool, columns in zip(saved[::2], saved[1::2], ctx.columns, strict=True):
+            if weight is None:
+                to_pools.append(None)
+            elif columns is None:
+                to_pools.append(weight.T @ scaled)
+            else:
+                to_pools.append(plain.gradient_of_columns(weight, columns, pool, scaled))
+        return to_anchors if ctx.needs_input_grad[0] else None, None, None, *to_pools

@@ -1,0 +1,81 @@
+"""Entries of a table on a GPU, one launch for each: see :mod:`negplug.kernels.table.programs`.
+
+Import this module only where Triton is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+
+from negplug.kernels.table.programs import entries_of_table, last_entries
+
+# Rows and numbers of a program, and rows that it compares with at a time.
+_ROWS = 16
+_NUMBERS = 128
+_COMPARED = 256
+
+
+def fused_entries(
+    tables: Sequence[Tensor], views: Tensor, indexes: Tensor, empty: Sequence[float]
+) -> list[Tensor]:
+    """Return entries; see :func:`negplug.kernels.table.read_entries`."""
+    count = len(views)
+    views, indexes = views.contiguous(), indexes.contiguous()
+    found = []
+    with torch.cuda.device_of(views):  # type: ignore[no-untyped-call]
+        for table, none in zip(tables, empty, strict=True):
+            out = table.new_empty(count, *table.shape[2:])
+            height, width = table.shape[:2]
+            numbers = table.shape[2:].numel()
+            block = min(triton.next_power_of_2(max(numbers, 1)), _NUMBERS)
+            grid = (triton.cdiv(count, _ROWS), triton.cdiv(numbers, block))
+            if count and numbers:
+                entries_of_table[grid](
+                    _plain(table),
+                    views,
+                    indexes,
+                    _plain(out),
+                    float(none),
+                    height,
+                    width,
+                    count,
+                    numbers,
+                    BN=_ROWS,
+                    BD=block,
+                )
+            found.append(out)
+    return found
+
+
+def write_fused(
+    tables: Sequence[Tensor], views: Tensor, indexes: Tensor, values: Sequence[Tensor]
+) -> None:
+    """Write entries; see :func:`negplug.kernels.table.write_entries`."""
+    count = len(views)
+    views, indexes = views.contiguous(), indexes.contiguous()
+    with torch.cuda.device_of(views):  # type: ignore[no-untyped-call]
+        for table, rows in zip(tables, values, strict=True):
+            height, width = table.shape[:2]
+            numbers = table.shape[2:].numel()
+            last_entries[(triton.cdiv(count, _ROWS),)](
+                _plain(table),
+                views,
+                indexes,
+                _plain(rows.contiguous()),
+                height,
+                width,
+                count,
+                numbers,
+                BN=_ROWS,
+                BD=min(triton.next_power_of_2(numbers), _NUMBERS),
+                BT=_COMPARED,
+            )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return the same memory in a type that programs know: truth values as bytes."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor

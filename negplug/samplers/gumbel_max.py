@@ -101,7 +101,7 @@ def _chosen(part: Negatives, slots: Tensor, maxima: Tensor, wins: Tensor | None)
 
 @torch.no_grad()
 def _draws_of(
-    batch: ContrastiveBatch, part: Negatives, count: int, seed: int
+    batch: ContrastiveBatch, part: Negatives, count: int, seed: int | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw from the softmax over one part.
 

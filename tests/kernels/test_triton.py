@@ -98,7 +98,7 @@ if width == 64:
     compiled(of_chosen.sums_by_key, target, **held, SOFTMAX=True, ADDED=True)
     compiled(of_numbers.uniforms_of_stream, target, PAIRS=512)
     compiled(of_numbers.distinct_below, target, BR=4, BM=128)
-    compiled(of_numbers.distinct_others, target, BR=1, BM=1024)
+    compiled(of_numbers.distinct_others, target, BR=1, BM=1024, SEED_ON_DEVICE=False)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
     tile = {"BM": 16, "BN": 64, "BD": 32, "MASKED": True, "PRECISION": cut["PRECISION"]}

@@ -32,7 +32,7 @@ def floyd_integers(bounds: Tensor, count: int, seed: int | Tensor) -> Tensor:
     return torch.where(bounds < count, torch.where(step < bounds, step, 0), drawn)
 
 
-def _of_all(bounds: Tensor, count: int, seed: int) -> Tensor:
+def _of_all(bounds: Tensor, count: int, seed: int | Tensor) -> Tensor:
     """Return the integers of bounds that are at least ``count``."""
     streams = torch.arange(len(bounds), device=bounds.device).mul_(GAMMA).add_(seed)
     streams = mix_(streams, torch.empty_like(streams))

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
-from negplug.contract.ids import comparable_ids
 from negplug.contract.inputs import check_flag
 from negplug.contract.negatives import Negatives, enumerated, total_counts
 from negplug.contract.sampler import NegativeSampler
@@ -86,8 +85,7 @@ class Uniform(ChoosingSampler):
         others = None
         if one_pool and not self.shared:
             # Looked up once, for the counts and for the draws.
-            ids = comparable_ids(batch.anchors.ids)
-            others = others_of(ids, offered[0].rows.ids, serves)
+            others = others_of(batch.anchors.comparable_ids, offered[0].rows.ids, serves)
 
         @functools.cache
         def available() -> Tensor:

@@ -43,12 +43,13 @@ from negplug.kernels.nearest import programs as nearest
 from negplug.kernels.pool import programs
 from negplug.kernels.pool.launches import Processors
 from negplug.kernels.random import programs as of_numbers
+from negplug.kernels.softmax_draws import programs as draws
 from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
 TYPES = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8", "scale": "fp32", "factor": "fp32"}
-TYPES |= {"Columns": "*i64", "Keys": "*i16", "Ordered": "*i16", "Order": "*i64", "inverse": "fp32"}
-TYPES |= {"There": "*u8"}
-TYPES |= {"steepness": "fp32", "grad_stride": "i32"}
+TYPES |= {"Columns": "*i64", "steepness": "fp32", "grad_stride": "i32", "inverse": "fp32"}
+TYPES |= {"Keys": "*i64", "Ordered": "*i64", "Order": "*i64"}
+TYPES |= {"There": "*u8", "Maxima": "*fp64", "Seed": "i64"}
 TYPES |= {"BurnIn": "*i64", "Last": "*i64", "Out": "*fp64", "seed": "i64", "start": "i64"}
 TYPES |= {"Ids": "*i64", "Bounds": "*i64", "beyond": "i64"}
 
@@ -70,9 +71,8 @@ def compiled(program, target, **constants):
 
 capability, memory, width = map(int, sys.argv[1:])
 target = GPUTarget("cuda", capability, 32)
-PRECISION = "tf32x3" if capability >= 80 else "ieee"
 side = Processors(100, memory).side(width)
-cut = {"BM": side, "BN": side, "BD": width, "PRECISION": PRECISION}
+cut = {"BM": side, "BN": side, "BD": width, "PRECISION": "tf32x3" if capability >= 80 else "ieee"}
 every = {"WEIGHTED": True, "MASKED": True}
 taken = compiled(programs.sums_of_part, target, **cut, **every, MEANS=True)
 assert taken <= memory, (side, taken)
@@ -85,29 +85,26 @@ rows = min(4096 // width, 32)
 assert compiled(gradients_of_rows, target, **part, BM=rows, BN=rows, SIGMOID=False) <= memory
 compiled(unit_rows_of_views, target, BM=16, BD=width)
 compiled(gradients_of_views, target, BM=16, BD=width)
-cut = {"BM": 4096 // width, "BD": width}
+held = {"BM": 4096 // width, "BD": width}
 every |= {"SLOPE": True, "KEYS": True}
-compiled(of_chosen.logsumexp_of_pairs, target, BR=1, **cut, **every)
+compiled(of_chosen.logsumexp_of_pairs, target, BR=1, **held, **every)
 if width == 64:
-    compiled(of_chosen.similarities_of_pairs, target, BR=1, **cut, MASKED=True, KEYS=True)
-    compiled(of_chosen.sums_by_anchor, target, BR=2, **cut)
-    cut = {"BK": 1, "BP": 16, "BD": width}
-    compiled(of_chosen.sums_by_key, target, **cut, SOFTMAX=True, ADDED=True)
-    TYPES["Keys"] = "*fp32"
     for form in ("each", "sum", "mean"):
         for apart in (False, True):
             compiled(losses_of_anchors, target, FORM=form, APART=apart, BM=16, BD=width)
+    compiled(of_chosen.similarities_of_pairs, target, BR=1, **held, MASKED=True, KEYS=True)
+    compiled(of_chosen.sums_by_anchor, target, BR=2, **held)
+    held = {"BK": 1, "BP": 16, "BD": width}
+    compiled(of_chosen.sums_by_key, target, **held, SOFTMAX=True, ADDED=True)
     compiled(of_numbers.uniforms_of_stream, target, PAIRS=512)
-    TYPES["Ordered"] = "*i64"
-    compiled(of_numbers.distinct_others, target, BR=1, BM=1024)
-    TYPES["Out"] = "*i64"
     compiled(of_numbers.distinct_below, target, BR=4, BM=128)
-    TYPES["Out"] = "*fp64"
+    compiled(of_numbers.distinct_others, target, BR=1, BM=1024, SEED_ON_DEVICE=False)
     assert compiled(walk_of_chains, target, BN=4, BR=256) <= memory
     assert compiled(walk_of_chains, target, BN=1, BR=4096) <= memory
-    TYPES["Keys"] = "*i64"
-    tile = {"BM": 16, "BN": 64, "BD": 32, "MASKED": True, "PRECISION": PRECISION}
+    tile = {"BM": 16, "BN": 64, "BD": 32, "MASKED": True, "PRECISION": cut["PRECISION"]}
     assert compiled(nearest.nearest_of_part, target, BC=256, WHOLE=False, **tile) <= memory
+    more = {"WEIGHTED": True, "SEED_ON_DEVICE": False}
+    assert compiled(draws.draws_of_part, target, BC=32, **more, **tile) <= memory
     compiled(nearest.nearest_of_parts, target, BM=16, BC=256)
 """
 

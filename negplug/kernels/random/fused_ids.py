@@ -22,6 +22,7 @@ class FusedIds(SortedIds):
         """Return distinct rows for each anchor, and always a mask."""
         if count > MOST or random.in_graph:
             return super().draw(count, random)
+        seed = random.new_seed()
         ids, keys = self._anchor_ids.contiguous(), len(self._order)
         columns = ids.new_empty(len(ids), count)
         mask = ids.new_empty(len(ids), count, dtype=torch.bool)
@@ -38,7 +39,8 @@ class FusedIds(SortedIds):
                 count,
                 keys.bit_length(),
                 LAST_ID,
-                random.new_seed(),
+                seed,
+                SEED_ON_DEVICE=isinstance(seed, Tensor),
                 **cut,
             )
         return columns, mask

@@ -81,7 +81,7 @@ def distinct_below(Bounds, Out, rows, count, seed, BR: tl.constexpr, BM: tl.cons
     tl.store(Out + row[:, None] * count + place, drawn, mask=inside)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["Seed"])
 def distinct_others(
     Ids,
     Ordered,
@@ -93,14 +93,16 @@ def distinct_others(
     count,
     halvings,
     beyond,
-    seed,
+    Seed,
     BR: tl.constexpr,
     BM: tl.constexpr,
+    SEED_ON_DEVICE: tl.constexpr,
 ):
     """Write distinct columns of other ids than those of some rows, and which of them there are.
 
     The ids of the columns are ascending, those from ``beyond`` on serve nobody.
     """
+    seed = tl.load(Seed) if SEED_ON_DEVICE else Seed
     row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
     own = tl.load(Ids + row, mask=row < rows, other=0)
     first = number_below(Ordered, own, keys, halvings)

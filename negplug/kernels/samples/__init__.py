@@ -84,7 +84,7 @@ def group(indexes: Tensor, views: Tensor, number: int, empty: int) -> tuple[Tens
 
 
 def shuffle(
-    samples: Tensor, rows: Tensor, seed: int, empty: int | None = None
+    samples: Tensor, rows: Tensor, seed: int | Tensor, empty: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return samples ``[C]`` and rows ``[V, C]`` in random order; empty samples stay the last.
 
@@ -93,9 +93,11 @@ def shuffle(
     Args:
         samples: ``[C]`` int64.
         rows: ``[V, C]`` int64.
-        seed: A signed 64-bit integer.
+        seed: A signed 64-bit integer; or an int64 ``[]``, which only torch operations read.
         empty: What stands for a sample that is none; None if all are some.
     """
+    if isinstance(seed, Tensor):
+        return shuffled_by_sorting(samples, rows, seed, empty)
     kernel = SHUFFLING.kernel(samples.device, len(samples))
     shuffled: tuple[Tensor, Tensor] = kernel(samples, rows, seed, empty)
     return shuffled

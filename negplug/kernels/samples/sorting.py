@@ -33,7 +33,7 @@ def first_rows(entry: Tensor, count: int) -> Tensor:
 
 
 def shuffled_by_sorting(
-    samples: Tensor, rows: Tensor, seed: int, empty: int | None
+    samples: Tensor, rows: Tensor, seed: int | Tensor, empty: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return samples and rows in order; see :func:`negplug.kernels.samples.shuffle`."""
     # Of 63 bits: in a million, two are equal once in 10⁷ orders, and stay as they were.

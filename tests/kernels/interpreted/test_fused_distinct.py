@@ -71,6 +71,12 @@ def test_others_are_those_of_torch_operations(anchors, pool, count, served):
             assert serves[columns][mask].all()
 
 
+def test_a_seed_on_the_device_gives_the_same_draws():
+    ids = torch.arange(9) % 5
+    there = FusedIds(ids, ids, None).draw(3, RandomNumbers(torch.tensor(12), CPU))
+    assert all(map(torch.equal, there, FusedIds(ids, ids, None).draw(3, RandomNumbers(12, CPU))))
+
+
 def test_the_program_is_chosen():
     ids = torch.arange(9)
     assert isinstance(others_of(ids, ids), FusedIds)

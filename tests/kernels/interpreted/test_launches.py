@@ -18,7 +18,8 @@ from negplug.kernels import choice
 # Of a forward pass, a backward pass and what the sampler remembers.
 BUDGETS = {
     "in_batch()": 40,
-    "uniform(num_negatives=5)": 127,
+    "uniform(num_negatives=5)": 60,
+    "uniform(num_negatives=5, shared=True)": 60,
     "queue(size=1024)": 50,
     "memory_bank()": 70,
     "hard(num_negatives=10)": 86,

@@ -110,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the options of this recipe."""
     options = recipe_parser(
         __doc__,
+        loader_processes=False,
         data="fashion-mnist",
         train_size=10_000,
         epochs=12,

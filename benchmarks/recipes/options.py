@@ -15,11 +15,14 @@ LARS_MOMENTUM = 0.9
 LARS_WEIGHT_DECAY = 1e-6
 
 
-def recipe_parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+def recipe_parser(
+    description: str | None, *, loader_processes: bool = True, **defaults: Any
+) -> argparse.ArgumentParser:
     """Returns a parser with the options that all recipes share.
 
     Args:
         description: First lines of the help text.
+        loader_processes: Whether the recipe has any, and so an option for their number.
         **defaults: Defaults of this recipe, by option name with underscores.
     """
     parser = argparse.ArgumentParser(
@@ -35,7 +38,8 @@ def recipe_parser(description: str | None, **defaults: Any) -> argparse.Argument
     data.add_argument("--data-root", default="data", help="folder of downloaded data sets")
     data.add_argument("--download", action="store_true", help="let torchvision download the data")
     data.add_argument("--train-size", type=int, help="use only so many training images")
-    data.add_argument("--workers", type=int, default=2, help="loader processes")
+    if loader_processes:
+        data.add_argument("--workers", type=int, default=2, help="loader processes")
 
     train = parser.add_argument_group("training")
     train.add_argument("--backbone", choices=["small", "resnet18"], default="small")

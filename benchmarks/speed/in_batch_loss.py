@@ -107,6 +107,7 @@ divided by the floor."""
 LOOKS = {
     LIGHTLY: LIGHTLY_LOOK,
     SOLO: SOLO_LOOK,
+    PLAIN: {"color": "0.5", "marker": "x"},
     OURS: {"color": BLUE, "marker": "o", "linewidth": 2.2},
     f"{UNIFORM[1]}, numba": {"color": BLUE, "marker": "^", "linestyle": "--"},
     f"{UNIFORM[1]}, triton": {"color": BLUE, "marker": "^", "linestyle": "--"},

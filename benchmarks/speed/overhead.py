@@ -6,8 +6,9 @@ writes ``overhead.csv`` to ``benchmarks/results``: forward and backward pass and
 sampler with ``infonce()``, beside the hosts' losses over the batch, which take turns. On one core
 of a CPU at B = 8; on a card at B = 256, where a step is bound by what the host launches.
 
-Also what a steady step asks for: the dispatched operations that write, each of which is a kernel to
-launch on a card, and there how often the host waits for the device.
+Also what a steady step asks for: the operations that torch dispatches and that write, each of which
+is a kernel to launch on a card (Triton's programs come on top), and there how often the host waits
+for the device.
 """
 
 from __future__ import annotations

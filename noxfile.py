@@ -119,7 +119,7 @@ def tests_lowest(session: nox.Session) -> None:
     """The rooms below the hosts with the lowest versions that pyproject.toml promises."""
     extras = ".[dev,fast,diagnostics,sweep,lightly]"
     # The Triton of torch 2.6 imports setuptools, and does not say so.
-    session.install("--resolution", "lowest-direct", extras, "setuptools<81")
+    session.install("--resolution", "lowest-direct", extras, "setuptools>=80,<81")
     session.run("pytest", *ROOMS, *session.posargs, env=ENVIRONMENT)
 
 

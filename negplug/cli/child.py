@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from negplug.cli.strays import signal_strays
 from negplug.cli.terminal import last_lines
 from negplug.hosts.trainer.metrics import METRICS_VARIABLE
 from negplug.hosts.trainer.recording import Record, last_record
@@ -42,7 +43,7 @@ def run_child(
 ) -> None:
     """Run ``negplug run …`` in a process group of its own, to its end.
 
-    What the run has forked and left behind ends with it.
+    What the run has forked and left behind ends with it, see :mod:`negplug.cli.strays`.
 
     Args:
         command: The command line.
@@ -82,7 +83,7 @@ def run_child(
             late = time.monotonic() >= deadline
         late = late and child.poll() is None
     finally:
-        _end(child)
+        _end(child, str(metrics))
         os.close(ours)
     if late or child.returncode != 0:
         how = f"no end after {timeout:g} s" if late else f"exit code {child.returncode}"
@@ -101,30 +102,37 @@ def die_with_parent() -> None:
 
     def wait_and_end() -> None:
         os.read(int(number), 1)  # returns when the writer is gone
+        if metrics := os.environ.get(METRICS_VARIABLE):
+            signal_strays(os.getpgid(0), METRICS_VARIABLE, metrics, signal.SIGKILL)
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=wait_and_end, name="negplug-lifeline", daemon=True).start()
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End what is left of a run's process group: itself, its ranks and workers, what it forked.
+def _end(child: subprocess.Popen[bytes], metrics: str) -> None:
+    """End what is left of a run: itself, its ranks and workers, what it forked.
 
     Where the run ended well, the others get a moment to end by themselves.
+
+    Args:
+        child: The run.
+        metrics: The file that it alone was handed.
     """
     for number in (0, signal.SIGTERM) if child.poll() == 0 else (signal.SIGTERM,):
         deadline = time.monotonic() + _GRACE_SECONDS
-        while _signalled(child.pid, number) and time.monotonic() < deadline:
+        while _signalled(child.pid, metrics, number) and time.monotonic() < deadline:
             number = 0
             child.poll()
             time.sleep(0.05)
-    _signalled(child.pid, signal.SIGKILL)
+    _signalled(child.pid, metrics, signal.SIGKILL)
     child.wait()
 
 
-def _signalled(group: int, number: int) -> bool:
-    """Send a signal to a process group, 0 for none; returns whether there is such a group."""
+def _signalled(group: int, metrics: str, number: int) -> bool:
+    """Send a signal to a run, 0 for none; returns whether anything of it is left."""
+    strays = signal_strays(group, METRICS_VARIABLE, metrics, number)
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):  # the latter where only zombies are left
-        return False
+        return strays
     return True

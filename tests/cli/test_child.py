@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,52 @@ def test_what_a_run_has_forked_ends_with_it(
             run(tmp_path, program)
     else:
         run(tmp_path, program)
+    wait_for(partial(is_dead, process_of(tmp_path / "pid")))
+
+
+STRAYS = {
+    "a session of its own": "if os.fork() == 0:\n    os.setsid(); stay()",
+    "a daemon": "if os.fork() == 0:\n    os.setsid()\n    os.fork() or stay()\n    os._exit(0)",
+    "a program in a session of its own": "subprocess.Popen([sys.executable, '-c', STAY], "
+    "start_new_session=True)",
+}
+STAY = """
+import os, pathlib, time
+pathlib.Path("part").write_text(str(os.getpid()))
+os.rename("part", "pid")
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are not found")
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("way", STRAYS)
+def test_what_has_left_the_group_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, killed: bool
+) -> None:
+    """Whether the run ends by itself, or the sweep that watches it is killed."""
+    monkeypatch.setattr(child, "_GRACE_SECONDS", 0.3)
+    program = (
+        f"import os, subprocess, sys, time\nos.chdir({str(tmp_path)!r})\nSTAY = {STAY!r}\n"
+        f"def stay():\n    exec(STAY)\n{STRAYS[way]}\n"
+        "while not os.path.exists('pid'):\n    time.sleep(0.01)\n"
+    )
+    if not killed:
+        run(tmp_path, program)
+    else:
+        program = (
+            "from negplug.cli.child import die_with_parent\ndie_with_parent()\n"
+            f"{program}time.sleep(600)"
+        )
+        sweep = (
+            "import pathlib, sys\nfrom negplug.cli.child import run_child\n"
+            f"command = [sys.executable, '-c', {program!r}]\n"
+            f"run_child(command, pathlib.Path({str(tmp_path)!r}), lambda _: None)"
+        )
+        watching = subprocess.Popen([sys.executable, "-c", sweep])
+        wait_for((tmp_path / "pid").exists)
+        watching.kill()
+        watching.wait()
     wait_for(partial(is_dead, process_of(tmp_path / "pid")))
 
 

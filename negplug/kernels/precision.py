@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -27,11 +28,35 @@ def not_inference() -> Iterator[None]:
         yield
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without autocast, which not every device has: the meta device does not."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
+_taken_off: contextvars.ContextVar[bool] = contextvars.ContextVar("taken_off", default=False)
+
+
+def autocast_is_on(device: torch.device) -> bool:
+    """Return whether autocast is on; not every device has it, the meta device does not."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+@contextlib.contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Compute without autocast; :func:`under_autocast` tells inside whether it was on."""
+    if not autocast_is_on(device):
+        yield
+        return
+    before = _taken_off.set(True)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _taken_off.reset(before)
+
+
+def under_autocast() -> bool:
+    """Return whether autocast was on before :func:`without_autocast` took it off.
+
+    A kernel may then multiply in half precision, if it adds in single precision.
+    """
+    return _taken_off.get()
 
 
 def as_under_present_autocast(

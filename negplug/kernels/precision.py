@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -27,12 +28,36 @@ def not_inference() -> Iterator[None]:
         yield
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without autocast, which not every device has: the meta device does not."""
+_taken_off: contextvars.ContextVar[bool] = contextvars.ContextVar("taken_off", default=False)
+
+
+def autocast_is_on(device: torch.device) -> bool:
+    """Return whether autocast is on; not every device has it, the meta device does not."""
     kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return contextlib.nullcontext()
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Return a context without autocast, in which :func:`under_autocast` tells if it was on."""
+    return _taking_off(device) if autocast_is_on(device) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _taking_off(device: torch.device) -> Iterator[None]:
+    before = _taken_off.set(True)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _taken_off.reset(before)
+
+
+def under_autocast() -> bool:
+    """Return whether autocast was on before :func:`without_autocast` took it off.
+
+    A kernel may then multiply in half precision, if it adds in single precision.
+    """
+    return _taken_off.get()
 
 
 def as_under_present_autocast(

@@ -14,6 +14,7 @@ What remembers a step in Python once its backward pass is over can be part of no
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import Encoder
 from negplug.contract.inputs import check_views
+from negplug.kernels.precision import autocast_is_on
 from negplug.kernels.torch_private import break_graph, recording
 from negplug.kernels.unit import unit_rows
 from negplug.loss.graph_steps import GraphSteps, check_device
@@ -62,9 +64,10 @@ def compiled(
 ) -> Tensor:
     """Return the loss of views, as ``torch.compile`` traces it."""
     trains = torch.is_grad_enabled() and any(view.requires_grad for view in views)
+    device = views[0].device
     steps = loss_fn.graphs
     loss: Tensor = torch.ops.negplug.contrastive_loss(
-        list(views), steps.done, indexes, labels, id(loss_fn), trains
+        list(views), steps.done, indexes, labels, id(loss_fn), trains, autocast_is_on(device)
     )[0]
     if trains:
         steps.advance()
@@ -75,7 +78,7 @@ def compiled(
     "negplug::contrastive_loss",
     mutates_args=(),
     schema="(Tensor[] views, Tensor done, Tensor? indexes, Tensor? labels, int loss_fn, "
-    "bool trains) -> (Tensor, Tensor)",
+    "bool trains, bool autocast) -> (Tensor, Tensor)",
 )
 def _loss(
     views: list[Tensor],
@@ -84,12 +87,15 @@ def _loss(
     labels: Tensor | None,
     loss_fn: int,
     trains: bool,
+    autocast: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and, if it trains, the gradient of the unit rows ``[V·B, d]``."""
+    casts = torch.autocast(views[0].device.type) if autocast else contextlib.nullcontext()
     with recording(), torch.set_grad_enabled(trains):
         leaves = tuple(view.detach().requires_grad_(trains) for view in views)
-        batch = ContrastiveBatch.from_views(leaves, indexes, labels)
-        loss = _losses[loss_fn]._contrast(batch, done=done)
+        with casts:
+            batch = ContrastiveBatch.from_views(leaves, indexes, labels)
+            loss = _losses[loss_fn]._contrast(batch, done=done)
         rows = batch.anchors.embeddings
         grad = torch.autograd.grad(loss, [rows])[0] if trains else rows.new_empty(0, 0)
     return loss.detach(), grad.contiguous()
@@ -111,11 +117,11 @@ def _to_views(views: list[Tensor], grad: Tensor) -> list[Tensor]:
 
 
 @_loss.register_fake
-def _(views: list[Tensor], done: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(views: list[Tensor], done: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     check_views(tuple(views))
     check_device(done, views[0].device)
     dtype = functools.reduce(torch.promote_types, (view.dtype for view in views), torch.float32)
-    rows, trains = sum(len(view) for view in views), _[-1]
+    rows, trains = sum(len(view) for view in views), others[-2]
     shape = (rows, views[0].shape[1]) if trains else (0, 0)
     return views[0].new_empty((), dtype=dtype), views[0].new_empty(shape, dtype=dtype)
 
@@ -132,7 +138,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     of_rows, *views = ctx.saved_tensors
     of_views = torch.ops.negplug.contrastive_loss_backward(views, of_rows * grad)
-    return of_views, None, None, None, None, None
+    return of_views, None, None, None, None, None, None
 
 
 _loss.register_autograd(_backward, setup_context=_keep)

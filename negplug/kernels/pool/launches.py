@@ -5,20 +5,21 @@ Import this module only where Triton is installed.
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.pool.cuts import Processors, Shape
 from negplug.kernels.pool.programs import gradient_of_part, merged_parts, sums_of_part
+
+__all__ = ["LOG2E", "Processors", "Question", "gradient", "sums"]
 
 LOG2E = math.log2(math.e)
 
-# Programs for each of a device's processors, so that none waits for the last ones.
-_PROGRAMS = 2
+# What weights of float16 are at most: its largest number is four times that.
+_LIFT = 1 << 14
 
 
 class Question(NamedTuple):
@@ -67,14 +68,19 @@ class Question(NamedTuple):
 def sums(
     rows: Tensor, columns: Tensor, question: Question, means: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return ℓ, that of the programs' logits, and ∂ℓ/∂rows by the columns where it is wanted."""
+    """Return ℓ, that of the programs' logits, and ∂ℓ/∂rows by the columns where it is wanted.
+
+    Rows and columns are float32 or float16, what is returned is float32.
+    """
     count, width = rows.shape
-    shape = Shape.of(count, len(columns), width, rows.device)
-    highest = rows.new_empty(shape.parts, count)
+    shape = Shape.of("sums", rows, len(columns), written=means)
+    half = rows.dtype == torch.float16
+    single: dict[str, Any] = {"dtype": torch.float32, "device": rows.device}
+    highest = torch.empty(shape.parts, count, **single)
     added = torch.empty_like(highest)
-    parted = rows.new_empty(shape.parts, count, width) if means else added
-    value, total = rows.new_empty(count), rows.new_empty(count)
-    mean = torch.empty_like(rows) if means else None
+    parted = torch.empty(shape.parts, count, width, **single) if means else added
+    value, total = torch.empty(count, **single), torch.empty(count, **single)
+    mean = torch.empty(count, width, **single) if means else None
     # An argument that a program does not read must be a tensor all the same.
     weight, weight_row = question.weight or (added, 0)
     mask, mask_row = question.mask or (added, 0)
@@ -96,17 +102,19 @@ def sums(
             LOG2E / question.temperature,
             weight_row,
             mask_row,
-            BM=shape.side,
-            BN=shape.side,
+            BM=shape.tile.rows,
+            BN=shape.tile.columns,
             BD=shape.width,
+            BLOCKS=shape.blocks,
             WEIGHTED=question.weight is not None,
             MASKED=question.mask is not None,
             MEANS=means,
-            PRECISION=_precision(rows.device),
-            num_warps=4,
-            num_stages=2,
+            PRECISION="ieee" if half else _precision(rows.device),
+            LIFT=_LIFT if half else 1,
+            num_warps=shape.tile.warps,
+            num_stages=shape.tile.stages,
         )
-        merged_parts[(shape.grid[0],)](
+        merged_parts[(shape.grid[0], shape.grid[2])](
             highest,
             added,
             parted,
@@ -117,7 +125,7 @@ def sums(
             width,
             shape.parts,
             1.0 / question.temperature,
-            BM=shape.side,
+            BM=shape.tile.rows,
             BD=shape.width,
             MEANS=means,
             num_warps=4,
@@ -128,12 +136,14 @@ def sums(
 def gradient(
     rows: Tensor, columns: Tensor, question: Question, total: Tensor, grad: Tensor, both: bool
 ) -> Tensor:
-    """Return the gradient of the rows; ``total`` and ``grad`` are the columns'."""
+    """Return the gradient of the rows, float32; ``total`` and ``grad`` are the columns'."""
     count, width = rows.shape
     if not count:
-        return torch.empty_like(rows)
-    shape = Shape.of(count, len(columns), width, rows.device)
-    out = rows.new_empty(shape.parts, count, width)
+        return torch.empty_like(rows, dtype=torch.float32)
+    shape = Shape.of("gradient", rows, len(columns), written=True)
+    out = rows.new_empty(shape.parts, count, width, dtype=torch.float32)
+    half = rows.dtype == torch.float16
+    largest = torch.linalg.vector_norm(grad, torch.inf) if half else total
     weight, weight_column = question.weight or (total, 0)
     mask, mask_column = question.mask or (total, 0)
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
@@ -146,6 +156,7 @@ def gradient(
             mask,
             total,
             grad.contiguous(),
+            largest,
             out,
             count,
             len(columns),
@@ -153,86 +164,21 @@ def gradient(
             shape.chunk,
             LOG2E / question.temperature,
             1.0 / question.temperature,
+            float(min(len(columns), _LIFT)),
             weight_column,
             mask_column,
-            BM=shape.side,
-            BN=shape.side,
+            BM=shape.tile.rows,
+            BN=shape.tile.columns,
             BD=shape.width,
+            BLOCKS=shape.blocks,
             WEIGHTED=question.weight is not None,
             MASKED=question.mask is not None,
             BOTH=both,
-            PRECISION=_precision(rows.device),
-            num_warps=4,
-            num_stages=2,
+            PRECISION="ieee" if half else _precision(rows.device),
+            num_warps=shape.tile.warps,
+            num_stages=shape.tile.stages,
         )
     return out[0] if shape.parts == 1 else out.sum(0)
-
-
-class Shape(NamedTuple):
-    """How a launch is cut.
-
-    Attributes:
-        side: Rows of a block, and columns of a tile.
-        width: Numbers of a row, a power of two.
-        parts: Parts of the columns.
-        chunk: Columns of a part, a multiple of those of a tile.
-        grid: Programs: row blocks and parts.
-    """
-
-    side: int
-    width: int
-    parts: int
-    chunk: int
-    grid: tuple[int, int]
-
-    @classmethod
-    def of(cls, rows: int, columns: int, width: int, device: torch.device) -> Shape:
-        """Return the cut for so many rows and columns of a width on a device."""
-        width = max(triton.next_power_of_2(width), 16)
-        processors = Processors.of(device)
-        side = processors.side(width)
-        blocks, tiles = triton.cdiv(rows, side), max(triton.cdiv(columns, side), 1)
-        wanted = max(_PROGRAMS * processors.number // blocks, 1)
-        chunk = triton.cdiv(tiles, min(wanted, tiles)) * side
-        parts = max(triton.cdiv(columns, chunk), 1)
-        return cls(side, width, parts, chunk, (blocks, parts))
-
-
-class Processors(NamedTuple):
-    """The processors of a device.
-
-    Attributes:
-        number: How many there are.
-        memory: Shared memory of each, in bytes.
-    """
-
-    number: int
-    memory: int
-
-    @classmethod
-    def of(cls, device: torch.device) -> Processors:
-        """Return those of a device."""
-        if device.type == "cpu":
-            return cls(1, 2**18)  # under Triton's interpreter
-        return _found(torch.cuda.current_device() if device.index is None else device.index)
-
-    def side(self, width: int) -> int:
-        """Return the largest side whose tiles fit, of rows of so many numbers.
-
-        They are a block of rows, two tiles of columns, one of them on its way, and the
-        probabilities. Products of float32 may copy the tiles (on NVIDIA's Hopper, and everywhere
-        in Triton 3.2). tests/kernels/test_triton.py compares with what programs take.
-        """
-        for side in (64, 32):
-            if 4 * (5 * side * width + side * side) + 2048 <= self.memory:
-                return side
-        return 16
-
-
-@functools.cache
-def _found(index: int) -> Processors:
-    found = triton.runtime.driver.active.utils.get_device_properties(index)
-    return Processors(found["multiprocessor_count"], found["max_shared_mem"])
 
 
 def _precision(device: torch.device) -> str:

@@ -1,9 +1,7 @@
 """Triton programs of a pool's log-sum-exp: one row block and one part of the pool each.
 
-Logits are in powers of two, s = c·(⟨a_i, k_j⟩ − 1) + log₂ w_ij with c = log₂e/τ, so that a program
-needs ``exp2`` alone. The rows have unit length: less one, the similarities that count are small,
-and so is what rounding does to them. Ids are compared inside the tile, so there are no lists of
-exclusions.
+Logits are those of :mod:`negplug.kernels.pool.logits`. Of rows wider than a block a program writes
+one block: several compute the same logits, for sums of whole rows would fit no registers.
 
 Import this module only where Triton is installed.
 """
@@ -13,49 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from negplug.kernels.pool.logits import logits_of, rows_of, wide_products
+
 LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def rows_of(X, place, count, width, BD: tl.constexpr):
-    """Return some rows of ``X`` ``[count, width]``, zeros beyond either end."""
-    dim = tl.arange(0, BD)
-    inside = (place[:, None] < count) & (dim[None, :] < width)
-    return tl.load(X + place[:, None].to(tl.int64) * width + dim[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def logits_of(
-    a,
-    k,
-    row,
-    column,
-    row_ids,
-    column_ids,
-    rows,
-    columns,
-    Weight,
-    weight_row,
-    weight_column,
-    Mask,
-    mask_row,
-    mask_column,
-    scale,
-    WEIGHTED: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Return a tile of weighted logits, -inf where excluded or beyond an end."""
-    s = (tl.dot(a, tl.trans(k), input_precision=PRECISION) - 1.0) * scale
-    inside = (row[:, None] < rows) & (column[None, :] < columns)
-    serves = inside & (row_ids[:, None] != column_ids[None, :])
-    if WEIGHTED:
-        at = row[:, None].to(tl.int64) * weight_row + column[None, :].to(tl.int64) * weight_column
-        s += tl.load(Weight + at, mask=inside, other=0.0) * LOG2E
-    if MASKED:
-        at = row[:, None].to(tl.int64) * mask_row + column[None, :].to(tl.int64) * mask_column
-        serves &= tl.load(Mask + at, mask=inside, other=0) != 0
-    return tl.where(serves, s, float("-inf"))
 
 
 @triton.jit
@@ -79,25 +37,35 @@ def sums_of_part(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
+    BLOCKS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
     MEANS: tl.constexpr,
     PRECISION: tl.constexpr,
+    LIFT: tl.constexpr,
 ):
-    """Write m, Σ 2^{s − m} and Σ 2^{s − m} k of one part, m being the part's highest logit."""
+    """Write m, Σ 2^{s − m} and Σ 2^{s − m} k of one part, m being the part's highest logit.
+
+    Weights of float16 are multiplied by ``LIFT``: so far below 1 it has few digits.
+    """
     row, part = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
-    a = rows_of(A, row, rows, width, BD)
+    block = tl.program_id(2) * BD
+    if BLOCKS == 1:
+        a = rows_of(A, row, 0, rows, width, BD)
     row_ids = tl.load(RowIds + row, mask=row < rows, other=0)
     highest = tl.full([BM], float("-inf"), tl.float32)
     sums = tl.zeros([BM], tl.float32)
     means = tl.zeros([BM, BD], tl.float32)
     for start in range(part * chunk, tl.minimum((part + 1) * chunk, columns), BN):
         column = start + tl.arange(0, BN)
-        k = rows_of(K, column, columns, width, BD)
+        k = rows_of(K, column, block, columns, width, BD)
+        if BLOCKS == 1:
+            products = tl.dot(a, tl.trans(k), input_precision=PRECISION)
+        else:
+            products = wide_products(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION)
         column_ids = tl.load(ColumnIds + column, mask=column < columns, other=0)
         s = logits_of(
-            a,
-            k,
+            products,
             row,
             column,
             row_ids,
@@ -113,7 +81,6 @@ def sums_of_part(
             scale,
             WEIGHTED,
             MASKED,
-            PRECISION,
         )
         after = tl.maximum(highest, tl.max(s, 1))
         # exp2(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
@@ -122,15 +89,18 @@ def sums_of_part(
         p = tl.exp2(s - shift[:, None])
         sums = sums * faded + tl.sum(p, 1)
         if MEANS:
-            means = means * faded[:, None] + tl.dot(p, k, input_precision=PRECISION)
+            means = means * faded[:, None] + tl.dot(
+                (p * LIFT).to(k.dtype), k, input_precision=PRECISION
+            )
         highest = after
     place = part.to(tl.int64) * rows + row
-    tl.store(Highest + place, highest, mask=row < rows)
-    tl.store(Sums + place, sums, mask=row < rows)
+    once = row < tl.where(block == 0, rows, 0)
+    tl.store(Highest + place, highest, mask=once)
+    tl.store(Sums + place, sums, mask=once)
     if MEANS:
-        dim = tl.arange(0, BD)
+        dim = block + tl.arange(0, BD)
         inside = (row[:, None] < rows) & (dim[None, :] < width)
-        tl.store(Means + place[:, None] * width + dim[None, :], means, mask=inside)
+        tl.store(Means + place[:, None] * width + dim[None, :], means / LIFT, mask=inside)
 
 
 @triton.jit
@@ -153,7 +123,8 @@ def merged_parts(
 
     The gradient is the softmax's mean of the pool's rows, divided by τ.
     """
-    row, dim = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    dim = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     highest = tl.full([BM], float("-inf"), tl.float32)
     sums = tl.zeros([BM], tl.float32)
@@ -171,8 +142,9 @@ def merged_parts(
         highest = after
     some = sums > 0
     total = tl.where(some, highest + tl.log2(tl.where(some, sums, 1.0)), float("-inf"))
-    tl.store(Total + row, total, mask=row < rows)
-    tl.store(Value + row, total / LOG2E + steepness, mask=row < rows)
+    once = row < tl.where(tl.program_id(1) == 0, rows, 0)
+    tl.store(Total + row, total, mask=once)
+    tl.store(Value + row, total / LOG2E + steepness, mask=once)
     if MEANS:
         means = means * (steepness / tl.where(some, sums, 1.0))[:, None]
         tl.store(Mean + row[:, None].to(tl.int64) * width + dim[None, :], means, mask=inside)
@@ -188,6 +160,7 @@ def gradient_of_part(
     Mask,
     Total,
     Grad,
+    Largest,
     Out,
     rows,
     columns,
@@ -195,11 +168,13 @@ def gradient_of_part(
     chunk,
     scale,
     factor,
+    lift,
     weight_column,
     mask_column,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
+    BLOCKS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
     BOTH: tl.constexpr,
@@ -208,26 +183,37 @@ def gradient_of_part(
     """Write factor · Σ_i g_i 2^{s_ij − ℓ_i} x_i of each row j, over one part of the columns i.
 
     With ``BOTH`` rows and columns are the same, and the sum is of g_i 2^{s_ij − ℓ_i} +
-    g_j 2^{s_ij − ℓ_j}.
+    g_j 2^{s_ij − ℓ_j}. Of float16, which has few digits near 0, the weights are up to ``lift``, the
+    largest |g| being known.
     """
     row, part = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
-    r = rows_of(R, row, rows, width, BD)
+    block = tl.program_id(2) * BD
+    if BLOCKS == 1:
+        r = rows_of(R, row, 0, rows, width, BD)
     row_ids = tl.load(RowIds + row, mask=row < rows, other=0)
+    up = 1.0
+    if R.dtype.element_ty == tl.float16:
+        largest = tl.load(Largest)
+        up = lift / tl.where(largest > 0, largest, 1.0)
+        factor = factor * largest / lift
     if BOTH:
-        row_grad = tl.load(Grad + row, mask=row < rows, other=0.0)
+        row_grad = tl.load(Grad + row, mask=row < rows, other=0.0) * up
         row_total = tl.load(Total + row, mask=row < rows, other=0.0)
         row_total = tl.where(row_total == float("-inf"), 0.0, row_total)
     out = tl.zeros([BM, BD], tl.float32)
     for start in range(part * chunk, tl.minimum((part + 1) * chunk, columns), BN):
         column = start + tl.arange(0, BN)
-        x = rows_of(X, column, columns, width, BD)
+        x = rows_of(X, column, block, columns, width, BD)
+        if BLOCKS == 1:
+            products = tl.dot(r, tl.trans(x), input_precision=PRECISION)
+        else:
+            products = wide_products(R, X, row, column, rows, columns, width, BM, BN, BD, PRECISION)
         column_ids = tl.load(ColumnIds + column, mask=column < columns, other=0)
-        grad = tl.load(Grad + column, mask=column < columns, other=0.0)
+        grad = tl.load(Grad + column, mask=column < columns, other=0.0) * up
         total = tl.load(Total + column, mask=column < columns, other=0.0)
         total = tl.where(total == float("-inf"), 0.0, total)
         s = logits_of(
-            r,
-            x,
+            products,
             row,
             column,
             row_ids,
@@ -243,13 +229,12 @@ def gradient_of_part(
             scale,
             WEIGHTED,
             MASKED,
-            PRECISION,
         )
         p = tl.exp2(s - total[None, :]) * grad[None, :]
         if BOTH:
             p += tl.exp2(s - row_total[:, None]) * row_grad[:, None]
-        out += tl.dot(p, x, input_precision=PRECISION)
-    dim = tl.arange(0, BD)
+        out += tl.dot(p.to(x.dtype), x, input_precision=PRECISION)
+    dim = block + tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     at = (part.to(tl.int64) * rows + row)[:, None] * width + dim[None, :]
     tl.store(Out + at, out * factor, mask=inside)

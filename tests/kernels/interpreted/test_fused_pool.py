@@ -12,12 +12,12 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
 from negplug.kernels.pool import POOL, Form, pool_logsumexp
+from negplug.kernels.pool.cuts import Processors
 from negplug.kernels.pool.fused import fused_logsumexp, fused_symmetric
-from negplug.kernels.pool.launches import Processors
 from negplug.kernels.pool.reference import full_logsumexp
 
 SIZES = [(1, 1, 1), (5, 3, 16), (70, 150, 63), (130, 65, 64), (33, 200, 65), (64, 64, 128)]
-SIZES += [(40, 70, 200), (33, 90, 256)]
+SIZES += [(40, 70, 200), (33, 90, 256), (17, 40, 300), (33, 70, 512), (20, 33, 1024)]
 
 
 @pytest.fixture(params=[(1, 2**18), (3, 2**16)], autouse=True)
@@ -89,7 +89,7 @@ def test_every_temperature_is_exact(temperature):
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.1, 10.0])
-@pytest.mark.parametrize(("rows", "width"), [(2, 8), (65, 64), (150, 33)])
+@pytest.mark.parametrize(("rows", "width"), [(2, 8), (65, 64), (150, 33), (40, 600)])
 def test_symmetric_batches_equal_the_reference(rows, width, temperature):
     z = normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(1)), dim=1)
     ids = torch.arange(rows) // 2
@@ -110,15 +110,12 @@ def test_an_empty_pool_and_rows_that_are_not_contiguous():
     torch.testing.assert_close(ours, fused_logsumexp(a, k, *ids, 0.1))
 
 
-@pytest.mark.parametrize(("dtype", "width"), [(torch.float64, 16), (torch.float32, 300)])
-def test_what_no_program_serves_is_computed_in_torch(dtype, width):
-    a, k, ids, _ = question(9, 20, width, "")
-    ours = fused_logsumexp(a.to(dtype), k.to(dtype), *ids, 0.1)
-    theirs = full_logsumexp(a.double(), k.double(), *ids, 0.1)
-    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
-    symmetric = fused_symmetric(k.to(dtype), ids[1], 0.1)
-    theirs = full_logsumexp(k.double(), k.double(), ids[1], ids[1], 0.1)
-    torch.testing.assert_close(symmetric.double(), theirs, rtol=1e-5, atol=1e-5)
+def test_what_no_program_serves_is_computed_in_torch():
+    a, k, ids, _ = question(9, 20, 16, "")
+    a, k = a.double(), k.double()
+    torch.testing.assert_close(fused_logsumexp(a, k, *ids, 0.1), full_logsumexp(a, k, *ids, 0.1))
+    theirs = full_logsumexp(k, k, ids[1], ids[1], 0.1)
+    torch.testing.assert_close(fused_symmetric(k, ids[1], 0.1), theirs)
 
 
 def test_the_programs_are_chosen():

@@ -1,0 +1,94 @@
+"""Compiles Triton programs for a GPU, without one.
+
+Usage: python compiled_programs.py CAPABILITY SHARED_MEMORY WIDTH [FILE]
+
+Of whole pools it compiles what is launched for rows of a width, whose tiles are to fit the shared
+memory, and use it; FILE names launches of :mod:`recorded_launches`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from negplug.kernels.pool import programs
+from negplug.kernels.pool.cuts import Processors, blocks_of
+
+
+def compiled(
+    program: Any,
+    target: GPUTarget,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    num_warps: int = 4,
+    num_stages: int = 2,
+) -> int:
+    """Return the bytes of shared memory that a compiled program takes."""
+    names = [parameter.name for parameter in program.params]
+    signature = {name: types.get(name, "constexpr") for name in names}
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(fn=program, signature=signature, constexprs=values)
+    else:  # Triton 3.2
+        kinds = {name: kind for name, kind in signature.items() if kind != "constexpr"}
+        source = ASTSource(fn=program, signature=kinds, constants=dict(constants))
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    return int(triton.compile(source, target=target, options=options).metadata.shared)
+
+
+def types_of(program: Any, constants: Mapping[str, Any], **others: str) -> dict[str, str]:
+    """Return a type for each argument that is no constant: names say which are pointers."""
+    kinds = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8"}
+    kinds |= {"scale": "fp32", "factor": "fp32", "lift": "fp32", **others}
+    names = [parameter.name for parameter in program.params]
+    rest = [name for name in names if name not in constants]
+    return {name: kinds.get(name, "*fp32" if name[0].isupper() else "i32") for name in rest}
+
+
+def check_pools(capability: int, memory: int, width: int) -> None:
+    target = GPUTarget("cuda", capability, 32)
+    block, blocks = blocks_of(width)
+    every = {"WEIGHTED": True, "MASKED": True, "BD": block, "BLOCKS": blocks}
+    launches = {
+        "sums": (programs.sums_of_part, ("A", "K"), {"MEANS": True, "LIFT": 1}),
+        "gradient": (programs.gradient_of_part, ("R", "X"), {"BOTH": True}),
+    }
+    for launch, (program, rows, more) in launches.items():
+        for half in (False, True) if (capability, width) == (90, 128) else (False,):
+            tile = Processors(100, memory).tile(launch, width, half)
+            precision = "ieee" if half or capability < 80 else "tf32x3"
+            cut = {"BM": tile.rows, "BN": tile.columns, "PRECISION": precision}
+            constants = {**cut, **every, **more}
+            types = types_of(program, constants, **(dict.fromkeys(rows, "*fp16") if half else {}))
+            taken = compiled(program, target, types, constants, num_stages=tile.stages)
+            assert taken <= memory, (launch, half, tile, taken)
+            assert tile.rows == 16 or taken > memory / 5, "smaller tiles than there is memory for"
+    constants = {"BM": 64, "BD": block, "MEANS": True}
+    compiled(programs.merged_parts, target, types_of(programs.merged_parts, constants), constants)
+
+
+def check_recorded(capability: int, memory: int, path: str) -> None:
+    target = GPUTarget("cuda", capability, 32)
+    with open(path) as file:
+        launches = json.load(file)
+    for launch in launches:
+        program = getattr(importlib.import_module(launch["module"]), launch["name"])
+        taken = compiled(program, target, launch["types"], launch["constants"], **launch["options"])
+        assert taken <= memory, (launch["name"], taken)
+    names = {launch["name"] for launch in launches}
+    print(f"compiled {len(launches)} launches of {len(names)} programs: {sorted(names)}")
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[1:4]]
+    check_pools(*numbers)
+    for path in sys.argv[4:]:
+        check_recorded(*numbers[:2], path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from anchor_losses import FORMS, compared, question
 from device import DEVICE
+from torch.utils.checkpoint import checkpoint
 
 from negplug.kernels.anchor_loss import ANCHOR_LOSS, anchor_losses
 from negplug.kernels.anchor_loss.closed import closed_losses
@@ -50,6 +51,20 @@ def test_a_loss_far_below_one_keeps_its_digits(form):
     negative = torch.tensor([-20.0, -80.0], device=DEVICE)
     losses = anchor_losses(rows, rows, columns, negative, 1.0, form)
     torch.testing.assert_close(losses, torch.exp(negative - 1.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("form", "apart"), FORMS)
+@pytest.mark.parametrize("positives", [1, 3])
+def test_tensors_that_are_stored_or_computed_again_give_the_same_gradient(form, apart, positives):
+    (anchors, keys), columns, negative = question(20, 16, positives, "own keys")
+    terms = (anchors, keys, columns, negative, 0.1, form, apart)
+    wanted = torch.autograd.grad(closed_losses(*terms).sum(), [anchors, keys])
+    again = checkpoint(closed_losses, *terms, use_reentrant=False)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+        stored = closed_losses(*terms)
+    for losses in (again, stored):
+        found = torch.autograd.grad(losses.sum(), [anchors, keys])
+        assert all(map(torch.equal, found, wanted))
 
 
 def test_the_closed_form_is_chosen(monkeypatch):

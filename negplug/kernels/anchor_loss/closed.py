@@ -37,12 +37,12 @@ class _Terms(NamedTuple):
     Attributes:
         loss: ``[N]``.
         slope: That by ℓ⁻, ``[N]``.
-        pull: That by each s_p, ``[N, P]``, with the opposite sign.
+        pull: That by each s_p, ``[N, P]``, with the opposite sign; None if it is the slope.
     """
 
     loss: Tensor
     slope: Tensor
-    pull: Tensor
+    pull: Tensor | None
 
 
 class _Losses(torch.autograd.Function):
@@ -71,8 +71,7 @@ class _Losses(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slope, pull = ctx.saved_tensors
         of_negative = slope * grad
-        # Of one positive they are the same.
-        pulls = of_negative[:, None] if pull is slope else pull * grad[:, None]
+        pulls = of_negative[:, None] if pull is None else pull * grad[:, None]
         return pulls * -ctx.steepness, of_negative, None, None, None, None
 
 
@@ -84,11 +83,11 @@ def _of_one(
     if apart:
         some = present & (x != -torch.inf)
         slope = some.to(x.dtype)
-        return _Terms(torch.where(some, x, 0.0), slope, slope)
+        return _Terms(torch.where(some, x, 0.0), slope, None)
     # Where there is no negative both are zero of themselves.
     slope = torch.sigmoid(x).mul_(present)
     # The default threshold of 20 rounds to the identity too early for float64.
-    return _Terms(softplus(x, threshold=50.0).mul_(present), slope, slope)
+    return _Terms(softplus(x, threshold=50.0).mul_(present), slope, None)
 
 
 def _of_several(

@@ -5,6 +5,11 @@
 - :mod:`negplug.kernels.nearest`: the nearest of a pool;
 - :mod:`negplug.kernels.softmax_draws`: draws from the softmax over a pool;
 - :mod:`negplug.kernels.chain`: Metropolis–Hastings chains;
+- :mod:`negplug.kernels.samples`: which rows of a pool are views of the same sample;
+- :mod:`negplug.kernels.views`: logits of samples and weights of their views;
+- :mod:`negplug.kernels.states`: those of chains' states outside the batch;
+- :mod:`negplug.kernels.posterior`: the expected logit of weighted draws;
+- :mod:`negplug.kernels.averages`: moving averages of samples' keys;
 - :mod:`negplug.kernels.random`: distinct integers and uniform numbers;
 - :mod:`negplug.kernels.table`: look-up and writing by view and index.
 

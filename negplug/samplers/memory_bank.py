@@ -31,7 +31,8 @@ from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.sample_table import beyond, most_samples
 from negplug.contract.sampler import NegativeSampler, Sampled
-from negplug.kernels.late import check, known, places, read
+from negplug.kernels.averages import average_
+from negplug.kernels.late import check, free_to_read, known, places, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -80,16 +81,12 @@ class MemoryBank(RememberingSampler):
         sampled = self._written(super().sample(batch), len(batch.anchors))
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
-            self._check(sampled.seen.names[1], why if batch.keys.indexes is None else "")
-            if self.size is None:
+            most = self.size
+            if most is None:
                 # Indexes may be those of a data set that this one is a part of.
                 most = max(most_samples(None), batch.context.dataset.size or 0)
-                highest = sampled.seen.names[1].max()
-                check(
-                    "memory_bank: greatest index",
-                    highest >= most,
-                    lambda: beyond("memory_bank", int(highest), None),
-                )
+            indexes = sampled.seen.names[1]
+            self._check(indexes, most, why if batch.keys.indexes is None else "")
         return sampled
 
     def _written(self, sampled: Sampled, anchors: int) -> Sampled:
@@ -102,45 +99,40 @@ class MemoryBank(RememberingSampler):
         mask = written.expand(max(anchors, 2), -1)[:anchors]
         return sampled._replace(negatives=sampled.negatives.masked(mask))
 
-    def _check(self, indexes: Tensor, unindexed: str) -> None:
+    def _check(self, indexes: Tensor, most: int, unindexed: str) -> None:
         # All ranks' if they were gathered: then every rank raises, and none is left waiting.
-        lowest, highest = indexes.aminmax()
-        check(
-            "memory_bank: unknown index",
-            lowest < 0,
-            lambda: ValueError(
-                f"memory_bank: needs the data set index of every sample, but "
-                f"{unindexed or f'one is {int(lowest)}'}"
-            ),
-        )
-        if self.size is not None:
-            check(
-                "memory_bank: index beyond size",
-                highest >= self.size,
-                lambda: ValueError(
-                    f"memory_bank: the data set index {int(highest)} is beyond size={self.size}; "
-                    f"give the size of the whole data set"
-                ),
+        def error() -> ValueError:
+            lowest, highest = map(int, indexes.aminmax())
+            if lowest < 0:
+                return ValueError(
+                    f"memory_bank: needs the data set index of every sample, but "
+                    f"{unindexed or f'one is {lowest}'}"
+                )
+            if self.size is None:
+                return beyond("memory_bank", highest, None)
+            return ValueError(
+                f"memory_bank: the data set index {highest} is beyond size={self.size}; "
+                f"give the size of the whole data set"
             )
+
+        # Of all but 0, 1, …, most − 1 the quotient is another than 0.
+        failed = indexes.div(most, rounding_mode="floor").any()
+        check("memory_bank: data set indexes", failed, error)
 
     def update(self, seen: Arriving) -> None:
         """Average the step's keys into their slots."""
         keys, names = seen
+        if not free_to_read(keys.device):
+            self._make_room(keys)
+            average_(self.rows, self.names, keys, names, self.momentum, UNKNOWN)
+            return
         ordered, order = torch.sort(names[1], stable=True)
         new = torch.ones_like(ordered, dtype=torch.bool)
         torch.ne(ordered[1:], ordered[:-1], out=new[1:])
         starts = places(new)
-        if starts is not None:
-            mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
-            slots = self._slots_of(ordered[starts], keys)
-        else:
-            # As many rows as keys, since the number of samples is not known: those of one sample
-            # are equal.
-            sample = new.cumsum(0) - 1
-            starts = torch.searchsorted(sample, torch.arange(len(sample), device=sample.device))
-            mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))[sample]
-            starts = starts[sample]
-            slots = self._slots_without_waiting(ordered, new, keys)
+        assert starts is not None
+        mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
+        slots = self._slots_of(ordered[starts], keys)
         # A new slot is zero, so that its average is the direction of the mean alone.
         old = self.rows[slots].to(mean)
         self.rows[slots] = unit_rows(torch.lerp(mean, old, self.momentum)).to(self.rows)
@@ -163,24 +155,6 @@ class MemoryBank(RememberingSampler):
             self.slots[indexes] = slots
         self.count += made
         return slots
-
-    def _slots_without_waiting(self, indexes: Tensor, new: Tensor, keys: Tensor) -> Tensor:
-        """Return the slot of each index, made if need be.
-
-        Args:
-            indexes: ``[n]`` int64, ascending; some may be equal.
-            new: ``[n]`` bool, True at the first of those.
-            keys: Rows of the width and type of the bank's.
-        """
-        self._make_room(keys)
-        held, order = self.names[1].sort()
-        place = torch.searchsorted(held, indexes).clamp_(max=len(held) - 1)
-        fresh = held[place] != indexes
-        written = (held != UNKNOWN).sum()
-        made = (fresh & new).cumsum(0)
-        # No more than there is room for, unless a check has yet to refuse an index.
-        next_slots = (written + made - 1).clamp_(max=len(held) - 1)
-        return torch.where(fresh, next_slots, order[place])
 
     def _make_room(self, keys: Tensor) -> None:
         """Raise the count to the most that a step may leave, and make room for so many slots."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,27 +22,9 @@ from torch.autograd.function import once_differentiable
 
 from negplug.kernels.choice import Kernel, Operation, triton_refusal
 from negplug.kernels.posterior import plain
+from negplug.kernels.posterior.draws import Draws
 
 __all__ = ["POSTERIOR", "Draws", "expectation"]
-
-
-class Draws(NamedTuple):
-    """Weighted draws of N anchors from a pool, E entries each.
-
-    Attributes:
-        log_weight: Broadcastable to ``[N, E]``; None for weights of 1.
-        mask: ``[N, E]`` bool, False where nothing is drawn; None if all are.
-        ids: Ids of anchors ``[N]`` and rows ``[E]``, equal where nothing is drawn; None if there
-            are none to compare.
-        pairs: Anchors ``[P]`` and entries ``[P]`` int64 where nothing is drawn, in place of ids.
-        columns: ``[N, E]`` int64, rows of the pool; None if the entries are all rows.
-    """
-
-    log_weight: Tensor | None
-    mask: Tensor | None
-    ids: tuple[Tensor, Tensor] | None = None
-    pairs: tuple[Tensor, Tensor] | None = None
-    columns: Tensor | None = None
 
 
 def _plain() -> ModuleType:

@@ -7,21 +7,18 @@ Triton is installed.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 from torch import Tensor
 
+from negplug.kernels.posterior.draws import Draws
 from negplug.kernels.posterior.programs import (
     gradients_of_rows,
     mean_of_columns,
     products_of_rows,
     weights_of_draws,
 )
-
-if TYPE_CHECKING:
-    from negplug.kernels.posterior import Draws
 
 # Rows, entries and numbers of a program.
 _ROWS = 16

@@ -6,14 +6,12 @@ See :mod:`negplug.kernels.posterior`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-if TYPE_CHECKING:
-    from negplug.kernels.posterior import Draws
+from negplug.kernels.posterior.draws import Draws
 
 
 def weights(

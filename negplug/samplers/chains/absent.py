@@ -6,77 +6,75 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_embeddings
+from negplug.contract.negatives import Columns, Negatives
+from negplug.contract.rows import Rows
+from negplug.kernels.states import Compared, compare, view_weights
 from negplug.kernels.unit import unit_rows
-from negplug.samplers.chains.grouping import sample_logits
+from negplug.samplers.chains.step import ChainStep
 
 
-@dataclass(frozen=True, eq=False)
-class AbsentStates:
-    """States outside the batch of some of its N anchors.
+class AbsentStates(NamedTuple):
+    """States of anchors outside the batch.
 
     Attributes:
-        here: ``[N]`` bool, True at the anchors whose states these are.
-        samples: ``[m]`` int64, the states, as data set indexes.
-        place: ``[N]`` int64, which of them is each anchor's; 0 where it is none.
-        rows: ``[V, m, d]``, their views, some row where ``known`` is False. May carry gradient.
-        known: ``[V, m]`` bool.
-        logits: ``[V, N]``, of each anchor with the views of its state; -inf if unknown.
-        log_number: ``[N]``, the logarithm of how many views of its state are known.
-        scores: ``[N]``, the logit of each anchor's state, over its views.
+        pool: Rows of views of samples, one view after another. May carry gradient.
+        compared: What anchors have to do with them.
     """
 
-    here: Tensor
-    samples: Tensor
-    place: Tensor
-    rows: Tensor
-    known: Tensor
-    logits: Tensor
-    log_number: Tensor
-    scores: Tensor
+    pool: Rows
+    compared: Compared
 
     @classmethod
     def of(
-        cls,
-        batch: ContrastiveBatch,
-        here: Tensor,
-        samples: Tensor,
-        place: Tensor | None,
-        rows: Tensor,
-        known: Tensor,
+        cls, batch: ContrastiveBatch, step: ChainStep, state: Tensor, pool: Rows, known: Tensor
     ) -> AbsentStates:
-        """Compare anchors with their states; see the attributes for the arguments.
+        """Compare anchors with their states.
 
-        Where ``place`` is None there is a state for each anchor, in the same order.
+        Args:
+            batch: The anchors.
+            step: Says which states lie outside.
+            state: ``[N]`` int64, which of the pool's samples the states are; -1 = none.
+            pool: V·m rows.
+            known: ``[V, m]`` bool, which of them are known.
         """
-        present, pairs = known, rows.detach()
-        if place is None:
-            place = torch.arange(len(here), device=here.device)
-        else:
-            present, pairs = known.index_select(1, place), pairs.index_select(1, place)
-        products = (pairs * batch.anchors.embeddings.detach()).sum(2)
-        logits = products.div_(batch.temperature).masked_fill_(~present, -torch.inf)
-        log_number = present.sum(0).clamp_(min=1).to(logits).log_()
-        scores = sample_logits(logits, log_number)
-        return cls(here, samples, place, rows, known, logits, log_number, scores)
+        table = pool.embeddings.detach().view(*known.shape, -1)
+        anchors = batch.anchors.embeddings.detach()
+        compared = compare(
+            table, known, state, step.place, step.initial, anchors, batch.temperature
+        )
+        return cls(pool, compared)
 
     @classmethod
     def anew(
-        cls, name: str, batch: ContrastiveBatch, state: Tensor, chains: Tensor, seed: int
+        cls, name: str, batch: ContrastiveBatch, step: ChainStep, chains: Tensor, seed: int
     ) -> AbsentStates:
-        """Return the states ``[N]`` of some anchors ``[n]`` int64, see :func:`embedded`."""
-        samples, number = torch.unique(state[chains], return_inverse=True)
-        place = torch.zeros_like(state).index_copy_(0, chains, number)
-        here = torch.zeros_like(state, dtype=torch.bool).index_fill_(0, chains, True)
-        rows = embedded(name, batch, samples, seed)
-        known = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-        return cls.of(batch, here, samples, place, rows, known)
+        """Return the states of some chains ``[n]`` int64, see :func:`embedded`."""
+        samples, number = torch.unique(step.state[chains], return_inverse=True)
+        state = torch.full_like(step.state, UNKNOWN).index_copy_(0, chains, number)
+        views = embedded(name, batch, samples, seed)
+        known = torch.ones(views.shape[:2], dtype=torch.bool, device=views.device)
+        with torch.enable_grad():
+            rows = views.flatten(0, 1)
+        indexes = samples.expand(len(views), -1).flatten()
+        pool = Rows(rows, torch.full_like(indexes, UNKNOWN), indexes=indexes)
+        return cls.of(batch, step, state, pool, known)
+
+    def drawn(self, weight: Tensor) -> Negatives:
+        """Return draws of states outside the batch, spread over their views.
+
+        Args:
+            weight: ``[N]``, of the draws of each anchor; 0 where its state is not among them.
+        """
+        log_weight = view_weights(self.compared, weight)
+        return Negatives(self.pool, Columns(self.compared.columns), log_weight, "posterior")
 
 
 def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> Tensor:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.rows import Rows
 from negplug.contract.sample_table import SampleTable, occurrences, room_for
-from negplug.kernels.late import known
+from negplug.kernels.late import free_to_read, known
 from negplug.samplers.chains.absent import AbsentStates
+from negplug.samplers.chains.step import ChainStep
 from negplug.samplers.common.saved_rows import check_unit_rows
 
 
@@ -51,6 +54,7 @@ class EmbeddingCache(SampleTable):
 
     def __init__(self) -> None:
         super().__init__(("embedding",), known=False, embedding=0.0)
+        self._names: Tensor | None = None
 
     def check_values(self, values: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless the saved embeddings are rows of unit length."""
@@ -67,20 +71,27 @@ class EmbeddingCache(SampleTable):
         present = shown.keys.new_ones((), dtype=torch.bool).expand(len(shown.keys))
         self.write(shown.samples, shown.views, room, known=present, embedding=shown.keys)
 
-    def find(self, batch: ContrastiveBatch, state: Tensor, away: Tensor) -> AbsentStates | None:
-        """Return the states ``[N]`` where ``away`` ``[N]`` is True; None if there are none."""
-        length = self.known.shape[1]
-        if known(away.any()) is False:
+    def find(self, batch: ContrastiveBatch, step: ChainStep) -> AbsentStates | None:
+        """Return the states outside the batch; None if it is known that there are none."""
+        if free_to_read(step.state.device) and not known(step.away.any()):
             return None
         anchors = batch.anchors.embeddings
-        if not length:
+        if not self.known.numel():
             # Nothing was shown yet, or a state was loaded without the embeddings.
-            nowhere = torch.zeros_like(away)[None]
-            return AbsentStates.of(batch, away, state, None, anchors[None], nowhere)
-        place = state.clamp(0, length - 1)
-        here = self.known.index_select(1, place) & (state < length)
-        rows = self.embedding.index_select(1, place).to(anchors)
-        if not known((here | ~away).all()):
-            # In place of what is not there, some row of unit length, of which nothing is drawn.
-            rows = rows.where(here[:, :, None], anchors)
-        return AbsentStates.of(batch, away, state, None, rows, here & away)
+            nowhere = torch.zeros(1, len(anchors), dtype=torch.bool, device=anchors.device)
+            pool = Rows.unknown(anchors.detach())
+            return AbsentStates.of(batch, step, step.state, pool, nowhere)
+        # The table itself: what is drawn of it is not copied.
+        rows = self.embedding.flatten(0, 1).to(anchors)
+        return AbsentStates.of(batch, step, step.state, self._named(rows), self.known)
+
+    def _named(self, rows: Tensor) -> Rows:
+        """Return the views of all samples ``[V·n, d]`` with their names, which are kept."""
+        if self._names is None or self._names.shape[1:] != rows.shape[:1]:
+            views, length = self.known.shape
+            indexes = torch.arange(length, device=rows.device).expand(views, -1).flatten()
+            self._names = torch.stack([torch.full_like(indexes, UNKNOWN), indexes])
+        elif self._names.device != rows.device:
+            self._names = self._names.to(rows.device)
+        ids, indexes = self._names
+        return Rows(rows, ids, indexes=indexes)

@@ -8,8 +8,6 @@ inside a sample a view has its conditional probability, the softmax over the vie
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -109,14 +107,3 @@ def samples_of(pool: Rows) -> PooledSamples:
     samples, rows = group(indexes, view, pool.num_views, BEYOND)
     padded = bool(len(samples)) and known(samples[-1] == BEYOND) is not False
     return PooledSamples(samples, rows, bool(len(samples)), padded)
-
-
-def sample_logits(logits: Iterable[Tensor], log_number: Tensor) -> Tensor:
-    """Return log mean_u e^{s_u} of a sample's views, ``[…]``; -inf if none.
-
-    Args:
-        logits: ``[…]`` of each view; -inf where there is none.
-        log_number: The logarithm of how many views there are, broadcastable to ``[…]``.
-    """
-    together: Tensor = functools.reduce(torch.logaddexp, logits)
-    return together - log_number

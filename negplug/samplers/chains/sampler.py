@@ -57,7 +57,6 @@ from negplug.samplers.chains.placed_pool import pool_of
 from negplug.samplers.chains.step import ChainStep, Measures
 from negplug.samplers.chains.table import ChainTable
 from negplug.samplers.chains.weighting import (
-    drawn_absent,
     drawn_rows,
     effective_number,
     softmax_over,
@@ -203,7 +202,7 @@ class ChainSampler(Stateful, NegativeSampler):
             weights = self.left(step.scores, weights)
         drawn = [drawn_rows(step, weights)]
         if absent is not None:
-            drawn.append(drawn_absent(absent, moves.outside))
+            drawn.append(absent.drawn(moves.outside))
         score, names = batch.of_all_ranks(score, torch.stack([indexes, views, state]))
         size = self._size(batch)
         room = room_for(names[0], names[1], batch.anchors.num_views, size)
@@ -216,8 +215,8 @@ class ChainSampler(Stateful, NegativeSampler):
         """Return the step with all logits known, where its chains went, and states outside."""
         number, absent = int(batch.context.draws.step), None
         if self.out_of_batch == "cached":
-            absent = self.cache.find(batch, step.state, step.away)
-            step = step if absent is None else step.compared(absent)
+            absent = self.cache.find(batch, step)
+            step = step if absent is None else step.compared(absent.compared)
         noise = self.noise(step.scores, random)
         moves = self.move(step.scores, step.initial, step.place, noise, number)
         if self.out_of_batch != "recompute":
@@ -228,8 +227,8 @@ class ChainSampler(Stateful, NegativeSampler):
         if len(away):
             # Another stream than that of the sampler's own draws.
             seed = int(batch.context.draws.seed_of(-1 - self.stream)) % (1 << 63)
-            absent = AbsentStates.anew(self.name, batch, step.state, away, seed)
-            step = step.compared(absent)
+            absent = AbsentStates.anew(self.name, batch, step, away, seed)
+            step = step.compared(absent.compared)
             chosen = step.scores[away], step.initial[away], step.place[away], noise[away]
             again = self.move(*chosen, number)
             moves = Moves(

@@ -11,7 +11,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.kernels.chain import Moves, pick
-from negplug.samplers.chains.absent import AbsentStates
+from negplug.kernels.states import Compared
 from negplug.samplers.chains.ordered_pool import OrderedPool
 from negplug.samplers.chains.placed_pool import PlacedPool
 
@@ -68,9 +68,9 @@ class ChainStep:
         """``[N]`` bool, True where a chain's state lies outside the batch."""
         return (self.state != UNKNOWN) & (self.place < 0)
 
-    def compared(self, absent: AbsentStates) -> ChainStep:
+    def compared(self, states: Compared) -> ChainStep:
         """Return the step with the logits of states outside the batch from their embeddings."""
-        return replace(self, initial=absent.scores.where(absent.here, self.initial))
+        return replace(self, initial=states.initial)
 
     def end(self, moves: Moves) -> tuple[Tensor, Tensor]:
         """Return the final states and their logits, ``[N]`` each."""

@@ -1,4 +1,4 @@
-"""Draws of samples become weighted rows: of the batch, and of samples outside it."""
+"""Draws of samples become weighted rows of the batch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import UNKNOWN
-from negplug.contract.negatives import Columns, Negatives, Whole
+from negplug.contract.negatives import Negatives, Whole
 from negplug.contract.rows import Rows
-from negplug.kernels.views.gathering import log_scale
-from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.chains.step import ChainStep
 
 
@@ -24,25 +21,6 @@ def drawn_rows(step: ChainStep, weights: Tensor) -> Negatives:
         weights: ``[N, C]``, of the draws of each anchor.
     """
     return Negatives(step.pool.pool, Whole(), step.spread(weights).T, "posterior")
-
-
-def drawn_absent(absent: AbsentStates, weight: Tensor) -> Negatives:
-    """Return draws of states outside the batch, spread over their views.
-
-    Args:
-        absent: The states.
-        weight: ``[N]``, of the draws of each anchor; 0 where its state is not among them.
-    """
-    views, number = absent.known.shape
-    first = number * torch.arange(views, device=weight.device)
-    columns = absent.place[:, None] + first
-    each = log_scale(weight, absent.scores, absent.log_number)
-    log_weight = (absent.logits + each).T
-    with torch.enable_grad():  # what was embedded anew carries gradient
-        embeddings = absent.rows.flatten(0, 1)
-    ids = first.new_full((len(embeddings),), UNKNOWN)
-    rows = Rows(embeddings, ids, indexes=absent.samples.expand(views, -1).flatten())
-    return Negatives(rows, Columns(columns), log_weight, "posterior")
 
 
 @torch.no_grad()

@@ -1,0 +1,63 @@
+"""Moving averages on a GPU: see :mod:`negplug.kernels.averages.programs`.
+
+Import this module only where Triton is installed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from negplug.kernels.averages.programs import averages_of_samples
+from negplug.kernels.averages.sorting import average_by_sorting
+from negplug.kernels.samples import find
+from negplug.kernels.samples.programs import first_of_equals
+
+# Keys of a program, and those that it compares them with at a time.
+_KEYS = 16
+_COMPARED = 32
+
+# Numbers of a row that a program holds.
+_WIDEST = 512
+
+
+def fused_average(
+    rows: Tensor, names: Tensor, keys: Tensor, arriving: Tensor, momentum: float, empty: int
+) -> None:
+    """Write averages; see :func:`negplug.kernels.averages.average_`."""
+    if not _served(rows, keys):
+        average_by_sorting(rows, names, keys, arriving, momentum, empty)
+        return
+    (count, width), arriving = keys.shape, arriving.contiguous()
+    indexes = arriving[1]
+    found = find(names[1], indexes)
+    written = (names[1] != empty).sum()
+    flags = indexes.new_empty(count, dtype=torch.int32)
+    grid = (triton.cdiv(count, _KEYS),)
+    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+        first_of_equals[grid](indexes, indexes, flags, count, BN=_KEYS, BT=256)
+        averages_of_samples[grid](
+            rows,
+            names,
+            keys.contiguous(),
+            arriving,
+            flags,
+            found,
+            written,
+            momentum,
+            len(rows),
+            count,
+            width,
+            len(names),
+            names.stride(0),
+            arriving.stride(0),
+            BN=_KEYS,
+            BT=_COMPARED,
+            BD=max(triton.next_power_of_2(width), 16),
+            PRECISION="ieee",
+        )
+
+
+def _served(rows: Tensor, keys: Tensor) -> bool:
+    return rows.dtype == keys.dtype == torch.float32 and 0 < keys.shape[1] <= _WIDEST

@@ -72,7 +72,7 @@ def fused_columns(
             MASKED=mask is not None,
             WHOLE=cut.parts == 1,
             PRECISION=_precision(anchors.device),
-            num_warps=4,
+            num_warps=cut.warps if mask is None else 4,
             num_stages=3,
         )
         if cut.parts > 1:
@@ -85,7 +85,7 @@ def fused_columns(
                 cut.parts,
                 BM=cut.rows,
                 BC=cut.room,
-                num_warps=4,
+                num_warps=cut.warps,
             )
     return found, there
 
@@ -106,6 +106,11 @@ class Cut(NamedTuple):
     blocks: int
     parts: int
     chunk: int
+
+    @property
+    def warps(self) -> int:
+        """Of a program: as few as have registers for it, so that they wait less for each other."""
+        return 2 if self.room <= 128 else 4
 
     @classmethod
     def of(cls, rows: int, columns: int, count: int, device: torch.device) -> Cut:

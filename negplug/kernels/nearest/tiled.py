@@ -1,6 +1,8 @@
-"""The nearest of a pool, streamed in tiles that are each merged into the best so far.
+"""The nearest of a pool in torch operations, on any device.
 
-Memory is O(N·M) and one tile.
+On the CPU the pool is streamed in tiles that are each merged into the best so far; elsewhere, where
+a launch costs more than memory, some anchors at a time sort the whole pool. Memory is O(N·M) and a
+tile.
 """
 
 from __future__ import annotations
@@ -10,7 +12,11 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.late import free_to_read, known
+from negplug.kernels.nearest.reference import sorted_columns
 from negplug.kernels.pool.tiled import product_tiles
+
+# Similarities that are sorted at a time (80 MiB, with their places and what the sort takes).
+_SORTED = 2**22
 
 
 def tiled_columns(
@@ -22,6 +28,38 @@ def tiled_columns(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return columns and which there are; see :func:`negplug.kernels.nearest.nearest_columns`."""
+    find = _streamed if free_to_read(anchors.device) else _sorted_blocks
+    return find(anchors, pool, anchor_ids, pool_ids, count, mask)
+
+
+def _sorted_blocks(
+    anchors: Tensor,
+    pool: Tensor,
+    anchor_ids: Tensor,
+    pool_ids: Tensor,
+    count: int,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    columns = anchor_ids.new_empty(len(anchors), count)
+    there = torch.empty_like(columns, dtype=torch.bool)
+    height = max(_SORTED // len(pool), 1)
+    for start in range(0, len(anchors), height):
+        rows = slice(start, start + height)
+        masked = None if mask is None else mask[rows]
+        columns[rows], there[rows] = sorted_columns(
+            anchors[rows], pool, anchor_ids[rows], pool_ids, count, masked
+        )
+    return columns, there
+
+
+def _streamed(
+    anchors: Tensor,
+    pool: Tensor,
+    anchor_ids: Tensor,
+    pool_ids: Tensor,
+    count: int,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
     # No row of the pool is called -2.
     names = anchor_ids.masked_fill(anchor_ids == -1, -2)
     best = anchors.new_empty(len(anchors), count)
@@ -64,7 +102,7 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         Values and places, both ``[R, min(count, C)]``.
     """
     if not free_to_read(values.device):
-        return _sorted(values, count)
+        return _first_of_sorted(values, count)
     # One more, to see whether another is equal to the last: topk gives equal ones in any order.
     found, place = values.topk(min(count + 1, values.shape[1]))
     ordered = found.numpy()
@@ -72,10 +110,10 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     found, place = found[:, :count], place[:, :count]
     if equal.any():
         rows = torch.from_numpy(equal.any(1) & np.isfinite(ordered[:, 0]))
-        found[rows], place[rows] = _sorted(values[rows], count)
+        found[rows], place[rows] = _first_of_sorted(values[rows], count)
     return found, place
 
 
-def _sorted(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _first_of_sorted(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     found, place = values.sort(dim=1, descending=True, stable=True)
     return found[:, :count], place[:, :count]

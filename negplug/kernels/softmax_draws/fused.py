@@ -93,7 +93,8 @@ def fused_draws(
             MASKED=mask is not None,
             SEED_ON_DEVICE=isinstance(seed, Tensor),
             PRECISION=_precision(anchors.device),
-            num_warps=4,
+            # As few as have registers for it, so that they wait less for each other.
+            num_warps=2 if log_weight is None and mask is None else 4,
             num_stages=3,
         )
         if parts > 1:

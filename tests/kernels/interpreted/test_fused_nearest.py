@@ -11,7 +11,7 @@ from nearest import assert_nearest, by_loops, question
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from negplug.kernels.nearest import NEAREST, fused, nearest_columns
+from negplug.kernels.nearest import NEAREST, fused, nearest_columns, tiled
 from negplug.kernels.nearest.fused import Cut, fused_columns
 from negplug.kernels.pool.launches import Processors
 
@@ -74,6 +74,7 @@ def test_the_program_is_chosen_and_what_it_does_not_serve_is_not_its(monkeypatch
     assert NEAREST.kernel(torch.device("cpu"), None) is fused_columns
     *asked, mask = question(6, 60, 8, masked=True)
     monkeypatch.setattr(fused, "_MOST", 4)
+    monkeypatch.setattr(tiled, "_SORTED", 130)
     for count in (3, 5):
         assert_nearest(nearest_columns(*asked, count, mask), by_loops(*asked, count, mask), count)
     a, k = (rows.double() for rows in asked[:2])

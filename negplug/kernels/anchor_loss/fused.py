@@ -92,24 +92,41 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, keys, *_ = ctx.saved_tensors
+        # Once: checkpointing computes them again for each time that they are asked for.
+        saved = ctx.saved_tensors
+        anchors, keys, *_ = saved
         of_anchors, of_keys, _, of_negative, *_ = ctx.needs_input_grad
         grad_negative = torch.empty_like(grad, memory_format=torch.contiguous_format)
         grad_anchors = grad_keys = None
         if of_anchors or of_negative:
             grad_anchors = torch.empty_like(anchors)
-            _write(ctx, grad, grad_anchors, grad_negative, True, of_keys and ctx.own)
+            _write(ctx, saved, grad, (grad_anchors, grad_negative), True, of_keys and ctx.own)
         if of_keys and not ctx.own:
             grad_keys = torch.empty_like(keys)
-            _write(ctx, grad, grad_keys, grad_negative, False, True)
+            _write(ctx, saved, grad, (grad_keys, grad_negative), False, True)
         return grad_anchors, grad_keys, None, grad_negative, None, None, None
 
 
 def _write(
-    ctx: Any, grad: Tensor, out: Tensor, out_negative: Tensor, pulled: bool, pulling: bool
+    ctx: Any,
+    saved: tuple[Tensor, ...],
+    grad: Tensor,
+    written: tuple[Tensor, Tensor],
+    pulled: bool,
+    pulling: bool,
 ) -> None:
-    """Write the gradient of anchors (``pulled``), of keys (``pulling``) or of both in one."""
-    anchors, keys, positives, kept, pulls = ctx.saved_tensors
+    """Write the gradient of anchors (``pulled``), of keys (``pulling``) or of both in one.
+
+    Args:
+        ctx: Of the forward pass.
+        saved: Its tensors.
+        grad: That of the losses.
+        written: Where to: that of the rows, and, if they are anchors, that of ℓ⁻.
+        pulled: Whether the rows are anchors.
+        pulling: Whether they are keys.
+    """
+    anchors, keys, positives, kept, pulls = saved
+    out, out_negative = written
     rows, width = out.shape
     # What a product of tiles takes at the least.
     padded = min(max(triton.next_power_of_2(width), 16), _SLICE)

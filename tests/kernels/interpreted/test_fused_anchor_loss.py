@@ -11,6 +11,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
 from anchor_losses import FORMS, compared, question
+from torch.utils.checkpoint import checkpoint
 
 from negplug.kernels.anchor_loss import ANCHOR_LOSS, fused
 from negplug.kernels.anchor_loss.closed import closed_losses
@@ -41,6 +42,16 @@ def test_anchors_are_looked_at_in_chunks(monkeypatch):
     for chunk, column in zip(few.positives.split(64), (32, 31, 0), strict=True):
         chunk[chunk >= 0] = column
     compared(fused_losses, few, 0.2, "sum")
+
+
+@pytest.mark.parametrize("keys", ["own", "own keys"])
+def test_a_checkpointed_loss_has_the_same_gradient(keys):
+    (anchors, pool), positives, negative = question(20, 16, 2, keys)
+    terms = (anchors, pool, positives, negative, 0.1, "sum", False)
+    wanted = torch.autograd.grad(fused_losses(*terms).sum(), [anchors, pool])
+    again = checkpoint(fused_losses, *terms, use_reentrant=False)
+    found = torch.autograd.grad(again.sum(), [anchors, pool])
+    assert all(map(torch.equal, found, wanted))
 
 
 def test_what_no_program_serves_is_computed_in_torch():

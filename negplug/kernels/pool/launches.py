@@ -164,7 +164,7 @@ def gradient(
             shape.chunk,
             LOG2E / question.temperature,
             1.0 / question.temperature,
-            float(min(len(columns), _LIFT)),
+            float(max(min(len(columns), _LIFT), 1)),
             weight_column,
             mask_column,
             BM=shape.tile.rows,

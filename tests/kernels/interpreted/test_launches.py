@@ -22,10 +22,10 @@ BUDGETS = {
     "uniform(num_negatives=5, shared=True)": 60,
     "queue(size=1024)": 50,
     "memory_bank()": 70,
-    "hard(num_negatives=10)": 86,
-    "gumbel_max(num_negatives=1)": 84,
-    "emc2()": 260,
-    "isir()": 260,
+    "hard(num_negatives=10)": 60,
+    "gumbel_max(num_negatives=1)": 60,
+    "emc2()": 110,
+    "isir()": 110,
 }
 
 

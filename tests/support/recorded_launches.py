@@ -1,6 +1,6 @@
-"""What steady training steps launch, written to a file as types and constants.
+"""What training steps launch, and what reads large pools, written to a file as types and constants.
 
-Usage: TRITON_INTERPRET=1 NEGPLUG_BACKEND=triton python recorded_launches.py FILE EXPRESSION…
+Usage: TRITON_INTERPRET=1 NEGPLUG_BACKEND=triton python recorded_launches.py FILE 'SAMPLER OBJECTIVE'…
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import torch
 import triton.runtime.interpreter as interpreter
 
 from negplug import ContrastiveLoss
+from negplug.kernels.chain import walk
+from negplug.kernels.nearest import nearest_columns
+from negplug.kernels.softmax_draws import softmax_draws
 
 POINTERS = {
     torch.float16: "*fp16",
@@ -49,6 +52,15 @@ def recorded(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
     }
 
 
+def ask_directly() -> None:
+    """Ask what no small step does: of pools in parts, and of chains with burn-ins of their own."""
+    rows, pool = torch.randn(4, 64), torch.randn(4096, 64)
+    ids = torch.arange(4), torch.arange(4096)
+    nearest_columns(rows, pool, *ids, 3)
+    softmax_draws(rows, pool, *ids, 0.1, 3, seed=1)
+    walk(torch.randn(4, 9), torch.rand(4, 9), torch.randn(4), torch.zeros(4, dtype=torch.int64))
+
+
 def main(path: str, expressions: list[str]) -> None:
     launches: dict[str, dict[str, Any]] = {}
     launch = interpreter.GridExecutor.__call__
@@ -60,12 +72,15 @@ def main(path: str, expressions: list[str]) -> None:
 
     interpreter.GridExecutor.__call__ = recording
     for expression in expressions:
-        loss_fn = ContrastiveLoss(expression)
+        sampler, _, objective = expression.rpartition(") ")
+        loss_fn = ContrastiveLoss(*((sampler + ")", objective) if sampler else (expression,)))
         for step in range(2):
             generator = torch.Generator().manual_seed(step)
-            views = [torch.randn(24, 64, generator=generator).requires_grad_() for _ in range(2)]
-            loss_fn(*views, indexes=torch.randperm(96, generator=generator)[:24]).backward()
+            views = [torch.randn(12, 64, generator=generator).requires_grad_() for _ in range(2)]
+            indexes = torch.randperm(96, generator=generator)[:12]
+            loss_fn(*views, indexes=indexes, labels=indexes % 4).backward()
             loss_fn.end_step()
+    ask_directly()
     with open(path, "w") as file:
         json.dump(list(launches.values()), file)
 

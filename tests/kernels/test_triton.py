@@ -28,12 +28,10 @@ LAUNCHING = (
     "hierarchical(uniform(num_negatives=5), hard(num_negatives=3), queue(size=64))",
 )
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
-with_lightly = pytest.mark.skipif(
-    importlib.util.find_spec("lightly") is None, reason="compiled in the session with Lightly"
-)
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here"),
+    pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason="run with Lightly"),
+]
 
 
 def output_of(*command: str, **environment: str) -> str:
@@ -56,7 +54,6 @@ def test_programs_under_the_interpreter():
     assert "skipped" not in output
 
 
-@with_lightly
 @pytest.mark.parametrize(
     ("capability", "memory", "width"),
     [(90, 232_448, 128), (90, 232_448, 512), (80, 166_912, 128), (89, 101_376, 64)],
@@ -68,7 +65,6 @@ def test_tiles_of_pools_fit_the_memory_of_gpus(capability, memory, width, tmp_pa
     output_of(script, *numbers, TRITON_CACHE_DIR=str(tmp_path))
 
 
-@with_lightly
 def test_what_steps_launch_compiles_for_a_gpu(tmp_path):
     launches, support = str(tmp_path / "launches.json"), TESTS / "support"
     output_of(str(support / "recorded_launches.py"), launches, *LAUNCHING, **INTERPRETED)

@@ -1,6 +1,10 @@
-"""What training steps launch, and what reads large pools, written to a file as types and constants.
+"""Writes to a file what training steps launch, as types and constants.
 
-Usage: TRITON_INTERPRET=1 NEGPLUG_BACKEND=triton python recorded_launches.py FILE 'SAMPLER OBJECTIVE'…
+Some programs that no small step launches are there too.
+
+Usage, with TRITON_INTERPRET=1 and NEGPLUG_BACKEND=triton:
+
+    python recorded_launches.py FILE 'SAMPLER [OBJECTIVE]'…
 """
 
 from __future__ import annotations

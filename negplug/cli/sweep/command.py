@@ -47,6 +47,13 @@ def sweep_command(
     return shlex.join([*command, "--", *settings.args] if settings.args else command)
 
 
+def treatment_of(settings: Settings) -> str:
+    """Return what all runs but the baseline's have beside their sampler; empty if nothing."""
+    given = {"objective": settings.objective, "temperature": settings.temperature}
+    named = [f"{name} {value}" for name, value in given.items() if value is not None]
+    return f"All but {BASELINE} with {' and '.join(named)}." if named else ""
+
+
 def run_folder(run: Run) -> str:
     """Return a readable folder name; a hash keeps apart what the readable part may not."""
     parts = [run.sampler, *(f"{name}={value}" for name, value in run.point)]

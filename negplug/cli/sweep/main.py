@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from negplug.cli.sweep.command import sweep_command
+from negplug.cli.sweep.command import sweep_command, treatment_of
 from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.figures import draw_pictures
 from negplug.cli.sweep.grid import (
@@ -164,7 +164,7 @@ def sweep(
 
             def summarize() -> Summary:
                 order = [run.sampler for run in runs]
-                return Summary(shared.results(), order, metric, minimize)
+                return Summary(shared.results(), order, metric, minimize, treatment_of(settings))
 
             do_runs(runs, shared, settings, summarize, out, timeout)
             summary, failures = summarize(), shared.failures()

@@ -30,12 +30,14 @@ class Summary:
         wanted_metric: The metric shown first, by which settings are chosen, or ``None`` for an
             accuracy.
         minimize: Whether less of that metric is better.
+        treatment: What all but the baseline have beside their sampler, as a sentence; or nothing.
     """
 
     results: Sequence[Result]
     order: Sequence[str]
     wanted_metric: str | None = None
     minimize: bool = False
+    treatment: str = ""
 
     @cached_property
     def samplers(self) -> list[str]:
@@ -132,6 +134,8 @@ class Summary:
         sentences.append(repeated if self.repeated else "One run each.")
         if len(self.metrics) > len(self.columns):
             sentences.append(f"All {len(self.metrics)} metrics are in results.csv.")
+        if self.treatment:
+            sentences.append(self.treatment)
         return " ".join(sentences)
 
     @cached_property

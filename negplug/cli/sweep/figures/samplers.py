@@ -30,7 +30,7 @@ def samplers_figure(summary: Summary) -> tuple[Figure, str] | None:
         return None
     labels = [wrapped(sampler) for sampler in summary.samplers]
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
-    figure = new_figure(7.5, 1.1 + 0.24 * lines)
+    figure = new_figure(7.5, 1.1 + 0.24 * lines + (0.15 if summary.treatment else 0.0))
     axes = figure.add_subplot()
     tidy(axes, grid="x")
     baseline = mean(summary.values(BASELINE, metric))
@@ -43,9 +43,13 @@ def samplers_figure(summary: Summary) -> tuple[Figure, str] | None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.08)
     axes.set_xlabel(metric, fontsize=9)
+    explained = []
     if summary.repeated:
-        explained = "mean ± 1 standard deviation over the seeds; small dots: single runs"
-        axes.set_title(explained, loc="left", fontsize=8, color=GREY)
+        explained.append("mean ± 1 standard deviation over the seeds; small dots: single runs")
+    if summary.treatment:
+        explained.append(summary.treatment)
+    if explained:
+        axes.set_title("\n".join(explained), loc="left", fontsize=8, color=GREY)
     return figure, _caption(summary, metric, math.isfinite(baseline))
 
 
@@ -83,4 +87,6 @@ def _caption(summary: Summary, metric: str, baseline: bool) -> str:
         ]
     if baseline:
         sentences.append("Dashed line: the baseline.")
+    if summary.treatment:
+        sentences.append(summary.treatment)
     return " ".join([*sentences, "The axis spans the values; it need not start at zero."])

@@ -152,7 +152,8 @@ def test_the_report_has_both_tables_and_every_picture(finished: Workplace) -> No
     assert "| `baseline` | 0.3 | - | - | 0.6050 ± 0.0071 |" in head
     assert "| `uniform(num_negatives=1)` | 0.1 | 0.2 | 1 | 0.6050 ± 0.0071 |" in head
     assert "the setting with the highest mean linear_acc" in head
-    assert head.count("All but baseline with temperature {tau}.") == 2  # of the table, the picture
+    treated = "All but baseline with objective debiased(tau_plus={tau}) and temperature {tau}."
+    assert head.count(treated) == 2  # of the table, and of the picture
     assert "| `uniform(num_negatives=1)` | 0.3 |" in folded
     assert "| `uniform(num_negatives=1)` | 0.3 |" not in head
     pictures = re.findall(r"!\[.+\]\((.+)\)\n\n\S", report)

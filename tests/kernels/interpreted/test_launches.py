@@ -17,15 +17,15 @@ from negplug.kernels import choice
 
 # Of a forward pass, a backward pass and what the sampler remembers.
 BUDGETS = {
-    "in_batch()": 40,
-    "uniform(num_negatives=5)": 60,
-    "uniform(num_negatives=5, shared=True)": 60,
-    "queue(size=1024)": 50,
-    "memory_bank()": 70,
-    "hard(num_negatives=10)": 60,
-    "gumbel_max(num_negatives=1)": 60,
-    "emc2()": 110,
-    "isir()": 110,
+    "in_batch()": 20,
+    "uniform(num_negatives=5)": 25,
+    "uniform(num_negatives=5, shared=True)": 35,
+    "queue(size=1024)": 25,
+    "memory_bank()": 32,
+    "hard(num_negatives=10)": 25,
+    "gumbel_max(num_negatives=1)": 30,
+    "emc2()": 70,
+    "isir()": 70,
 }
 
 

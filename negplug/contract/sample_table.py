@@ -16,7 +16,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.state import Stateful
-from negplug.kernels.late import check, later
+from negplug.kernels.late import check, free_to_read, later
 from negplug.kernels.table import read_entries, write_entries
 
 
@@ -191,7 +191,13 @@ def room_for(
     """
     if not len(indexes) or (num_views is not None and size is not None):
         return lambda: (num_views or 0, size or 0)
-    greatest = later(torch.stack([views, indexes]).amax(1))
+
+    def last_of_each() -> Tensor:
+        return torch.stack([views, indexes]).amax(1)
+
+    # Where a value costs nothing there is nothing to be fetched before it is wanted.
+    on_host = free_to_read(indexes.device)
+    greatest = (lambda: last_of_each().tolist()) if on_host else later(last_of_each())
 
     def room() -> tuple[int, int]:
         last_view, last = greatest() or (0, 0)  # on the meta device there are no values

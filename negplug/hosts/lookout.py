@@ -18,6 +18,7 @@ from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.distributed import rank
 from negplug.kernels.torch_private import outside_graphs
+from negplug.loss.contrastive import ContrastiveLoss
 
 logger = logging.getLogger("negplug")
 
@@ -101,8 +102,10 @@ class Lookout:
     def _after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        # What most modules return; checked here, so that a compiled graph goes on through them.
-        if isinstance(output, Tensor) and not output.ndim and output.requires_grad:
+        # Most modules return something else, and ours needs no judgement; checked here, so that a
+        # compiled graph goes on through them.
+        scalar = isinstance(output, Tensor) and not output.ndim and output.requires_grad
+        if scalar and not isinstance(module, ContrastiveLoss):
             self._after_scalar(module, (args, kwargs), output)
 
     @outside_graphs

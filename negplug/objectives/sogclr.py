@@ -37,9 +37,15 @@ from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
-from negplug.contract.sample_table import SampleTable, check_indexes, check_samples, views_of
+from negplug.contract.sample_table import (
+    SampleTable,
+    check_indexes,
+    check_samples,
+    room_for,
+    views_of,
+)
 from negplug.contract.state import Stateful
-from negplug.kernels.late import later, places
+from negplug.kernels.late import places
 from negplug.objectives.logits import log_number, negative_logsumexp, positive_logits
 
 
@@ -113,25 +119,24 @@ class SogCLR(Stateful, Objective):
         check_indexes("sogclr", batch, names[0], self.size)
         samples = self.size or batch.context.dataset.size
         check_samples("sogclr", self.samples, samples)
-        most = later(names[:2].amax(1))
-        self.hold({"log_u": kept, "names": names, "samples": samples, "most": most})
+        room = room_for(names[0], names[1], batch.anchors.num_views, samples)
+        self.hold({"log_u": kept, "names": names, "samples": samples, "room": room})
         return average
 
     def update(self, seen: dict[str, Any]) -> None:
         """Take in the averages of a step."""
         indexes, views, has_negatives = seen["names"]
         log_u, kept = seen["log_u"], has_negatives.bool()
-        last, last_view = seen["most"]() or (0, 0)  # on the meta device there are no values
-        bounds = last_view + 1, seen["samples"] or last + 1
+        room = seen["room"]()
         rows = places(kept)
         if rows is None:
             # Anchors without negatives write what is there, and before the others, who may be of
             # the same sample. An index that a check has yet to refuse must not write elsewhere.
-            indexes = indexes.clamp(0, bounds[1] - 1)
+            indexes = indexes.clamp(0, room[1] - 1)
             before = self.averages.read(indexes, views)["log_u"].to(log_u)
             log_u = log_u.where(kept, before)
             rows = has_negatives.argsort(stable=True)
-        self.averages.write(indexes[rows], views[rows], bounds, log_u=log_u[rows])
+        self.averages.write(indexes[rows], views[rows], room, log_u=log_u[rows])
         self.samples = seen["samples"] or self.samples
 
     def settings(self) -> dict[str, Any]:

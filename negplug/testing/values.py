@@ -63,9 +63,12 @@ def weights_are_finite(subject: Subject) -> None:
 
 
 def pool_rows_have_unit_length(subject: Subject) -> None:
-    """Rows of the pool have unit length, to rounding."""
-    for where, _, part in _parts(subject):
-        for row, length in enumerate(part.rows.embeddings.norm(dim=1).tolist()):
+    """Rows of the pool that serve an anchor have unit length, to rounding."""
+    for where, now, part in _parts(subject):
+        lengths = part.rows.embeddings.norm(dim=1)
+        chosen = part.serving(now.batch.anchors)
+        for row in _columns(part).expand_as(chosen)[chosen].unique().tolist():  # type: ignore[no-untyped-call]
+            length = float(lengths[row])
             assert abs(length - 1) < 1e-6, f"{where}: row {row} has length {length:.6g}"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from negplug import inject
+from negplug import ContrastiveLoss, inject
 from negplug.hosts.untreated import UntreatedLossError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -105,3 +105,12 @@ def test_a_known_loss_out_of_reach():
         criterion(*rows)
         with pytest.raises(UntreatedLossError, match="NTXentLoss"):
             kept["second"](*rows)
+
+
+def test_a_compiled_loss_of_ours_goes_on_through_the_lookout():
+    views = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    with inject(hosts.recipe(), SAMPLER):
+        loss_fn = ContrastiveLoss("in_batch()")
+        compiled = torch.compile(loss_fn, fullgraph=True, backend="eager")
+        value = compiled(*(view.clone().requires_grad_() for view in views))
+    torch.testing.assert_close(value, loss_fn(*views))

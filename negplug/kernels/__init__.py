@@ -1,5 +1,7 @@
 """The arithmetic: operations on embeddings and logits, each with kernels that compete for it.
 
+- :mod:`negplug.kernels.unit`: rows of unit length;
+- :mod:`negplug.kernels.anchor_loss`: the loss of an anchor, from its positives and negatives;
 - :mod:`negplug.kernels.chosen`: similarities of chosen pairs, and their log-sum-exp;
 - :mod:`negplug.kernels.pool`: log-sum-exp over a whole pool;
 - :mod:`negplug.kernels.nearest`: the nearest of a pool;

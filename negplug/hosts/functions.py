@@ -11,6 +11,7 @@ import functools
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -119,14 +120,17 @@ def _unwrap() -> None:
 
 
 def _noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+    compiling, look = torch.compiler.is_compiling, _look
+
     def noting(*args: Any, **kwargs: Any) -> Any:
         value = function(*args, **kwargs)
-        if not torch.compiler.is_compiling():
-            _look(name, value)
+        if not compiling():
+            look(name, value)
         return value
 
-    return noting
+    # TorchScript reads the source of what is wrapped, and looks its names up here.
+    code, closure = noting.__code__, noting.__closure__
+    return functools.wraps(function)(FunctionType(code, vars(functional), name, None, closure))
 
 
 @outside_graphs

@@ -137,6 +137,10 @@ class Injection:
                 treated.loss.load_state_dict(before[name])
             raise
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the model is another training's.
+        return vars(self) | {"_lookout": None}
+
     def __enter__(self) -> Injection:
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -51,7 +52,16 @@ class Lookout:
         self._left = STEPS
         self._found: dict[str, _Beside] = {}
         self._functions = FunctionWatch()
-        self._hook: Any = register_module_forward_hook(self._after_forward, with_kwargs=True)
+        # Weakly, so that it goes with the model; the treated losses or their handle keep it.
+        myself = weakref.ref(self)
+
+        def after_forward(*given: Any) -> None:
+            lookout = myself()
+            if lookout is not None:
+                lookout._after_forward(*given)
+
+        self._hook: Any = register_module_forward_hook(after_forward, with_kwargs=True)
+        weakref.finalize(self, _leave, self._hook, self._functions).atexit = False
 
     def end_step(self) -> None:
         """Insist that the step called no contrastive loss but those that are treated.
@@ -165,6 +175,11 @@ class PlainLookout(Lookout):
     def _after_scalar(self, module: nn.Module, given: Any, output: Tensor) -> None:
         super()._after_scalar(module, given, output)
         self.check(self._trained)
+
+
+def _leave(hook: Any, functions: FunctionWatch) -> None:
+    hook.remove()
+    functions.stop()
 
 
 def say_functions(found: list[str], those: str) -> None:

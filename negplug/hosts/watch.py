@@ -34,6 +34,7 @@ from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.torch_private import outside_graphs
+from negplug.loss import optimizers
 
 logger = logging.getLogger("negplug")
 
@@ -172,6 +173,7 @@ class _FirstCall:
     def __init__(self, treated: TreatedLoss) -> None:
         self._treated = treated
         self._calls_in_step: int | None = None
+        self._finished = optimizers.finished()
 
     def end_step(self, _: Tensor) -> None:
         """Note that the step's backward pass has come."""
@@ -179,8 +181,12 @@ class _FirstCall:
 
     @property
     def was_the_last(self) -> bool:
-        """Whether the step is over and the loss was not called in another."""
-        return self._calls_in_step == self._treated.calls
+        """Whether the step is over and the loss was not called in another.
+
+        A backward pass alone ends none: each of several losses in a list may have its own.
+        """
+        stepped = optimizers.finished() > self._finished
+        return stepped and self._calls_in_step == self._treated.calls
 
 
 def from_environment() -> Watch | None:

@@ -34,6 +34,8 @@ _taken_off: contextvars.ContextVar[bool] = contextvars.ContextVar("taken_off", d
 def autocast_is_on(device: torch.device) -> bool:
     """Return whether autocast is on; not every device has it, the meta device does not."""
     kind = device.type
+    if torch.compiler.is_compiling():  # the compiler of torch 2.6 cannot ask whether there is one
+        return kind != "meta" and torch.is_autocast_enabled(kind)
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 

@@ -30,18 +30,18 @@ class _Step(NamedTuple):
     """What became of a step that an optimizer was asked for.
 
     Attributes:
-        optimizer: The ``id`` of a known one.
+        number: How many steps of any optimizer there were up to it.
         skipped: Tells whether a ``GradScaler`` skipped it.
     """
 
-    optimizer: int
+    number: int
     skipped: Callable[[], bool]
 
 
-_known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+# The latest steps of each known optimizer, however many another one makes in between.
+_known: weakref.WeakKeyDictionary[Optimizer, collections.deque[_Step]] = weakref.WeakKeyDictionary()
 _number_known = 0
 _number = 0
-_latest: collections.deque[_Step] = collections.deque(maxlen=32)
 
 
 class Reached(Protocol):
@@ -66,11 +66,14 @@ class Passes:
         """Begin another step."""
         self._open: list[Reached] = []
         self._since = _number
+        self._fresh = True
 
     def look_at(self, loss: Tensor) -> None:
-        """Find the optimizers of a loss, if there are others than before."""
-        if self._known != _number_known:
-            self._known, self._optimizers = _number_known, _training_with(loss)
+        """Find the optimizers of a step's losses, where there may be others than before."""
+        if self._known != _number_known or len(_known) > 1:  # of several, each may train its own
+            found = _training_with(loss)
+            self._optimizers = found if self._fresh else self._optimizers | found
+            self._known, self._fresh = _number_known, False
 
     def reach(self, call: Reached) -> None:
         """Take note of a pass, which is running."""
@@ -89,9 +92,10 @@ class Passes:
                 self._open = []
 
     def _are_lost(self) -> bool | None:
-        steps = list(_latest)[self._since - _number :] if self._since < _number else []
-        theirs = {id(optimizer) for optimizer in self._optimizers}
-        skipped = [s.skipped() for s in steps if not theirs or s.optimizer in theirs]
+        # One that has stepped for the first time may be theirs too.
+        theirs = list(self._optimizers) if self._known == _number_known else []
+        steps = [step for optimizer in theirs or list(_known) for step in _known[optimizer]]
+        skipped = [step.skipped() for step in steps if step.number > self._since]
         if skipped:
             return all(skipped)
         # While a pass runs its gradients are still to come.
@@ -109,7 +113,7 @@ def _training_with(loss: Tensor) -> weakref.WeakSet[Optimizer]:
             seen.add(node)
             leaves.add(getattr(node, "variable", None))
             todo += [following for following, _ in node.next_functions]
-    return weakref.WeakSet(o for o in _known if any(p in leaves for p in _parameters(o)))
+    return weakref.WeakSet(o for o in list(_known) if any(p in leaves for p in _parameters(o)))
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
@@ -123,10 +127,10 @@ def _has_gradients(optimizer: Optimizer) -> bool:
 def _asked(optimizer: Optimizer, skipped: Callable[[], bool]) -> None:
     global _number, _number_known
     if optimizer not in _known:
-        _known.add(optimizer)
+        _known[optimizer] = collections.deque(maxlen=8)
         _number_known += 1
     _number += 1
-    _latest.append(_Step(id(optimizer), skipped))
+    _known[optimizer].append(_Step(_number, skipped))
 
 
 def _after_step(optimizer: Any, *_: Any) -> None:
@@ -145,7 +149,8 @@ def _noticing(step: Callable[..., Any]) -> Callable[..., Any]:
     def noticing(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         before = optimizers.place().begun
         result = step(self, optimizer, *args, **kwargs)
-        if optimizers.place().begun == before and found_infinite(self, optimizer):
+        unhooked = optimizers.place().begun == before
+        if unhooked and self.is_enabled() and found_infinite(self, optimizer):
             _asked(optimizer, lambda: True)
         return result
 

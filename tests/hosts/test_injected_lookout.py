@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import hosts
 import pytest
@@ -114,3 +116,37 @@ def test_a_compiled_loss_of_ours_goes_on_through_the_lookout():
         compiled = torch.compile(loss_fn, fullgraph=True, backend="eager")
         value = compiled(*(view.clone().requires_grad_() for view in views))
     torch.testing.assert_close(value, loss_fn(*views))
+
+
+def test_a_model_that_never_trains_takes_the_lookout_with_it():
+    hooks, own = torch.nn.modules.module._global_forward_hooks, nn.functional.cross_entropy
+    before, recipe = len(hooks), hosts.recipe()
+    inject(recipe, SAMPLER)
+    assert len(hooks) == before + 1
+    assert nn.functional.cross_entropy is not own
+    gone = weakref.ref(recipe)
+    del recipe
+    gc.collect()
+    assert gone() is None
+    assert len(hooks) == before
+    assert nn.functional.cross_entropy is own
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_compiles_beside_the_lookout():
+    with inject(hosts.recipe(), SAMPLER):
+        scripted = torch.jit.script(nn.CrossEntropyLoss())
+    logits, classes = torch.eye(3), torch.arange(3)
+    torch.testing.assert_close(scripted(logits, classes), nn.CrossEntropyLoss()(logits, classes))
+
+
+def test_a_handle_is_copied_without_its_lookout():
+    hooks = torch.nn.modules.module._global_forward_hooks
+    recipe = hosts.recipe()
+    handle = inject(recipe, SAMPLER)
+    before = len(hooks)
+    copied = copy.deepcopy(handle)
+    copied.remove()
+    assert len(hooks) == before  # the original's is still there
+    handle.remove()
+    assert len(hooks) == before - 1

@@ -45,10 +45,30 @@ def step(criterion):
 @pytest.mark.parametrize("sampler", ["uniform(num_negatives=4)", "queue(size=32)"])
 def test_a_criterion_made_anew_in_each_step_is_refused_in_the_second(watch, sampler):
     watching = watch(sampler)
-    step(NTXentLoss())
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def train():
+        loss = NTXentLoss()(*(weight * z for z in embeddings()))
+        loss.backward()
+        optimizer.step()
+
+    train()
     with pytest.raises(UntreatedLossError, match="made anew in every step"):
-        step(NTXentLoss())
+        train()
     assert len(watching.injections) == 1
+
+
+def test_several_at_one_place_with_a_backward_pass_each_are_taken(watch):
+    watching = watch("queue(size=32)")
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    heads = [NTXentLoss(0.1), NTXentLoss(0.2)]
+    for _ in range(3):
+        for criterion in heads:
+            criterion(*(weight * z for z in embeddings())).backward()
+        optimizer.step()
+    assert len(watching.injections) == 2
 
 
 def test_a_new_criterion_for_a_new_training_and_several_at_one_place_are_taken(watch):

@@ -210,3 +210,76 @@ def test_a_pass_held_open_forgets_the_skipped_one_alone():
     run.loss_fn.end_step()
     assert run.loss_fn.sampler.count == 0
     assert run.loss_fn.further[0].sampler.count == 2 * SIZE
+
+
+def counted(loss_fn):
+    loss_fn.end_step()
+    return loss_fn.sampler.count // (2 * SIZE)
+
+
+def passed(loss_fn, layer, optimizer, zero_first=False):
+    """A step of a plain loop."""
+    rows = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(0))
+    if zero_first:
+        optimizer.zero_grad()
+    loss_fn(*(layer(view) for view in rows)).backward()
+    optimizer.step()
+    if not zero_first:
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("zero_first", [True, False])
+def test_models_that_take_turns_with_one_loss(zero_first):
+    loss_fn = ContrastiveLoss("queue(size=256)")
+    layers = [nn.Linear(6, 6) for _ in range(2)]
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in layers]
+    for _ in range(5):
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            passed(loss_fn, layer, optimizer, zero_first)
+    assert counted(loss_fn) == 10
+
+
+def test_a_second_optimizer_of_the_same_parameters():
+    loss_fn, layer = ContrastiveLoss("queue(size=256)"), nn.Linear(6, 6)
+    first = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        passed(loss_fn, layer, first)
+    second = torch.optim.SGD(layer.parameters(), lr=0.01)
+    for _ in range(3):
+        passed(loss_fn, layer, second)
+    assert counted(loss_fn) == 6
+
+
+def test_a_probe_that_trains_for_long_between_two_steps():
+    loss_fn, layer, probe = ContrastiveLoss("queue(size=256)"), nn.Linear(6, 6), nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    of_probe = torch.optim.SGD(probe.parameters(), lr=0.1)
+    for _ in range(3):
+        for _ in range(2):
+            passed(loss_fn, layer, optimizer)
+        for _ in range(40):
+            probe(layer(torch.ones(6)).detach()).sum().backward()
+            of_probe.step()
+            of_probe.zero_grad()
+    assert counted(loss_fn) == 6
+
+
+def test_a_scaler_that_is_off_takes_what_is_no_optimizer():
+    class Every:
+        """Steps every other time, and is none of torch's."""
+
+        def __init__(self, optimizer):
+            self.optimizer, self.param_groups, self.asked = optimizer, optimizer.param_groups, 0
+
+        def step(self):
+            self.asked += 1
+            if self.asked % 2 == 0:
+                self.optimizer.step()
+
+    layer = nn.Linear(2, 2)
+    wrapper = Every(torch.optim.SGD(layer.parameters(), lr=0.1))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for _ in range(2):
+        layer(torch.ones(2)).sum().backward()
+        scaler.step(wrapper)
+    assert wrapper.asked == 2

@@ -198,3 +198,29 @@ def test_what_it_is_made_of():
         Filtered(relative_margin=0.1, guide=torch.eye(3)),
     ]
     assert len({str(sampler) for sampler in made}) == len(made)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int64, torch.float32])
+def test_places_of_any_kind_of_number(kind):
+    table = torch.tensor([[0, 3], [0, 5], [0, 120], [0, 0]], dtype=kind)
+    batch = batch_of(4, indexes=torch.arange(4))
+    mask = only(Filtered(by="groups", file=table, window=10).sample(batch)).mask[:4, :4]
+    assert mask.nonzero().tolist() == [[0, 2], [1, 2], [2, 0], [2, 1], [2, 3], [3, 2]]
+
+
+def test_an_anchor_without_a_known_positive_keeps_to_the_other_limits():
+    batch = batch_of(3, indexes=torch.arange(3))
+    guide = torch.eye(3)[[0, 0, 1]]
+    limits = {"similarity": 0.5, "relative_margin": 0.1}
+    object.__setattr__(batch, "positives", torch.full_like(batch.positives, -1))
+    mask = only(Filtered(guide=guide, **limits).sample(batch)).mask
+    assert not mask[0, 1]  # as similar as can be
+    assert mask[0, 2]
+
+
+def test_a_large_guide_is_told_apart_soon():
+    guide = torch.nn.functional.normalize(torch.rand(20_000, 64) + 0.1)
+    other = guide.clone()
+    other[-1, -1] += 0.5
+    tables = [Filtered(similarity=0.5, guide=each) for each in (guide, guide.clone(), other)]
+    assert str(tables[0]) == str(tables[1]) != str(tables[2])

@@ -102,7 +102,7 @@ def losses_of_anchors(
         loss = negative - mean
         slope = tl.where(some, 1.0, 0.0)
     else:
-        pivot = tl.where(some, highest + tl.log(tl.where(sums > 0, sums, 1.0)), 0.0)
+        pivot = tl.where(some, highest + tl.log(tl.where(sums == 0, 1.0, sums)), 0.0)
         x = tl.where(some, negative - pivot, 0.0)
         if APART:
             loss = x

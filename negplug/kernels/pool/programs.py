@@ -140,13 +140,14 @@ def merged_parts(
             at = Means + place[:, None].to(tl.int64) * width + dim[None, :]
             means = means * faded[:, None] + tl.load(at, mask=inside, other=0.0) * share[:, None]
         highest = after
-    some = sums > 0
-    total = tl.where(some, highest + tl.log2(tl.where(some, sums, 1.0)), float("-inf"))
+    # Not where it is above zero, which what is not a number is not.
+    none = sums == 0
+    total = tl.where(none, float("-inf"), highest + tl.log2(tl.where(none, 1.0, sums)))
     once = row < tl.where(tl.program_id(1) == 0, rows, 0)
     tl.store(Total + row, total, mask=once)
     tl.store(Value + row, total / LOG2E + steepness, mask=once)
     if MEANS:
-        means = means * (steepness / tl.where(some, sums, 1.0))[:, None]
+        means = means * (steepness / tl.where(none, 1.0, sums))[:, None]
         tl.store(Mean + row[:, None].to(tl.int64) * width + dim[None, :], means, mask=inside)
 
 

@@ -103,7 +103,9 @@ class _Expectation(torch.autograd.Function):
             if weight is None:
                 to_pools.append(None)
             elif columns is None:
-                to_pools.append(weight.T @ scaled)
+                # Into a tensor: autocast, of a backward pass inside of it, leaves that in peace.
+                room = scaled.new_empty(weight.shape[1], scaled.shape[1])
+                to_pools.append(torch.mm(weight.T, scaled, out=room))
             else:
                 to_pools.append(plain.gradient_of_columns(weight, columns, pool, scaled))
         return to_anchors if ctx.needs_input_grad[0] else None, None, None, *to_pools

@@ -20,7 +20,13 @@ def grouped_by_sorting(
     samples = ordered.new_full((most,), empty).scatter_(0, sample, ordered)
     # Of each row, its sample and view as one number.
     entry = torch.empty_like(sample).scatter_(0, order, sample).add_(views, alpha=most)
-    return samples, first_rows(entry, number * most).view(number, most)
+    rows = first_rows(entry, number * most)
+    # Rows of a view that is there already, behind: in the columns of samples that are none.
+    repeats = rows[entry] != torch.arange(len(entry), device=entry.device)
+    free = rows.ge(0).argsort(stable=True)
+    spare = torch.where(repeats, views, number).argsort(stable=True)[: len(free)]
+    rows = rows.scatter(0, free, torch.where(rows[free] < 0, spare, rows[free]))
+    return samples, rows.view(number, most)
 
 
 def first_rows(entry: Tensor, count: int) -> Tensor:

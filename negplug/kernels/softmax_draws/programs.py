@@ -136,7 +136,7 @@ def draws_of_part(
             highest = after
         some = total > 0
         lse = tl.where(some, tl.log(tl.where(some, total, 1.0)) + highest, float("-inf"))
-        before = ((first // tile) * rows.to(tl.int64) + row)[:, None] * count + draw[None, :]
+        before = ((first // tile).to(tl.int64) * rows + row)[:, None] * count + draw[None, :]
         gumbel, inversion = uniforms_of(seed, before)
         value = lse[:, None] - tl.log(-tl.log(gumbel))
         beats = value > best

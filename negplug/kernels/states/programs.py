@@ -60,7 +60,7 @@ def logits_of_states(
         highest = after
         number += present.to(tl.int32)
     log_number = tl.log(tl.maximum(number, 1).to(kind))
-    score = highest + tl.log(tl.where(sums > 0, sums, 1.0)) - log_number
+    score = highest + tl.log(tl.where(sums == 0, 1.0, sums)) - log_number
     tl.store(LogNumber + row, log_number, mask=inside)
     tl.store(Scores + row, score, mask=inside)
     initial = tl.load(Initial + row, mask=inside, other=0.0)

@@ -74,6 +74,8 @@ def write_fused(
                 BD=min(triton.next_power_of_2(numbers), _NUMBERS),
                 BT=_COMPARED,
             )
+    # A program's writes are none that autograd sees.
+    torch.autograd.graph.increment_version(tuple(tables))
 
 
 def _plain(tensor: Tensor) -> Tensor:

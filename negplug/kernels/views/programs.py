@@ -53,7 +53,7 @@ def scores_of_samples(
         if NAMED:
             others = tl.load(RowIds + row, mask=here, other=-1)
             serves &= (others[:, None] != ids[None, :]) | (ids == -1)[None, :]
-    score = highest + tl.log(tl.where(sums > 0, sums, 1.0)) - log_number
+    score = highest + tl.log(tl.where(sums == 0, 1.0, sums)) - log_number
     at = column[:, None].to(tl.int64) * anchors + anchor[None, :]
     tl.store(Scores + at, tl.where(serves, score, float("-inf")).to(kind), mask=inside)
 

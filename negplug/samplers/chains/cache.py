@@ -87,11 +87,11 @@ class EmbeddingCache(SampleTable):
 
     def _named(self, rows: Tensor) -> Rows:
         """Return the views of all samples ``[V·n, d]`` with their names, which are kept."""
-        if self._names is None or self._names.shape[1:] != rows.shape[:1]:
+        if self._names is None or self._names.shape[1:] != self.known.shape:
             views, length = self.known.shape
-            indexes = torch.arange(length, device=rows.device).expand(views, -1).flatten()
+            indexes = torch.arange(length, device=rows.device).expand(views, -1)
             self._names = torch.stack([torch.full_like(indexes, UNKNOWN), indexes])
         elif self._names.device != rows.device:
             self._names = self._names.to(rows.device)
-        ids, indexes = self._names
+        ids, indexes = self._names.flatten(1)
         return Rows(rows, ids, indexes=indexes)

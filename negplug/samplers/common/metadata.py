@@ -54,7 +54,11 @@ class Metadata:
 
     def __str__(self) -> str:
         """Return what tells this table from others, whatever name its file has."""
-        checksum = zlib.crc32(str(self._given.tolist()).encode())
+        numbers = self._given.cpu().contiguous()
+        # As text what checkpoints hold already; of embeddings there are too many for that.
+        text = not numbers.is_floating_point()
+        content = str(numbers.tolist()).encode() if text else numbers.numpy().tobytes()
+        checksum = zlib.crc32(content)
         return f"table of {len(self._given)}, checksum {checksum:08x}"
 
     def of(
@@ -62,7 +66,7 @@ class Metadata:
     ) -> tuple[Looked, Looked]:
         """Return what is known of the anchors, N rows, and of the rows of one pool, K rows.
 
-        In an evaluation, whose samples may be of another data set, nothing is.
+        In an evaluation without indexes, whose samples may be of another data set, nothing is.
 
         Raises:
             ValueError: If data set indexes are unknown in training, or beyond the table, or if the

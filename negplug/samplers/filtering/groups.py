@@ -49,7 +49,10 @@ class Groups:
             groups = _whole(what, groups)
         self.window = None if window is None else check_number(name, "window", window, 0, torch.inf)
         self._groups = Metadata(name, check_classes(what, groups, "groups"), parent)
-        self._places = None if window is None else Metadata(name, table[:, 1], parent)
+        self._places = None
+        if window is not None:
+            places = table[:, 1] if table.is_floating_point() else table[:, 1].to(torch.int64)
+            self._places = Metadata(name, places, parent)
 
     def __str__(self) -> str:
         """Return what tells these groups from others."""

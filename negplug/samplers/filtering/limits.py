@@ -91,7 +91,8 @@ class Limits:
         if self._absolute is not None:
             highest = torch.minimum(highest, positive - self._absolute)
         if self._relative is not None:
-            highest = torch.minimum(highest, positive - self._relative * positive.abs())
+            # Without a positive ∞ − ∞ would hide the other limits.
+            highest = torch.fmin(highest, positive - self._relative * positive.abs())
         return highest
 
     def _positive(

@@ -62,3 +62,14 @@ def test_what_no_program_serves_is_computed_in_torch():
         theirs = closed_losses(*rows, positives, negative.to(dtype), 0.1, "sum", False)
         assert torch.equal(ours, theirs)
     assert ANCHOR_LOSS.kernel(torch.device("cpu"), None) is fused_losses
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_is_not_a_number_stays_none(form, apart):
+    rows = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    keys = rows.clone()
+    keys[2, 0] = torch.nan
+    positives = torch.tensor([[2, 3], [1, 4]]).repeat(3, 1)
+    found = fused_losses(rows, keys, positives, torch.zeros(6), 0.1, form, apart)
+    assert found.isnan().tolist() == [True, False] * 3

@@ -127,3 +127,13 @@ def test_the_programs_are_chosen():
     assert torch.equal(found, fused_logsumexp(a, k, *ids, 0.1, *weights))
     own = pool_logsumexp(k, k, ids[1], ids[1], 0.1, own=True)
     assert torch.equal(own, fused_symmetric(k, ids[1], 0.1))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_is_not_a_number_stays_none(symmetric):
+    pool = normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    pool[3, 0] = torch.nan
+    ids = torch.arange(32)
+    anchors = pool if symmetric else pool[4:12].clone()
+    found = pool_logsumexp(anchors, pool, ids[: len(anchors)], ids + 40, 0.1)
+    assert found.isnan().all()

@@ -54,6 +54,7 @@ def test_rows_are_grouped_by_sample(name, views):
     # Rows that are no sample's lie behind, each once.
     assert sorted(rows.flatten().tolist()) == list(range(len(indexes)))
     by_sorting = grouped_by_sorting(indexes, view, views, EMPTY)
+    assert sorted(by_sorting[1].flatten().tolist()) == list(range(len(indexes)))
     assert torch.equal(samples, by_sorting[0])
     assert torch.equal(rows[:, : len(wanted)], by_sorting[1][:, : len(wanted)])
 

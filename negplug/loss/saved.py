@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from negplug.loss.graph_steps import GraphSteps
 from negplug.loss.steps import Steps
 
 
-class SavedLoss(nn.Module):
+class SavedLoss(nn.Module, abc.ABC):
     """The side of :class:`negplug.loss.contrastive.ContrastiveLoss` that saves and restores.
 
     Attributes:
@@ -35,16 +36,17 @@ class SavedLoss(nn.Module):
         """Check what is loaded before anything is, also as part of a model."""
         self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
+    @abc.abstractmethod
     def end_step(self) -> None:
         """Close the training step."""
-        raise NotImplementedError
 
     def _end_reached(self) -> None:
         if self._steps.reached:
             self.end_step()
 
+    @abc.abstractmethod
     def _add_call(self) -> None:
-        raise NotImplementedError
+        """Make room for the state of a further call."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what they held back of calls with a backward pass included.

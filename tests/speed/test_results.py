@@ -1,25 +1,18 @@
 """What the speed scripts measured: rows are kept, and every device has its page."""
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
+import scripts
 import torch
 
-SPEED = Path(__file__).parents[2] / "benchmarks" / "speed"
+SPEED = scripts.BENCHMARKS / "speed"
 
 
 @pytest.fixture(autouse=True)
 def _scripts_on_the_path(monkeypatch):
-    # Others may have modules of such names, which come back afterwards.
-    own = {path.stem for path in SPEED.glob("*.py")}
-    others = {name: sys.modules.pop(name) for name in own & set(sys.modules)}
-    monkeypatch.syspath_prepend(SPEED)
-    yield
-    for name in own & set(sys.modules):
-        del sys.modules[name]
-    sys.modules.update(others)
+    yield from scripts.on_the_path(SPEED, monkeypatch)
 
 
 def row(competitor, median, **more):

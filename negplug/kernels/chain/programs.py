@@ -52,6 +52,15 @@ def _walked(score, noise, initial, burn_in, seen, step, BR: tl.constexpr, BN: tl
 
 
 @triton.jit
+def _some_chains(step, chains, steps, BN: tl.constexpr):
+    """Return a program's chains, which of them and of their steps there are, and these' places."""
+    chain = tl.program_id(0) * BN + tl.arange(0, BN)
+    here = chain < chains
+    inside = (step[:, None] < steps) & here[None, :]
+    return chain, here, inside, step[:, None].to(tl.int64) * chains + chain[None, :]
+
+
+@triton.jit
 def walk_of_chains(
     Scores,
     Noise,
@@ -67,10 +76,8 @@ def walk_of_chains(
     BR: tl.constexpr,
 ):
     """Walk some chains ``[steps, chains]`` through all of their proposals."""
-    step, chain = tl.arange(0, BR), tl.program_id(0) * BN + tl.arange(0, BN)
-    here = chain < chains
-    inside = (step[:, None] < steps) & here[None, :]
-    at = step[:, None].to(tl.int64) * chains + chain[None, :]
+    step = tl.arange(0, BR)
+    chain, here, inside, at = _some_chains(step, chains, steps, BN)
     score = tl.load(Scores + at, mask=inside, other=float("-inf"))
     noise = tl.load(Noise + at, mask=inside, other=0.0)
     initial = tl.load(Initial + chain, mask=here, other=float("-inf"))
@@ -103,10 +110,8 @@ def moves_of_chains(
     BR: tl.constexpr,
 ):
     """Walk some chains, the burn-in being a share or a number, and weigh what they draw."""
-    step, chain = tl.arange(0, BR), tl.program_id(0) * BN + tl.arange(0, BN)
-    here = chain < chains
-    inside = (step[:, None] < steps) & here[None, :]
-    at = step[:, None].to(tl.int64) * chains + chain[None, :]
+    step = tl.arange(0, BR)
+    chain, here, inside, at = _some_chains(step, chains, steps, BN)
     score = tl.load(Scores + at, mask=inside, other=float("-inf"))
     noise = tl.load(Noise + at, mask=inside, other=0.0)
     initial = tl.load(Initial + chain, mask=here, other=float("-inf"))
@@ -150,10 +155,7 @@ def resampled_chains(
     BR: tl.constexpr,
 ):
     """Draw next states ``[steps, chains]`` and write the softmax over all candidates."""
-    step, chain = tl.arange(0, BR), tl.program_id(0) * BN + tl.arange(0, BN)
-    here = chain < chains
-    inside = (step[:, None] < steps) & here[None, :]
-    at = step[:, None].to(tl.int64) * chains + chain[None, :]
+    chain, here, inside, at = _some_chains(tl.arange(0, BR), chains, steps, BN)
     score = tl.load(Scores + at, mask=inside, other=float("-inf"))
     noise = tl.load(Noise + chains + at, mask=inside, other=0.0)
     place = tl.load(Place + chain, mask=here, other=-1)

@@ -14,40 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from negplug.kernels.pool.logits import wide_products
+
 # A key of no column, less than those of any; so are the keys up to 2³² above it.
 NONE = tl.constexpr(-(2**63) + 1)
 # A key that stays.
 FULL = tl.constexpr(2**63 - 1)
 # Of columns, which are below.
 LAST = tl.constexpr(2**32 - 1)
-
-
-@triton.jit
-def similarities_of(
-    A,
-    K,
-    row,
-    column,
-    rows,
-    columns,
-    width,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Return ⟨a_i, k_j⟩ of some rows and columns, 0 beyond either end."""
-    s = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, width, BD):
-        dim = start + tl.arange(0, BD)
-        inside = (row[:, None] < rows) & (dim[None, :] < width)
-        at = row[:, None].to(tl.int64) * width + dim[None, :]
-        a = tl.load(A + at, mask=inside, other=0.0)
-        inside = (column[:, None] < columns) & (dim[None, :] < width)
-        at = column[:, None].to(tl.int64) * width + dim[None, :]
-        k = tl.load(K + at, mask=inside, other=0.0)
-        s = tl.dot(a, tl.trans(k), s, input_precision=PRECISION)
-    return s
 
 
 @triton.jit
@@ -132,7 +106,7 @@ def nearest_of_part(
     best = _empty(count, BM, BC)
     for start in range(part * chunk, tl.minimum((part + 1) * chunk, columns), BN):
         column = start + tl.arange(0, BN)
-        s = similarities_of(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION)
+        s = wide_products(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION)
         serves = serving(row, column, rows, columns, RowIds, ColumnIds)
         if MASKED:
             at = row[:, None].to(tl.int64) * mask_row + column[None, :].to(tl.int64) * mask_column

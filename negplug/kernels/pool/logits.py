@@ -38,12 +38,12 @@ def wide_products(
     BD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Return the products of rows and columns that are taken block after block."""
+    """Return ⟨a_i, k_j⟩ of some rows and columns, block after block; 0 beyond either end."""
     s = tl.zeros([BM, BN], tl.float32)
     for first in range(0, width, BD):
         a = rows_of(A, row, first, rows, width, BD)
         k = rows_of(K, column, first, columns, width, BD)
-        s += tl.dot(a, tl.trans(k), input_precision=PRECISION)
+        s = tl.dot(a, tl.trans(k), s, input_precision=PRECISION)
     return s
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from negplug.kernels.nearest.programs import serving, similarities_of
+from negplug.kernels.nearest.programs import serving
+from negplug.kernels.pool.logits import wide_products
 from negplug.kernels.random.programs import uniforms_of
 
 SHARES = tl.constexpr(2.0**42)
@@ -45,7 +46,7 @@ def _logits(
     PRECISION: tl.constexpr,
 ):
     """Return a tile of weighted logits, -inf where excluded or beyond an end."""
-    s = similarities_of(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION) * scale
+    s = wide_products(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION) * scale
     serves = serving(row, column, rows, columns, RowIds, ColumnIds)
     if WEIGHTED:
         at = row[:, None].to(tl.int64) * weight_row + column[None, :].to(tl.int64) * weight_column

@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.chosen.programs import (
@@ -18,6 +17,7 @@ from negplug.kernels.chosen.programs import (
     sums_by_anchor,
     sums_by_key,
 )
+from negplug.kernels.sizes import cdiv, power_of_2
 
 _LOG2E = math.log2(math.e)
 
@@ -46,10 +46,10 @@ class Cut(NamedTuple):
     def of(cls, rows: int, places: int, width: int, device: torch.device) -> Cut:
         """Return the cut for so many rows of a width, of so many pairs each."""
         held = _HELD.get(device.type, _HELD_ELSEWHERE)
-        width = triton.next_power_of_2(width)
-        places = min(triton.next_power_of_2(max(places, 1)), held // width)
+        width = power_of_2(width)
+        places = min(power_of_2(max(places, 1)), held // width)
         # Several rows take more registers, and few programs leave a device idle.
-        rows = min(triton.next_power_of_2(max(rows, 1)), max(held // 2 // (width * places), 1))
+        rows = min(power_of_2(max(rows, 1)), max(held // 2 // (width * places), 1))
         return cls(rows, places, width)
 
 
@@ -78,7 +78,7 @@ def similarities(
     keys = _keys(columns, len(pool)) if pairs else None
     cut = Cut.of(rows, choices, width, anchors.device)
     with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        similarities_of_pairs[(triton.cdiv(rows, cut.rows), triton.cdiv(choices, cut.places))](
+        similarities_of_pairs[(cdiv(rows, cut.rows), cdiv(choices, cut.places))](
             anchors,
             pool,
             columns,
@@ -121,7 +121,7 @@ def logsumexp(
         found = Pairs(_keys(columns, len(pool)), len(pool), logits, torch.empty_like(value))
     cut = Cut.of(rows, choices, width, anchors.device)
     with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        logsumexp_of_pairs[(triton.cdiv(rows, cut.rows),)](
+        logsumexp_of_pairs[(cdiv(rows, cut.rows),)](
             anchors,
             pool,
             columns,
@@ -158,7 +158,7 @@ def anchor_sums(pool: Tensor, pairs: Pairs, grad: Tensor) -> Tensor:
     out = pool.new_empty(rows, width)
     cut = Cut.of(rows, choices, width, pool.device)
     with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        sums_by_anchor[(triton.cdiv(rows, cut.rows),)](
+        sums_by_anchor[(cdiv(rows, cut.rows),)](
             pool,
             pairs.keys,
             grad.contiguous(),
@@ -194,7 +194,7 @@ def key_sums(
     mean = len(order) // max(pairs.number, 1)
     cut = Cut.of(pairs.number, max(mean, 16), width, anchors.device)
     with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        sums_by_key[(triton.cdiv(pairs.number, cut.rows),)](
+        sums_by_key[(cdiv(pairs.number, cut.rows),)](
             anchors,
             ordered,
             order,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.posterior.draws import Draws
@@ -19,6 +18,7 @@ from negplug.kernels.posterior.programs import (
     products_of_rows,
     weights_of_draws,
 )
+from negplug.kernels.sizes import cdiv, power_of_2
 
 # Rows, entries and numbers of a program.
 _ROWS = 16
@@ -41,7 +41,7 @@ def weights(
     tiny = torch.finfo(pool.dtype).tiny
     ids = drawn.ids or (sums, sums)
     with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        weights_of_draws[(triton.cdiv(count, _ROWS),)](
+        weights_of_draws[(cdiv(count, _ROWS),)](
             # An argument that a program does not read must be a tensor all the same.
             out if log_weight is None else log_weight,
             out if mask is None else mask,
@@ -71,9 +71,9 @@ def added(mean: Tensor | None, weight: Tensor, columns: Tensor, pool: Tensor) ->
     """Return a mean; see :func:`negplug.kernels.posterior.plain.added`."""
     count, width = len(weight), pool.shape[1]
     out, pool = pool.new_empty(count, width), pool.contiguous()
-    block = min(triton.next_power_of_2(width), _NUMBERS)
+    block = min(power_of_2(width), _NUMBERS)
     with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        mean_of_columns[(triton.cdiv(count, _ROWS), triton.cdiv(width, block))](
+        mean_of_columns[(cdiv(count, _ROWS), cdiv(width, block))](
             out if mean is None else mean.contiguous(),
             weight,
             columns,
@@ -96,7 +96,7 @@ def products(anchors: Tensor, mean: Tensor, total: Tensor, temperature: float) -
     count, width = anchors.shape
     value = anchors.new_empty(count)
     with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        products_of_rows[(triton.cdiv(count, _ROWS),)](
+        products_of_rows[(cdiv(count, _ROWS),)](
             anchors.contiguous(),
             mean.contiguous(),
             total,
@@ -105,7 +105,7 @@ def products(anchors: Tensor, mean: Tensor, total: Tensor, temperature: float) -
             count,
             width,
             BN=_ROWS,
-            BD=min(triton.next_power_of_2(width), _NUMBERS),
+            BD=min(power_of_2(width), _NUMBERS),
         )
     return value
 
@@ -118,9 +118,9 @@ def gradients(
     mean = mean.contiguous()
     to_anchors = torch.empty_like(mean)
     scaled = None if anchors is None else torch.empty_like(mean)
-    block = min(triton.next_power_of_2(width), _NUMBERS)
+    block = min(power_of_2(width), _NUMBERS)
     with torch.cuda.device_of(mean):  # type: ignore[no-untyped-call]
-        gradients_of_rows[(triton.cdiv(count, _ROWS), triton.cdiv(width, block))](
+        gradients_of_rows[(cdiv(count, _ROWS), cdiv(width, block))](
             grad,
             mean,
             total,

@@ -6,13 +6,13 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.random.fused import MOST, cut_of_draw
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.kernels.random.programs import distinct_others
 from negplug.kernels.random.sorted_ids import LAST_ID, SortedIds
+from negplug.kernels.sizes import cdiv
 
 
 class FusedIds(SortedIds):
@@ -28,7 +28,7 @@ class FusedIds(SortedIds):
         mask = ids.new_empty(len(ids), count, dtype=torch.bool)
         cut = cut_of_draw(len(ids), count, ids.device)
         with torch.cuda.device_of(ids):  # type: ignore[no-untyped-call]
-            distinct_others[(triton.cdiv(len(ids), cut["BR"]),)](
+            distinct_others[(cdiv(len(ids), cut["BR"]),)](
                 ids,
                 self._ordered,
                 self._order,

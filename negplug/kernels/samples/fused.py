@@ -6,7 +6,6 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.samples.programs import (
@@ -15,6 +14,7 @@ from negplug.kernels.samples.programs import (
     grouped_rows,
     shuffled_samples,
 )
+from negplug.kernels.sizes import cdiv
 
 # Of a program, and what it compares them with at a time.
 _ROWS = 16
@@ -27,7 +27,7 @@ def fused_groups(indexes: Tensor, views: Tensor, number: int, empty: int) -> tup
     count, most = len(indexes), len(indexes) // number
     samples, rows = indexes.new_empty(most), indexes.new_empty(number, most)
     flags = indexes.new_empty(count, dtype=torch.int32)
-    grid = (triton.cdiv(count, _ROWS),)
+    grid = (cdiv(count, _ROWS),)
     with torch.cuda.device_of(indexes):  # type: ignore[no-untyped-call]
         first_of_equals[grid](indexes, views, flags, count, BN=_ROWS, BT=_COMPARED)
         grouped_rows[grid](
@@ -52,7 +52,7 @@ def fused_shuffle(
     """Return samples and rows in order; see :func:`negplug.kernels.samples.shuffle`."""
     ordered, placed = torch.empty_like(samples), torch.empty_like(rows)
     with torch.cuda.device_of(samples):  # type: ignore[no-untyped-call]
-        shuffled_samples[(triton.cdiv(len(samples), _ROWS),)](
+        shuffled_samples[(cdiv(len(samples), _ROWS),)](
             samples,
             rows,
             ordered,
@@ -73,7 +73,7 @@ def fused_find(samples: Tensor, wanted: Tensor) -> Tensor:
     wanted = wanted.contiguous()
     columns = torch.empty_like(wanted)
     with torch.cuda.device_of(samples):  # type: ignore[no-untyped-call]
-        columns_of_samples[(triton.cdiv(wanted.numel(), _ROWS),)](
+        columns_of_samples[(cdiv(wanted.numel(), _ROWS),)](
             samples, wanted, columns, len(samples), wanted.numel(), BN=_ROWS, BT=_COMPARED
         )
     return columns

@@ -6,9 +6,9 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.states.programs import logits_of_states, weights_of_states
 from negplug.kernels.states.result import Compared
 
@@ -34,7 +34,7 @@ def fused_comparison(
     logits = anchors.new_empty(views, count)
     log_number, scores, present = anchors.new_empty(3, count)
     with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        logits_of_states[(triton.cdiv(count, _ANCHORS),)](
+        logits_of_states[(cdiv(count, _ANCHORS),)](
             table.contiguous(),
             known.contiguous().view(torch.uint8),
             state.contiguous(),
@@ -52,7 +52,7 @@ def fused_comparison(
             count,
             width,
             BN=_ANCHORS,
-            BD=min(triton.next_power_of_2(width), _NUMBERS),
+            BD=min(power_of_2(width), _NUMBERS),
         )
     return Compared(columns, logits, log_number, scores, present)
 
@@ -63,7 +63,7 @@ def fused_weights(compared: Compared, weight: Tensor) -> Tensor:
     out = weight.new_empty(count, views)
     tiny = torch.finfo(weight.dtype).tiny
     with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
-        weights_of_states[(triton.cdiv(count, _SINGLE),)](
+        weights_of_states[(cdiv(count, _SINGLE),)](
             compared.logits,
             compared.log_number,
             compared.scores,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.table.programs import entries_of_table, last_entries
 
 # Rows and numbers of a program, and rows that it compares with at a time.
@@ -31,8 +31,8 @@ def fused_entries(
             out = table.new_empty(count, *table.shape[2:])
             height, width = table.shape[:2]
             numbers = table.shape[2:].numel()
-            block = min(triton.next_power_of_2(max(numbers, 1)), _NUMBERS)
-            grid = (triton.cdiv(count, _ROWS), triton.cdiv(numbers, block))
+            block = min(power_of_2(max(numbers, 1)), _NUMBERS)
+            grid = (cdiv(count, _ROWS), cdiv(numbers, block))
             if count and numbers:
                 entries_of_table[grid](
                     _plain(table),
@@ -61,7 +61,7 @@ def write_fused(
         for table, rows in zip(tables, values, strict=True):
             height, width = table.shape[:2]
             numbers = table.shape[2:].numel()
-            last_entries[(triton.cdiv(count, _ROWS),)](
+            last_entries[(cdiv(count, _ROWS),)](
                 _plain(table),
                 views,
                 indexes,
@@ -71,7 +71,7 @@ def write_fused(
                 count,
                 numbers,
                 BN=_ROWS,
-                BD=min(triton.next_power_of_2(numbers), _NUMBERS),
+                BD=min(power_of_2(numbers), _NUMBERS),
                 BT=_COMPARED,
             )
     # A program's writes are none that autograd sees.

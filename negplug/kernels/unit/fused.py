@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.unit.blocked import blocked_unit_rows
 from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
@@ -119,7 +119,7 @@ def _pairs(parts: Sequence[Tensor | None], lengths: Sequence[int]) -> list[tuple
 
 def _cut(unit: Tensor, one: _View, other: _View) -> tuple[tuple[int, int], dict[str, int]]:
     """Return how many programs there are, and how much each does."""
-    width = triton.next_power_of_2(unit.shape[1])
+    width = power_of_2(unit.shape[1])
     rows = max(_NUMBERS // width, 1)
-    blocks = triton.cdiv(max(one.number, other.number), rows)
+    blocks = cdiv(max(one.number, other.number), rows)
     return (blocks, 2 if other.number else 1), {"BM": rows, "BD": width, "num_warps": 4}

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from negplug.kernels.anchor_loss.closed import closed_losses
 from negplug.kernels.anchor_loss.programs import gradients_of_rows, losses_of_anchors
+from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv, power_of_2
 
 # Numbers in the rows of a program, in float64 forward; a row that is wider does not fit registers.
@@ -73,27 +74,28 @@ class _Losses(torch.autograd.Function):
         mutual = None
         if ctx.own and positives.shape[1] <= _FEW:
             mutual = anchors.new_empty(blocks, dtype=torch.uint8)
-        with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-            losses_of_anchors[(blocks,)](
-                anchors,
-                keys,
-                positives,
-                negative.contiguous(),
-                loss,
-                kept,
-                pulls,
-                kept if mutual is None else mutual,
-                number,
-                width,
-                positives.shape[1],
-                ctx.steepness,
-                FORM=form,
-                APART=apart,
-                MUTUAL=mutual is not None,
-                BM=rows,
-                BD=padded,
-                num_warps=4,
-            )
+        launch(
+            losses_of_anchors,
+            (blocks,),
+            anchors,
+            keys,
+            positives,
+            negative.contiguous(),
+            loss,
+            kept,
+            pulls,
+            kept if mutual is None else mutual,
+            number,
+            width,
+            positives.shape[1],
+            ctx.steepness,
+            FORM=form,
+            APART=apart,
+            MUTUAL=mutual is not None,
+            BM=rows,
+            BD=padded,
+            num_warps=4,
+        )
         ctx.save_for_backward(anchors, keys, positives, kept, pulls, mutual)
         return loss
 
@@ -117,7 +119,7 @@ class _Losses(torch.autograd.Function):
 
 def _write(
     ctx: Any,
-    saved: tuple[Tensor | None, ...],
+    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
     grad: Tensor,
     written: tuple[Tensor, Tensor],
     pulled: bool,
@@ -139,31 +141,32 @@ def _write(
     # What a product of tiles takes at the least.
     padded = min(max(power_of_2(width), 16), _SLICE)
     side = min(_NUMBERS_BACKWARD // padded, 32)
-    with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        gradients_of_rows[(cdiv(rows, side), cdiv(width, padded))](
-            anchors,
-            keys,
-            positives,
-            kept,
-            pulls,
-            kept if mutual is None else mutual,
-            grad,
-            out,
-            out_negative,
-            rows,
-            len(anchors),
-            width,
-            positives.shape[1],
-            grad.stride(0),
-            0 if mutual is None else len(mutual),
-            ctx.steepness,
-            SIGMOID=ctx.sigmoid,
-            PULLED=pulled,
-            PULLING=pulling,
-            MUTUAL=pulled and pulling and mutual is not None,
-            BM=side,
-            BN=side,
-            CHUNK=_CHUNK,
-            BD=padded,
-            num_warps=4,
-        )
+    launch(
+        gradients_of_rows,
+        (cdiv(rows, side), cdiv(width, padded)),
+        anchors,
+        keys,
+        positives,
+        kept,
+        pulls,
+        kept if mutual is None else mutual,
+        grad,
+        out,
+        out_negative,
+        rows,
+        len(anchors),
+        width,
+        positives.shape[1],
+        grad.stride(0),
+        0 if mutual is None else len(mutual),
+        ctx.steepness,
+        SIGMOID=ctx.sigmoid,
+        PULLED=pulled,
+        PULLING=pulling,
+        MUTUAL=pulled and pulling and mutual is not None,
+        BM=side,
+        BN=side,
+        CHUNK=_CHUNK,
+        BD=padded,
+        num_warps=4,
+    )

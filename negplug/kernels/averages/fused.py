@@ -10,6 +10,7 @@ from torch import Tensor
 
 from negplug.kernels.averages.programs import averages_of_samples
 from negplug.kernels.averages.sorting import average_by_sorting
+from negplug.kernels.launching import launch
 from negplug.kernels.samples import find
 from negplug.kernels.samples.programs import first_of_equals
 from negplug.kernels.sizes import cdiv, power_of_2
@@ -35,28 +36,29 @@ def fused_average(
     written = (names[1] != empty).sum()
     flags = indexes.new_empty(count, dtype=torch.int32)
     grid = (cdiv(count, _KEYS),)
-    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-        first_of_equals[grid](indexes, indexes, flags, count, BN=_KEYS, BT=256)
-        averages_of_samples[grid](
-            rows,
-            names,
-            keys.contiguous(),
-            arriving,
-            flags,
-            found,
-            written,
-            momentum,
-            len(rows),
-            count,
-            width,
-            len(names),
-            names.stride(0),
-            arriving.stride(0),
-            BN=_KEYS,
-            BT=_COMPARED,
-            BD=max(power_of_2(width), 16),
-            PRECISION="ieee",
-        )
+    launch(first_of_equals, grid, indexes, indexes, flags, count, BN=_KEYS, BT=256)
+    launch(
+        averages_of_samples,
+        grid,
+        rows,
+        names,
+        keys.contiguous(),
+        arriving,
+        flags,
+        found,
+        written,
+        momentum,
+        len(rows),
+        count,
+        width,
+        len(names),
+        names.stride(0),
+        arriving.stride(0),
+        BN=_KEYS,
+        BT=_COMPARED,
+        BD=max(power_of_2(width), 16),
+        PRECISION="ieee",
+    )
     # A program's writes are none that autograd sees.
     torch.autograd.graph.increment_version((rows, names))
 

@@ -17,6 +17,7 @@ from negplug.kernels.chain.programs import (
     walk_of_chains,
 )
 from negplug.kernels.chain.result import Moves, Walk
+from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv, power_of_2
 
 # Chains of one program: neighbours in memory, which a device reads together.
@@ -51,16 +52,17 @@ def fused_resample(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor
 def fused_pick(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
     """Return what :func:`negplug.kernels.chain.pick` returns."""
     found = torch.empty_like(otherwise, memory_format=torch.contiguous_format)
-    with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
-        entries_of_chains[(cdiv(len(place), _SINGLE),)](
-            values,
-            place.contiguous(),
-            otherwise.contiguous(),
-            found,
-            len(place),
-            *values.stride(),
-            BN=_SINGLE,
-        )
+    launch(
+        entries_of_chains,
+        (cdiv(len(place), _SINGLE),),
+        values,
+        place.contiguous(),
+        otherwise.contiguous(),
+        found,
+        len(place),
+        *values.stride(),
+        BN=_SINGLE,
+    )
     return found
 
 
@@ -83,21 +85,22 @@ def _launched(
     state = scores.new_empty(chains, dtype=torch.int64)
     rows = power_of_2(steps)
     width = max(1, min(_CHAINS, _ENTRIES // rows))
-    with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
-        program[(cdiv(chains, width),)](
-            scores.T.contiguous(),
-            noise.T.contiguous(),
-            initial.contiguous(),
-            last.contiguous(),
-            entries,
-            one,
-            state,
-            other,
-            chains,
-            steps,
-            BN=width,
-            BR=rows,
-            **kind,
-            num_warps=8 if rows * width > 2048 else 4,
-        )
+    launch(
+        program,
+        (cdiv(chains, width),),
+        scores.T.contiguous(),
+        noise.T.contiguous(),
+        initial.contiguous(),
+        last.contiguous(),
+        entries,
+        one,
+        state,
+        other,
+        chains,
+        steps,
+        BN=width,
+        BR=rows,
+        **kind,
+        num_warps=8 if rows * width > 2048 else 4,
+    )
     return entries.T, one, state, other

@@ -17,6 +17,7 @@ from negplug.kernels.chosen.programs import (
     sums_by_anchor,
     sums_by_key,
 )
+from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv, power_of_2
 
 _LOG2E = math.log2(math.e)
@@ -77,27 +78,28 @@ def similarities(
     out = anchors.new_empty(rows, choices)
     keys = _keys(columns, len(pool)) if pairs else None
     cut = Cut.of(rows, choices, width, anchors.device)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        similarities_of_pairs[(cdiv(rows, cut.rows), cdiv(choices, cut.places))](
-            anchors,
-            pool,
-            columns,
-            # An argument that a program does not read must be a tensor all the same.
-            columns if mask is None else mask.view(torch.uint8),
-            out,
-            out if keys is None else keys,
-            rows,
-            len(pool),
-            choices,
-            width,
-            *_strides(mask, rows),
-            BR=cut.rows,
-            BM=cut.places,
-            BD=cut.width,
-            MASKED=mask is not None,
-            KEYS=pairs,
-            num_warps=4,
-        )
+    launch(
+        similarities_of_pairs,
+        (cdiv(rows, cut.rows), cdiv(choices, cut.places)),
+        anchors,
+        pool,
+        columns,
+        # An argument that a program does not read must be a tensor all the same.
+        columns if mask is None else mask.view(torch.uint8),
+        out,
+        out if keys is None else keys,
+        rows,
+        len(pool),
+        choices,
+        width,
+        *_strides(mask, rows),
+        BR=cut.rows,
+        BM=cut.places,
+        BD=cut.width,
+        MASKED=mask is not None,
+        KEYS=pairs,
+        num_warps=4,
+    )
     return out, None if keys is None else Pairs(keys, len(pool))
 
 
@@ -120,35 +122,36 @@ def logsumexp(
         logits = anchors.new_empty(rows, choices)
         found = Pairs(_keys(columns, len(pool)), len(pool), logits, torch.empty_like(value))
     cut = Cut.of(rows, choices, width, anchors.device)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        logsumexp_of_pairs[(cdiv(rows, cut.rows),)](
-            anchors,
-            pool,
-            columns,
-            value if log_weight is None else log_weight,
-            columns if mask is None else mask.view(torch.uint8),
-            value,
-            value if slopes is None else slopes,
-            value if found is None else found.logits,
-            value if found is None else found.total,
-            value if found is None else found.keys,
-            rows,
-            len(pool),
-            choices,
-            width,
-            _LOG2E / temperature,
-            1.0 / temperature,
-            *_strides(log_weight, rows),
-            *_strides(mask, rows),
-            BR=cut.rows,
-            BM=cut.places,
-            BD=cut.width,
-            WEIGHTED=log_weight is not None,
-            MASKED=mask is not None,
-            SLOPE=slope,
-            KEYS=pairs,
-            num_warps=4,
-        )
+    launch(
+        logsumexp_of_pairs,
+        (cdiv(rows, cut.rows),),
+        anchors,
+        pool,
+        columns,
+        value if log_weight is None else log_weight,
+        columns if mask is None else mask.view(torch.uint8),
+        value,
+        value if slopes is None else slopes,
+        value if found is None else found.logits,
+        value if found is None else found.total,
+        value if found is None else found.keys,
+        rows,
+        len(pool),
+        choices,
+        width,
+        _LOG2E / temperature,
+        1.0 / temperature,
+        *_strides(log_weight, rows),
+        *_strides(mask, rows),
+        BR=cut.rows,
+        BM=cut.places,
+        BD=cut.width,
+        WEIGHTED=log_weight is not None,
+        MASKED=mask is not None,
+        SLOPE=slope,
+        KEYS=pairs,
+        num_warps=4,
+    )
     return value, slopes, found
 
 
@@ -157,21 +160,22 @@ def anchor_sums(pool: Tensor, pairs: Pairs, grad: Tensor) -> Tensor:
     (rows, choices), width = pairs.keys.shape, pool.shape[1]
     out = pool.new_empty(rows, width)
     cut = Cut.of(rows, choices, width, pool.device)
-    with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        sums_by_anchor[(cdiv(rows, cut.rows),)](
-            pool,
-            pairs.keys,
-            grad.contiguous(),
-            out,
-            rows,
-            pairs.number,
-            choices,
-            width,
-            BR=cut.rows,
-            BM=cut.places,
-            BD=cut.width,
-            num_warps=4,
-        )
+    launch(
+        sums_by_anchor,
+        (cdiv(rows, cut.rows),),
+        pool,
+        pairs.keys,
+        grad.contiguous(),
+        out,
+        rows,
+        pairs.number,
+        choices,
+        width,
+        BR=cut.rows,
+        BM=cut.places,
+        BD=cut.width,
+        num_warps=4,
+    )
     return out
 
 
@@ -193,29 +197,30 @@ def key_sums(
     grad = grad.contiguous()
     mean = len(order) // max(pairs.number, 1)
     cut = Cut.of(pairs.number, max(mean, 16), width, anchors.device)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        sums_by_key[(cdiv(pairs.number, cut.rows),)](
-            anchors,
-            ordered,
-            order,
-            grad if pairs.logits is None else pairs.logits,
-            grad if pairs.total is None else pairs.total,
-            grad,
-            grad if added is None else added,
-            out,
-            pairs.number,
-            len(order),
-            choices,
-            width,
-            len(order).bit_length(),
-            factor,
-            BK=cut.rows,
-            BP=cut.places,
-            BD=cut.width,
-            SOFTMAX=pairs.logits is not None,
-            ADDED=added is not None,
-            num_warps=4,
-        )
+    launch(
+        sums_by_key,
+        (cdiv(pairs.number, cut.rows),),
+        anchors,
+        ordered,
+        order,
+        grad if pairs.logits is None else pairs.logits,
+        grad if pairs.total is None else pairs.total,
+        grad,
+        grad if added is None else added,
+        out,
+        pairs.number,
+        len(order),
+        choices,
+        width,
+        len(order).bit_length(),
+        factor,
+        BK=cut.rows,
+        BP=cut.places,
+        BD=cut.width,
+        SOFTMAX=pairs.logits is not None,
+        ADDED=added is not None,
+        num_warps=4,
+    )
     return out
 
 

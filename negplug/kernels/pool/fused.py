@@ -91,8 +91,9 @@ class _PoolLogSumExp(torch.autograd.Function):
         grad_anchors = None if mean is None else mean * grad[:, None]
         grad_pool = None
         if ctx.question is not None:
-            *anchors, pool, pool_low, total = others
-            rows, columns = Operand(pool, pool_low, ctx.kind), Operand(*anchors, ctx.kind)
+            anchors, anchors_low, pool, pool_low, total = others
+            rows = Operand(pool, pool_low, ctx.kind)
+            columns = Operand(anchors, anchors_low, ctx.kind)
             grad_pool = gradient(rows, columns, ctx.question.swapped(), total, grad, both=False)
         return grad_anchors, grad_pool, None, None, None, None, None
 
@@ -111,6 +112,6 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        *rows, total = ctx.saved_tensors
-        operand = Operand(*rows, ctx.kind)
+        rows, low, total = ctx.saved_tensors
+        operand = Operand(rows, low, ctx.kind)
         return gradient(operand, operand, ctx.question, total, grad, both=True), None, None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.pool.cuts import HALF, SINGLE, SPLIT, Processors, Shape, blocks_of
 from negplug.kernels.pool.gradients import gradient_of_part
 from negplug.kernels.pool.prepared import halves_of_numbers, spans_of_ids
@@ -74,10 +75,15 @@ class Operand(NamedTuple):
             return cls(rows, rows, SINGLE)
         high, low = (torch.empty_like(rows, dtype=torch.float16) for _ in range(2))
         count = rows.numel()
-        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-            halves_of_numbers[(cdiv(count, _SPLIT_AT_ONCE),)](
-                rows, high, low, count, BLOCK=_SPLIT_AT_ONCE
-            )
+        launch(
+            halves_of_numbers,
+            (cdiv(count, _SPLIT_AT_ONCE),),
+            rows,
+            high,
+            low,
+            count,
+            BLOCK=_SPLIT_AT_ONCE,
+        )
         return cls(high, low, SPLIT)
 
 
@@ -162,65 +168,68 @@ def sums(
     # An argument that a program does not read must be a tensor all the same.
     weight, weight_row = question.weight or (added, 0)
     mask, mask_row = question.mask or (added, 0)
-    with torch.cuda.device_of(rows.rows):  # type: ignore[no-untyped-call]
-        sums_of_part[shape.grid](
-            rows.rows,
-            rows.low,
-            columns.rows,
-            columns.low,
-            question.row_ids,
-            question.column_ids,
-            question.row_ids if question.row_spans is None else question.row_spans,
-            question.row_ids if question.column_spans is None else question.column_spans,
-            weight,
-            mask,
-            highest,
-            added,
-            parted,
-            count,
-            len(columns.rows),
-            width,
-            shape.chunk,
-            *_scale(question, rows),
-            weight_row,
-            mask_row,
-            BM=shape.tile.rows,
-            BN=shape.tile.columns,
-            BD=shape.width,
-            BLOCKS=shape.blocks,
-            SPLIT=rows.kind == SPLIT,
-            SPANS=question.row_spans is not None,
-            FLAT=not means and question.flat(rows.kind),
-            WEIGHTED=question.weight is not None,
-            MASKED=question.mask is not None,
-            MEANS=means,
-            PRECISION=_precision(device) if rows.kind == SINGLE else "ieee",
-            LIFT=1 if rows.kind == SINGLE else _LIFT,
-            num_warps=shape.tile.warps,
-            num_stages=shape.tile.stages,
-        )
-        width_of_block = blocks_of(width)[0] if means else 1
-        together = min(power_of_2(shape.parts), 32)
-        held = _MERGED.get(device.type, _MERGED_ELSEWHERE)
-        at_once = max(min(held // (together * width_of_block), 64), 1)
-        merged_parts[(cdiv(count, at_once), shape.grid[2])](
-            highest,
-            added,
-            parted,
-            value,
-            total,
-            added if mean is None else mean,
-            count,
-            width,
-            shape.parts,
-            1.0 / question.temperature,
-            float(columns.raised),
-            BM=at_once,
-            BP=together,
-            BD=width_of_block,
-            MEANS=means,
-            num_warps=4,
-        )
+    launch(
+        sums_of_part,
+        shape.grid,
+        rows.rows,
+        rows.low,
+        columns.rows,
+        columns.low,
+        question.row_ids,
+        question.column_ids,
+        question.row_ids if question.row_spans is None else question.row_spans,
+        question.row_ids if question.column_spans is None else question.column_spans,
+        weight,
+        mask,
+        highest,
+        added,
+        parted,
+        count,
+        len(columns.rows),
+        width,
+        shape.chunk,
+        *_scale(question, rows),
+        weight_row,
+        mask_row,
+        BM=shape.tile.rows,
+        BN=shape.tile.columns,
+        BD=shape.width,
+        BLOCKS=shape.blocks,
+        SPLIT=rows.kind == SPLIT,
+        SPANS=question.row_spans is not None,
+        FLAT=not means and question.flat(rows.kind),
+        WEIGHTED=question.weight is not None,
+        MASKED=question.mask is not None,
+        MEANS=means,
+        PRECISION=_precision(device) if rows.kind == SINGLE else "ieee",
+        LIFT=1 if rows.kind == SINGLE else _LIFT,
+        num_warps=shape.tile.warps,
+        num_stages=shape.tile.stages,
+    )
+    width_of_block = blocks_of(width)[0] if means else 1
+    together = min(power_of_2(shape.parts), 32)
+    held = _MERGED.get(device.type, _MERGED_ELSEWHERE)
+    at_once = max(min(held // (together * width_of_block), 64), 1)
+    launch(
+        merged_parts,
+        (cdiv(count, at_once), shape.grid[2]),
+        highest,
+        added,
+        parted,
+        value,
+        total,
+        added if mean is None else mean,
+        count,
+        width,
+        shape.parts,
+        1.0 / question.temperature,
+        float(columns.raised),
+        BM=at_once,
+        BP=together,
+        BD=width_of_block,
+        MEANS=means,
+        num_warps=4,
+    )
     return value, total, mean
 
 
@@ -238,45 +247,46 @@ def gradient(
     largest = torch.linalg.vector_norm(grad, torch.inf) if lifted else total
     weight, weight_column = question.weight or (total, 0)
     mask, mask_column = question.mask or (total, 0)
-    with torch.cuda.device_of(rows.rows):  # type: ignore[no-untyped-call]
-        gradient_of_part[shape.grid](
-            rows.rows,
-            rows.low,
-            columns.rows,
-            columns.low,
-            question.row_ids,
-            question.column_ids,
-            question.row_ids if question.row_spans is None else question.row_spans,
-            question.row_ids if question.column_spans is None else question.column_spans,
-            weight,
-            mask,
-            total,
-            grad.contiguous(),
-            largest,
-            out,
-            count,
-            columns_number,
-            width,
-            shape.chunk,
-            *_scale(question, rows),
-            1.0 / (question.temperature * columns.raised),
-            float(max(min(columns_number, _LIFT), 1)),
-            weight_column,
-            mask_column,
-            BM=shape.tile.rows,
-            BN=shape.tile.columns,
-            BD=shape.width,
-            BLOCKS=shape.blocks,
-            SPLIT=rows.kind == SPLIT,
-            SPANS=question.row_spans is not None,
-            FLAT=both and question.flat(rows.kind),
-            WEIGHTED=question.weight is not None,
-            MASKED=question.mask is not None,
-            BOTH=both,
-            PRECISION="ieee" if lifted else _precision(rows.rows.device),
-            num_warps=shape.tile.warps,
-            num_stages=shape.tile.stages,
-        )
+    launch(
+        gradient_of_part,
+        shape.grid,
+        rows.rows,
+        rows.low,
+        columns.rows,
+        columns.low,
+        question.row_ids,
+        question.column_ids,
+        question.row_ids if question.row_spans is None else question.row_spans,
+        question.row_ids if question.column_spans is None else question.column_spans,
+        weight,
+        mask,
+        total,
+        grad.contiguous(),
+        largest,
+        out,
+        count,
+        columns_number,
+        width,
+        shape.chunk,
+        *_scale(question, rows),
+        1.0 / (question.temperature * columns.raised),
+        float(max(min(columns_number, _LIFT), 1)),
+        weight_column,
+        mask_column,
+        BM=shape.tile.rows,
+        BN=shape.tile.columns,
+        BD=shape.width,
+        BLOCKS=shape.blocks,
+        SPLIT=rows.kind == SPLIT,
+        SPANS=question.row_spans is not None,
+        FLAT=both and question.flat(rows.kind),
+        WEIGHTED=question.weight is not None,
+        MASKED=question.mask is not None,
+        BOTH=both,
+        PRECISION="ieee" if lifted else _precision(rows.rows.device),
+        num_warps=shape.tile.warps,
+        num_stages=shape.tile.stages,
+    )
     return out[0] if shape.parts == 1 else out.sum(0)
 
 
@@ -289,8 +299,7 @@ def _scale(question: Question, rows: Operand) -> tuple[float, float]:
 def _spans(ids: Tensor) -> Tensor:
     """Return the least and the greatest of each 64 ids, ``[2, ⌈n/64⌉]``."""
     spans = ids.new_empty(2, cdiv(len(ids), 64))
-    with torch.cuda.device_of(ids):  # type: ignore[no-untyped-call]
-        spans_of_ids[(spans.shape[1],)](ids, spans, len(ids), num_warps=1)
+    launch(spans_of_ids, (spans.shape[1],), ids, spans, len(ids), num_warps=1)
     return spans
 
 

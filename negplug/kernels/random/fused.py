@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.random.floyd import floyd_integers
 from negplug.kernels.random.programs import distinct_below, uniforms_of_stream
 from negplug.kernels.sizes import cdiv, power_of_2
@@ -26,8 +27,7 @@ _ENTRIES_ELSEWHERE = 256
 def fused_uniforms(out: Tensor, seed: int, start: int) -> None:
     """Write uniform numbers; see :func:`negplug.kernels.random.write_uniforms`."""
     grid = (cdiv(len(out), 2 * _PAIRS),)
-    with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        uniforms_of_stream[grid](out, seed, start // 2, len(out), PAIRS=_PAIRS)
+    launch(uniforms_of_stream, grid, out, seed, start // 2, len(out), PAIRS=_PAIRS)
 
 
 def fused_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
@@ -36,10 +36,16 @@ def fused_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
         return floyd_integers(bounds, count, seed)
     drawn = bounds.new_empty(len(bounds), count)
     cut = cut_of_draw(len(bounds), count, bounds.device)
-    with torch.cuda.device_of(bounds):  # type: ignore[no-untyped-call]
-        distinct_below[(cdiv(len(bounds), cut["BR"]),)](
-            bounds.contiguous(), drawn, len(bounds), count, seed, **cut
-        )
+    launch(
+        distinct_below,
+        (cdiv(len(bounds), cut["BR"]),),
+        bounds.contiguous(),
+        drawn,
+        len(bounds),
+        count,
+        seed,
+        **cut,
+    )
     return drawn
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.unit.blocked import blocked_unit_rows
 from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
@@ -57,21 +58,22 @@ class _UnitRows(torch.autograd.Function):
         parts = tuple(part if part.stride(1) == 1 else part.contiguous() for part in parts)
         for one, other in _pairs(parts, ctx.lengths):
             grid, cut = _cut(unit, one, other)
-            with torch.cuda.device_of(unit):  # type: ignore[no-untyped-call]
-                unit_rows_of_views[grid](
-                    one.rows,
-                    other.rows,
-                    one.first,
-                    other.first,
-                    one.number,
-                    other.number,
-                    one.rows.stride(0),
-                    other.rows.stride(0),
-                    unit,
-                    norm,
-                    unit.shape[1],
-                    **cut,
-                )
+            launch(
+                unit_rows_of_views,
+                grid,
+                one.rows,
+                other.rows,
+                one.first,
+                other.first,
+                one.number,
+                other.number,
+                one.rows.stride(0),
+                other.rows.stride(0),
+                unit,
+                norm,
+                unit.shape[1],
+                **cut,
+            )
         ctx.save_for_backward(unit, norm)
         return unit
 
@@ -88,20 +90,21 @@ class _UnitRows(torch.autograd.Function):
         ]
         for one, other in _pairs(out, ctx.lengths):
             grid, cut = _cut(unit, one, other)
-            with torch.cuda.device_of(unit):  # type: ignore[no-untyped-call]
-                gradients_of_views[grid](
-                    one.rows,
-                    other.rows,
-                    one.first,
-                    other.first,
-                    one.number,
-                    other.number,
-                    grad,
-                    unit,
-                    norm,
-                    unit.shape[1],
-                    **cut,
-                )
+            launch(
+                gradients_of_views,
+                grid,
+                one.rows,
+                other.rows,
+                one.first,
+                other.first,
+                one.number,
+                other.number,
+                grad,
+                unit,
+                norm,
+                unit.shape[1],
+                **cut,
+            )
         return tuple(out)
 
 

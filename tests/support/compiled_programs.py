@@ -29,7 +29,7 @@ def compiled(
     types: Mapping[str, str],
     constants: Mapping[str, Any],
     num_warps: int = 4,
-    num_stages: int = 2,
+    num_stages: int = 3,
 ) -> int:
     """Return the bytes of shared memory that a compiled program takes."""
     names = [parameter.name for parameter in program.params]

@@ -28,6 +28,7 @@ WIDEST = 2**11
 # Numbers that a program holds at a time; Triton's interpreter pays for each program.
 _HELD = {"cpu": 2**18}
 _HELD_ELSEWHERE = 2 * WIDEST
+_WARPS = 4
 
 
 class Cut(NamedTuple):
@@ -98,7 +99,7 @@ def similarities(
         BD=cut.width,
         MASKED=mask is not None,
         KEYS=pairs,
-        num_warps=4,
+        num_warps=_WARPS,
     )
     return out, None if keys is None else Pairs(keys, len(pool))
 
@@ -150,7 +151,7 @@ def logsumexp(
         MASKED=mask is not None,
         SLOPE=slope,
         KEYS=pairs,
-        num_warps=4,
+        num_warps=_WARPS,
     )
     return value, slopes, found
 
@@ -174,7 +175,7 @@ def anchor_sums(pool: Tensor, pairs: Pairs, grad: Tensor) -> Tensor:
         BR=cut.rows,
         BM=cut.places,
         BD=cut.width,
-        num_warps=4,
+        num_warps=_WARPS,
     )
     return out
 
@@ -219,7 +220,7 @@ def key_sums(
         BD=cut.width,
         SOFTMAX=pairs.logits is not None,
         ADDED=added is not None,
-        num_warps=4,
+        num_warps=_WARPS,
     )
     return out
 

@@ -22,6 +22,7 @@ MOST = 128
 # Integers of a program; Triton's interpreter pays for each program.
 _ENTRIES = {"cpu": 2**16}
 _ENTRIES_ELSEWHERE = 256
+_WARPS = 4
 
 
 def fused_uniforms(out: Tensor, seed: int, start: int) -> None:
@@ -53,4 +54,4 @@ def cut_of_draw(rows: int, count: int, device: torch.device) -> dict[str, int]:
     """Return how many rows a program draws for, room for the integers of each, and its warps."""
     width = power_of_2(count)
     entries = _ENTRIES.get(device.type, _ENTRIES_ELSEWHERE)
-    return {"BR": min(power_of_2(rows), max(entries // width, 1)), "BM": width, "num_warps": 4}
+    return {"BR": min(power_of_2(rows), max(entries // width, 1)), "BM": width, "num_warps": _WARPS}

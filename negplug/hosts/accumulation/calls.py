@@ -109,8 +109,9 @@ class Call:
         """Add what the loss itself depends on parameters, times ``weight``, to their gradients."""
         for place, gradient in enumerate(self._direct):
             if gradient is not None:
+                before = total[place]
                 more = gradient * weight
-                total[place] = more if total[place] is None else total[place] + more
+                total[place] = more if before is None else before + more
 
     @property
     def _where(self) -> str:
@@ -136,10 +137,10 @@ class Call:
         if not self._has_rows(name, firsts[0]):
             return [gradient] * len(self._rows)
         if self._by_view:
-            views = gradient.unflatten(0, (-1, sum(self._rows))).split(list(self._rows), 1)
-            pieces = [piece.flatten(0, 1) for piece in views]
+            views = gradient.reshape(-1, sum(self._rows), *gradient.shape[1:])
+            pieces = [piece.flatten(0, 1) for piece in torch.split(views, list(self._rows), 1)]
         else:
-            pieces = list(gradient.split([len(first) for first in firsts]))
+            pieces = list(torch.split(gradient, [len(first) for first in firsts]))
         all_rows = sum(self._rows)
         return [p * (all_rows / n) for p, n in zip(pieces, self._rows, strict=True)]
 
@@ -149,7 +150,7 @@ class Call:
                 f"accumulate: {self._where} is given {name} with {len(value)} rows for a "
                 f"micro-batch of {rows} samples, which is no number of views; remove accumulate"
             )
-        return value.unflatten(0, (-1, rows))
+        return value.reshape(-1, rows, *value.shape[1:])
 
     @property
     def _by_view(self) -> bool:

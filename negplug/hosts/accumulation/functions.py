@@ -16,22 +16,20 @@ class _Linked(torch.autograd.Function):
         return rows.view_as(rows)
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, _: Tensor) -> Any:
         return (None,) * len(ctx.needs_input_grad)
 
 
 class _Replayed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, gradients: Sequence[Tensor], *arguments: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *arguments: Tensor) -> Tensor:
         ctx.gradients = gradients
         ctx.types = [argument.dtype for argument in arguments]
         return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         each = zip(ctx.gradients, ctx.types, strict=True)
         return upstream, None, *((g * upstream).to(dtype) for g, dtype in each)
 
@@ -50,7 +48,7 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         if ctx.gradients is None:
             raise RuntimeError(
                 "accumulate: the gradient of a logical batch was asked for twice; call backward() "
@@ -71,7 +69,7 @@ def linked(rows: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         rows: Without a graph.
         parameters: Of the model.
     """
-    result: Tensor = _Linked.apply(rows, *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _Linked.apply(rows, *parameters)
     return result
 
 
@@ -83,7 +81,7 @@ def replayed(value: Tensor, gradients: Sequence[Tensor], arguments: Sequence[Ten
         gradients: Of each argument, in its shape.
         arguments: Any tensors.
     """
-    result: Tensor = _Replayed.apply(value, gradients, *arguments)  # type: ignore[no-untyped-call]
+    result: Tensor = _Replayed.apply(value, gradients, *arguments)
     return result
 
 
@@ -101,5 +99,5 @@ def known(
         parameters: The leaves that get the gradients.
         scale: The factor that the gradients have already.
     """
-    result: Tensor = _Known.apply(value, gradients, scale, *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _Known.apply(value, gradients, scale, *parameters)
     return result

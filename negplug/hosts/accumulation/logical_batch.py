@@ -72,7 +72,7 @@ class LogicalBatch:
         for number, part in enumerate(self._parts):
             taken: Given = []
             randoms.append(RandomStates.now(self._device))
-            torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+            torch.clear_autocast_cache()
             # The first with a graph, which tells what the losses are to be differentiated by.
             learns = number == 0
             with rerouted(self._losses, self._taking(taken)), torch.set_grad_enabled(learns):
@@ -122,7 +122,7 @@ class LogicalBatch:
         outputs, values = [], []
         for number, part in enumerate(self._parts):
             randoms[number].restore()
-            torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+            torch.clear_autocast_cache()
             if number:
                 state.rewind()
             reports.number, again = number, list[Any]()

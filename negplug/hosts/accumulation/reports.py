@@ -89,7 +89,9 @@ class Reports:
         for (module, name), calls in self._written.items():
             for same in zip(*calls, strict=True):
                 names = same[0][0]
-                joined = [_joined(values) for values in zip(*(call[1] for call in same))]
+                joined = [
+                    _joined(values) for values in zip(*(call[1] for call in same), strict=True)
+                ]
                 place = len(joined) - len(names)
                 kwargs = dict(zip(names, joined[place:], strict=True))
                 getattr(module, name)(*joined[:place], **kwargs)

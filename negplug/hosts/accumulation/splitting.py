@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ def split(batch: Any, count: int) -> list[MicroBatch]:
     bounds = [rows * number // count for number in range(count + 1)]
     return [
         MicroBatch(_cut(batch, rows, slice(start, stop)), stop - start)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in itertools.pairwise(bounds)
     ]
 
 

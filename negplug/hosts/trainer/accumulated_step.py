@@ -82,8 +82,8 @@ def accumulated_step(model: Any, count: int) -> AccumulatedStep | None:
     if not isinstance(step, AccumulatedStep):
         if not model.automatic_optimization:
             raise ValueError(
-                f"accumulate: {type(model).__name__} optimises by hand, so its training_step cannot "
-                f"be run for parts of its batch; call negplug.accumulated() in it"
+                f"accumulate: {type(model).__name__} optimises by hand, so its training_step "
+                f"cannot be run for parts of its batch; call negplug.accumulated() in it"
             )
         step = AccumulatedStep(model, model.training_step, count)
         model.training_step = step

@@ -101,6 +101,25 @@ def test_every_global_generator_is_put_back():
     assert loop.train(3).isfinite().all()  # the first step compares both passes
 
 
+def test_a_step_may_write_to_its_batch():
+    """As recipes do that augment on the device."""
+
+    def step(loop, batch):
+        views, known = batch
+        views[0] = views[0] + 0.1 * torch.rand(())
+        views[1].mul_(0.5)
+        return loop.loss_fn(*map(loop.model, views), **known)
+
+    loops = Loop(count=1, step=step), Loop(step=step)
+    for loop in loops:
+        torch.manual_seed(5)
+        batch = next(batches(1))
+        batch[0][0].zero_()  # the same whatever is drawn
+        loop.run(batch).backward()
+    close(*(loop.model.layers[3].weight.grad for loop in loops), 0.2)
+    assert loops[1].train(2).isfinite().all()
+
+
 def test_autocast_has_the_gradient_of_the_whole_batch():
     """A weight cast without gradient may not be kept for the pass with one."""
     found = []

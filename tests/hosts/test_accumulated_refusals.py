@@ -41,8 +41,8 @@ ROWS = torch.arange(7)
 def test_a_batch_is_split_in_its_own_structure(batch):
     parts = split(batch, 3)
     assert [part.rows for part in parts] == [2, 2, 3]
-    assert all(type(part.batch) is type(batch) for part in parts)
-    assert _joined([part.batch for part in parts]) == _joined([batch])
+    assert all(type(part.taken()) is type(batch) for part in parts)
+    assert _joined([part.taken() for part in parts]) == _joined([batch])
 
 
 def _joined(parts):

@@ -76,7 +76,7 @@ class LogicalBatch:
             # The first with a graph, which tells what the losses are to be differentiated by.
             learns = number == 0
             with rerouted(self._losses, self._taking(taken)), torch.set_grad_enabled(learns):
-                self._step(part.batch)
+                self._step(part.taken())
             if self._first is not None and number < 2:
                 self._first.check_state(state)
             state.restore()
@@ -127,7 +127,7 @@ class LogicalBatch:
                 state.rewind()
             reports.number, again = number, list[Any]()
             with rerouted(self._losses, self._replaying(number, calls, again)):
-                output = self._step(part.batch)
+                output = self._step(part.taken())
             reports.number = None
             _check_calls(given[0], again)
             loss = loss_of(output)

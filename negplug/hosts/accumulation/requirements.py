@@ -72,13 +72,13 @@ class Requirements:
         Raises:
             ValueError: If it is another number.
         """
-        halves = split(part.batch, 2)
+        halves = split(part.taken(), 2)
         if len(halves) < 2 or any(norm.running_mean is None for norm in self._norms):
             return
         device = next(self._model.parameters()).device
         random, calls = RandomStates.now(device), 0
         values: list[float] = []
-        for batch in (part.batch, part.batch, *(half.batch for half in halves)):
+        for some in (part, part, *halves):
             taken: list[Any] = []
 
             def one(*call: Any, taken: list[Any] = taken) -> Tensor:
@@ -88,7 +88,7 @@ class Requirements:
             for norm in self._norms:
                 norm.training = False
             with rerouted(losses, one), torch.no_grad():
-                value = loss_of(step(batch))
+                value = loss_of(step(some.taken()))
             state.restore()
             calls = calls or len(taken)
             if value is None or len(taken) != calls:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
-class MicroBatch(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
     """Some consecutive rows of a logical batch.
 
     Attributes:
-        batch: In the structure of the logical one.
+        logical: The logical batch.
+        start: Its first row of these.
         rows: Their number.
     """
 
-    batch: Any
+    logical: Any
+    start: int
     rows: int
+
+    def taken(self) -> Any:
+        """Return the rows in the structure of the logical batch, in containers and memory anew.
+
+        A step may write to what it is given, and is run on it more than once.
+        """
+        return _cut(self.logical, _rows(self.logical), slice(self.start, self.start + self.rows))
 
 
 def split(batch: Any, count: int) -> list[MicroBatch]:
@@ -42,10 +52,7 @@ def split(batch: Any, count: int) -> list[MicroBatch]:
     rows = _rows(batch)
     count = max(1, min(count, rows))
     bounds = [rows * number // count for number in range(count + 1)]
-    return [
-        MicroBatch(_cut(batch, rows, slice(start, stop)), stop - start)
-        for start, stop in itertools.pairwise(bounds)
-    ]
+    return [MicroBatch(batch, start, stop - start) for start, stop in itertools.pairwise(bounds)]
 
 
 def _rows(batch: Any) -> int:
@@ -86,8 +93,10 @@ def _arrays(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _cut(value: Any, rows: int, window: slice) -> Any:
+    if isinstance(value, Tensor):
+        return (value[window] if value.ndim else value).clone()
     if _is_array(value):
-        return value[window] if value.ndim else value
+        return (value[window] if value.ndim else value).copy()
     if isinstance(value, Mapping):
         parts = {key: _cut(part, rows, window) for key, part in value.items()}
         return parts if type(value) is dict else type(value)(parts)  # type: ignore[call-arg]

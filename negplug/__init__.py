@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from negplug.contract.rows import Rows
     from negplug.contract.sampler import NegativeSampler, Sampled
     from negplug.contract.state import Stateful
+    from negplug.hosts.accumulation.loops import accumulated
     from negplug.hosts.injection import Injection, inject
     from negplug.kernels.random.distinct import distinct_places
     from negplug.loss.contrastive import ContrastiveLoss
@@ -53,6 +54,7 @@ __all__ = [
     "SamplerSpec",
     "Stateful",
     "Whole",
+    "accumulated",
     "distinct_places",
     "hookimpl",
     "inject",
@@ -83,6 +85,7 @@ _HOME = {
     "SamplerSpec": "negplug.contract.hookspecs",
     "Stateful": "negplug.contract.state",
     "Whole": "negplug.contract.negatives",
+    "accumulated": "negplug.hosts.accumulation.loops",
     "distinct_places": "negplug.kernels.random.distinct",
     "hookimpl": "negplug.contract.hookspecs",
     "inject": "negplug.hosts.injection",

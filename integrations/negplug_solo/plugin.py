@@ -124,23 +124,25 @@ class TreatedFunction:
         self,
         model: nn.Module,
         own: Callable[..., Tensor],
-        treatment: Treatment,
+        form: Form,
         contrast: Contrast,
     ) -> None:
         self._model = model
         self._own = own
-        self._treatment = treatment
+        self._names = form.parameters
+        self._treatment = form.treatment
         self._contrast = contrast
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of what the host's function is given."""
         own = functools.partial(self._own, *args, **kwargs)
-        treated = functools.partial(self._treated, *args, **kwargs)
+        named = dict(zip(self._names, args, strict=False)) | kwargs
+        treated = functools.partial(self._treated, **named)
         return self._contrast.returned(own, treated, self._model.training)
 
-    def _treated(self, *args: Any, **kwargs: Any) -> Tensor:
-        with self._contrast.together(*args, *kwargs.values()):
-            return self._treatment(self._contrast, *args, **kwargs)
+    def _treated(self, **named: Any) -> Tensor:
+        with self._contrast.together(*named.values()):
+            return self._treatment(self._contrast, **named)
 
 
 class TreatedStep:
@@ -177,6 +179,8 @@ class MethodSite(LossSite):
     """The contrastive loss of a solo-learn method."""
 
     reads_metadata = True
+    rows_by_view = True
+    shared = ("queue",)
 
     def __init__(self, model: nn.Module, method: Method, module: ModuleType) -> None:
         self.queue_size = private.own_queue_size(model) if method.has_queue else None
@@ -200,7 +204,7 @@ class MethodSite(LossSite):
         swaps: dict[str, Treatment] = {}
         for name in self._forms:
             host = getattr(self._module, name)
-            swaps[name] = TreatedFunction(self._model, host, self._treatment(name), contrast)
+            swaps[name] = TreatedFunction(self._model, host, self._form(name), contrast)
         self._before = {"training_step": own["training_step"]} if "training_step" in own else {}
         step: Any = self._model.training_step
         own["training_step"] = TreatedStep(step, self._module, swaps, self._model, contrast)
@@ -210,11 +214,11 @@ class MethodSite(LossSite):
         del vars(self._model)["training_step"]
         vars(self._model).update(self._before)
 
-    def _treatment(self, name: str) -> Treatment:
+    def _form(self, name: str) -> Form:
         parameters, gathers = private.loss_form(self._module, name, ("gather", _KEYS))
         for form in self._forms[name]:
             if (form.parameters, form.gathers) == (parameters, gathers):
-                return form.treatment
+                return form
         found = _described(parameters, gathers)
         expected = " or ".join(_described(f.parameters, f.gathers) for f in self._forms[name])
         raise ValueError(

@@ -42,6 +42,16 @@ def run(
         float | None,
         typer.Option("--temperature", metavar="T", help="Default: the script's own."),
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            "--accumulate",
+            metavar="K",
+            min=1,
+            help="Run each step of a Lightning Trainer in K micro-batches, with the loss and the "
+            "gradient of the whole batch, so that it fits a small memory.",
+        ),
+    ] = None,
     treat: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,6 +93,7 @@ def run(
     die_with_parent()
     treated = sampler != BASELINE
     options = {"--objective": objective, "--temperature": temperature, "--treat": treat or None}
+    options["--accumulate"] = accumulate
     given = [option for option, value in options.items() if value is not None]
     if not treated and given:
         fail(f"{given[0]} has no effect with --sampler {BASELINE}; remove it or name a sampler.")
@@ -95,6 +106,7 @@ def run(
     _set_variable("NEGPLUG_SAMPLER", sampler if treated else None)
     _set_variable("NEGPLUG_OBJECTIVE", objective)
     _set_variable("NEGPLUG_TEMPERATURE", temperature)
+    _set_variable("NEGPLUG_ACCUMULATE", accumulate)
     if treat:  # else what the environment declares stays
         _set_variable(TREAT_VARIABLE, ",".join(treat))
     _set_variable(DIAGNOSTICS_VARIABLE, ",".join(diagnose or ()) or None)

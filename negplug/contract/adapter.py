@@ -99,7 +99,8 @@ class Contrast(Protocol):
 
         Args:
             own: Computes the host's own loss, as if it were not treated.
-            treated: Computes the treated loss, by calling this object.
+            treated: Computes the treated loss, by calling this object. A ``functools.partial`` of
+                the arguments of the host's loss can be computed for several micro-batches at once.
             learns: Whether the module that is treated is in training mode.
         """
 
@@ -124,12 +125,17 @@ class LossSite(abc.ABC):
         queue_size: Size of the host's own queue of negatives, if it has one.
         reads_metadata: Whether the treatment itself finds the indexes and labels of a step, as it
             can where the host hands them to its ``training_step``.
+        rows_by_view: Whether what its loss is given may hold the rows of several views, view after
+            view.
+        shared: Names of arguments of its loss that are not of the batch, such as a queue.
     """
 
     name: str
     host: str
     queue_size: int | None = None
     reads_metadata: bool = False
+    rows_by_view: bool = False
+    shared: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def treat(self, contrast: Contrast) -> None:

@@ -14,6 +14,7 @@ NAMES = (
         "SAMPLER",
         "OBJECTIVE",
         "TEMPERATURE",
+        "ACCUMULATE",
         "TREAT",
         "IGNORE",
         "DIAGNOSTICS",
@@ -57,7 +58,7 @@ def check_effect(environ: Mapping[str, str]) -> None:
         environ: The environment.
 
     Raises:
-        ValueError: If there is an objective or a temperature without a sampler.
+        ValueError: If there is an objective, a temperature or micro-batches without a sampler.
     """
     given = [name.removeprefix(_PREFIX) for name in environ if name.startswith(_PREFIX)]
     for name in given:
@@ -65,7 +66,7 @@ def check_effect(environ: Mapping[str, str]) -> None:
             _name_misspelt(name)
     if environ.get("NEGPLUG_SAMPLER"):
         return
-    for name in ("NEGPLUG_OBJECTIVE", "NEGPLUG_TEMPERATURE"):
+    for name in ("NEGPLUG_OBJECTIVE", "NEGPLUG_TEMPERATURE", "NEGPLUG_ACCUMULATE"):
         if environ.get(name):
             raise ValueError(
                 f"{name}={environ[name][:40]!r} has no effect without NEGPLUG_SAMPLER; set that "

@@ -3,6 +3,7 @@
 Environment:
     NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
         Without the first, nothing is treated.
+    NEGPLUG_ACCUMULATE: Number of micro-batches that a Trainer's steps are split into.
     NEGPLUG_IGNORE: Losses to leave alone, by name or by class, separated by commas.
 """
 
@@ -45,6 +46,20 @@ def asked() -> Asked | None:
     except ValueError:
         raise ValueError(f"NEGPLUG_TEMPERATURE must be a number, got {temperature!r}") from None
     return Asked(sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number)
+
+
+def micro_batches() -> int:
+    """Return how many micro-batches the environment asks each step to be split into, by default 1.
+
+    Raises:
+        ValueError: If it says no number from 1 on.
+    """
+    given = os.environ.get("NEGPLUG_ACCUMULATE") or "1"
+    if not (given.isdecimal() and int(given)):
+        raise ValueError(
+            f"NEGPLUG_ACCUMULATE must be a number of micro-batches, such as 8, got {given[:40]!r}"
+        )
+    return int(given)
 
 
 def ignored() -> frozenset[str]:

@@ -47,6 +47,8 @@ class TreatedLoss:
         dataset: What its batches can say of the data set.
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
+        site: Where in the host it sits.
+        rerouted: Computes what the host gets, given the call, while micro-batches are run.
     """
 
     def __init__(
@@ -75,6 +77,13 @@ class TreatedLoss:
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self._evaluations: list[Tensor] = []
         self._rows = 0
+        self.site = site
+        self.rerouted: Callable[[Any, Callable[[], Tensor]], Tensor] | None = None
+
+    @property
+    def captures(self) -> bool:
+        """Whether the batches of calls are kept, in place of computing their loss."""
+        return self._captured is not None
 
     @property
     def metadata(self) -> Metadata:
@@ -120,6 +129,8 @@ class TreatedLoss:
         """
         if self._captured is not None:
             return treated()
+        if self.rerouted is not None:
+            return self.rerouted(self, treated)
         if not self.evaluating:
             # Not without gradient alone: so is the first pass of a reentrant checkpoint.
             return treated() if learns or torch.is_grad_enabled() else own()
@@ -188,7 +199,7 @@ class TreatedLoss:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model is another training's.
-        return vars(self) | {"watcher": None}
+        return vars(self) | {"watcher": None, "rerouted": None}
 
     def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""

@@ -132,6 +132,12 @@ class Watch:
         return None
 
     def _treat(self, site: LossSite, module: nn.Module) -> _FirstCall:
+        if environment.micro_batches() > 1:
+            raise ValueError(
+                f"NEGPLUG_ACCUMULATE cannot split the steps of a plain PyTorch loop, such as the "
+                f"one that calls {type(module).__name__} at {place()[0]}; call "
+                f"negplug.accumulated() in it"
+            )
         # Of a name of its own, from which the seed of its draws is made.
         number = len(self.injections)
         site.name = f"{site.name}.{number}" if number else site.name

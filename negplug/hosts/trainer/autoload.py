@@ -81,5 +81,8 @@ def _control(framework: str, asked: environment.Asked) -> Any:
     # What a Trainer leaves alone is a plain loop's.
     watch.from_environment()
     return callback_class("NegativeControl", framework)(
-        *asked, ignore=environment.ignored(), from_environment=True
+        *asked,
+        ignore=environment.ignored(),
+        accumulate=environment.micro_batches(),
+        from_environment=True,
     )

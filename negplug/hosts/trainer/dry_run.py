@@ -7,8 +7,6 @@ What cannot be undone, a write into a parameter or a buffer, is found out and re
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from negplug.kernels.torch_private import write_count
-
-# What torch keeps there is looked after by name.
-_OWN = ("_parameters", "_buffers", "_modules")
+from negplug.hosts.attributes import Contents, holders, mark, put_back
 
 
 @contextlib.contextmanager
@@ -34,7 +29,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    contents = [_Contents(value) for attribute in attributes for value in _holders(attribute)]
+    contents = [Contents(value) for attribute in attributes for value in holders(attribute)]
     buffers = [dict(module._buffers) for module in modules]
     try:
         for module in modules:
@@ -48,46 +43,10 @@ def quiet(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attribute, buffer in zip(modules, attributes, buffers, strict=True):
-            _put_back(module._buffers, buffer)
-            _put_back(vars(module), attribute)
+            put_back(module._buffers, buffer)
+            put_back(vars(module), attribute)
         for content in contents:
             content.put_back()
-
-
-class _Contents:
-    """What a container or a tensor holds, to be put back into the very object."""
-
-    def __init__(self, holder: Any) -> None:
-        self._holder = holder
-        self._mark = _mark(holder) if isinstance(holder, Tensor) else None
-        self._copy = holder.clone() if isinstance(holder, Tensor) else copy.copy(holder)
-
-    def put_back(self) -> None:
-        """Undo what was written since."""
-        if isinstance(self._holder, Tensor):
-            if _mark(self._holder) != self._mark:
-                self._holder.copy_(self._copy)
-            return
-        if _entries(self._holder) == _entries(self._copy):
-            return
-        self._holder.clear()
-        # Lists and deques extend where dictionaries and sets update.
-        fill = getattr(self._holder, "update", None) or self._holder.extend
-        fill(self._copy)
-
-
-def _entries(container: Any) -> list[int]:
-    """Return which objects a container holds."""
-    values = [*container, *container.values()] if isinstance(container, dict) else container
-    return [id(value) for value in values]
-
-
-def _holders(attributes: dict[str, Any]) -> Iterator[Any]:
-    """Yield the containers and plain tensors among a module's attributes."""
-    for name, value in attributes.items():
-        plain = isinstance(value, Tensor) and not value.requires_grad
-        if name not in _OWN and (plain or isinstance(value, (list, dict, set, deque))):
-            yield value
 
 
 class Writes:
@@ -101,7 +60,7 @@ class Writes:
 
     def __init__(self, model: nn.Module, *, by_value: bool) -> None:
         self._tensors = dict([*model.named_parameters(), *model.named_buffers()])
-        self._marks = {name: _mark(tensor) for name, tensor in self._tensors.items()}
+        self._marks = {name: mark(tensor) for name, tensor in self._tensors.items()}
         copied = self._tensors if by_value else {}
         self._copies = {name: tensor.detach().clone() for name, tensor in copied.items()}
 
@@ -112,7 +71,7 @@ class Writes:
             before = self._copies.get(name)
             changed = before is not None and not _same_values(tensor.detach(), before)
             # A write of equal values is one too: the next may be of others.
-            if changed or _mark(tensor) != self._marks[name]:
+            if changed or mark(tensor) != self._marks[name]:
                 written.append(name)
             if before is not None and changed:
                 tensor.data.copy_(before)
@@ -127,16 +86,6 @@ def _copied_statistics(norm: _BatchNorm) -> dict[str, Tensor]:
     names = ("running_mean", "running_var")
     own = {name: norm._buffers[name] for name in names}
     return {name: value.clone() for name, value in own.items() if value is not None}
-
-
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in now.keys() - before.keys():
-        del now[name]
-    now.update(before)
-
-
-def _mark(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), write_count(tensor)
 
 
 def _same_values(tensor: Tensor, before: Tensor) -> bool:

@@ -123,3 +123,8 @@ def on_device(trainer: Any, model: Any, batch: Any) -> Any:
         batch = trainer.precision_plugin.convert_input(batch)
     batch = model._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def loss_scaler(trainer: Any) -> Any:
+    """Return the ``GradScaler`` with which a Trainer scales losses in half precision, or None."""
+    return getattr(trainer.precision_plugin, "scaler", None)

@@ -55,6 +55,21 @@ def check_targets(target: str | None, others: Sequence[str | None]) -> None:
         )
 
 
+def check_accumulate(accumulate: int, others: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless the callbacks of a Trainer ask for the same micro-batches.
+
+    Args:
+        accumulate: Of one callback.
+        others: Of the other callbacks.
+    """
+    if others and {accumulate} != set(others):
+        raise ValueError(
+            f"the NegativeControl callbacks have accumulate={accumulate} and "
+            f"accumulate={next(other for other in others if other != accumulate)}; a step can be "
+            f"split in one way, so give all of them the same"
+        )
+
+
 def losses_of(injections: Iterable[Injection | None]) -> list[TreatedLoss]:
     """Return the treated losses of several handles."""
     return [treated for each in injections if each for treated in each.losses.values()]

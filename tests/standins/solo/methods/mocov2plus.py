@@ -29,6 +29,14 @@ class MoCoV2Plus(QueryAndKey):
         self.register_buffer("queue", normalize(noise, dim=1))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
+    @torch.no_grad()
+    def _dequeue_and_enqueue(self, keys: Tensor) -> None:
+        """Let keys ``[2, B, d]`` into the queues of both views."""
+        start, count = int(self.queue_ptr), keys.shape[1]
+        assert self.queue_size % count == 0
+        self.queue[:, :, start : start + count] = keys.transpose(1, 2)
+        self.queue_ptr[0] = (start + count) % self.queue_size
+
     def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch, then let its keys into the queues."""
         out = super().training_step(batch, batch_idx)
@@ -36,10 +44,6 @@ class MoCoV2Plus(QueryAndKey):
         past = self.queue.clone().detach()
         first = mocov2plus_loss_func(q1, k2, past[1], self.temperature)
         loss = (first + mocov2plus_loss_func(q2, k1, past[0], self.temperature)) / 2
-        keys = torch.stack([gather(k1), gather(k2)]).transpose(1, 2)
-        start, count = int(self.queue_ptr), keys.shape[2]
-        assert self.queue_size % count == 0
-        self.queue[:, :, start : start + count] = keys
-        self.queue_ptr[0] = (start + count) % self.queue_size
+        self._dequeue_and_enqueue(torch.stack([gather(k1), gather(k2)]))
         self.log("train_nce_loss", loss, on_epoch=True, sync_dist=True)
         return loss + out["loss"]

@@ -44,6 +44,10 @@ class NNCLR(BaseMethod):
         row = (z @ self.queue.T).argmax(1)
         return row, self.queue[row]
 
+    def dequeue_and_enqueue(self, z: Tensor, y: Tensor) -> None:
+        """Let projections into the queue, with their targets."""
+        enqueue(self, queue=z, queue_y=y)
+
     def forward(self, X: Tensor) -> dict[str, Any]:
         """Add the prediction ``p`` of the projection, and the projection ``z`` of unit length."""
         out = super().forward(X)
@@ -58,7 +62,7 @@ class NNCLR(BaseMethod):
         loss = nnclr_loss_func(nn1, p2, temperature=self.temperature) / 2
         loss = loss + nnclr_loss_func(nn2, p1, temperature=self.temperature) / 2
         agreed = (batch[-1] == self.queue_y[row]).float().mean()
-        enqueue(self, queue=z1, queue_y=batch[-1])
+        self.dequeue_and_enqueue(z1, batch[-1])
         metrics = {"train_nnclr_loss": loss, "train_nn_acc": agreed}
         self.log_dict(metrics, on_epoch=True, sync_dist=True)
         return loss + out["loss"]

@@ -25,6 +25,10 @@ class ReSSL(QueryAndKey):
         self.temperature_k: float = own.temperature_k
         add_queue(self, own.proj_output_dim)
 
+    def dequeue_and_enqueue(self, keys: Tensor) -> None:
+        """Let keys into the queue."""
+        enqueue(self, queue=keys)
+
     def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch, then let its keys into the queue."""
         out = super().training_step(batch, batch_idx)
@@ -32,5 +36,5 @@ class ReSSL(QueryAndKey):
         past = self.queue.clone().detach()
         loss = ressl_loss_func(q, k, past, self.temperature_q, self.temperature_k)
         self.log("train_ressl_loss", loss, on_epoch=True, sync_dist=True)
-        enqueue(self, queue=k)
+        self.dequeue_and_enqueue(k)
         return loss + out["loss"]

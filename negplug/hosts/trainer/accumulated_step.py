@@ -1,0 +1,91 @@
+"""A recipe's ``training_step`` on a large batch, run micro-batch by micro-batch.
+
+The loader's batch is the logical batch: the recipe keeps its batch size, and its steps, schedules
+and logs count logical batches as they did. Lightning's ``accumulate_grad_batches`` goes on adding
+up the gradients of as many logical batches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from negplug.hosts.accumulation.cache import GradientCache
+from negplug.hosts.trainer.private import attached_trainer, loss_scaler
+from negplug.hosts.treated_loss import TreatedLoss
+
+
+class AccumulatedStep:
+    """A ``training_step`` that is split. A plain object, so that the model stays picklable.
+
+    ``__wrapped__`` shows Lightning the recipe's own step and its signature.
+
+    Args:
+        model: The ``LightningModule``.
+        step: Its ``training_step``.
+        count: Number of micro-batches.
+    """
+
+    def __init__(self, model: Any, step: Callable[..., Any], count: int) -> None:
+        self.__wrapped__ = step
+        self._model = model
+        self._cache = GradientCache(model, (), count)
+        self._before = {n: v for n, v in vars(model).items() if n == "training_step"}
+        self.users = 0
+        # Lightning sees by it that the step is not its own, and looks through one wrapper alone.
+        self.__code__ = getattr(inspect.unwrap(step), "__code__", None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the recipe's step."""
+        losses: list[Any] = self._cache.losses
+        if not torch.is_grad_enabled() or not losses or any(loss.captures for loss in losses):
+            return self.__wrapped__(*args, **kwargs)
+        if args:
+            batch, step = args[0], lambda part: self.__wrapped__(part, *args[1:], **kwargs)
+        else:
+            batch, step = kwargs["batch"], lambda part: self.__wrapped__(**kwargs | {"batch": part})
+        return self._cache.run(step, batch, loss_scaler(attached_trainer(self._model)))
+
+    def serve(self, losses: Iterable[TreatedLoss]) -> None:
+        """Take these losses for the step's, too."""
+        self._cache.losses += losses
+
+    def leave(self, losses: Iterable[TreatedLoss]) -> None:
+        """Take these losses for the step's no more."""
+        gone = list(losses)
+        self._cache.losses = [loss for loss in self._cache.losses if loss not in gone]
+
+    def remove(self) -> None:
+        """Uncover the recipe's own step, once each of those who asked for this one has gone."""
+        self.users -= 1
+        if not self.users:
+            del vars(self._model)["training_step"]
+            vars(self._model).update(self._before)
+
+
+def accumulated_step(model: Any, count: int) -> AccumulatedStep | None:
+    """Split the training step of ``model``, or share in one that is split.
+
+    Args:
+        model: The ``LightningModule``.
+        count: Number of micro-batches; one changes nothing.
+
+    Raises:
+        ValueError: If the recipe's step cannot be run for a part of its batch.
+    """
+    if count == 1:
+        return None
+    step = vars(model).get("training_step")
+    if not isinstance(step, AccumulatedStep):
+        if not model.automatic_optimization:
+            raise ValueError(
+                f"accumulate: {type(model).__name__} optimises by hand, so its training_step "
+                f"cannot be run for parts of its batch; call negplug.accumulated() in it"
+            )
+        step = AccumulatedStep(model, model.training_step, count)
+        model.training_step = step
+    step.users += 1
+    return step

@@ -214,8 +214,8 @@ def say_functions(found: list[str], those: str) -> None:
     if found and rank() == 0:
         first = found[0].partition(" ")[0]
         logger.warning(
-            "negplug treats %s, but contrastive losses computed by functions stay untreated: %s; make "
-            "a module of it and declare that (treat=, NEGPLUG_TREAT), or leave it alone with "
+            "negplug treats %s, but contrastive losses computed by functions stay untreated: %s; "
+            "make a module of it and declare that (treat=, NEGPLUG_TREAT), or leave it alone with "
             "ignore=%r (NEGPLUG_IGNORE=%s)",
             those,
             "; ".join(found),

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -28,9 +29,10 @@ STEPS = 3
 
 
 class _Beside(NamedTuple):
-    """An untreated loss: why it is untreated, and what it trains."""
+    """An untreated loss: where and why it is untreated, what to do, and what it trains."""
 
     why: str
+    mend: str
     parameters: set[Tensor]
 
 
@@ -51,6 +53,8 @@ class Lookout:
         self._those = f"{', '.join(treated)} of {type(model).__name__}"
         self._left = STEPS
         self._found: dict[str, _Beside] = {}
+        self._compiled: dict[str, nn.Module] = {}
+        self._said: set[str] = set()
         self._functions = FunctionWatch()
         # Weakly, so that it goes with the model; the treated losses or their handle keep it.
         myself = weakref.ref(self)
@@ -86,20 +90,20 @@ class Lookout:
             UntreatedLossError: If a module was found.
         """
         say_functions(self._functions.take(self._ignore, trained), self._those)
+        self._say_compiled()
         beside = {
-            name: each.why
+            name: each
             for name, each in self._found.items()
             if trained is None or not each.parameters.isdisjoint(trained)
         }
         if beside:
             self.stop()
-            others = "; ".join(f"{name} {why}" for name, why in beside.items())
+            others = "; ".join(f"{name} {each.why}" for name, each in beside.items())
             first = next(iter(beside))
             raise UntreatedLossError(
-                f"negplug treats {self._those}, but its training also calls contrastive losses "
-                f"that stay untreated: {others}. To treat them, make them attributes of the model "
-                f"and declare what no adapter knows (treat=…, NEGPLUG_TREAT); to leave them alone, "
-                f"say ignore={first!r} (NEGPLUG_IGNORE={first}), or name the one to treat as target"
+                f"negplug treats {self._those}, but its training also calls {others}, untreated: "
+                f"{beside[first].mend}, or leave it alone with ignore={first!r} "
+                f"(NEGPLUG_IGNORE={first})"
             )
 
     def stop(self) -> None:
@@ -116,21 +120,44 @@ class Lookout:
         # compiled graph goes on through them.
         scalar = isinstance(output, Tensor) and not output.ndim and output.requires_grad
         if scalar and not isinstance(module, ContrastiveLoss):
-            self._after_scalar(module, (args, kwargs), output)
+            if torch.compiler.is_compiling():
+                self._compiled[type(module).__name__] = module
+            else:
+                self._after_scalar(module, (args, kwargs), output)
+
+    def _say_compiled(self) -> None:
+        """Warn of what returns a scalar in compiled code, of which autograd keeps no graph."""
+        met, self._compiled = self._compiled, {}
+        hidden = [name for name, module in met.items() if self._judge.may_be_contrastive(module)]
+        new = [name for name in hidden if name not in self._said]
+        self._said.update(new)
+        if new and rank() == 0:
+            logger.warning(
+                "negplug treats %s, but cannot see whether %s, which is compiled, is a contrastive "
+                "loss that stays untreated; if it is, call it outside of what is compiled, and if "
+                "not, leave it alone with ignore=%r (NEGPLUG_IGNORE=%s)",
+                self._those,
+                ", ".join(new),
+                new[0],
+                new[0],
+            )
 
     @outside_graphs
     def _after_scalar(self, module: nn.Module, given: Any, output: Tensor) -> None:
         where = f"(called at {place()[0]})"
         if self._judge.site_of(module) is not None:
-            name, why = self._judge.name(module), f"{where}, which is out of reach of the model"
+            name, why = self._judge.name(module), f"{where}, out of reach of the model"
+            mend = "make it an attribute of the model"
         elif (unknown := self._judge.unknown(module, given, output)) is not None:
-            name, why = unknown, f"{where}, a {full_name(type(module))} that no adapter knows"
+            kind = full_name(type(module))
+            name, why = unknown, f"{where}, a {kind} that no adapter knows"
+            mend = f"declare it, treat='{kind}=ntxent' (NEGPLUG_TREAT) say"
         else:
             if self._judge.leaves_alone(module):
                 self._functions.leave_to(module)
             return
         self._functions.leave_to(module)
-        self._found[name] = _Beside(why, parameters_of(output))
+        self._found[name] = _Beside(why, mend, parameters_of(output))
 
 
 class PlainLookout(Lookout):
@@ -187,10 +214,9 @@ def say_functions(found: list[str], those: str) -> None:
     if found and rank() == 0:
         first = found[0].partition(" ")[0]
         logger.warning(
-            "negplug treats %s, but training also computes contrastive losses by functions, which "
-            "stay untreated: %s. Make a module of it that can be treated (negplug.ContrastiveLoss, "
-            "or a class that treat=… or NEGPLUG_TREAT declares); to say nothing, ignore=%r "
-            "(NEGPLUG_IGNORE=%s)",
+            "negplug treats %s, but contrastive losses computed by functions stay untreated: %s; "
+            "make a module of it and declare that (treat=, NEGPLUG_TREAT), or leave it alone with "
+            "ignore=%r (NEGPLUG_IGNORE=%s)",
             those,
             "; ".join(found),
             first,

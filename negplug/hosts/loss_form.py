@@ -3,9 +3,14 @@
 A contrastive loss compares embeddings with embeddings and weighs the similarities against each
 other: between the scalar and the embeddings that the module was given there is a softmax, or
 exponentials, sigmoids or hinges, over products (or distances) of embeddings with embeddings. A
-regression has no softmax, a classifier multiplies embeddings with its parameters, and losses of
-cross-correlations (Barlow Twins, VICReg) have no exponential. Nothing is computed, and no call is
-repeated.
+regression has no softmax, and losses of cross-correlations (Barlow Twins, VICReg) have no
+exponential. A classifier multiplies embeddings with weights, whether they learn or are frozen; a
+graph convolution and attention contract samples (:mod:`negplug.hosts.graph_axes`). Nothing is
+computed, and no call is repeated.
+
+One factor may be a constant: keys without gradient, or a queue. So may the weights of a frozen
+classifier. Keys are told by their number, which is that of the embeddings, and a queue by its
+positives: each embedding is multiplied with its own, beside.
 """
 
 from __future__ import annotations
@@ -16,6 +21,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
+from negplug.hosts.graph_axes import (
+    MOST_NODES,
+    Axis,
+    is_of_features,
+    is_of_shares,
+    operation_of,
+    spread_over,
+)
+from negplug.kernels.distributed import world_size
+from negplug.kernels.torch_private import output_shape
+
 _WEIGHS = frozenset(
     "LogSoftmax Softmax Logsumexp Logaddexp Exp Exp2 Expm1 "
     "Sigmoid LogSigmoid Softplus BinaryCrossEntropyWithLogits Relu Clamp ClampMin Threshold".split()
@@ -25,6 +41,9 @@ _WEIGHS = frozenset(
 _FIRST_FACTOR = {"Mm": 0, "Bmm": 0, "Addmm": 1, "Baddbmm": 1, "Cdist": 0, "EuclideanDist": 0}
 """Operation that compares rows with rows → place of the first factor among its inputs."""
 
+_DISTANCES = frozenset(("Cdist", "EuclideanDist"))
+"""Of these, those whose second factor has its features last, as the first one has."""
+
 _PAIRWISE = frozenset(("Mul", "Sub"))
 """The same, if both sides were spread over a dimension of their own."""
 
@@ -33,8 +52,13 @@ _LAYERS = frozenset((*_FIRST_FACTOR, "Convolution", "MkldnnConvolution", "Embedd
 
 _UNSPREAD = frozenset(("Div", "Mul", "Clamp", "ClampMin", "Expand", "Slice", "ToCopy"))
 
-# A loss has tens of nodes; the embeddings that it was given end the walk.
-_MOST_NODES = 4096
+_OF_WEIGHTS = _UNSPREAD | frozenset(
+    "Add Sub Pow Sqrt Rsqrt Sum Mean Norm LinalgVectorNorm WeightNorm WeightNormInterface Mm Cat "
+    "Stack T Transpose Permute View UnsafeView Unsqueeze Squeeze Select Clone".split()
+)
+"""Operations that make weights of weights: normalised, factorised, reparametrised ones."""
+
+_Edge = tuple[Node | None, int]
 
 
 def contrasts(output: Tensor, given: Any) -> bool:
@@ -44,12 +68,13 @@ def contrasts(output: Tensor, given: Any) -> bool:
         output: The scalar, with a gradient.
         given: The module's arguments; tensors are looked for in lists, tuples and mappings too.
     """
-    sources = {
-        get_gradient_edge(tensor).node
-        for tensor in _tensors(given)
-        if tensor.requires_grad and not isinstance(tensor, nn.Parameter)
-    }
-    return bool(sources) and _weighs_products(output, sources.__contains__, sources)
+    tensors = [tensor for tensor in _tensors(given) if not isinstance(tensor, nn.Parameter)]
+    nodes = {get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad}
+    sources = {node for node in nodes if not _of_weights(node)} or nodes
+    # Embeddings with classes alone: what they are multiplied with are weights.
+    matrices = sum(tensor.is_floating_point() and tensor.ndim > 1 for tensor in tensors)
+    keys = matrices > 1 or all(tensor.is_floating_point() for tensor in tensors)
+    return bool(sources) and _weighs_products(output, sources.__contains__, sources, keys)
 
 
 def contrasts_data(output: Tensor) -> bool:
@@ -68,18 +93,35 @@ def parameters_of(output: Tensor) -> set[Tensor]:
 
 
 def _weighs_products(
-    output: Tensor, is_source: Callable[[Node], bool], ends: Collection[Node] = ()
+    output: Tensor,
+    is_source: Callable[[Node], bool],
+    ends: Collection[Node] = (),
+    keys: bool = True,
 ) -> bool:
+    """Return whether products of embeddings are weighed.
+
+    Args:
+        output: The scalar.
+        is_source: Whether a node returns embeddings.
+        ends: Nodes below which nothing is looked at.
+        keys: Whether as many constants as there are embeddings are their keys.
+    """
     todo: list[tuple[Node | None, bool]] = [(output.grad_fn, False)]
     seen: set[tuple[Node, bool]] = set()
-    while todo and len(seen) < _MOST_NODES:
+    with_constants = with_own = False
+    while todo and len(seen) < MOST_NODES:
         node, weighed = todo.pop()
         if node is None or node in ends or (node, weighed) in seen:
             continue
         seen.add((node, weighed))
-        operation = _operation(node)
-        factors = _factors(node, operation)
-        if weighed and factors is not None and _of_embeddings(factors, is_source):
+        operation = operation_of(node)
+        if weighed and (factors := _factors(node, operation)):
+            if _of_embeddings(factors, is_source):
+                if all(axis is not None for axis in factors) or (keys and _of_keys(node)):
+                    return True
+                with_constants = True
+        with_own = with_own or _multiplies_rows(node, operation, is_source)
+        if with_constants and with_own:
             return True
         # What is below a layer is no longer what the loss makes of similarities.
         if operation in _LAYERS:
@@ -100,47 +142,92 @@ def _tensors(given: Any) -> Iterable[Tensor]:
             yield from _tensors(value)
 
 
-def _operation(node: Node) -> str:
-    return node.name().partition("Backward")[0]
+def _factors(node: Node, operation: str) -> list[Axis | None] | None:
+    """Return what a node contracts of its factors if it compares rows with rows.
 
-
-def _factors(node: Node, operation: str) -> list[Node | None] | None:
-    """Return the two factors if a node compares rows with rows; None stands for a constant."""
-    following = [function for function, _ in node.next_functions]
+    None stands for a constant.
+    """
     first = _FIRST_FACTOR.get(operation)
     if first is not None:
-        return following[first : first + 2]
-    if operation in _PAIRWISE and len(following) == 2 and all(map(_is_spread, following)):
-        return following
+        edges = node.next_functions[first : first + 2]
+        return [_axis(edges[0], -1), _axis(edges[1], -1 if operation in _DISTANCES else -2)]
+    if operation in _PAIRWISE and len(node.next_functions) == 2:
+        over = {spread_over(function, _UNSPREAD) for function, _ in node.next_functions}
+        if len(over) == 2 and over.isdisjoint((None, -1)):
+            return [_axis(edge, -1) for edge in node.next_functions]
     return None
 
 
-def _is_spread(node: Node | None) -> bool:
-    """Return whether a factor was given a dimension of its own, as in ``a[:, None] - b[None]``."""
-    while node is not None and _operation(node) in _UNSPREAD:
-        node = node.next_functions[0][0]
-    return node is not None and _operation(node) == "Unsqueeze"
+def _axis(edge: _Edge, number: int) -> Axis | None:
+    node, output = edge
+    if node is None:
+        return None
+    return Axis(node, output, number % len(output_shape(node, output)))
 
 
-def _of_embeddings(factors: list[Node | None], is_source: Callable[[Node], bool]) -> bool:
-    """Return whether both factors are embeddings: one may be a constant, none a parameter."""
-    reached = [any(map(is_source, _below(factor))) for factor in factors]
-    constant = [factor is None for factor in factors]
+def _of_embeddings(factors: list[Axis | None], is_source: Callable[[Node], bool]) -> bool:
+    """Return whether what is contracted are features of embeddings; constants may be anything."""
+    axes = [axis for axis in factors if axis is not None]
+    return bool(axes) and all(
+        is_of_features(axis, is_source) and not is_of_shares(axis) for axis in axes
+    )
+
+
+def _of_keys(node: Node) -> bool:
+    """Return whether similarities are of as many rows as there are columns, or as ranks have."""
+    rows, columns = output_shape(node)[-2:]
+    return columns == rows or columns == world_size() * rows
+
+
+def _multiplies_rows(node: Node, operation: str, is_source: Callable[[Node], bool]) -> bool:
+    """Return whether each embedding is multiplied with one that is its own."""
+    product: Node | None = node
+    if operation == "Sum":
+        product = node.next_functions[0][0]
+        if product is None or operation_of(product) != "Mul" or _spreads(product):
+            return False
+    elif operation != "Bmm" or output_shape(node)[-2:] != (1, 1):
+        return False
+    edges = () if product is None else product.next_functions
+    reached = [any(map(is_source, _below(function))) for function, _ in edges]
+    constant = [function is None for function, _ in edges]
     return any(reached) and all(r or c for r, c in zip(reached, constant, strict=True))
 
 
 def _takes_in_data(node: Node) -> bool:
     """Return whether a network is given data here: a constant, or a tensor that is no parameter."""
-    operation = _operation(node)
+    operation = operation_of(node)
     if operation in _LAYERS:
         return operation == "Embedding" or any(edge is None for edge, _ in node.next_functions)
     leaf = getattr(node, "variable", None)
     return leaf is not None and not isinstance(leaf, nn.Parameter)
 
 
+def _of_weights(node: Node) -> bool:
+    """Return whether a tensor is made of parameters alone."""
+    for below in _below(node):
+        if (leaf := getattr(below, "variable", None)) is not None:
+            if not isinstance(leaf, nn.Parameter):
+                return False
+        elif operation_of(below) not in _OF_WEIGHTS or _takes_a_constant(below):
+            return False
+    return True
+
+
+def _takes_a_constant(node: Node) -> bool:
+    """Return whether a node was given a constant that is larger than what else it was given."""
+    return any(function is None for function, _ in node.next_functions) and _spreads(node)
+
+
+def _spreads(node: Node) -> bool:
+    """Return whether a node returns another shape than one of its inputs has."""
+    edges = [(function, output) for function, output in node.next_functions if function is not None]
+    return any(output_shape(*edge) != output_shape(node) for edge in edges)
+
+
 def _below(start: Node | None) -> Iterator[Node]:
     todo, seen = [start], set[Node]()
-    while todo and len(seen) < _MOST_NODES:
+    while todo and len(seen) < MOST_NODES:
         node = todo.pop()
         if node is not None and node not in seen:
             seen.add(node)

@@ -80,6 +80,15 @@ class Judge:
         self._known_to_be_none.add(module)
         return None
 
+    def may_be_contrastive(self, module: nn.Module) -> bool:
+        """Return whether a module may be an untreated contrastive loss, whatever it computes."""
+        return not (
+            self.leaves_alone(module)
+            or isinstance(module, ContrastiveLoss)
+            or (type(module).__module__.startswith("torch.") and not _of_tuples(module))
+            or (self.site_of(module) is None and self._holds_a_known_loss(module))
+        )
+
     def leaves_alone(self, module: nn.Module) -> bool:
         """Return whether a module is ignored, or a host's own loss without negatives."""
         return self._is_ignored(module) or self._is_vouched_for(module)

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -107,6 +108,8 @@ class Watch:
         # What most modules return; checked here, so that a compiled graph goes on through them.
         if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
             return None
+        if torch.compiler.is_compiling() and type(module).__module__.startswith("torch."):
+            return None
         return self._after_scalar(module, args, kwargs, output)
 
     @outside_graphs
@@ -125,9 +128,9 @@ class Watch:
         name = self._judge.unknown(module, (args, kwargs), output)
         if name is not None:
             raise UntreatedLossError(
-                f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows, and "
-                f"would train on untreated; NEGPLUG_IGNORE={name} leaves it alone, "
-                f"NEGPLUG_TREAT={full_name(type(module))}=ntxent treats it as Lightly's NTXentLoss"
+                f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows: "
+                f"treat it with NEGPLUG_TREAT={full_name(type(module))}=ntxent, as Lightly's "
+                f"NTXentLoss, or leave it alone with NEGPLUG_IGNORE={name}"
             )
         return None
 
@@ -145,8 +148,8 @@ class Watch:
         earlier = self._first_calls.get((type(module), key))
         if earlier is not None and earlier.was_the_last:
             raise UntreatedLossError(
-                f"{type(module).__name__}, called at {where}, is made anew in every step; what a "
-                f"sampler remembers and draws goes with the loss, so make it once, before the loop"
+                f"{type(module).__name__}, called at {where}, is made anew in every step, and with "
+                f"it goes what its sampler remembers: make it once, before the loop"
             )
         treated = self._treatment.at(site)
         injection = Injection([site], [treated])

@@ -30,46 +30,65 @@ _SECONDS_OF_SILENCE = 10.0
 logger = logging.getLogger("negplug")
 
 _met: weakref.WeakSet[Any] = weakref.WeakSet()
+_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 def meet() -> None:
     """Wait until every rank is here; does nothing from the second call of a group on.
 
     Raises:
-        RanksError: If another rank does not come.
+        RanksError: If a rank does not come; on every rank.
         ValueError: If the environment's number of seconds is none.
     """
     group = dist.group.WORLD
     if group in _met:
         return
-    seconds, store = _seconds(), default_store()
-    store.set(_key(dist.get_rank()), b"")
-    others = [rank for rank in range(dist.get_world_size()) if rank != dist.get_rank()]
-    for patience in (min(_SECONDS_OF_SILENCE, seconds), seconds - _SECONDS_OF_SILENCE):
-        if missing := _missing(store, others, patience):
-            logger.warning("negplug waits for rank %s to call a treated loss", missing)
-    if missing:
+    seconds, store, own = _seconds(), default_store(), dist.get_rank()
+    number = _number(group, store, own)
+    store.set(_key(own, number), b"")
+    others = [rank for rank in range(dist.get_world_size()) if rank != own]
+    keys = {rank: _key(rank, number) for rank in others}
+    patience = min(_SECONDS_OF_SILENCE, seconds)
+    if missing := _missing(store, keys, patience):
+        logger.warning("negplug waits for rank %s to call a treated loss", missing)
+        missing = _missing(store, keys, seconds - patience)
+    # What the first one says holds for all, so that none goes on without the others.
+    said = f"rank {own} waited {seconds:g} s for rank {missing}" if missing else "met"
+    verdict = store.compare_set(f"negplug/meeting {number}", "", said).decode()
+    if verdict == said and missing:
         raise RanksError(
             f"rank {missing} has called no loss that negplug treats within {seconds:g} s of this "
             f"rank: it trains without the sampler (NEGPLUG_SAMPLER, 'negplug run' or the callback "
             f"on some ranks alone), or it has stopped; if it is only slow, set {VARIABLE} to more "
             f"seconds"
         )
+    if verdict != "met":
+        raise RanksError(
+            f"{verdict} to call a loss that negplug treats, and has given up; if that rank is only "
+            f"slow, set {VARIABLE} to more seconds"
+        )
     if group is not None:
         _met.add(group)
 
 
-def _missing(store: Any, ranks: list[int], seconds: float) -> str:
-    """Return which ranks are not here after so many seconds."""
+def _number(group: Any, store: Any, own: int) -> int:
+    """Return which of the groups that have met through a store this one is, counted from 1."""
+    if group not in _numbers:
+        _numbers[group] = store.add(f"negplug/groups of rank {own}", 1)
+    return _numbers[group]
+
+
+def _missing(store: Any, keys: dict[int, str], seconds: float) -> str:
+    """Return which ranks are not here after so many seconds, by the key that each sets."""
     with suppress(RuntimeError):  # after the time
         if seconds > 0:
-            store.wait([_key(rank) for rank in ranks], timedelta(seconds=seconds))
+            store.wait(list(keys.values()), timedelta(seconds=seconds))
             return ""
-    return ", ".join(str(rank) for rank in ranks if not store.check([_key(rank)]))
+    return ", ".join(str(rank) for rank, key in keys.items() if not store.check([key]))
 
 
-def _key(rank: int) -> str:
-    return f"negplug/rank {rank} is here"
+def _key(rank: int, number: int) -> str:
+    return f"negplug/rank {rank} is here, {number}"
 
 
 def _seconds() -> float:

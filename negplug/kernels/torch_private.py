@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.utils.data import DataLoader
 
 _P = ParamSpec("_P")
@@ -131,6 +132,29 @@ def write_count(tensor: Tensor) -> int:
     if not hasattr(tensor, "_version"):
         raise changed("a tensor has no _version any more", "write_count")
     return tensor._version
+
+
+def output_shape(node: Node, number: int = 0) -> tuple[int, ...]:
+    """Return the shape of an output of the operation that a node of autograd's graph stands for."""
+    outputs = getattr(node, "_input_metadata", None)
+    if outputs is None:
+        raise changed("a node of autograd has no _input_metadata any more", "output_shape")
+    return tuple(int(size) for size in outputs[number].shape)
+
+
+def saved_numbers(node: Node, name: str) -> tuple[int, ...]:
+    """Return a number, or some, that a node of autograd's graph has saved, negative ones too.
+
+    Args:
+        node: The node.
+        name: As torch's table of derivatives has it, ``dim`` say; of no tensor, for reading that
+            may run hooks.
+    """
+    if not hasattr(node, f"_saved_{name}"):
+        raise changed(f"{node.name()} has no _saved_{name} any more", "saved_numbers")
+    found = getattr(node, f"_saved_{name}")
+    numbers = found if isinstance(found, (list, tuple)) else (found,)
+    return tuple(int(each) - (1 << 64) * (each >= 1 << 63) for each in numbers if each is not None)
 
 
 def backward_runs() -> bool:

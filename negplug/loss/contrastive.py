@@ -264,7 +264,7 @@ class ContrastiveLoss(SavedLoss):
         if self._steps.over():
             self.end_step()
         if self.graphs.lead(self._steps):
-            self.graphs.advance()  # past the step that begins here
+            self._steps.when_reached = self.graphs.advance
         return self._steps.next(batch, shared, graph=batch.training)
 
     def _state(self, number: int) -> CallState:

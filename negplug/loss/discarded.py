@@ -4,7 +4,10 @@
   for that, so ``GradScaler.step`` is wrapped. A fused optimizer skips on its device, and is asked
   once the device has got there.
 - A guard throws the gradients away: no optimizer has stepped with them, and none is left. In
-  gradient accumulation they are still there.
+  gradient accumulation they are still there, unless the loop has put them aside
+  (:mod:`negplug.loss.put_aside`).
+
+Optimizers are known from their construction on, so that a guard may skip the first step.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import collections
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -24,6 +27,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from negplug.kernels import late
 from negplug.kernels.torch_private import backward_runs, found_infinite
 from negplug.loss import optimizers
+from negplug.loss.put_aside import PutAside
+
+_UNUSED = 3  # passes without a step by an optimizer that has never stepped: another one trains
 
 
 class _Step(NamedTuple):
@@ -55,10 +61,17 @@ class Reached(Protocol):
 
 
 class Passes:
-    """The backward passes of a step, of which is still to be seen what becomes of them."""
+    """The backward passes of a step, of which is still to be seen what becomes of them.
+
+    Attributes:
+        aside: Whether gradients that are gone were put aside; then they are not thrown away.
+        dropped: Whether gradients of the present step were gone before an optimizer stepped.
+    """
 
     def __init__(self) -> None:
         self._known = 0
+        self._unused = 0
+        self.aside = PutAside()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.clear()
 
@@ -67,6 +80,7 @@ class Passes:
         self._open: list[Reached] = []
         self._since = _number
         self._fresh = True
+        self.dropped = False
 
     def look_at(self, loss: Tensor) -> None:
         """Find the optimizers of a step's losses, where there may be others than before."""
@@ -99,9 +113,15 @@ class Passes:
         if skipped:
             return all(skipped)
         # While a pass runs its gradients are still to come.
-        if theirs and not backward_runs() and not any(map(_has_gradients, self._optimizers)):
-            return True
-        return None
+        if not theirs or backward_runs() or any(map(_has_gradients, theirs)):
+            return None
+        self._unused = 0 if steps else self._unused + 1
+        if self._unused < _UNUSED:
+            self.aside.look_for(theirs)
+        else:
+            self.aside.found = True
+        self.dropped = True
+        return not self.aside.found
 
 
 def _training_with(loss: Tensor) -> weakref.WeakSet[Optimizer]:
@@ -113,22 +133,25 @@ def _training_with(loss: Tensor) -> weakref.WeakSet[Optimizer]:
             seen.add(node)
             leaves.add(getattr(node, "variable", None))
             todo += [following for following, _ in node.next_functions]
-    return weakref.WeakSet(o for o in list(_known) if any(p in leaves for p in _parameters(o)))
-
-
-def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
-    return (p for group in optimizer.param_groups for p in group["params"])
+    return weakref.WeakSet(
+        o for o in list(_known) if any(p in leaves for p in optimizers.parameters(o))
+    )
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
-    return any(p.grad is not None for p in _parameters(optimizer))
+    return any(p.grad is not None for p in optimizers.parameters(optimizer))
 
 
-def _asked(optimizer: Optimizer, skipped: Callable[[], bool]) -> None:
-    global _number, _number_known
+def _know(optimizer: Optimizer) -> None:
+    global _number_known
     if optimizer not in _known:
         _known[optimizer] = collections.deque(maxlen=8)
         _number_known += 1
+
+
+def _asked(optimizer: Optimizer, skipped: Callable[[], bool]) -> None:
+    global _number
+    _know(optimizer)
     _number += 1
     _known[optimizer].append(_Step(_number, skipped))
 
@@ -157,5 +180,15 @@ def _noticing(step: Callable[..., Any]) -> Callable[..., Any]:
     return noticing
 
 
+def _knowing(construct: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(construct)
+    def knowing(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **kwargs)
+        _know(self)
+
+    return knowing
+
+
 register_optimizer_step_post_hook(_after_step)
+Optimizer.__init__ = _knowing(Optimizer.__init__)  # type: ignore[method-assign]
 GradScaler.step = _noticing(GradScaler.step)  # type: ignore[method-assign]

@@ -7,8 +7,10 @@ not told of; whether one is running is then looked up on the stack.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -51,6 +53,11 @@ def place() -> Place:
 def finished() -> int:
     """Return a number that rises with every optimizer step that ends."""
     return _begun - len(_running)
+
+
+def parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    """Yield the parameters of every group of an optimizer."""
+    return (p for group in optimizer.param_groups for p in group["params"])
 
 
 def _on_the_stack() -> bool:

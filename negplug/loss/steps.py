@@ -2,7 +2,8 @@
 
 A call counts once a backward pass has reached its loss. Until then it may be a probe, a validation
 without ``no_grad()`` or a batch that is skipped, and later calls are numbered as if it had not been
-made: it is forgotten with its graph, and the first of another step may take its place.
+made: it is forgotten with its graph, and the first of another step may take its place. One that is
+kept in a loss's first step takes a number, for nothing tells it from the first of two losses.
 
 A step is over when a backward pass that frees its graph has reached one of its calls, or when an
 optimizer has stepped since one was reached; the next call begins another. A pass that keeps its
@@ -20,6 +21,7 @@ from __future__ import annotations
 import collections
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from negplug.loss.discarded import Passes
 from negplug.loss.fingerprint import Fingerprint
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
+_KEPT = 32  # steps that were forgotten and may count after all
 _SAME = 1e-6  # squared distance of embeddings of length one that are computed twice
 _ALIKE = 1e-2
 _serial = itertools.count()
@@ -105,6 +108,7 @@ class Steps:
     Attributes:
         ended: Number of steps that are over, those included that trained nothing.
         passes: The backward passes of the present step.
+        when_reached: What the first backward pass that reaches the present step does.
     """
 
     def __init__(self, number: int = 0, most: int | None = None, begun: int = 0) -> None:
@@ -113,6 +117,7 @@ class Steps:
         self.passes = Passes()
         self._earlier: list[weakref.ref[Call]] = []
         self._held_open = False
+        self._forgotten = collections.deque[list[tuple[int, Call]]](maxlen=_KEPT)
         self._begin(begun)
 
     def _begin(self, begun: int = 0) -> None:
@@ -126,6 +131,7 @@ class Steps:
         self._place = optimizers.place()
         self._first = 0
         self._again: int | None = None
+        self.when_reached: Callable[[], object] | None = None
 
     @property
     def reached(self) -> bool:
@@ -216,6 +222,9 @@ class Steps:
         self.passes.reach(call)
         if call not in self._reached:
             self._reached.append(call)
+        act, self.when_reached = self.when_reached, None
+        if act is not None:
+            act()
         self._final = self._final or not graph_is_kept()
         self._finished = optimizers.finished()
 
@@ -229,19 +238,24 @@ class Steps:
         self.passes.settle()
         reached = sorted(self._reached, key=lambda call: call.serial)
         self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
-        self._held_open, begun = False, self._begun
+        self._held_open, begun, dropped = False, self._begun, self.passes.dropped
         self._begin()
         self.ended += bool(reached)
-        if all(call.discarded for call in reached):
-            return []
-        self.number += 1
         numbers = [call.number for call in reached]
         # Calls before the first one were none of the step, as were those whose place was taken.
         once = len(set(numbers)) == len(numbers)
         states = [n - min(numbers) + begun for n in numbers] if once else range(len(numbers))
-        self.most = max(self.most or 0, 1 + max(states))
-        each = zip(states, reached, strict=True)
-        return [(state, call) for state, call in each if not call.discarded]
+        every = list(zip(states, reached, strict=True))
+        discarded = all(call.discarded for call in reached)
+        self._forgotten += [every] if discarded and dropped else []
+        before = list(self._forgotten) if self.passes.aside.found else []
+        self.number += len(before) + (not discarded)
+        if before or not discarded:
+            self._forgotten.clear()
+        if not discarded:
+            self.most = max(self.most or 0, 1 + max(states))
+        now = [(state, call) for state, call in every if not call.discarded]
+        return [*itertools.chain(*before), *now]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out calls that no backward pass has reached, for their graphs stay behind."""

@@ -25,7 +25,8 @@ def info_nce(query, keys, temperature=0.1):
 
 
 def against_a_queue(a, b):
-    return nn.CrossEntropyLoss()(a @ torch.randn(8, 12), torch.zeros(len(a), dtype=torch.long))
+    logits = torch.cat([(a * b.detach()).sum(1, keepdim=True), a @ torch.randn(8, 12)], 1)
+    return nn.CrossEntropyLoss()(logits, torch.zeros(len(a), dtype=torch.long))
 
 
 def with_sigmoids(a, b):

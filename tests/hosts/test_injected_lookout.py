@@ -118,6 +118,32 @@ def test_a_compiled_loss_of_ours_goes_on_through_the_lookout():
     torch.testing.assert_close(value, loss_fn(*views))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("module", "hidden"),
+    [(Own(), True), (nn.MSELoss(), False), (nn.TripletMarginLoss(), True)],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_is_compiled_stays_whole_and_is_named_if_it_may_be_contrastive(module, hidden, caplog):
+    layer = nn.Linear(3 * hosts.IMAGE**2, 8)
+    rest = [torch.ones(4, 8)] if isinstance(module, nn.TripletMarginLoss) else []
+    compiled = torch.compile(
+        lambda x: module(layer(x), layer(x + 1), *rest), fullgraph=True, backend="eager"
+    )
+    x = torch.ones(4, 3 * hosts.IMAGE**2)
+    recipe = hosts.recipe()
+    with inject(recipe, SAMPLER):
+        train(recipe, lambda *_: compiled(x))
+        train(recipe, lambda *_: compiled(x))
+    said = [r.getMessage() for r in caplog.records if "compiled" in r.getMessage()]
+    assert len(said) == hidden
+    assert all(f"whether {type(module).__name__}, which is compiled" in line for line in said)
+    said.clear(), caplog.clear()
+    with inject(hosts.recipe(), SAMPLER, ignore=type(module).__name__):
+        train(recipe, lambda *_: compiled(x))
+    assert "compiled" not in caplog.text
+
+
 def test_a_model_that_never_trains_takes_the_lookout_with_it():
     hooks, own = torch.nn.modules.module._global_forward_hooks, nn.functional.cross_entropy
     before, recipe = len(hooks), hosts.recipe()

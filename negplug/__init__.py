@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
     from negplug.contract.batch import ContrastiveBatch
     from negplug.contract.draws import Draws
-    from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec, hookimpl
+    from negplug.contract.hookspecs import (
+        HOOKSPEC_VERSION,
+        AdapterSpec,
+        ObjectiveSpec,
+        SamplerSpec,
+        hookimpl,
+    )
     from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
     from negplug.contract.objective import Objective
     from negplug.contract.rows import Rows
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from negplug.samplers.common.remembering import RememberingSampler
 
 __all__ = [
+    "HOOKSPEC_VERSION",
     "AdapterSpec",
     "ChoosingSampler",
     "Columns",
@@ -63,6 +70,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "HOOKSPEC_VERSION": "negplug.contract.hookspecs",
     "AdapterSpec": "negplug.contract.hookspecs",
     "ChoosingSampler": "negplug.samplers.common.choosing",
     "Columns": "negplug.contract.negatives",

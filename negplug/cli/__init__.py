@@ -6,6 +6,9 @@ that need them, so ``negplug --help`` answers at once.
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import typer
 
 from negplug.cli import listing, run
@@ -19,6 +22,17 @@ app = typer.Typer(
     # A script's own traceback has to look as `python script.py` would show it.
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _any_output_encoding(context: typer.Context) -> None:
+    # A pipe on Windows, or a terminal without UTF-8, has no sign for each that a plugin may use.
+    # What a script prints is the script's own.
+    for stream in (sys.stdout, sys.stderr):
+        if context.invoked_subcommand != "run" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 app.command("samplers")(listing.samplers)
 app.command("plugins")(listing.plugins)
 app.command("doctor")(listing.doctor)

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ def die_with_parent() -> None:
     pipe closes; without this the run would go on, unseen, beside its own repetition.
     """
     number = os.environ.pop(_LIFELINE_VARIABLE, None)
-    if number is None:
+    if number is None or sys.platform == "win32":  # where no sweep starts
         return
 
     def wait_and_end() -> None:
@@ -118,6 +119,10 @@ def _end(child: subprocess.Popen[bytes], metrics: str) -> None:
         child: The run.
         metrics: The file that it alone was handed.
     """
+    if sys.platform == "win32":
+        child.kill()
+        child.wait()
+        return
     for number in (0, signal.SIGTERM) if child.poll() == 0 else (signal.SIGTERM,):
         deadline = time.monotonic() + _GRACE_SECONDS
         while _signalled(child.pid, metrics, number) and time.monotonic() < deadline:
@@ -130,6 +135,8 @@ def _end(child: subprocess.Popen[bytes], metrics: str) -> None:
 
 def _signalled(group: int, metrics: str, number: int) -> bool:
     """Send a signal to a run, 0 for none; returns whether anything of it is left."""
+    if sys.platform == "win32":
+        return False
     strays = signal_strays(group, METRICS_VARIABLE, metrics, number)
     try:
         os.killpg(group, number)

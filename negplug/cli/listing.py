@@ -80,10 +80,16 @@ def plugins(as_json: _JSON = False) -> None:
     ]
     if as_json:
         _print_json(
-            {"plugins": rows, "failures": [failure.as_dict() for failure in found.failures]}
+            {
+                "hook_specification": _hook_specification(),
+                "plugins": rows,
+                "failures": [failure.as_dict() for failure in found.failures],
+            }
         )
         return
-    table = Table("plugin", "distribution", "version", "status", "hooks")
+    title = f"hook specification {_hook_specification()}"
+    columns = ("plugin", "distribution", "version", "status", "hooks")
+    table = Table(*columns, title=title, title_justify="left")
     for info in found.plugins:
         table.add_row(
             info.name, info.distribution, info.version, info.status, ", ".join(info.hooks)
@@ -97,7 +103,9 @@ def doctor(as_json: _JSON = False) -> None:
     found = _plugins()
     report: dict[str, Any] = {
         "negplug": version("negplug"),
+        "hook_specification": _hook_specification(),
         "python": platform.python_version(),
+        "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": _device(),
         "kernels": _kernels(),
@@ -110,7 +118,9 @@ def doctor(as_json: _JSON = False) -> None:
     console = Console()
     table = Table("what", "version", title="environment", title_justify="left")
     table.add_row("negplug", report["negplug"])
+    table.add_row("hook specification", report["hook_specification"])
     table.add_row("python", report["python"])
+    table.add_row("platform", report["platform"])
     for name, found_version in report["packages"].items():
         table.add_row(name, found_version or "not installed")
     table.add_row("device", report["device"])
@@ -129,6 +139,13 @@ def doctor(as_json: _JSON = False) -> None:
                 table.add_row(method["method"], yes, escape(method["note"]))
             console.print(table)
     _print_failures(found)
+
+
+def _hook_specification() -> str:
+    from negplug.contract.hookspecs import HOOKSPEC_VERSION
+    from negplug.plugins.requirement import written
+
+    return written(HOOKSPEC_VERSION)
 
 
 def _version(name: str) -> str | None:

@@ -7,6 +7,7 @@ that was started with another environment is not found.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def signal_strays(group: int, name: str, value: str, number: int) -> bool:
     Returns:
         Whether there are any, beside those that have ended and are only listed still.
     """
+    if sys.platform == "win32":
+        return False
     found = False
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(ProcessLookupError, PermissionError):

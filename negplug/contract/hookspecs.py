@@ -7,6 +7,13 @@ A distribution announces its plugin module in the entry-point group ``negplug``:
 
 and the module implements any of the hooks below. Hooks return records, so that negplug always
 knows which distribution a name came from.
+
+The specification has a version of its own, ``HOOKSPEC_VERSION``: major and minor. It covers the
+hooks, the records, and every public name of ``negplug`` that a sampler, an objective or an adapter
+is made of. The minor version rises where something is added, the major one where a plugin may have
+to change. A plugin may say which one it needs, and is left out with one sentence elsewhere::
+
+    REQUIRES_HOOKSPEC = (1, 0)
 """
 
 from __future__ import annotations
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
     from negplug.contract.sampler import NegativeSampler
 
 PROJECT = "negplug"
+
+#: Major and minor version of the hook specification.
+HOOKSPEC_VERSION = (1, 0)
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -155,9 +155,7 @@ def check_room(where: str, name: str, value: int, needed: int, device: torch.dev
         device: Where they are needed.
     """
     try:
-        if device.type == "cpu" and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf(
-            "SC_PHYS_PAGES"
-        ):
+        if device.type == "cpu" and needed > _memory():
             raise MemoryError  # which some systems only notice when it is written to
         torch.empty(needed, dtype=torch.uint8, device=device)
     except (RuntimeError, MemoryError, OverflowError, TypeError):
@@ -165,6 +163,16 @@ def check_room(where: str, name: str, value: int, needed: int, device: torch.dev
             f"{where}: {name}={shown(value)} needs {needed / 2**30:.3g} GiB on {device}, more than "
             f"there is; lower it"
         ) from None
+
+
+def _memory() -> float:
+    """Return the bytes of memory of this machine; infinite where the system does not say."""
+    if not hasattr(os, "sysconf"):  # Windows, which promises no memory that it does not have
+        return math.inf
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError):
+        return math.inf
 
 
 def check_number(where: str, name: str, value: object, least: float, below: float) -> float:

@@ -13,7 +13,6 @@ cheaply.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,13 +69,14 @@ def opened() -> Iterator[Callable[[], Calls]]:
         os.environ.pop(RECORD_VARIABLE, None)
         os.close(descriptor)
         if named:
-            with suppress(FileNotFoundError):
+            # Windows keeps a file that another process is writing to at this moment.
+            with suppress(FileNotFoundError, PermissionError):
                 os.unlink(path)
 
 
 def _new_file() -> tuple[int, str, bool]:
     """Return an open file, a path to it for other processes, and whether that is to be removed."""
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):  # Linux, but not every build of Python
         with suppress(OSError):  # in some sandboxes
             descriptor = os.memfd_create("negplug-calls")
             path = f"/proc/{os.getpid()}/fd/{descriptor}"
@@ -88,7 +88,8 @@ def _new_file() -> tuple[int, str, bool]:
 
 
 def _read(descriptor: int) -> Calls:
-    lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode().splitlines()
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    lines = os.read(descriptor, os.fstat(descriptor).st_size).decode().splitlines()
     called: dict[int, set[int]] = {}
     for line in lines:
         rank, world_size = map(int, line.split())

@@ -40,6 +40,7 @@ from negplug.objectives import plugins as builtin_objectives
 from negplug.plugins.discovery import entry_points
 from negplug.plugins.expression import short
 from negplug.plugins.patience import named_if_slow
+from negplug.plugins.requirement import check_requirement
 from negplug.samplers import plugins as builtin_samplers
 
 Kind = Literal["sampler", "objective", "adapter"]
@@ -183,6 +184,7 @@ class Plugins:
         self, plugin: ModuleType | object, info: PluginInfo
     ) -> tuple[tuple[str, ...], list[tuple[Kind, Any]]]:
         """Register a plugin; returns its hooks, and what they provide."""
+        check_requirement(plugin)
         hooks = _hook_names(self._manager, plugin)
         self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
         others = [other for other in self._manager.get_plugins() if other is not plugin]

@@ -65,7 +65,8 @@ def run(
     if start_method is None:
         start_method = "forkserver" if sys.platform == "linux" else "spawn"
     call = pickled((function, args))
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    if start_method == "forkserver":
+        multiprocessing.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         start_processes(  # type: ignore[no-untyped-call]
             _rank, (world, folder, timeout, call), nprocs=world, start_method=start_method
@@ -105,13 +106,11 @@ def _loaded(call: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 def _rank(rank: int, world: int, folder: str, timeout: float, call: bytes) -> None:
     function, args = _loaded(call)
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=world,
-        timeout=datetime.timedelta(seconds=timeout),
-    )
+    patience = datetime.timedelta(seconds=timeout)
+    # By its path: in a URL `?`, `#`, `%` and a drive's `:` have a meaning.
+    store = dist.FileStore(str(Path(folder) / "store"), world)  # type: ignore[attr-defined]
+    store.set_timeout(patience)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
     try:
         torch.save(function(rank, world, *args), Path(folder) / str(rank))
         # Torch 2.6 hangs below if a rank leaves in the wake of an exchange.

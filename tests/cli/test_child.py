@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sweeps import is_gone, wait_for
+from sweeps import wait_for
+from systems import IS_LINUX, has_ended, skip_without_process_groups
 
 from negplug.cli import child
 from negplug.cli.child import RunFailedError, run_child
@@ -18,15 +19,16 @@ from negplug.hosts.trainer.recording import Record
 
 def run(folder: Path, code: str, timeout: float | None = None) -> list[Record | None]:
     """Run code as a run of a sweep; returns what it was seen to record."""
+    skip_without_process_groups()
     seen: list[Record | None] = []
     run_child([sys.executable, "-c", code], folder, seen.append, timeout)
     return seen
 
 
-def process_of(file: Path) -> Path:
+def process_of(file: Path) -> int:
     """The process whose number is in a file."""
     wait_for(lambda: file.exists() and file.read_text())
-    return Path("/proc", file.read_text())
+    return int(file.read_text())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     program = f"import os; os.chdir({str(tmp_path)!r})\n{code}"
     with pytest.raises(RunFailedError, match=r"(?s)^no end after 3 s, see .*still here$"):
         run(tmp_path, program, timeout=3)
-    assert is_gone(process_of(tmp_path / "pid"))
+    assert has_ended(process_of(tmp_path / "pid"))
     # One that is quicker is not.
     run(tmp_path, "", timeout=600)
 
@@ -119,7 +121,7 @@ def test_what_a_run_has_forked_ends_with_it(
             run(tmp_path, program)
     else:
         run(tmp_path, program)
-    wait_for(partial(is_dead, process_of(tmp_path / "pid")))
+    wait_for(partial(has_ended, process_of(tmp_path / "pid")))
 
 
 STRAYS = {
@@ -136,7 +138,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are not found")
+@pytest.mark.skipif(not IS_LINUX, reason="elsewhere they are not found")
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("way", STRAYS)
 def test_what_has_left_the_group_ends_too(
@@ -165,15 +167,7 @@ def test_what_has_left_the_group_ends_too(
         wait_for((tmp_path / "pid").exists)
         watching.kill()
         watching.wait()
-    wait_for(partial(is_dead, process_of(tmp_path / "pid")))
-
-
-def is_dead(process: Path) -> bool:
-    """Whether a process has ended, though nobody may have asked for its exit code."""
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    wait_for(partial(has_ended, process_of(tmp_path / "pid")))
 
 
 def test_a_child_of_a_good_run_may_end_by_itself(tmp_path: Path) -> None:

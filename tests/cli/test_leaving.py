@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sweeps import wait_for
+from systems import forks, kills
 
 CALL = "from negplug.hosts import call_record; call_record.record_call()\n"
 
@@ -68,10 +69,11 @@ def test_a_script_without_a_treated_loss_leaves_with_no_success(tmp_path: Path, 
         ("import os; os._exit(7)", 7),
         ("raise SystemExit(7)", 7),
         # A child that leaves at once, as every child of multiprocessing does, is not asked.
-        (
+        pytest.param(
             "import os\nchild = os.fork()\nif child == 0: os._exit(0)\n"
             "assert os.waitpid(child, 0)[1] == 0\n" + CALLED,
             0,
+            marks=forks,
         ),
     ],
 )
@@ -110,13 +112,12 @@ WAITING = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signal_leaves_nothing_in_the_temporary_folder(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+@kills
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_signal_leaves_nothing_in_the_temporary_folder(tmp_path: Path, name: str) -> None:
     process = start(tmp_path, WAITING)
     wait_for((tmp_path / "started").exists)
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     process.communicate(timeout=60)
     wait_for(partial(is_empty, tmp_path / "temporary"))
 
@@ -125,13 +126,13 @@ def is_empty(folder: Path) -> bool:
     return not list(folder.iterdir())
 
 
-def test_a_record_without_proc_is_a_file_that_goes(
+def test_a_record_without_files_in_memory_is_a_file_that_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where Linux's folder of processes is missing, as elsewhere."""
+    """Where the system has none, or the build of Python does not know that it has."""
     from negplug.hosts import call_record
 
-    monkeypatch.setattr(call_record.sys, "platform", "darwin")
+    monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(call_record.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(call_record, "_recorded", False)
     with call_record.opened() as calls:

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sweeps import Workplace, is_gone, wait_for
+from sweeps import Workplace, wait_for
+from systems import has_ended
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
@@ -149,12 +150,12 @@ def test_a_stopped_sweep_takes_its_run_along_and_goes_on(place: Workplace) -> No
         process = place.start(*arguments)
         wait_for(lambda: len(place.starts_of("baseline-1") - killed) == 1)
         (hanging,) = place.starts_of("baseline-1") - killed
-        process_folder = Path("/proc", hanging.name.rpartition("-")[2])
+        run = int(hanging.name.rpartition("-")[2])
         killed.add(hanging)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         # Not even a killed sweep leaves its run behind.
-        wait_for(partial(is_gone, process_folder))
+        wait_for(partial(has_ended, run))
         if number != signal.SIGKILL:
             assert process.returncode == 130
             assert "goes on from here" in errors

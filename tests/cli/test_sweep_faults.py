@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sweeps import Workplace, wait_for
+from systems import kills, skip_without_process_groups
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
@@ -79,6 +80,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     from negplug.cli import app
 
+    skip_without_process_groups()
     monkeypatch.chdir(tmp_path)
     Path("script.py").write_text(QUIET)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # of the tests' process
@@ -161,6 +163,7 @@ print(len(Path("out/results.csv").read_text().splitlines()), os.listdir("out"))
 
 
 def test_a_full_disk_is_one_sentence_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this system has no limit of a file's size")
     done = subprocess.run(
         [sys.executable, "-c", FULL],
         cwd=tmp_path,
@@ -176,6 +179,7 @@ def test_a_full_disk_is_one_sentence_and_the_sweep_goes_on(tmp_path: Path) -> No
     assert sorted(ast.literal_eval(files[2:])) == ["results.csv", "study.db"]
 
 
+@kills
 def test_a_sweep_that_is_killed_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
     script = (
         "from negplug.hosts import call_record; call_record.record_call()\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from sweeps import Workplace, wait_for
+from systems import skip_without_process_groups
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
@@ -208,6 +209,7 @@ def test_mistakes_are_named_before_anything_starts(
 
     from negplug.cli import app
 
+    skip_without_process_groups()
     monkeypatch.chdir(tmp_path)
     Path("script.py").touch()
     command = ["sweep", "script.py", "--sampler", "in_batch()", "--seeds", "1", "--out", "out"]

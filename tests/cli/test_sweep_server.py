@@ -17,10 +17,13 @@ pytest.importorskip("psycopg")
 # Debian's packages put the server's programs on nobody's path.
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
 PG_CTL = shutil.which("pg_ctl") or (str(PROGRAMS[-1]) if PROGRAMS else None)
-pytestmark = pytest.mark.skipif(PG_CTL is None, reason="PostgreSQL is not installed")
+IS_POSIX = os.name == "posix"  # elsewhere there are no sockets in folders
+pytestmark = pytest.mark.skipif(
+    PG_CTL is None or not IS_POSIX, reason="PostgreSQL is not installed"
+)
 
 # The server refuses to run as root.
-SERVANT = "postgres" if os.geteuid() == 0 else None
+SERVANT = "postgres" if IS_POSIX and os.geteuid() == 0 else None
 
 
 class Server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def test_a_study_with_metrics_that_are_none_goes_on(tmp_path: Path) -> None:
 NAMES = ["q?a", "q?b", "50%41", "50A", "a{b}", "a#b;c&d=e", " x:y@z ", "ünï"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_every_folder_has_a_study_of_its_own(tmp_path: Path) -> None:
     from negplug.cli.sweep.study import Run, Settings, SweepStudy
 

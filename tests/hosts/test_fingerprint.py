@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ntpath
+import posixpath
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from negplug.hosts.trainer import paths
 from negplug.hosts.trainer.fingerprint import Several, dataset_of, of_dataset
 
 
@@ -38,6 +41,7 @@ def folder(root, size=20, kinds=("cat", "dog")):
 
 
 HALF = list(range(10))
+ANCHOR = Path.cwd().anchor
 EQUAL = {
     "images": lambda: Kept(20, images=images(0)),
     "tensors": lambda: TensorDataset(images(0), torch.arange(20)),
@@ -81,9 +85,31 @@ def test_another_data_set_is_another(one, other):
 def test_a_data_set_may_be_moved(kind):
     here, there = (
         Kept(20, root=kind(root), files=[kind(path) for path, _ in folder(root)])
-        for root in ("/data/pets", "/scratch/job 12/pets")
+        for root in (f"{ANCHOR}data/pets", f"{ANCHOR}scratch/job 12/pets")
     )
     assert of_dataset(here) == of_dataset(there)
+
+
+@pytest.mark.parametrize("moved", ["D:\\job 12\\pets", "//server/share/pets", "d:/pets"])
+def test_a_data_set_may_be_moved_between_systems(monkeypatch, moved):
+    """By Windows' own functions of paths, which are in every Python."""
+    monkeypatch.setattr(paths, "path", posixpath)
+    here = of_dataset(Kept(20, root="/data/pets", samples=folder("/data/pets")))
+    monkeypatch.setattr(paths, "path", ntpath)
+    samples = [(file.replace("/", "\\"), label) for file, label in folder(moved)]
+    assert of_dataset(Kept(20, root=moved, samples=samples)) == here
+    # Of what has no table all plain values count, but for folders.
+    assert of_dataset(Kept(20, root=moved, seed=1)) == of_dataset(Kept(20, root="E:/", seed=1))
+
+
+def test_a_data_set_may_lie_on_two_drives(monkeypatch):
+    monkeypatch.setattr(paths, "path", ntpath)
+    one, other = (
+        of_dataset(Kept(20, samples=folder("C:/pets", 10) + folder(second, 10)))
+        for second in ("D:/pets", "D:/wild")
+    )
+    assert one != other
+    assert one == of_dataset(Kept(20, samples=folder("C:\\pets", 10) + folder("D:\\pets", 10)))
 
 
 def test_only_the_choice_of_a_subset_is_a_selection():

@@ -7,7 +7,15 @@ import pickle
 import hosts
 import pytest
 import ranks
-from index_recipes import TRAINERS, Recording, Steps, assert_recorded_and_unchanged, fit, make
+from index_recipes import (
+    TRAINERS,
+    Recording,
+    Steps,
+    assert_recorded_and_unchanged,
+    fit,
+    make,
+    without_three,
+)
 from torch.utils.data import (
     BatchSampler,
 )
@@ -40,6 +48,15 @@ def test_removal_gives_everything_back(fails):
         assert vars(trainer.strategy).keys() == before.keys()
         assert (loader.batch_sampler, val.batch_sampler) == own
         assert loader._iterator is None or loader._iterator._index_sampler is own[0]
+
+
+def test_workers_that_start_from_nothing_are_recorded():
+    """As they do on Windows and macOS, where all that a loader has travels by pickle."""
+    spawned = {"multiprocessing_context": "spawn", "persistent_workers": True}
+    recording = Recording()
+    module = fit(make(num_workers=1, collate_fn=without_three, **spawned), [recording])
+    assert len(module.seen) > 3
+    assert recording.recorded == module.seen
 
 
 def test_the_loader_of_validation_is_left_alone():

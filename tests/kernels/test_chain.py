@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy import stats
+from systems import IS_LINUX, forks
 from walks import CASES, SIZES, assert_equal, inputs, naive_walk
 
 import negplug
@@ -103,6 +104,7 @@ print("walked", end="")
 """
 
 
+@forks
 @pytest.mark.parametrize("used", [True, False])
 def test_a_forked_process_walks(used, tmp_path):
     # numba's threads, once started, abort a process that forks off.
@@ -110,6 +112,7 @@ def test_a_forked_process_walks(used, tmp_path):
     assert found.stdout == "walked", found.stderr
 
 
+@pytest.mark.skipif(not IS_LINUX, reason="the user's cache is elsewhere")
 def test_an_install_that_cannot_be_written_to_compiles_all_the_same(tmp_path):
     package = Path(negplug.__file__).parent
     shutil.copytree(package, tmp_path / "negplug", ignore=shutil.ignore_patterns("__pycache__"))

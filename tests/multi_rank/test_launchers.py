@@ -45,7 +45,9 @@ torch.save({sampler: train(sampler, rank) for sampler in sys.argv[2:]}, f"{sys.a
 # torch.distributed.nn, unless that is imported before there is a group.
 gc.collect()
 dist.destroy_process_group()
-threads = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+tasks = "/proc/self/task"  # of Linux
+tasks = [f"{tasks}/{task}" for task in (os.listdir(tasks) if os.path.exists(tasks) else ())]
+threads = [open(f"{task}/comm").read() for task in tasks]
 assert not [name for name in threads if "gloo" in name], threads
 """
 

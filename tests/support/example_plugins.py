@@ -23,6 +23,9 @@ FAULTS = {
     "speechless": ("registration", "Speechless, whose message cannot be made (AttributeError)"),
     "endless": ("registration", "negplug_samplers goes on after 1000 records; it must come to "),
     "no-hook": ("registration", "TypeError: implements no hook; mark one of negplug_samplers, "),
+    "needs-newer": ("registration", "RuntimeError: needs hook specification 1.99, and negplug "),
+    "needs-older": ("registration", "RuntimeError: needs hook specification 0.3, and negplug "),
+    "needs-nonsense": ("registration", "TypeError: REQUIRES_HOOKSPEC must be two integers, such"),
 }
 # Registered without complaint; their faults show later, or not at all.
 LOADED = {"taken-name", "stumbles", "no-sampler"}

@@ -16,6 +16,7 @@ import cloudpickle
 import pytest
 import torch
 from device import DEVICE
+from systems import IS_LINUX
 from torch.multiprocessing.spawn import start_processes
 
 from negplug.testing import processes
@@ -34,6 +35,8 @@ def apart(function: Callable[[], Any]) -> Any:
     built-in types.
     """
     _skip_elsewhere()
+    if not IS_LINUX:
+        pytest.skip("only on Linux may a process that has imported torch be forked")
     call = by_value(function, ())
     multiprocessing.set_forkserver_preload(processes.PRELOADED)
     with tempfile.TemporaryDirectory() as folder:

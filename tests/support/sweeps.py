@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from systems import skip_without_process_groups
+
 
 def _heed_interrupts() -> None:
     # A shell's background job ignores them, and so would all that it starts: these tests too.
@@ -21,6 +23,7 @@ class Workplace:
     """A folder with a script, in which sweeps run."""
 
     def __init__(self, path: Path, script: str) -> None:
+        skip_without_process_groups()
         self.path = path
         for folder in ("starts", "control"):
             (path / folder).mkdir(parents=True)
@@ -77,7 +80,3 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited for a minute"
         time.sleep(0.05)
-
-
-def is_gone(path: Path) -> bool:
-    return not path.exists()

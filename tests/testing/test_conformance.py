@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from device import DEVICE
 from distributions import CHECKOUT, install
+from systems import IS_LINUX
 
 from negplug.plugins.manager import Plugins, plugins
 from negplug.testing import (
@@ -106,6 +107,7 @@ def test_a_third_partys_sampler_conforms(tmp_path, monkeypatch):
     del sys.modules["negplug_nearest"]
 
 
+@pytest.mark.skipif(not IS_LINUX, reason="ranks are spawned here in any case")
 def test_spawned_ranks_do_as_forked_ones_do():
     """Outside Linux there is no fork server that could fork."""
     subject = Subject("uniform(num_negatives=4, source=queue(size=70))")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +42,7 @@ def sweep(
         ),
     ],
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="K", min=1, help="Run with the seeds 0 … K-1.")
+        int, typer.Option("--seeds", metavar="K", min=1, help="Run with the seeds 0 to K-1.")
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of the study and its results.")
@@ -121,6 +123,12 @@ def sweep(
 
     Started twice at once, the two share the runs.
     """
+    if sys.platform == "win32" or not hasattr(os, "killpg"):
+        fail(
+            "sweep ends its runs through process groups, which this system lacks; use it on Linux, "
+            "macOS or WSL, or 'negplug run' here.",
+            code=1,
+        )
     missing = [name for name in ("optuna", "matplotlib") if find_spec(name) is None]
     if missing:
         fail(f'sweep needs {" and ".join(missing)}: pip install "negplug[sweep]"', code=1)

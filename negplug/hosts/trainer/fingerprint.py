@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from negplug.hosts.trainer.paths import is_path, without_folder
 from negplug.hosts.trainer.subsets import length
 
 TOKEN = "negplug_token"
@@ -139,7 +140,7 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
     if isinstance(dataset, Dataset) and not (nested or tables):
         # All there is to tell by, such as the seed of made-up images. Folders may be moved.
         for name, value in _attributes(dataset):
-            if _is_plain(value) and not (isinstance(value, str) and os.sep in value):
+            if _is_plain(value) and not is_path(value):
                 yield f"{name} {value!r}"
 
 
@@ -194,9 +195,7 @@ def _entries(table: Any) -> Iterator[str]:
     last, number = len(table) - 1, min(_ENTRIES, len(table))
     rows = getattr(table, "iloc", table)  # of a data frame
     chosen = [_entry(rows[last * step // max(1, number - 1)]) for step in range(number)]
-    folders = [os.path.dirname(path) for entry in chosen for path in _paths(entry)]
-    shared = os.path.commonpath(folders) if folders else ""
-    yield from (repr(_without(entry, shared)) for entry in chosen)
+    yield from map(repr, without_folder(chosen))
 
 
 def _entry(value: Any, depth: int = 0) -> Any:
@@ -211,22 +210,6 @@ def _entry(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)) and depth < _DEPTH:
         return [_entry(inner, depth + 1) for inner in value[: 2 * _VALUES]]
     return value if value is None or _is_plain(value) else type(value).__name__
-
-
-def _paths(entry: Any) -> Iterator[str]:
-    if isinstance(entry, str) and os.path.isabs(entry):
-        yield entry
-    elif isinstance(entry, list):
-        for inner in entry:
-            yield from _paths(inner)
-
-
-def _without(entry: Any, folder: str) -> Any:
-    """Return an entry with its paths relative to a folder."""
-    if isinstance(entry, list):
-        return [_without(inner, folder) for inner in entry]
-    is_path = isinstance(entry, str) and os.path.isabs(entry)
-    return os.path.relpath(entry, folder) if is_path else entry
 
 
 def _is_plain(value: Any) -> bool:

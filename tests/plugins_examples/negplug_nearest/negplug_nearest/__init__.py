@@ -16,6 +16,9 @@ import torch
 
 from negplug import Columns, ContrastiveBatch, Negatives, NegativeSampler, SamplerSpec, hookimpl
 
+# Of negplug, major and minor; with an older one this plugin is left out, and said to be.
+REQUIRES_HOOKSPEC = (1, 0)
+
 
 class Nearest(NegativeSampler):
     """The negatives whose cosine similarity to the anchor is nearest to a chosen one.

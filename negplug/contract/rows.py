@@ -75,14 +75,14 @@ class Rows:
         Args:
             rows: ``[R]`` int64 places.
         """
-        ids = self.ids[rows]
-        indexes = None if self.indexes is None else self.indexes[rows]
+        indexes = _selected(self.indexes, rows)
+        ids = indexes if self.ids is self.indexes else None
         return Rows(
             self.embeddings.index_select(0, rows),
-            ids if self.ids is not self.indexes or indexes is None else indexes,
+            self.ids.index_select(0, rows) if ids is None else ids,
             indexes,
-            None if self.labels is None else self.labels[rows],
-            None if self.views is None else self.views[rows],
+            _selected(self.labels, rows),
+            _selected(self.views, rows),
         )
 
     def with_embeddings(self, embeddings: Tensor) -> Rows:
@@ -115,6 +115,10 @@ class Rows:
 
 
 _DETACHED = " (detached)"
+
+
+def _selected(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if values is None else values.index_select(0, rows)
 
 
 def _joined(values: Sequence[Tensor | None], parts: Sequence[Rows]) -> Tensor | None:

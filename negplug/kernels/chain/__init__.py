@@ -31,11 +31,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from negplug.kernels.chain.moves import gathered, resampled, softmax_of_some, weighed_moves
+from negplug.kernels.chain.moves import (
+    gathered,
+    gathered_on_host,
+    resampled,
+    softmax_of_some,
+    weighed_moves,
+)
 from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.result import Moves, Walk
 from negplug.kernels.chain.scan import scan_walk
 from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
+from negplug.kernels.late import host_refusal
 
 __all__ = [
     "CHAINS",
@@ -53,6 +60,12 @@ def _compiled_walk() -> Callable[..., Walk]:
     from negplug.kernels.chain.compiled import compiled_walk
 
     return compiled_walk
+
+
+def _compiled_moves() -> Callable[..., Moves]:
+    from negplug.kernels.chain.compiled import compiled_moves
+
+    return compiled_moves
 
 
 def _fused(name: str) -> Callable[[], Callable[..., Any]]:
@@ -87,6 +100,7 @@ MOVES: Operation[int] = Operation(
     256,
     (
         Kernel("triton", _fused("fused_moves"), triton_refusal, lambda steps: steps <= _MOST_STEPS),
+        Kernel("numba", _compiled_moves, numba_refusal),
         Kernel("torch", _weighed),
     ),
 )
@@ -105,6 +119,7 @@ PICKING: Operation[None] = Operation(
     None,
     (
         Kernel("triton", _fused("fused_pick"), triton_refusal),
+        Kernel("torch", lambda: gathered_on_host, host_refusal),
         Kernel("torch", lambda: gathered),
     ),
 )

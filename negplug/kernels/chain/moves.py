@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,3 +75,10 @@ def gathered(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
     """Return what :func:`negplug.kernels.chain.pick` returns."""
     found = values.gather(1, place.clamp(min=0)[:, None])[:, 0]
     return torch.where(place < 0, otherwise, found)
+
+
+def gathered_on_host(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
+    """Do the same where values are free to read, by fewer operations that cost less."""
+    column = place.numpy()
+    found = values.numpy()[np.arange(len(column)), column]  # of -1, the last: which is not taken
+    return torch.from_numpy(np.where(column < 0, otherwise.numpy(), found))

@@ -107,5 +107,6 @@ def samples_of(pool: Rows) -> PooledSamples:
         return PooledSamples(samples, rows)
     # Of a shape that is known before, so that a device need not be waited for.
     samples, rows = group(indexes, view, pool.num_views, BEYOND)
-    padded = bool(len(samples)) and known(samples[-1] == BEYOND) is not False
-    return PooledSamples(samples, rows, bool(len(samples)), padded)
+    some = samples.shape[0] > 0
+    padded = some and known(samples[-1]) in (BEYOND, None)
+    return PooledSamples(samples, rows, some, padded)

@@ -33,8 +33,11 @@ def free_to_read(device: torch.device) -> bool:
 
 
 def host_refusal(device: torch.device) -> str | None:
-    """Return why a kernel that reads values cannot serve a device; None if it can."""
-    return None if free_to_read(device) else "it reads values, for which a device is waited"
+    """Return why a kernel that reads values cannot serve a device; None if it can.
+
+    A CPU that stands in for a GPU may read them, but is forced to take Triton's.
+    """
+    return None if device.type == "cpu" else f"it would have to wait for {device.type!r}"
 
 
 def capturing(device: torch.device) -> bool:

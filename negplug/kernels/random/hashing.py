@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negplug.kernels.late import free_to_read
-
 # γ and the two factors of SplitMix64, as int64; products wrap.
 GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
@@ -34,7 +32,7 @@ def hashed_uniforms(out: Tensor, seed: int | Tensor, start: int) -> None:
 
 def hashed_integers(count: int, seed: int | Tensor, device: torch.device) -> Tensor:
     """Return ⌊h_t/2⌋ for t = 1, …, count, int64 from 0 upwards."""
-    if isinstance(seed, int) and free_to_read(device):
+    if isinstance(seed, int) and device.type == "cpu":
         return torch.from_numpy(integers_on_host(count, seed))
     states = torch.arange(1, count + 1, device=device).mul_(GAMMA).add_(seed)
     spare = torch.empty_like(states)

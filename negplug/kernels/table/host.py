@@ -6,8 +6,8 @@ Places by numpy: of a few integers its operations take a tenth of the time of to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +22,8 @@ def entries_on_host(
     view, index = views.numpy(), indexes.numpy()
     if view.max(initial=0) >= height or index.max(initial=0) >= width:
         return indexed_entries(tables, views, indexes, empty)
-    place = torch.from_numpy(view * width + index)
-    return [table.flatten(0, 1).index_select(0, place) for table in tables]
+    place = view * width + index
+    return [torch.from_numpy(_entries(table).take(place, 0)) for table in tables]
 
 
 def write_on_host(
@@ -31,10 +31,13 @@ def write_on_host(
 ) -> None:
     """Write entries; see :func:`negplug.kernels.table.write_entries`."""
     place = views.numpy() * tables[0].shape[1] + indexes.numpy()
-    ordered = np.sort(place)
-    if (ordered[1:] == ordered[:-1]).any():
+    if len(set(place.tolist())) < len(place):
         write_by_index(tables, views, indexes, values)
         return
     for table, rows in zip(tables, values, strict=True):
-        written = table.view(-1, *table.shape[2:])
-        written.index_copy_(0, torch.from_numpy(place), rows.to(table))
+        _entries(table)[place] = rows.numpy()
+
+
+def _entries(table: Tensor) -> Any:
+    """Return the entries of a table ``[V, n, …]`` as an array ``[V·n, …]`` in the same memory."""
+    return table.view(-1, *table.shape[2:]).numpy()

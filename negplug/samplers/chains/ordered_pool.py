@@ -64,7 +64,10 @@ class OrderedPool(NamedTuple):
 
     def views(self, values: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Yield of values ``[R, …]`` those of each view, after the samples that have it."""
-        count = len(self.samples.indexes)
+        count = self.samples.indexes.shape[0]
+        if self.columns.count(None) == len(self.columns):
+            views = values.view(len(self.columns), count, *values.shape[1:])
+            return zip(self.columns, views, strict=True)
         sizes = [count if column is None else len(column) for column in self.columns]
         return zip(self.columns, torch.split(values, sizes), strict=True)
 
@@ -126,9 +129,7 @@ class OrderedPool(NamedTuple):
         place = torch.from_numpy(column * len(batch.anchors) + anchor)
         if ids_are_indexes(batch, self.pool):
             if all(each is None for each in self.columns):
-                rows = np.concatenate(
-                    [column + count * view for view, _ in enumerate(self.columns)]
-                )
+                rows = np.concatenate([column + count * n for n, _ in enumerate(self.columns)])
                 pairs = np.tile(anchor, len(self.columns)), rows
                 remember_pairs(batch, self.pool, *map(torch.from_numpy, pairs))
         else:

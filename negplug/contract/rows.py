@@ -32,7 +32,8 @@ class Rows:
         labels: ``[K]`` int64, metadata of each row, likewise.
         views: ``[K]`` int64, the view that each row comes from; None if unknown.
         num_views: V, where every sample is here with the views 0 … V − 1, each as often as the
-            others, so that there are K/V samples at most; None if that is unknown.
+            others, so that there are K/V samples at most; None if that is unknown. Where it is 1,
+            all views are 0 if they are None.
         name: What these rows are called in their loss call. Two ``Rows`` of one name hold the same
             rows with the same gradient, which decides speed and deduplication; rows without a name
             are the same as no others. To change a field is to drop the name:

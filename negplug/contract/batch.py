@@ -264,7 +264,6 @@ class ContrastiveBatch:
             return rows.name, 0
         return everywhere.keys.name, everywhere.gathering.first
 
-    @torch.no_grad()
     def of_all_ranks(self, values: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
         """Return what every rank knows of its anchors, in rank order, without gradient.
 

@@ -95,21 +95,28 @@ class PluginError(RuntimeError):
     """A plugin is at fault; the message names it and its distribution."""
 
 
-@contextlib.contextmanager
-def blaming(plugin: PluginInfo | None, where: str) -> Iterator[None]:
+_NOBODY = contextlib.nullcontext()
+
+
+def blaming(plugin: PluginInfo | None, where: str) -> contextlib.AbstractContextManager[None]:
     """Re-raise what a third-party plugin raises as a ``PluginError`` that names it.
 
     What is no ``Exception`` stays what it is and gets a note, as far as Python has them (3.11).
     negplug's own errors (``plugin`` is None or of this distribution) pass as they are, and so does
     what every rank raises.
     """
+    if plugin is None or plugin.distribution == "negplug":
+        return _NOBODY
+    return _blaming(plugin, where)
+
+
+@contextlib.contextmanager
+def _blaming(plugin: PluginInfo, where: str) -> Iterator[None]:
     try:
         yield
     except (PluginError, RanksError):
         raise
     except BaseException as error:
-        if plugin is None or plugin.distribution == "negplug":
-            raise
         if isinstance(error, Exception):
             raise PluginError(f"plugin {plugin} failed in {where}: {described(error)}") from error
         if hasattr(error, "add_note"):

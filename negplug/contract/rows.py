@@ -32,7 +32,8 @@ class Rows:
         labels: ``[K]`` int64, metadata of each row, likewise.
         views: ``[K]`` int64, the view that each row comes from; None if unknown.
         num_views: V, where every sample is here with the views 0 … V − 1, each as often as the
-            others, so that there are K/V samples at most; None if that is unknown.
+            others, so that there are K/V samples at most; None if that is unknown. Where it is 1,
+            all views are 0 if they are None.
         name: What these rows are called in their loss call. Two ``Rows`` of one name hold the same
             rows with the same gradient, which decides speed and deduplication; rows without a name
             are the same as no others. To change a field is to drop the name:
@@ -75,14 +76,14 @@ class Rows:
         Args:
             rows: ``[R]`` int64 places.
         """
-        ids = self.ids[rows]
-        indexes = None if self.indexes is None else self.indexes[rows]
+        indexes = _selected(self.indexes, rows)
+        ids = indexes if self.ids is self.indexes else None
         return Rows(
             self.embeddings.index_select(0, rows),
-            ids if self.ids is not self.indexes or indexes is None else indexes,
+            self.ids.index_select(0, rows) if ids is None else ids,
             indexes,
-            None if self.labels is None else self.labels[rows],
-            None if self.views is None else self.views[rows],
+            _selected(self.labels, rows),
+            _selected(self.views, rows),
         )
 
     def with_embeddings(self, embeddings: Tensor) -> Rows:
@@ -115,6 +116,10 @@ class Rows:
 
 
 _DETACHED = " (detached)"
+
+
+def _selected(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if values is None else values.index_select(0, rows)
 
 
 def _joined(values: Sequence[Tensor | None], parts: Sequence[Rows]) -> Tensor | None:

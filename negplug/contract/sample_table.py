@@ -74,13 +74,12 @@ class SampleTable(Stateful):
         What has no value here keeps its kind of number.
         """
         for name, kept in self._values.items():
-            none = kept.new_empty((0, *kept.shape[2:]))
-            self._reserve(name, *room, values.get(name, none))
+            if kept.shape[0] < room[0] or kept.shape[1] < room[1]:
+                none = kept.new_empty((0, *kept.shape[2:]))
+                self._reserve(name, *room, values.get(name, none))
 
     def _reserve(self, name: str, views: int, length: int, like: Tensor) -> None:
         old: Tensor = getattr(self, name)
-        if old.shape[0] >= views and old.shape[1] >= length:
-            return
         if old.numel() == 0:
             kind = like.dtype if old.is_floating_point() else old.dtype
             old = old.new_empty((0, 0, *like.shape[1:]), dtype=kind, device=like.device)

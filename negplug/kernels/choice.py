@@ -17,7 +17,7 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import torch
 
@@ -54,8 +54,13 @@ class Kernel(Generic[Question]):
     refusal: Callable[[torch.device], str | None] = _no_refusal
     suits: Callable[[Question], bool] = _suits
 
+    @functools.cached_property
+    def function(self) -> Callable[..., Any]:
+        """The function, imported when it is asked for first."""
+        return self.load()
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Operation(Generic[Question]):
     """What has several kernels.
 
@@ -75,33 +80,43 @@ class Operation(Generic[Question]):
         Raises:
             ValueError: If NEGPLUG_BACKEND names no backend, or one that cannot serve here.
         """
-        return self._choose(device, question).load()
+        return self._choose(device, question).function
 
     def backend(self, device: torch.device, question: Question) -> Backend:
         """Return which backend computes the answer; raises as :meth:`kernel` does."""
         return self._choose(device, question).backend
 
     def _choose(self, device: torch.device, question: Question) -> Kernel[Question]:
-        forced = forced_backend()
-        wanted: Sequence[Kernel[Question]] = self.kernels
-        if forced is not None:
-            wanted = [kernel for kernel in wanted if kernel.backend == forced] or wanted
-        able: Kernel[Question] | None = None
-        for kernel in wanted:
-            if kernel.refusal(device) is None:
-                able = kernel
-                if kernel.suits(question):
-                    return kernel
-        if able is None:
-            raise ValueError(
-                f"{_VARIABLE} is {forced!r}, which cannot compute {self.name} here: "
-                f"{wanted[0].refusal(device)}; set it to 'torch' or unset it"
-            )
+        kernels = able(self, forced_backend(), device)
+        for kernel in kernels:
+            if kernel.suits(question):
+                return kernel
         # A forced backend answers even a question that it does not suit.
-        return able
+        return kernels[-1]
 
 
-def forced_backend() -> str | None:
+@functools.cache
+def able(
+    operation: Operation[Any], forced: Backend | None, device: torch.device
+) -> tuple[Kernel[Any], ...]:
+    """Return the kernels that can serve a device, those that are wanted most first.
+
+    Raises:
+        ValueError: As :meth:`Operation.kernel`.
+    """
+    wanted: Sequence[Kernel[Any]] = operation.kernels
+    if forced is not None:
+        wanted = [kernel for kernel in wanted if kernel.backend == forced] or wanted
+    found = tuple(kernel for kernel in wanted if kernel.refusal(device) is None)
+    if not found:
+        raise ValueError(
+            f"{_VARIABLE} is {forced!r}, which cannot compute {operation.name} here: "
+            f"{wanted[0].refusal(device)}; set it to 'torch' or unset it"
+        )
+    return found
+
+
+def forced_backend() -> Backend | None:
     """Return the backend that NEGPLUG_BACKEND forces, None if it is not set.
 
     Raises:
@@ -110,7 +125,7 @@ def forced_backend() -> str | None:
     forced = os.environ.get(_VARIABLE) or None
     if forced is not None and forced not in get_args(Backend):
         raise ValueError(f"{_VARIABLE} must be one of {get_args(Backend)}, got {forced!r}")
-    return forced
+    return cast("Backend | None", forced)
 
 
 def numba_refusal(device: torch.device) -> str | None:

@@ -40,17 +40,24 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     return compile_later
 
 
-@contextlib.contextmanager
-def threads(wanted: bool) -> Iterator[bool]:
+_IN_TURN = contextlib.nullcontext(False)
+
+
+def threads(wanted: bool) -> contextlib.AbstractContextManager[bool]:
     """Say whether a loop may use threads, and let it have as many as torch uses.
 
     Args:
         wanted: False for an input too small for them.
     """
+    return _threads() if wanted else _IN_TURN
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[bool]:
     config: Any = numba.config
     torchs = torch.get_num_threads()
     number = min(torchs, config.NUMBA_NUM_THREADS)
-    if not wanted or number == 1 or os.getpid() != _process:
+    if number == 1 or os.getpid() != _process:
         yield False
         return
     with _pool:

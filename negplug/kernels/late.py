@@ -32,6 +32,14 @@ def free_to_read(device: torch.device) -> bool:
     return device.type == "cpu" and forced_backend() != "triton"
 
 
+def host_refusal(device: torch.device) -> str | None:
+    """Return why a kernel that reads values cannot serve a device; None if it can.
+
+    A CPU that stands in for a GPU may read them, but is forced to take Triton's.
+    """
+    return None if device.type == "cpu" else f"it would have to wait for {device.type!r}"
+
+
 def capturing(device: torch.device) -> bool:
     """Return whether a CUDA graph takes up what is asked of a device, and nothing is computed."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -39,7 +47,7 @@ def capturing(device: torch.device) -> bool:
 
 def known(value: Tensor) -> Any:
     """Return the one value of a tensor that is free to read; None of another."""
-    return value.detach().numpy().item() if free_to_read(value.device) else None
+    return value.item() if free_to_read(value.device) else None
 
 
 def places(mask: Tensor) -> Tensor | None:
@@ -121,6 +129,10 @@ def check(
         error: Makes the error; may read the device.
         failed: Whether that is a failure, asked on the host; by default whether the value is true.
     """
+    if value.device.type == "cpu" and not _late:
+        if failed(value.numpy().item()):
+            raise error()
+        return
 
     def raised() -> None:
         raise error()

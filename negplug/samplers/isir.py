@@ -57,7 +57,7 @@ class Isir(ChainSampler):
 
     def noise(self, scores: Tensor, random: RandomNumbers) -> Tensor:
         """Return standard Gumbel variables, ``[N, 1 + C]``; the first is the state's."""
-        return -random.exponential((1 + scores.shape[1], len(scores)), scores.dtype).log_().T
+        return random.exponential((1 + scores.shape[1], len(scores)), scores.dtype).log_().neg_().T
 
     def move(
         self, scores: Tensor, initial: Tensor, place: Tensor, noise: Tensor, step: int

@@ -53,6 +53,7 @@ class MemoryBank(RememberingSampler):
     """
 
     slots: Tensor
+    num_views = 1
 
     def __init__(self, momentum: float = 0.5, size: int | None = None, gather: bool = True) -> None:
         super().__init__(gather)

@@ -60,6 +60,15 @@ def test_what_is_forced_serves_or_says_why_not(monkeypatch):
         CHAINS.kernel(ELSEWHERE, None)
 
 
+@pytest.fixture
+def afresh():
+    """Ask again which kernels can serve, before a test that changes it and behind."""
+    choice.able.cache_clear()
+    yield
+    choice.able.cache_clear()
+
+
+@pytest.mark.usefixtures("afresh")
 def test_without_numba_torch_serves(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(choice, "_import_failure", choice._import_failure.__wrapped__)

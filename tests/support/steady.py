@@ -36,6 +36,8 @@ DRAWING = [
         for option in ("cached", "drop")
     ),
     "isir()",
+    "emc2(source=memory_bank())",
+    "isir(size=64, out_of_batch='drop', source=memory_bank(size=64))",
 ]
 """Samplers that draw from the softmax."""
 

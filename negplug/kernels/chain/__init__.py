@@ -26,16 +26,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from negplug.kernels.chain.moves import gathered, resampled, softmax_of_some, weighed_moves
+from negplug.kernels.chain.moves import (
+    gathered,
+    gathered_on_host,
+    resampled,
+    resampled_on_host,
+    softmax_of_some,
+    weighed_moves,
+)
 from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.result import Moves, Walk
 from negplug.kernels.chain.scan import scan_walk
 from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
+from negplug.kernels.late import host_refusal
 
 __all__ = [
     "CHAINS",
@@ -55,6 +63,12 @@ def _compiled_walk() -> Callable[..., Walk]:
     return compiled_walk
 
 
+def _compiled_moves() -> Callable[..., Moves]:
+    from negplug.kernels.chain.compiled import compiled_moves
+
+    return compiled_moves
+
+
 def _fused(name: str) -> Callable[[], Callable[..., Any]]:
     def load() -> Callable[..., Any]:
         from negplug.kernels.chain import fused
@@ -68,8 +82,27 @@ def _weighed() -> Callable[..., Moves]:
     return functools.partial(weighed_moves, walk)
 
 
+class Sizes(NamedTuple):
+    """N chains, and C candidates of each."""
+
+    chains: int
+    steps: int
+
+
+# Candidates of all chains; beyond so many an operation of torch costs less than numpy's.
+_FEW = 2**12
+
 # Proposals that a program in Triton holds in its registers.
 _MOST_STEPS = 4096
+
+
+def _fits(sizes: Sizes) -> bool:
+    return sizes.steps <= _MOST_STEPS
+
+
+def _few(sizes: Sizes) -> bool:
+    return sizes.chains * sizes.steps <= _FEW
+
 
 CHAINS: Operation[int] = Operation(
     "Metropolis–Hastings chains",
@@ -87,15 +120,17 @@ MOVES: Operation[int] = Operation(
     256,
     (
         Kernel("triton", _fused("fused_moves"), triton_refusal, lambda steps: steps <= _MOST_STEPS),
+        Kernel("numba", _compiled_moves, numba_refusal),
         Kernel("torch", _weighed),
     ),
 )
 
-RESAMPLING: Operation[int] = Operation(
+RESAMPLING: Operation[Sizes] = Operation(
     "resampling of chains",
-    256,
+    Sizes(512, 256),
     (
-        Kernel("triton", _fused("fused_resample"), triton_refusal, lambda n: n <= _MOST_STEPS),
+        Kernel("triton", _fused("fused_resample"), triton_refusal, _fits),
+        Kernel("torch", lambda: resampled_on_host, host_refusal, _few),
         Kernel("torch", lambda: resampled),
     ),
 )
@@ -105,6 +140,7 @@ PICKING: Operation[None] = Operation(
     None,
     (
         Kernel("triton", _fused("fused_pick"), triton_refusal),
+        Kernel("torch", lambda: gathered_on_host, host_refusal),
         Kernel("torch", lambda: gathered),
     ),
 )
@@ -140,11 +176,12 @@ def resample(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor) -> M
         initial: ``[N]``, score of the state; a candidate unless it is among the others.
         place: As in :func:`chain_moves`.
     """
-    moves: Moves = RESAMPLING.kernel(scores.device, scores.shape[1])(scores, noise, initial, place)
+    moves: Moves = RESAMPLING.kernel(scores.device, Sizes(*scores.shape))(
+        scores, noise, initial, place
+    )
     return moves
 
 
-@torch.no_grad()
 def pick(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
     """Return ``values[i, place[i]]`` ``[N]``, and ``otherwise[i]`` where ``place[i]`` is -1.
 

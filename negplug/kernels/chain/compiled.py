@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negplug.kernels.chain.result import Walk
+from negplug.kernels.chain.result import Moves, Walk
 from negplug.kernels.compiling import compiled, threads
 
 # Below so many proposals the loop takes a millisecond at most. Threads may take longer, where
@@ -34,16 +34,71 @@ def compiled_walk(scores: Tensor, noise: Tensor, initial: Tensor, burn_in: Tenso
 
     Quickest where ``scores.T`` and ``noise.T`` are contiguous; ``counts.T`` is.
     """
-    chains, steps = scores.shape
-    counts = scores.new_empty(steps, chains)
-    stayed, accepted = scores.new_empty(2, chains)
-    last = torch.empty(chains, dtype=torch.int64)
-    arguments = (scores.T, noise.T, initial, burn_in, counts, stayed, last, accepted)
-    # One memory layout, so that there is one compiled function for each dtype.
-    arrays = [tensor.detach().contiguous().numpy() for tensor in arguments]
-    with threads(scores.numel() >= _FEW) as at_once:
-        (_walk_at_once if at_once else _walk_in_turn)(*arrays)
+    arrays = _arrays(scores.T, noise.T, initial, burn_in)
+    counts, stayed, last, accepted = map(torch.from_numpy, _walked(*arrays))
     return Walk(counts.T, stayed, last, accepted)
+
+
+def compiled_moves(
+    scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor, burn_in: float
+) -> Moves:
+    """Return what :func:`negplug.kernels.chain.chain_moves` returns; see there."""
+    rows, more, first, places = _arrays(scores.T, noise.T, initial, place)
+    proposed = _proposed(rows)
+    most = np.maximum(proposed - 1, 0)
+    share = isinstance(burn_in, float)
+    passed = np.minimum((proposed * burn_in).astype(np.int64) if share else burn_in, most)
+    counts, stayed, last, accepted = _walked(rows, more, first, passed)
+    _weigh(proposed, passed, first, places, counts, stayed, accepted)
+    weights, outside, last, accepted = map(torch.from_numpy, (counts, stayed, last, accepted))
+    return Moves(weights.T, outside, last, accepted)
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    """Return arrays of one memory layout, so that there is one compiled function for each dtype."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _walked(scores: Any, noise: Any, initial: Any, burn_in: Any) -> tuple[Any, Any, Any, Any]:
+    """Return counts, stays, last columns and numbers of accepted proposals of a walk."""
+    counts, last = np.empty_like(scores), np.empty(len(initial), np.int64)
+    stayed, accepted = np.empty_like(initial), np.empty_like(initial)
+    with threads(scores.size >= _FEW) as at_once:
+        walk = _walk_at_once if at_once else _walk_in_turn
+        walk(scores, noise, initial, burn_in, counts, stayed, last, accepted)
+    return counts, stayed, last, accepted
+
+
+@compiled()
+def _proposed(scores: Any) -> Any:
+    """Return how many proposals each chain has."""
+    number = np.zeros(scores.shape[1], np.int64)
+    for j in range(scores.shape[0]):
+        for i in range(scores.shape[1]):
+            number[i] += scores[j, i] != -np.inf
+    return number
+
+
+@compiled()
+def _weigh(
+    proposed: Any, passed: Any, initial: Any, place: Any, counts: Any, stayed: Any, accepted: Any
+) -> None:
+    """Make weights of draws out of their numbers, and shares of the numbers of what is accepted."""
+    one = np.ones(1, counts.dtype)[0]
+    share = np.empty_like(stayed)
+    for i in range(len(share)):
+        share[i] = one / max(proposed[i] - passed[i], 1)
+    for j in range(len(counts)):
+        for i in range(len(share)):
+            counts[j, i] *= share[i]
+    for i in range(len(share)):
+        idle = proposed[i] == passed[i] and initial[i] > -np.inf
+        # Where nothing is proposed, the state is still a draw.
+        stayed[i] = one if idle else stayed[i] * share[i]
+        if place[i] >= 0:
+            counts[place[i], i] += stayed[i]
+            stayed[i] = 0
+        accepted[i] = accepted[i] / proposed[i] if proposed[i] else np.nan
 
 
 @compiled()

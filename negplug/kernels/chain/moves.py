@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +64,22 @@ def resampled(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor) -> 
     return Moves(weights[:, 1:], weights[:, 0], last, accepted)
 
 
+def resampled_on_host(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor) -> Moves:
+    """Do the same by numpy, of which an operation costs less where there are few candidates."""
+    score, columns = scores.numpy().T, place.numpy()
+    own = np.where(columns >= 0, -np.inf, initial.numpy()).astype(score.dtype)
+    candidates = np.concatenate([own[None], score])
+    highest = candidates.max(0)
+    weights = np.exp(candidates - np.where(highest > -np.inf, highest, 0))
+    weights /= np.where(highest > -np.inf, weights.sum(0), 1)
+    noisy = candidates + noise.numpy().T
+    last = np.where(noisy.max(0) > -np.inf, noisy.argmax(0) - 1, -1)
+    moved = ((last >= 0) & (last != columns)).astype(score.dtype)
+    moved[score.max(0) == -np.inf] = np.nan
+    drawn, final, accepted = map(torch.from_numpy, (weights, last, moved))
+    return Moves(drawn[1:].T, drawn[0], final, accepted)
+
+
 def softmax_of_some(scores: Tensor) -> Tensor:
     """Return the softmax of each row ``[N, C]``, 0 where there is nothing but -inf."""
     lowest = torch.finfo(scores.dtype).min
@@ -74,3 +91,10 @@ def gathered(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
     """Return what :func:`negplug.kernels.chain.pick` returns."""
     found = values.gather(1, place.clamp(min=0)[:, None])[:, 0]
     return torch.where(place < 0, otherwise, found)
+
+
+def gathered_on_host(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
+    """Do the same where values are free to read, by fewer operations that cost less."""
+    column = place.numpy()
+    found = values.numpy()[np.arange(len(column)), column]  # of -1, the last: which is not taken
+    return torch.from_numpy(np.where(column < 0, otherwise.numpy(), found))

@@ -5,6 +5,9 @@ See :mod:`negplug.kernels.random`.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,9 +32,23 @@ def hashed_uniforms(out: Tensor, seed: int | Tensor, start: int) -> None:
 
 def hashed_integers(count: int, seed: int | Tensor, device: torch.device) -> Tensor:
     """Return ⌊h_t/2⌋ for t = 1, …, count, int64 from 0 upwards."""
+    if isinstance(seed, int) and device.type == "cpu":
+        return torch.from_numpy(integers_on_host(count, seed))
     states = torch.arange(1, count + 1, device=device).mul_(GAMMA).add_(seed)
     spare = torch.empty_like(states)
     return shift(mix_(states, spare), 1, spare)
+
+
+def integers_on_host(count: int, seed: int) -> Any:
+    """Return :func:`hashed_integers` as an array, whose operations cost less if it is small."""
+    state = np.arange(1, count + 1, dtype=np.uint64)
+    state *= np.uint64(GAMMA % 2**64)
+    state += np.uint64(seed % 2**64)
+    for by, factor in ((30, _FIRST), (27, _SECOND)):
+        state ^= state >> np.uint64(by)
+        state *= np.uint64(factor % 2**64)
+    state ^= state >> np.uint64(31)
+    return (state >> np.uint64(1)).view(np.int64)
 
 
 def mix_(state: Tensor, spare: Tensor) -> Tensor:

@@ -61,6 +61,9 @@ class RandomNumbers:
         drawn = torch.empty(shape, dtype=dtype, device=self.device)
         width = min(drawn.numel(), _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE))
         numbers = drawn.new_empty(width, dtype=widest(self.device))
+        if width == drawn.numel():
+            write_uniforms(numbers, seed)
+            return drawn.copy_(numbers.log_().view(shape)).neg_()
         for start in range(0, drawn.numel(), max(width, 1)):
             part = drawn.view(-1)[start : start + width]
             uniform = numbers[: len(part)]

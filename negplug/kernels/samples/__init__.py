@@ -1,7 +1,8 @@
 """The samples of a pool: which rows are views of the same one, their order, where one is.
 
 Kernels: :mod:`negplug.kernels.samples.fused`, programs in Triton that compare all with all, on a
-GPU; :mod:`negplug.kernels.samples.sorting`, in torch operations, on any device.
+GPU; :mod:`negplug.kernels.samples.host`, in numpy, where values are free to read;
+:mod:`negplug.kernels.samples.sorting`, in torch operations, on any device.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.late import host_refusal
+from negplug.kernels.samples.host import found_on_host, grouped_on_host, shuffled_on_host
 from negplug.kernels.samples.sorting import (
     found_by_sorting,
     grouped_by_sorting,
@@ -43,6 +46,7 @@ GROUPING: Operation[int] = Operation(
     512,
     (
         Kernel("triton", _fused("fused_groups"), triton_refusal, _few),
+        Kernel("torch", lambda: grouped_on_host, host_refusal),
         Kernel("torch", lambda: grouped_by_sorting),
     ),
 )
@@ -51,6 +55,7 @@ SHUFFLING: Operation[int] = Operation(
     256,
     (
         Kernel("triton", _fused("fused_shuffle"), triton_refusal, _few),
+        Kernel("torch", lambda: shuffled_on_host, host_refusal),
         Kernel("torch", lambda: shuffled_by_sorting),
     ),
 )
@@ -59,6 +64,7 @@ FINDING: Operation[int] = Operation(
     256,
     (
         Kernel("triton", _fused("fused_find"), triton_refusal, _few),
+        Kernel("torch", lambda: found_on_host, host_refusal),
         Kernel("torch", lambda: found_by_sorting),
     ),
 )

@@ -5,6 +5,7 @@ the check that refuses it has arrived. Of entries that are written twice the las
 every device.
 
 Kernels: :mod:`negplug.kernels.table.fused`, in Triton, on a GPU;
+:mod:`negplug.kernels.table.host`, where values are free to read;
 :mod:`negplug.kernels.table.indexing`, in torch operations, on any device.
 """
 
@@ -16,6 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.late import host_refusal
+from negplug.kernels.table.host import entries_on_host, write_on_host
 from negplug.kernels.table.indexing import indexed_entries, write_by_index
 
 __all__ = ["READING", "WRITING", "read_entries", "write_entries"]
@@ -41,6 +44,7 @@ READING: Operation[None] = Operation(
     None,
     (
         Kernel("triton", _fused_entries, triton_refusal),
+        Kernel("torch", lambda: entries_on_host, host_refusal),
         Kernel("torch", lambda: indexed_entries),
     ),
 )
@@ -50,6 +54,7 @@ WRITING: Operation[int] = Operation(
     512,
     (
         Kernel("triton", _write_fused, triton_refusal, lambda count: count <= _MOST_COMPARED),
+        Kernel("torch", lambda: write_on_host, host_refusal),
         Kernel("torch", lambda: write_by_index),
     ),
 )

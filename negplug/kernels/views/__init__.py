@@ -5,21 +5,24 @@ sample c,
 
     S_ic = log (1/V) Σ_u e^{s_iu},      log w_iu = log W_ic + s_iu − log Σ_u e^{s_iu}.
 
-Kernels: :mod:`negplug.kernels.views.fused`, in Triton, on a GPU;
-:mod:`negplug.kernels.views.gathering`, in torch operations, on any device.
+Kernels: :mod:`negplug.kernels.views.fused`, in Triton, on a GPU; :mod:`negplug.kernels.views.host`,
+in numpy, for small batches on the CPU; :mod:`negplug.kernels.views.gathering`, in torch operations,
+on any device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.late import host_refusal
 from negplug.kernels.views.gathering import gathered_scores, spread_by_rows
+from negplug.kernels.views.host import scores_on_host, spread_on_host
 
-__all__ = ["SCORES", "SPREADING", "sample_scores", "spread_"]
+__all__ = ["SCORES", "SPREADING", "few", "sample_scores", "spread_"]
 
 
 def _fused(name: str) -> Callable[[], Callable[..., Any]]:
@@ -31,19 +34,41 @@ def _fused(name: str) -> Callable[[], Callable[..., Any]]:
     return load
 
 
-SCORES: Operation[None] = Operation(
+# Numbers; beyond so many an operation of torch costs less than numpy's.
+_FEW = 2**12
+
+
+def few(samples: int, anchors: int) -> bool:
+    """Return whether numpy takes less time on a CPU than operations of torch."""
+    return samples * anchors <= _FEW
+
+
+class Sizes(NamedTuple):
+    """C samples and N anchors."""
+
+    samples: int
+    anchors: int
+
+
+def _few(sizes: Sizes) -> bool:
+    return few(*sizes)
+
+
+SCORES: Operation[Sizes] = Operation(
     "logits of samples",
-    None,
+    Sizes(256, 512),
     (
         Kernel("triton", _fused("fused_scores"), triton_refusal),
+        Kernel("torch", lambda: scores_on_host, host_refusal, _few),
         Kernel("torch", lambda: gathered_scores),
     ),
 )
-SPREADING: Operation[None] = Operation(
+SPREADING: Operation[Sizes] = Operation(
     "weights of views",
-    None,
+    Sizes(256, 512),
     (
         Kernel("triton", _fused("fused_spread"), triton_refusal),
+        Kernel("torch", lambda: spread_on_host, host_refusal, _few),
         Kernel("torch", lambda: spread_by_rows),
     ),
 )
@@ -66,7 +91,7 @@ def sample_scores(
         ids: Ids of anchors ``[N]`` and rows ``[K]``: a sample with a row of an anchor's id is none
             of its negatives, -1 being unknown; None if there are none to compare.
     """
-    kernel = SCORES.kernel(logits.device, None)
+    kernel = SCORES.kernel(logits.device, Sizes(rows.shape[1], logits.shape[1]))
     scores: Tensor = kernel(logits, rows, own, missing, ids)
     return scores
 
@@ -80,5 +105,6 @@ def spread_(logits: Tensor, rows: Tensor, scores: Tensor, weights: Tensor) -> Te
         scores: ``[C, N]``.
         weights: ``[C, N]``, of the samples; too small ones count as 0.
     """
-    spread: Tensor = SPREADING.kernel(logits.device, None)(logits, rows, scores, weights)
+    kernel = SPREADING.kernel(logits.device, Sizes(rows.shape[1], logits.shape[1]))
+    spread: Tensor = kernel(logits, rows, scores, weights)
     return spread

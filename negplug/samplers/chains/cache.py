@@ -12,7 +12,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.rows import Rows
 from negplug.contract.sample_table import SampleTable, occurrences, room_for
-from negplug.kernels.late import free_to_read, known
+from negplug.kernels.late import free_to_read
 from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.chains.step import ChainStep
 from negplug.samplers.common.saved_rows import check_unit_rows
@@ -54,7 +54,7 @@ class EmbeddingCache(SampleTable):
 
     def __init__(self) -> None:
         super().__init__(("embedding",), known=False, embedding=0.0)
-        self._names: Tensor | None = None
+        self._names: tuple[torch.Size, Tensor, Tensor] | None = None
 
     def check_values(self, values: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless the saved embeddings are rows of unit length."""
@@ -73,7 +73,7 @@ class EmbeddingCache(SampleTable):
 
     def find(self, batch: ContrastiveBatch, step: ChainStep) -> AbsentStates | None:
         """Return the states outside the batch; None if it is known that there are none."""
-        if free_to_read(step.state.device) and not known(step.away.any()):
+        if free_to_read(step.state.device) and not step.away.numpy().any():
             return None
         anchors = batch.anchors.embeddings
         if not self.known.numel():
@@ -87,11 +87,9 @@ class EmbeddingCache(SampleTable):
 
     def _named(self, rows: Tensor) -> Rows:
         """Return the views of all samples ``[V·n, d]`` with their names, which are kept."""
-        if self._names is None or self._names.shape[1:] != self.known.shape:
-            views, length = self.known.shape
-            indexes = torch.arange(length, device=rows.device).expand(views, -1)
-            self._names = torch.stack([torch.full_like(indexes, UNKNOWN), indexes])
-        elif self._names.device != rows.device:
-            self._names = self._names.to(rows.device)
-        ids, indexes = self._names.flatten(1)
+        shape, device = self.known.shape, rows.device
+        if self._names is None or self._names[0] != shape or self._names[1].device != device:
+            indexes = torch.arange(shape[1], device=device).repeat(shape[0])
+            self._names = shape, torch.full_like(indexes, UNKNOWN), indexes
+        _, ids, indexes = self._names
         return Rows(rows, ids, indexes=indexes)

@@ -8,6 +8,7 @@ inside a sample a view has its conditional probability, the softmax over the vie
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -63,18 +64,25 @@ class PooledSamples(NamedTuple):
 def whole_pool(name: str, source: NegativeSampler, batch: ContrastiveBatch) -> Rows:
     """Return what ``source`` offers to the sampler ``name``: one pool, all of its rows.
 
+    A memory that does not wait for a device offers rows that it may not have written yet, and says
+    so by a mask that is the same for all anchors. They are of no sample then, :data:`BEYOND`.
+
     Raises:
         ValueError: If it offers anything else, or in training rows of unknown samples.
     """
     pools: tuple[Negatives, ...] = source(batch)
     pool = pools[0]
-    if len(pools) > 1 or not pool.one_whole_pool or pool.log_weight is not None:
+    written = pool.common_mask if pool.rows.num_views is not None else None
+    whole = pool.one_whole_pool or written is not None
+    if len(pools) > 1 or not whole or pool.log_weight is not None:
         raise ValueError(no_whole_pool(name, source))
     if batch.training and batch.anchors.indexes is not None and pool.rows.indexes is None:
         raise ValueError(
             f"{name}: it is unknown which samples the rows of {source} are; give it a source "
             f"whose rows come from this run's batches"
         )
+    if written is not None and pool.rows.indexes is not None:
+        return replace(pool.rows, indexes=pool.rows.indexes.where(written, BEYOND), name="")
     return pool.rows
 
 
@@ -98,7 +106,10 @@ def samples_of(pool: Rows) -> PooledSamples:
     """
     indexes = pool.indexes
     assert indexes is not None
-    view = occurrences(indexes) if pool.views is None else pool.views
+    if pool.views is not None:
+        view = pool.views
+    else:
+        view = torch.zeros_like(indexes) if pool.num_views == 1 else occurrences(indexes)
     if pool.num_views is None:
         samples, sample = torch.unique(indexes, return_inverse=True)
         number = int(view.max()) + 1 if len(view) else 1
@@ -107,5 +118,6 @@ def samples_of(pool: Rows) -> PooledSamples:
         return PooledSamples(samples, rows)
     # Of a shape that is known before, so that a device need not be waited for.
     samples, rows = group(indexes, view, pool.num_views, BEYOND)
-    padded = bool(len(samples)) and known(samples[-1] == BEYOND) is not False
-    return PooledSamples(samples, rows, bool(len(samples)), padded)
+    some = samples.shape[0] > 0
+    padded = some and known(samples[-1]) in (BEYOND, None)
+    return PooledSamples(samples, rows, some, padded)

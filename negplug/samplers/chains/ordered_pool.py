@@ -8,10 +8,12 @@ most of a queue's are, are left out of a view's rows: there are never more rows 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,17 +33,20 @@ class OrderedPool(NamedTuple):
         pool: The pool, R rows.
         samples: Its samples.
         columns: For each view, which of the samples have it, int64; None if all have.
-        log_number: ``[C, 1]``, the logarithm of how many views a sample has.
+        log_number: The logarithm of how many views a sample has, ``[C, 1]`` where it depends.
     """
 
     pool: Rows
     samples: PooledSamples
     columns: tuple[Tensor | None, ...]
-    log_number: Tensor
+    log_number: float | Tensor
 
     @classmethod
     def of(cls, pool: Rows, samples: PooledSamples) -> OrderedPool:
         """Put the rows of a pool in order; those that are no view of a sample are left out."""
+        if samples.complete and not samples.padded:
+            rows, views = samples.rows.flatten(), len(samples.rows)
+            return cls(_selected(pool, rows), samples, (None,) * views, math.log(views))
         present = samples.rows >= 0
         columns: tuple[Tensor | None, ...] = (None,) * len(present)
         if not samples.complete:
@@ -53,14 +58,16 @@ class OrderedPool(NamedTuple):
         whole = all(column is None for column in columns)
         # In place of a sample that is missing, some row of which nothing is drawn.
         rows = samples.rows.flatten().clamp(min=0) if whole else samples.rows[present]
-        with torch.enable_grad():
-            ordered = replace(pool.select(rows), name=f"{pool.name}, ordered by sample")
+        ordered = _selected(pool, rows)
         log_number = present.sum(0).clamp_(min=1).to(ordered.embeddings.dtype).log_()[:, None]
         return cls(ordered, samples, columns, log_number)
 
     def views(self, values: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Yield of values ``[R, …]`` those of each view, after the samples that have it."""
-        count = len(self.samples.indexes)
+        count = self.samples.indexes.shape[0]
+        if self.columns.count(None) == len(self.columns):
+            views = values.view(len(self.columns), count, *values.shape[1:])
+            return zip(self.columns, views, strict=True)
         sizes = [count if column is None else len(column) for column in self.columns]
         return zip(self.columns, torch.split(values, sizes), strict=True)
 
@@ -117,18 +124,19 @@ class OrderedPool(NamedTuple):
 
         A few entries: quicker one by one than by a mask over all.
         """
-        (anchor,) = (own >= 0).nonzero(as_tuple=True)
-        column, count = own[anchor], len(self.samples.indexes)
+        (anchor,) = (own.numpy() >= 0).nonzero()
+        column, count = own.numpy()[anchor], len(self.samples.indexes)
+        place = torch.from_numpy(column * len(batch.anchors) + anchor)
         if ids_are_indexes(batch, self.pool):
             if all(each is None for each in self.columns):
-                first = count * torch.arange(len(self.columns), device=own.device)[:, None]
-                rows = (column + first).flatten()
-                remember_pairs(batch, self.pool, anchor.expand(len(first), -1).flatten(), rows)
+                rows = np.concatenate([column + count * n for n, _ in enumerate(self.columns)])
+                pairs = np.tile(anchor, len(self.columns)), rows
+                remember_pairs(batch, self.pool, *map(torch.from_numpy, pairs))
         else:
             # Ids may number the rows of a batch alone; a sample that is in it twice then has two.
             others, row = excluded_pairs(batch, self.pool)
-            anchor, column = torch.cat([anchor, others]), torch.cat([column, self._sample[row]])
-        scores.view(-1).index_fill_(0, column * len(batch.anchors) + anchor, -torch.inf)
+            place = torch.cat([place, self._sample[row] * len(batch.anchors) + others])
+        scores.view(-1).index_fill_(0, place, -torch.inf)
 
     def _exclude_by_masks(self, batch: ContrastiveBatch, own: Tensor, scores: Tensor) -> None:
         """Do the same without waiting for a device."""
@@ -149,6 +157,11 @@ class OrderedPool(NamedTuple):
         """``[R]`` int64, the sample of each row."""
         every = torch.arange(len(self.samples.indexes), device=self.pool.ids.device)
         return torch.cat([every if each is None else each for each in self.columns])
+
+
+def _selected(pool: Rows, rows: Tensor) -> Rows:
+    with torch.enable_grad():
+        return replace(pool.select(rows), name=f"{pool.name}, ordered by sample")
 
 
 def logits_of(pool: Rows, batch: ContrastiveBatch) -> Tensor:

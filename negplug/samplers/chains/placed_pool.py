@@ -1,7 +1,7 @@
 """A complete pool as it is, and where in it the views of each sample are.
 
 Nothing of the pool is copied, so there is little to launch on a GPU. On the CPU, where a gather of
-logits costs more than one of rows, pools are put in order (:mod:`.ordered_pool`).
+logits costs more than one of rows, large pools are put in order (:mod:`.ordered_pool`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import BEYOND
 from negplug.contract.rows import Rows
 from negplug.kernels.late import free_to_read
-from negplug.kernels.views import sample_scores, spread_
+from negplug.kernels.views import few, sample_scores, spread_
 from negplug.samplers.chains.grouping import PooledSamples
-from negplug.samplers.chains.ordered_pool import OrderedPool, ids_are_indexes, logits_of
+from negplug.samplers.chains.ordered_pool import (
+    OrderedPool,
+    ids_are_indexes,
+    logits_of,
+)
 
 
 class PlacedPool(NamedTuple):
@@ -46,8 +50,9 @@ class PlacedPool(NamedTuple):
         return spread_(logits, self.samples.rows, scores, weights)
 
 
-def pool_of(pool: Rows, samples: PooledSamples) -> PlacedPool | OrderedPool:
-    """Return a pool in the form that takes the least time on its device."""
-    if samples.complete and not free_to_read(pool.ids.device):
+def pool_of(pool: Rows, samples: PooledSamples, anchors: int) -> PlacedPool | OrderedPool:
+    """Return a pool, of so many anchors, in the form that takes the least time on its device."""
+    small = few(samples.indexes.shape[0], anchors)
+    if samples.complete and (small or not free_to_read(pool.ids.device)):
         return PlacedPool(pool, samples)
     return OrderedPool.of(pool, samples)

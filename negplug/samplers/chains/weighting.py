@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import BEYOND
 from negplug.contract.negatives import Negatives, Whole
 from negplug.contract.rows import Rows
 from negplug.samplers.chains.step import ChainStep
@@ -28,6 +29,8 @@ def softmax_over(batch: ContrastiveBatch, pool: Rows) -> Negatives:
     """Return every row of a pool, with its weight in the softmax over the anchor's negatives."""
     logits = (batch.anchors.embeddings / batch.temperature) @ pool.embeddings.T
     allowed = Negatives(pool).serving(batch.anchors)
+    if pool.indexes is not None:
+        allowed &= pool.indexes != BEYOND
     weight = torch.where(allowed, logits, torch.finfo(logits.dtype).min).log_softmax(1)
     return Negatives(pool, Whole(), weight.masked_fill(~allowed, -torch.inf), "posterior")
 

@@ -48,6 +48,7 @@ class RememberingSampler(Stateful, NegativeSampler):
 
     Attributes:
         ranks: What its states are declared with.
+        num_views: That of its rows, see :class:`.Rows`.
     """
 
     wants_indexes = True
@@ -56,6 +57,7 @@ class RememberingSampler(Stateful, NegativeSampler):
     names: Tensor
     count: int
     size: int | None = None
+    num_views: int | None = None
 
     def __init__(self, gather: bool) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class RememberingSampler(Stateful, NegativeSampler):
         check_width(str(self), self.rows[: self.count], anchors)
         rows = self.rows[: self.count] if self.count else anchors.new_empty(0, anchors.shape[1])
         ids, indexes, labels = self.names[:, : self.count]
-        pool = Rows(rows.to(anchors), ids, indexes, labels, name=self._name)
+        pool = Rows(rows.to(anchors), ids, indexes, labels, None, self.num_views, self._name)
         return Sampled(Negatives(pool), self._arriving(batch) if batch.training else None)
 
     def _arriving(self, batch: ContrastiveBatch) -> Arriving:

@@ -34,6 +34,9 @@ def no_loops(monkeypatch):
     """No GPU runs loops compiled for the CPU, which would count for nothing."""
     failure = {"numba": "hidden"}.get
     monkeypatch.setattr(choice, "_import_failure", failure)
+    choice.able.cache_clear()
+    yield
+    choice.able.cache_clear()
 
 
 def third_step(sampler: str) -> int:

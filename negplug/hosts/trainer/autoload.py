@@ -22,10 +22,11 @@ from negplug.hosts import environment
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 
 DIAGNOSTICS = {
+    "contact_sheet": "ContactSheet",
     "gradient_snr": "GradientSNR",
     "representation": "RepresentationDiagnostics",
 }
-"""Name → callback, see :mod:`negplug.hosts.trainer.diagnostics`."""
+"""Name → callback, see :mod:`negplug.hosts.trainer.lightnings`."""
 
 
 def lightning() -> list[Any]:

@@ -22,9 +22,9 @@ from negplug.hosts import environment
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 
 DIAGNOSTICS = {
-    "contact_sheet": "ContactSheet",
     "gradient_snr": "GradientSNR",
     "representation": "RepresentationDiagnostics",
+    "contact_sheet": "ContactSheet",
 }
 """Name → callback, see :mod:`negplug.hosts.trainer.lightnings`."""
 

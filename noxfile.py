@@ -106,7 +106,7 @@ def tests_old_lightly(session: nox.Session, version: str) -> None:
 @nox.session(python="3.11")
 def tests_solo(session: nox.Session) -> None:
     """All tests but the command line's with the published solo-learn 1.0.2, without numba."""
-    session.install(".[dev,device]", "scikit-learn", *SOLO)
+    session.install(".[dev,device,diagnostics]", *SOLO)
     measured(session, "--ignore=tests/cli")
 
 
@@ -116,7 +116,7 @@ def tests_solo_main(session: nox.Session) -> None:
 
     Its users install main from its repository; no package index has it.
     """
-    session.install(".[dev]", "scikit-learn", "lightning>=2.5", "omegaconf>=2.3")
+    session.install(".[dev,diagnostics]", "lightning>=2.5", "omegaconf>=2.3")
     session.env["PYTHONPATH"] = str(Path("tests/standins").resolve())
     rooms = ("tests/hosts", "tests/house/test_methods_table.py", "tests/multi_rank/test_methods.py")
     measured(session, *rooms)

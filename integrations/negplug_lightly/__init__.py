@@ -1,7 +1,8 @@
 """negplug for Lightly: its criteria, treated in place.
 
 ``NegativeControl`` is a Lightning callback that treats the criteria of the module it trains;
-``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not.
+``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not, and
+``ContactSheet`` one that shows what a treated loss compares.
 ``treat_as`` declares a class of the recipe's own to be a criterion of Lightly.
 """
 
@@ -11,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from negplug.hosts.trainer.callback import NegativeControlMixin as NegativeControl
+    from negplug.hosts.trainer.contact_sheet import ContactSheetMixin as ContactSheet
     from negplug.hosts.trainer.diagnostics import GradientSNRMixin as GradientSNR
     from negplug.hosts.trainer.diagnostics import (
         RepresentationDiagnosticsMixin as RepresentationDiagnostics,
     )
     from negplug_lightly.declared import treat_as
 
-__all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics", "treat_as"]
+__all__ = [
+    "ContactSheet",
+    "GradientSNR",
+    "NegativeControl",
+    "RepresentationDiagnostics",
+    "treat_as",
+]
 
 
 def __getattr__(name: str) -> Any:

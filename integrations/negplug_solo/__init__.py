@@ -1,7 +1,8 @@
 """negplug for solo-learn (main, and 1.0.2 as published): its methods, treated in place.
 
 ``NegativeControl`` is a Lightning callback that treats the loss of the method it trains;
-``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not.
+``GradientSNR`` and ``RepresentationDiagnostics`` are callbacks that measure, treated or not, and
+``ContactSheet`` one that shows what a treated loss compares.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from negplug.hosts.trainer.callback import NegativeControlMixin as NegativeControl
+    from negplug.hosts.trainer.contact_sheet import ContactSheetMixin as ContactSheet
     from negplug.hosts.trainer.diagnostics import GradientSNRMixin as GradientSNR
     from negplug.hosts.trainer.diagnostics import (
         RepresentationDiagnosticsMixin as RepresentationDiagnostics,
     )
 
-__all__ = ["GradientSNR", "NegativeControl", "RepresentationDiagnostics"]
+__all__ = ["ContactSheet", "GradientSNR", "NegativeControl", "RepresentationDiagnostics"]
 
 
 def __getattr__(name: str) -> Any:

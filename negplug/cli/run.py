@@ -77,8 +77,8 @@ def run(
         typer.Option(
             "--diagnose",
             metavar="NAME",
-            help=f"Measure what each Lightning Trainer trains: {' or '.join(DIAGNOSTICS)}. Repeat "
-            "for both.",
+            help=f"Measure what each Lightning Trainer trains: {', '.join(DIAGNOSTICS)}. "
+            "Repeat for several.",
         ),
     ] = None,
     module: Annotated[

@@ -3,10 +3,11 @@
 - :mod:`negplug.diagnostics.gradients`: the gradients' signal-to-noise ratio;
 - :mod:`negplug.diagnostics.clusters`: how well classes cluster;
 - :mod:`negplug.diagnostics.hypersphere`: alignment and uniformity;
-- :mod:`negplug.diagnostics.negatives`: effective number and hardness of negatives.
+- :mod:`negplug.diagnostics.negatives`: effective number and hardness of negatives;
+- :mod:`negplug.diagnostics.contact_sheet`: what anchors are compared with, as pictures.
 
-As Lightning callbacks they are :mod:`negplug.hosts.trainer.diagnostics`, exported by
-``negplug_lightly`` and ``negplug_solo``.
+As Lightning callbacks they are :mod:`negplug.hosts.trainer.diagnostics` and
+:mod:`negplug.hosts.trainer.contact_sheet`, exported by ``negplug_lightly`` and ``negplug_solo``.
 """
 
 from negplug.diagnostics.clusters import intra_class_distance, silhouette

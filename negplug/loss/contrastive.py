@@ -20,6 +20,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.draws import Draws
 from negplug.contract.inputs import check_temperature
+from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
@@ -36,6 +37,8 @@ from negplug.loss.mean import mean_over_anchors
 from negplug.loss.saved import SavedLoss
 from negplug.loss.steps import Call, Steps
 from negplug.plugins.build import as_objective, as_sampler
+
+Witness = Callable[[ContrastiveBatch, tuple[Negatives, ...]], None]
 
 
 class ContrastiveLoss(SavedLoss):
@@ -57,6 +60,7 @@ class ContrastiveLoss(SavedLoss):
         observe: Whether calls measure what they sample, for logging.
         call: Number of the latest call in its step.
         observed: What the last observed call measured, see :mod:`negplug.diagnostics.observation`.
+        witness: Told of each call's batch and of the negatives that it was computed from.
 
     Raises:
         ValueError, TypeError: If an expression or the temperature cannot be used.
@@ -95,6 +99,7 @@ class ContrastiveLoss(SavedLoss):
         self.call = 0
         self.observe = False
         self.observed: dict[str, float] = {}
+        self.witness: Witness | None = None
         self.check_before_loading()
 
     def __new__(cls, *_: Any, **__: Any) -> ContrastiveLoss:
@@ -218,8 +223,11 @@ class ContrastiveLoss(SavedLoss):
         finally:
             # Checkpointing stops what it computes again as soon as it has what it wants.
             held = state.release()
-        if self.observe and not captured and (call is None or call.times == 1):
-            self.observed = observe(batch, sampler, negatives)
+        if not captured and (call is None or call.times == 1):
+            if self.observe:
+                self.observed = observe(batch, sampler, negatives)
+            if self.witness is not None:
+                self.witness(batch, negatives)
         if call is not None and loss.requires_grad:
             call.computed(loss, held)
         return loss

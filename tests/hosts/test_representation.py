@@ -240,7 +240,7 @@ def test_the_environment_measures_an_untouched_recipe(monkeypatch, caplog):
 
 def test_an_unknown_name_is_refused(monkeypatch):
     monkeypatch.setenv(VARIABLE, "gradient_snr,entropy")
-    message = f"^{VARIABLE} names 'entropy'; there are gradient_snr, representation$"
+    message = f"^{VARIABLE} names 'entropy'; there are gradient_snr, representation, contact_sheet$"
     with pytest.raises(ValueError, match=message):
         hosts.trainer()
 
@@ -269,7 +269,11 @@ SCRIPT = """
     ("name", "code", "said"),
     [
         ("gradient_snr", 0, "['negplug/gradient_snr', 'negplug/gradient_snr_std']\n"),
-        ("entropy", 2, "--diagnose 'entropy': there are gradient_snr, representation.\n"),
+        (
+            "entropy",
+            2,
+            "--diagnose 'entropy': there are gradient_snr, representation, contact_sheet.\n",
+        ),
     ],
 )
 def test_the_command_line(tmp_path, name, code, said):

@@ -22,6 +22,7 @@ from negplug.cli.sweep.grid import (
     one_spelling,
     parse_grid,
 )
+from negplug.cli.sweep.html import write_html
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
@@ -129,7 +130,8 @@ def sweep(
             "macOS or WSL, or 'negplug run' here.",
             code=1,
         )
-    missing = [name for name in ("optuna", "matplotlib") if find_spec(name) is None]
+    needed = ("optuna", "matplotlib", "markdown_it")
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         fail(f'sweep needs {" and ".join(missing)}: pip install "negplug[sweep]"', code=1)
     if not script.is_file():
@@ -184,7 +186,9 @@ def sweep(
             everything = [*runs, *(result.run for result in summary.results)]
             command = sweep_command(script, settings, everything, options)
             write_csv(summary, out / "results.csv")
-            write_report(summary, failures, command, draw_pictures(summary, out), out / "report.md")
+            pictures, report = draw_pictures(summary, out), out / "report.md"
+            write_report(summary, failures, command, pictures, report)
+            write_html(report, pictures, out / "report.html")
     except KeyboardInterrupt:
         typer.echo("negplug: stopped; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None

@@ -24,8 +24,9 @@ DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 DIAGNOSTICS = {
     "gradient_snr": "GradientSNR",
     "representation": "RepresentationDiagnostics",
+    "contact_sheet": "ContactSheet",
 }
-"""Name → callback, see :mod:`negplug.hosts.trainer.diagnostics`."""
+"""Name → callback, see :mod:`negplug.hosts.trainer.lightnings`."""
 
 
 def lightning() -> list[Any]:

@@ -51,7 +51,7 @@ class GradientSNRMixin:
 
     def __init__(self, decay: float = 0.99, *, from_environment: bool = False) -> None:
         super().__init__()
-        _refuse_twice("gradient_snr", self, from_environment)
+        refuse_twice("gradient_snr", self, from_environment)
         self.moments = GradientMoments(decay)
         self._owner = Ownership()
         self._stepped = False
@@ -157,7 +157,7 @@ class RepresentationDiagnosticsMixin:
         from_environment: bool = False,
     ) -> None:
         super().__init__()
-        _refuse_twice("representation", self, from_environment)
+        refuse_twice("representation", self, from_environment)
         for name, number in (("every", every), ("max_samples", max_samples)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
@@ -249,7 +249,7 @@ class RepresentationDiagnosticsMixin:
             logger.warning("negplug measures no representations: %s %s", model, what)
 
 
-def _refuse_twice(name: str, callback: object, from_environment: bool) -> None:
+def refuse_twice(name: str, callback: object, from_environment: bool) -> None:
     """Refuse a callback of the recipe that the environment asks for too: it would log twice."""
     if not from_environment and name in asked_diagnostics():
         raise ValueError(

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 _HOME = {
+    "ContactSheet": "negplug.hosts.trainer.contact_sheet",
     "NegativeControl": "negplug.hosts.trainer.callback",
     "GradientSNR": "negplug.hosts.trainer.diagnostics",
     "RepresentationDiagnostics": "negplug.hosts.trainer.diagnostics",
@@ -24,7 +25,8 @@ def callback_class(name: str, *preferred: str) -> type[Any]:
     """Return a callback's class for the Lightning in use.
 
     Args:
-        name: ``"NegativeControl"``, ``"GradientSNR"`` or ``"RepresentationDiagnostics"``.
+        name: ``"NegativeControl"``, ``"GradientSNR"``, ``"RepresentationDiagnostics"`` or
+            ``"ContactSheet"``.
         *preferred: Module names that hold a ``Callback``, the usual one first. Those that are
             imported already are in use; if none is, the first that is installed.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 SAMPLERS = [
     "in_batch()",
+    "in_batch(views='cross')",
     "gather()",
     "queue(size=96)",
     "queue(size=96, num_negatives=5)",

@@ -5,6 +5,7 @@ Samplers and objectives speak of logits s = ⟨a, k⟩/τ only through this inte
 - :mod:`negplug.objectives.logits.chosen`: weighted logits of chosen columns and of mixtures;
 - :mod:`negplug.objectives.logits.posterior`: the expected logit of draws from the softmax;
 - :mod:`negplug.objectives.logits.blocks`: the same, where rows of some views serve those of some;
+- :mod:`negplug.objectives.logits.softplus`: what a sigmoid loss pays for negatives;
 - :mod:`negplug.objectives.logits.divergence`: the divergence from another row's distribution.
 
 Which kernel computes is decided in :mod:`negplug.kernels`.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from negplug.hosts.injection import Injection, inject
     from negplug.kernels.random.distinct import distinct_places
     from negplug.loss.contrastive import ContrastiveLoss
+    from negplug.loss.temperature import LearnedTemperature
     from negplug.plugins.build import make_objective, make_sampler
     from negplug.samplers.common.choosing import ChoosingSampler
     from negplug.samplers.common.remembering import RememberingSampler
@@ -47,6 +48,7 @@ __all__ = [
     "ContrastiveLoss",
     "Draws",
     "Injection",
+    "LearnedTemperature",
     "LossSite",
     "Metadata",
     "MethodReport",
@@ -79,6 +81,7 @@ _HOME = {
     "ContrastiveLoss": "negplug.loss.contrastive",
     "Draws": "negplug.contract.draws",
     "Injection": "negplug.hosts.injection",
+    "LearnedTemperature": "negplug.loss.temperature",
     "LossSite": "negplug.contract.adapter",
     "Metadata": "negplug.contract.adapter",
     "MethodReport": "negplug.contract.adapter",

@@ -223,10 +223,12 @@ def _by_classes(contrast: Contrast, anchors: Tensor, same: Tensor) -> Contrastiv
 
 
 def _of_crops(metadata: Metadata, rows: int) -> dict[str, Any]:
-    """Repeat what is known of the samples for every crop, crop after crop."""
+    """Repeat what is known of the samples for every crop, crop after crop; and count the crops."""
     names = (metadata.indexes, metadata.labels)
     indexes, labels = (
         name if name is None or rows % len(name) else name.repeat(rows // len(name))
         for name in names
     )
-    return replace(metadata, indexes=indexes, labels=labels).of(rows)
+    known = replace(metadata, indexes=indexes, labels=labels).of(rows)
+    samples = next((len(name) for name in names if name is not None and not rows % len(name)), 0)
+    return known | {"num_views": rows // samples if samples else None}

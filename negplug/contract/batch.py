@@ -194,6 +194,7 @@ class ContrastiveBatch:
         *,
         lasting: bool = False,
         gather: bool = False,
+        num_views: int | None = None,
     ) -> ContrastiveBatch:
         """Build a batch whose positives are the other keys with the anchor's id.
 
@@ -212,6 +213,7 @@ class ContrastiveBatch:
             lasting: Whether ids, from 0 upwards, mean the same on every rank and in every step;
                 otherwise they number the samples of this batch.
             gather: Whether the keys are those of all ranks; positives are found there too.
+            num_views: V, if the anchors lie view after view, N/V rows each.
         """
         row = torch.arange(len(anchors), device=anchors.device)
         anchor_ids = anchor_ids if lasting else of_this_batch(anchor_ids)
@@ -219,8 +221,8 @@ class ContrastiveBatch:
             self_columns = row
             # An unknown anchor has no positives, but it is still itself: give it its own id.
             anchor_ids = anchor_ids.where(anchor_ids != UNKNOWN, of_this_batch(row) - 1)
-            ids = anchor_ids
-            of_keys = own = Rows(anchors, ids, indexes, labels, name=KEYS, identified=ids)
+            ids, views = anchor_ids, row // (len(row) // num_views) if num_views else None
+            of_keys = own = Rows(anchors, ids, indexes, labels, views, num_views, KEYS, ids)
         else:
             own = Rows(anchors, anchor_ids, indexes, labels, name=ANCHORS)
             of_keys = Rows(keys, key_ids if lasting else of_this_batch(key_ids), name=KEYS)
@@ -236,10 +238,10 @@ class ContrastiveBatch:
         return Negatives(self.keys)
 
     def gathered(self) -> ContrastiveBatch:
-        """Return this batch with every rank's keys, in rank order.
+        """Return this batch with every rank's keys, in rank order; the anchors stay this rank's.
 
-        The anchors stay this rank's. Gathered once per call, however many samplers ask; the batch
-        itself in one process, and if its keys are gathered already.
+        Gathered once per call, however many samplers ask; the batch itself in one process, and if
+        its keys are gathered already.
         """
         if world_size() == 1 or self.gathering is not None:
             return self
@@ -294,6 +296,5 @@ class ContrastiveBatch:
     def detach(self) -> ContrastiveBatch:
         """Return the batch without its graph."""
         context = replace(self.context, training=False, memo={})
-        return replace(
-            self, anchors=self.anchors.detach(), keys=self.keys.detach(), context=context
-        )
+        anchors, keys = self.anchors.detach(), self.keys.detach()
+        return replace(self, anchors=anchors, keys=keys, context=context)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.draws import Draws
 
@@ -22,6 +24,8 @@ class StepContext:
         dataset: What the run can say of the data set that the indexes count.
         training: Whether a backward pass can follow, so that this call counts as training.
         memo: What was computed for this very call: the gathered batch, each sampler's negatives.
+        sharpness: τ₀/τ, ``[]``, where the temperature τ learns: an objective is given the number τ₀
+            and anchors that carry the factor, see :mod:`negplug.loss.temperature`.
     """
 
     draws: Draws = _FIRST
@@ -29,3 +33,4 @@ class StepContext:
     dataset: DatasetAccess = _UNKNOWN
     training: bool = False
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    sharpness: Tensor | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,25 +17,33 @@ LARGEST = 1e30
 """Of a number that is asked for: products of a few such stay finite in float32."""
 
 
-def check_views(views: tuple[Tensor, ...]) -> None:
-    """Raise unless ``views`` are two or more floating tensors of one shape ``[B, d]``."""
+def check_views(views: tuple[Tensor, ...], names: Sequence[str] = ()) -> None:
+    """Raise unless ``views`` are two or more floating tensors of one shape ``[B, d]``.
+
+    Args:
+        views: The tensors.
+        names: What messages call them; z0, z1, … by default.
+    """
     if len(views) < 2:
         raise ValueError(f"a contrastive loss needs at least two views, got {len(views)}")
     for number, view in enumerate(views):
-        _check_form(f"z{number}", view)
+        name = names[number] if names else f"z{number}"
+        check_form(name, view)
         if view.shape != views[0].shape:
+            what = f"{' and '.join(names)} must" if names else "all views must"
             raise ValueError(
-                f"all views must have one shape [B, d], got z0 {tuple(views[0].shape)} and "
-                f"z{number} {tuple(view.shape)}"
+                f"{what} have one shape [B, d], got {names[0] if names else 'z0'} "
+                f"{tuple(views[0].shape)} and {name} {tuple(view.shape)}"
             )
 
 
-def finite_unit_rows(*views: Tensor, first: int = 0) -> Tensor:
+def finite_unit_rows(*views: Tensor, first: int = 0, names: Sequence[str] = ()) -> Tensor:
     """Return the rows of views one after another, at length one, ``[V·B, d]``.
 
     Args:
         *views: ``[B, d]`` each.
         first: Number of the first view, for messages.
+        names: What messages call the views, in place of their numbers.
 
     Raises:
         ValueError: If an entry of a view is NaN or infinite.
@@ -43,16 +52,18 @@ def finite_unit_rows(*views: Tensor, first: int = 0) -> Tensor:
 
     def error() -> ValueError:
         bad = (number for number, view in enumerate(views) if _not_finite(view.detach()))
-        return _diverged(f"z{first + next(bad, 0)}")
+        number = next(bad, 0)
+        return _diverged(names[number] if names else f"z{first + number}")
 
     # NaN, as is a row with such an entry; the rows are bounded.
-    late.check(f"finite z{first}", rows.detach().sum(), error, math.isnan)
+    kind = names[0] if names else f"z{first}"
+    late.check(f"finite {kind}", rows.detach().sum(), error, math.isnan)
     return rows
 
 
 def check_embeddings(name: str, z: Tensor) -> None:
     """Raise unless ``z`` is a finite floating tensor ``[B, d]`` with at least one row."""
-    _check_form(name, z)
+    check_form(name, z)
     late.check(f"finite {name}", _not_finite(z.detach()), lambda: _diverged(name))
 
 
@@ -60,7 +71,8 @@ def _diverged(name: str) -> ValueError:
     return ValueError(f"{name} holds NaN or infinite embeddings; the model has diverged")
 
 
-def _check_form(name: str, z: Tensor) -> None:
+def check_form(name: str, z: Tensor) -> None:
+    """Raise unless ``z`` is a dense floating tensor ``[B, d]`` with at least one entry."""
     if not isinstance(z, Tensor):
         raise TypeError(f"{name} must be a tensor [B, d], got {type(z).__name__}")
     _check_dense(name, z)
@@ -200,7 +212,10 @@ def check_flag(where: str, name: str, value: object) -> bool:
 def check_temperature(temperature: float) -> float:
     """Return ``temperature`` as a float; raise unless it is a number in [1e-30, 1e30]."""
     if isinstance(temperature, Tensor) and temperature.requires_grad:
-        raise TypeError("temperature requires a gradient, but negplug has none for it; detach it")
+        raise TypeError(
+            "temperature requires a gradient, but is a constant here; detach it, or give "
+            "ContrastiveLoss(temperature=LearnedTemperature(…))"
+        )
     try:
         if isinstance(temperature, (bool, str)):
             raise TypeError

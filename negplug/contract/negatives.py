@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from negplug.contract.blocks import Blocks
 from negplug.contract.ids import number_of_excluded
 from negplug.contract.rows import Rows
 
@@ -27,9 +28,12 @@ class Whole:
 
     Attributes:
         mask: ``[N, K]`` bool, True where a row serves the anchor; None if all do.
+        blocks: In place of a mask: the rows of some views serve those of some. Arithmetic that
+            knows of it streams them; :attr:`Negatives.mask` spells it out for what does not.
     """
 
     mask: Tensor | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +99,20 @@ class Negatives:
 
     @property
     def mask(self) -> Tensor | None:
-        """The mask of the choice."""
-        return self.choice.mask
+        """The mask of the choice, ``[N, E]``; blocks of views are spelled out."""
+        blocks = self.blocks
+        return self.choice.mask if blocks is None else blocks.mask()
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The blocks of views that serve, if the choice is such."""
+        return self.choice.blocks if isinstance(self.choice, Whole) else None
 
     @property
     def one_whole_pool(self) -> bool:
         """Whether every row serves every anchor that has another id."""
-        return isinstance(self.choice, Whole) and self.choice.mask is None
+        whole = isinstance(self.choice, Whole)
+        return whole and self.choice.mask is None and self.blocks is None
 
     @property
     def common_mask(self) -> Tensor | None:
@@ -117,13 +128,14 @@ class Negatives:
 
     def masked(self, mask: Tensor) -> Negatives:
         """Return the same negatives where ``mask`` ``[N, E]`` is True too."""
-        own = self.choice.mask
+        own = self.mask
         mask = mask if own is None else own & mask
-        return replace(self, choice=replace(self.choice, mask=mask))
+        choice = self.choice if self.blocks is None else Whole()
+        return replace(self, choice=replace(choice, mask=mask))
 
     def subset(self, rows: Tensor) -> Negatives:
         """Return some rows ``[R]`` int64 of a whole pool as a pool of their own, unweighted."""
-        mask = self.choice.mask
+        mask = self.mask
         return Negatives(self.rows.select(rows), Whole(None if mask is None else mask[:, rows]))
 
     def weight_at(self, slots: Tensor) -> Tensor | None:
@@ -146,8 +158,9 @@ class Negatives:
         else:
             shape = len(anchors), self.width
             serving = torch.ones(shape, dtype=torch.bool, device=anchors.ids.device)
-        if self.choice.mask is not None:
-            serving &= self.choice.mask
+        mask = self.mask
+        if mask is not None:
+            serving &= mask
         if self._drops_draws:
             assert self.log_weight is not None
             serving &= self.log_weight > -torch.inf
@@ -155,7 +168,7 @@ class Negatives:
 
     def counts(self, anchors: Rows) -> Tensor:
         """Return the number of negatives of each anchor, ``[N]`` int64."""
-        if self.choice.mask is not None or self._drops_draws:
+        if self.choice.mask is not None or self.blocks is not None or self._drops_draws:
             return self.serving(anchors).sum(1)
         if isinstance(self.choice, Whole):
             same = self.rows.same_as(anchors)

@@ -94,7 +94,7 @@ class Agreement:
     def settle(
         self,
         seed: int,
-        temperature: float,
+        temperature: Any,
         step: int,
         sampler: Part,
         objective: Part,
@@ -104,8 +104,8 @@ class Agreement:
 
         Args:
             seed: This rank's; all take rank 0's, whatever ``seed + rank`` a recipe gives them.
-            temperature: As it was given. A tensor is computed, by a host whose temperature adapts
-                to the batch, and may differ.
+            temperature: As it was given. A tensor learns, or is computed by a host whose
+                temperature adapts to the batch, and may differ.
             step: Training steps done so far.
             sampler: The sampler.
             objective: The objective.

@@ -19,7 +19,6 @@ from negplug.contract.adapter import LossSite
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.draws import Draws
-from negplug.contract.inputs import check_temperature
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
@@ -34,14 +33,21 @@ from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState
 from negplug.loss.graph_steps import GraphSteps
 from negplug.loss.mean import mean_over_anchors
-from negplug.loss.saved import SavedLoss
 from negplug.loss.steps import Call, Steps
+from negplug.loss.temperature import (
+    LateNumber,
+    LearnedTemperature,
+    checked,
+    resolved,
+    sharpened,
+)
+from negplug.loss.towers import TwoTowerLoss
 from negplug.plugins.build import as_objective, as_sampler
 
 Witness = Callable[[ContrastiveBatch, tuple[Negatives, ...]], None]
 
 
-class ContrastiveLoss(SavedLoss):
+class ContrastiveLoss(TwoTowerLoss):
     """A contrastive loss whose negatives are a choice.
 
     One loss object serves one pair of heads: a sampler that remembers embeddings remembers those
@@ -50,7 +56,7 @@ class ContrastiveLoss(SavedLoss):
     Args:
         sampler: A sampler or an expression.
         objective: An objective or an expression.
-        temperature: τ > 0, the scale of the logits.
+        temperature: τ > 0, the scale of the logits; or a ``LearnedTemperature``.
         seed: Seed of the random draws; by default torch's initial seed, so that
             ``seed_everything`` governs them. Reading it leaves the generator untouched.
         site: The host's loss that this one replaces, if any: samplers take from it what was not
@@ -75,14 +81,14 @@ class ContrastiveLoss(SavedLoss):
         self,
         sampler: NegativeSampler | str = "in_batch()",
         objective: Objective | str = "infonce()",
-        temperature: float = 0.1,
+        temperature: float | LearnedTemperature = 0.1,
         seed: int | None = None,
         site: LossSite | None = None,
     ) -> None:
         super().__init__()
         self.sampler = as_sampler(sampler)
         self.objective = as_objective(objective)
-        self.temperature = check_temperature(temperature)
+        self.temperature = checked(temperature)
         parts = list(self.sampler.all_samplers())
         for number, part in enumerate(parts):
             part.stream = number
@@ -93,7 +99,9 @@ class ContrastiveLoss(SavedLoss):
         self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
         self._fresh = [self._own[0].copy()] if self._own[0].updating else []
         self._seed = seed_of_run(seed)
-        self.graphs = GraphSteps(self.sampler, self.objective)
+        learns = isinstance(self.temperature, LearnedTemperature)
+        self.graphs = GraphSteps(self.sampler, self.objective, learns=learns)
+        self._tau = LateNumber()
         self.ranks = Agreement()
         self._steps = Steps()
         self.call = 0
@@ -153,7 +161,7 @@ class ContrastiveLoss(SavedLoss):
         self,
         batch: ContrastiveBatch,
         objective: Objective | None = None,
-        temperature: float | None = None,
+        temperature: float | Tensor | None = None,
         dataset: DatasetAccess | None = None,
     ) -> Tensor:
         """Return the mean loss of a batch that an adapter has built.
@@ -161,7 +169,7 @@ class ContrastiveLoss(SavedLoss):
         Args:
             batch: Anchors, keys and ids.
             objective: Instead of the loss's own.
-            temperature: Instead of the loss's own.
+            temperature: Instead of the loss's own; a tensor that requires a gradient gets it.
             dataset: What the run can say of the data set that the batch's indexes count.
         """
         return self._contrast(batch, objective, temperature, dataset)
@@ -170,16 +178,19 @@ class ContrastiveLoss(SavedLoss):
         self,
         batch: ContrastiveBatch,
         objective: Objective | None = None,
-        temperature: float | None = None,
+        temperature: float | Tensor | None = None,
         dataset: DatasetAccess | None = None,
         shared: bool = False,
         done: Tensor | None = None,
+        place: int = 0,
     ) -> Tensor:
         """As :meth:`contrast`; ``shared`` lets all calls of a step have the first one's state.
 
-        In a compiled graph ``done`` is how many steps graphs have made.
+        In a compiled graph ``done`` is how many steps graphs have made. ``place`` is the number of
+        the call in a step whose state serves an evaluation.
         """
-        tau = self.temperature if temperature is None else check_temperature(temperature)
+        given = self.temperature if temperature is None else temperature
+        tau, learned = resolved(given, self._tau)
         device = batch.anchors.embeddings.device
         captured = late.capturing(device)
         if captured:
@@ -190,7 +201,7 @@ class ContrastiveLoss(SavedLoss):
             # Samplers ask where autocast is off.
             encode = as_under_present_autocast(dataset.encode, device)
             dataset = replace(dataset, encode=encode)
-        number = 0 if call is None else call.number
+        number = place if call is None else call.number
         step: int | Tensor = self._steps.number if call is None else call.step
         if done is not None:
             self._end_reached()
@@ -198,7 +209,7 @@ class ContrastiveLoss(SavedLoss):
         self.call = number
         if call is not None:
             terms = call.step, self.sampler, objective or self.objective, batch.anchors.embeddings
-            given = self.temperature if temperature is None else temperature
+            given = given if learned is None else learned
             self._seed = self.ranks.settle(self._seed, given, *terms)
         draws = Draws(self._seed, step, number, rank())
         training = batch.training if done is not None else call is not None
@@ -214,8 +225,11 @@ class ContrastiveLoss(SavedLoss):
             # Similarities in half precision carry three digits; the rows are float32 already.
             with without_autocast(device):
                 negatives = sampler(batch)
+                weighed = batch, negatives
+                if learned is not None:
+                    weighed = sharpened(batch, negatives, tau, learned)
                 with blaming(objective.provider, "the objective"):
-                    losses: Tensor = objective(batch, negatives, tau)
+                    losses: Tensor = objective(*weighed, tau)
             loss = mean_over_anchors(batch, losses, self.ranks)
         except BaseException:
             call = None  # the traceback, which may be kept, would keep it

@@ -16,6 +16,7 @@ class GraphSteps(nn.Module):
 
     Args:
         *parts: The loss's sampler and objective.
+        learns: Whether the loss's temperature learns.
 
     Attributes:
         done: Their number, ``[]`` int64 on the loss's device.
@@ -24,9 +25,10 @@ class GraphSteps(nn.Module):
 
     done: Tensor
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: Part, learns: bool = False) -> None:
         super().__init__()
-        self._refusal = _refusal_of(*parts)
+        self._refusal = "a learned temperature can be part of no graph" if learns else ""
+        self._refusal = self._refusal or _refusal_of(*parts)
         self.before: int | None = None
         self.register_buffer("done", torch.zeros((), dtype=torch.int64), persistent=False)
 

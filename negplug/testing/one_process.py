@@ -90,9 +90,11 @@ def mean_loss(losses: list[ContrastiveLoss], batches: list[ContrastiveBatch], st
     sums, paying, ties = [], [], []
     for rank, (loss, batch) in enumerate(zip(losses, played(batches), strict=True)):
         seed = loss.get_extra_state()["seed"]
-        inside = batch.within(Draws(seed, step, 0, rank), loss.temperature)
+        tau = loss.temperature
+        assert isinstance(tau, float)
+        inside = batch.within(Draws(seed, step, 0, rank), tau)
         negatives = loss.sampler(inside)
-        sums.append(loss.objective(inside, negatives, loss.temperature).sum())
+        sums.append(loss.objective(inside, negatives, tau).sum())
         paying.append((inside.positives >= 0).any(1).sum())
         ties.append(inside.tie is not None)
     assert all(ties) or not any(ties), "some ranks gather and others do not, and would hang"

@@ -231,7 +231,7 @@ def copied(negatives: Sequence[Negatives]) -> list[dict[str, Any]]:
         {
             "rows": _plain(part.rows),
             "kind": type(part.choice).__name__,
-            "choice": _plain(part.choice),
+            "choice": _plain(part.choice if part.blocks is None else Whole(part.mask)),
             "log_weight": _copy(part.log_weight),
             "estimator": part.estimator,
         }

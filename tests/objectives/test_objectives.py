@@ -1,4 +1,4 @@
-"""``decoupled``, ``debiased``, ``relic``: exact against loops, careful with gaps."""
+"""Objectives: exact against loops, careful with gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``decoupled``, ``debiased`` and ``relic`` by loops over anchors and their negatives."""
+"""Objectives by loops over anchors and their negatives."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def debiased_loop(unit, positives, negatives, temperature, tau_plus=0.1, beta=0.
         total = sum(h * torch.exp(s) for h, s in zip(hardness, logits, strict=True)) / mean_hardness
         pulls = [torch.exp(unit[i] @ unit[p] / temperature) for p in own]
         estimate = (total - tau_plus * number * sum(pulls) / len(pulls)) / (1 - tau_plus)
-        least = number * torch.exp(torch.tensor(-1 / temperature, dtype=unit.dtype))
+        least = number * torch.exp(torch.as_tensor(-1 / temperature, dtype=unit.dtype)).detach()
         if held is not None:
             held.append("below 0" if estimate < 0 else "held" if estimate < least else "free")
         denominator = torch.maximum(estimate, least)
@@ -74,6 +74,48 @@ def relic_loop(unit, positives, negatives, temperature, alpha=1.0):
     return torch.stack(losses)
 
 
+def sigmoid_loop(unit, positives, negatives, temperature, bias=-10.0):
+    """Zhai et al., section 3.2: every pair classified on its own."""
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        loss = 0.0 * unit[i].sum()
+        if own and others:
+            for p in own:
+                loss = loss - torch.log(torch.sigmoid(unit[i] @ unit[p] / temperature + bias))
+            for k, w in others:
+                loss = loss - w * torch.log(torch.sigmoid(-unit[i] @ k / temperature - bias))
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def ifm_loop(unit, positives, negatives, temperature, epsilon=0.1, alpha=1.0):
+    """Robinson et al., section 4: similarities are moved, positives summed inside the log."""
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        loss = 0.0 * unit[i].sum()
+        if own and others:
+            for share, moved in ((1.0, 0.0), (alpha, epsilon)):
+                pull = sum(torch.exp((unit[i] @ unit[p] - moved) / temperature) for p in own)
+                push = sum(w * torch.exp((unit[i] @ k + moved) / temperature) for k, w in others)
+                loss = loss - share / 2 * torch.log(pull / (pull + push))
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def rince_loop(unit, positives, negatives, temperature, q=0.5, lam=0.025):
+    """Chuang et al., equation 4."""
+    losses = []
+    for i, (own, others) in enumerate(zip(positives, negatives, strict=True)):
+        loss = 0.0 * unit[i].sum()
+        if own and others:
+            push = sum(w * torch.exp(unit[i] @ k / temperature) for k, w in others)
+            for p in own:
+                pull = torch.exp(unit[i] @ unit[p] / temperature)
+                loss = loss + (-(pull**q) + (lam * (pull + push)) ** q) / q / len(own)
+        losses.append(loss)
+    return torch.stack(losses)
+
+
 LOOPS = {
     "relic()": relic_loop,
     "relic(alpha=0)": partial(relic_loop, alpha=0.0),
@@ -84,6 +126,13 @@ LOOPS = {
     "debiased(tau_plus=0)": partial(debiased_loop, tau_plus=0.0),
     "debiased(tau_plus=0, beta=1)": partial(debiased_loop, tau_plus=0.0, beta=1.0),
     "debiased(tau_plus=0.05, beta=1)": partial(debiased_loop, tau_plus=0.05, beta=1.0),
+    "sigmoid()": sigmoid_loop,
+    "sigmoid(bias=1.5)": partial(sigmoid_loop, bias=1.5),
+    "ifm()": ifm_loop,
+    "ifm(epsilon=0.3, alpha=0.5)": partial(ifm_loop, epsilon=0.3, alpha=0.5),
+    "rince()": rince_loop,
+    "rince(q=1, lam=1)": partial(rince_loop, q=1.0, lam=1.0),
+    "rince(q=0.1, lam=0.5)": partial(rince_loop, q=0.1, lam=0.5),
     "debiased(tau_plus=0.9, beta=0.5)": partial(debiased_loop, tau_plus=0.9, beta=0.5),
 }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 SAMPLERS = [
     "in_batch()",
+    "in_batch(views='cross')",
     "gather()",
     "queue(size=96)",
     "queue(size=96, num_negatives=5)",
@@ -43,11 +44,24 @@ DRAWING = [
 
 OBJECTIVES = ["infonce()", "decoupled()", "debiased(tau_plus=0.1)", "relic()", "sogclr()"]
 
+OTHERS = ["sigmoid()", "ifm()", "rince()"]
+"""Objectives that do with each kind of choice what those above do."""
+
+KINDS = [
+    "in_batch(views='cross')",
+    "uniform(num_negatives=5)",
+    "hierarchical(in_batch(), queue(size=96))",
+    "synthetic(num_mixed=3, num_hardest=8)",
+]
+"""A sampler of each kind of choice."""
+
 
 def pairs() -> list[tuple[str, str]]:
     """Return every sampler with every objective that takes it."""
     drawing = [(sampler, objective) for sampler in DRAWING for objective in OBJECTIVES[:2]]
-    return [(sampler, objective) for sampler in SAMPLERS for objective in OBJECTIVES] + drawing
+    others = [(sampler, objective) for sampler in KINDS for objective in OTHERS]
+    every = [(sampler, objective) for sampler in SAMPLERS for objective in OBJECTIVES]
+    return every + others + drawing
 
 
 def batches(steps: int, size: int = 24) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

@@ -4,6 +4,8 @@ Samplers and objectives speak of logits s = ⟨a, k⟩/τ only through this inte
 
 - :mod:`negplug.objectives.logits.chosen`: weighted logits of chosen columns and of mixtures;
 - :mod:`negplug.objectives.logits.posterior`: the expected logit of draws from the softmax;
+- :mod:`negplug.objectives.logits.blocks`: the same, where rows of some views serve those of some;
+- :mod:`negplug.objectives.logits.softplus`: what a sigmoid loss pays for negatives;
 - :mod:`negplug.objectives.logits.divergence`: the divergence from another row's distribution.
 
 Which kernel computes is decided in :mod:`negplug.kernels`.
@@ -21,8 +23,10 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Columns, Mixtures, Negatives, total_counts
+from negplug.contract.rows import Rows
 from negplug.kernels.chosen import chosen_logsumexp, chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
+from negplug.objectives.logits.blocks import over_blocks
 from negplug.objectives.logits.chosen import chosen_logits
 from negplug.objectives.logits.divergence import divergence
 from negplug.objectives.logits.posterior import expected_logit
@@ -84,7 +88,13 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
     weight = part.log_weight
     if weight is not None and weight.shape[1] == 1:
         return _logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
-    anchors, rows, choice = batch.anchors, part.rows, part.choice
+    return _rows_logsumexp(batch.anchors, part, temperature)
+
+
+def _rows_logsumexp(anchors: Rows, part: Negatives, temperature: float) -> Tensor:
+    if part.blocks is not None:
+        return over_blocks(anchors, part, lambda b: (_rows_logsumexp(*b[:2], temperature),))[0]
+    rows, choice, weight = part.rows, part.choice, part.log_weight
     if isinstance(choice, Mixtures):
         logits = chosen_logits(anchors.embeddings, part, temperature)
         # Where only the mask hides a row, chosen_similarities stops its gradient.

@@ -27,8 +27,10 @@ from torch.autograd.function import once_differentiable
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Negatives, Whole
+from negplug.contract.rows import Rows
 from negplug.kernels.pool import row_logsumexp
 from negplug.kernels.pool.tiled import finite, tiles
+from negplug.objectives.logits.blocks import Block, over_blocks
 from negplug.objectives.logits.chosen import chosen_logits
 
 
@@ -64,7 +66,7 @@ def divergence(
     own = (batch.anchors.embeddings * positive).sum(1) / temperature
     theirs = (others * others).sum(1) / temperature
     parts = [_Part(own, own - theirs, theirs)]
-    parts += [_of_part(batch, part, others, temperature) for part in negatives]
+    parts += [_of_part(batch.anchors, part, others, temperature) for part in negatives]
     totals = torch.stack([part.total for part in parts], dim=1)
     differences = torch.stack([part.difference for part in parts], dim=1)
     other_totals = torch.stack([part.other_total for part in parts], dim=1)
@@ -72,14 +74,20 @@ def divergence(
     return difference - totals.logsumexp(1) + other_totals.logsumexp(1)
 
 
-def _of_part(batch: ContrastiveBatch, part: Negatives, others: Tensor, temperature: float) -> _Part:
+def _of_part(anchors: Rows, part: Negatives, others: Tensor, temperature: float) -> _Part:
     weight = part.log_weight
     if weight is not None and weight.shape[1] == 1:
-        found = _of_part(batch, replace(part, log_weight=None), others, temperature)
+        found = _of_part(anchors, replace(part, log_weight=None), others, temperature)
         return _Part(found[0] + weight[:, 0], found[1], found[2] + weight[:, 0])
     if not isinstance(part.choice, Whole):
-        return _of_chosen(batch, part, others, temperature)
-    anchors, rows = batch.anchors, part.rows
+        return _of_chosen(anchors, part, others, temperature)
+    if part.blocks is not None:
+
+        def of_block(block: Block) -> _Part:
+            return _of_part(block.anchors, block.negatives, others[block.places], temperature)
+
+        return _Part(*over_blocks(anchors, part, of_block))
+    rows = part.rows
     return _Part(
         *_PoolDifference.apply(
             anchors.embeddings,
@@ -94,10 +102,8 @@ def _of_part(batch: ContrastiveBatch, part: Negatives, others: Tensor, temperatu
     )
 
 
-def _of_chosen(
-    batch: ContrastiveBatch, part: Negatives, others: Tensor, temperature: float
-) -> _Part:
-    logits = chosen_logits(batch.anchors.embeddings, part, temperature)
+def _of_chosen(anchors: Rows, part: Negatives, others: Tensor, temperature: float) -> _Part:
+    logits = chosen_logits(anchors.embeddings, part, temperature)
     theirs = chosen_logits(others, part, temperature).detach()
     total = row_logsumexp(logits)
     shares = (logits - finite(total)[:, None]).exp()

@@ -100,9 +100,16 @@ def test_temperatures_of_other_types():
     with inject(criterion, "in_batch()"):
         criterion.temperature = torch.tensor(0.2, dtype=torch.float64)
         torch.testing.assert_close(criterion(*z), wanted)
-        criterion.temperature = nn.Parameter(torch.tensor(0.2))
-        with pytest.raises(TypeError, match="temperature requires a gradient"):
-            criterion(*z)
+
+
+def test_a_temperature_that_the_host_learns_gets_its_gradient():
+    z = naive.embeddings(2, 8)
+    criterion = NTXentLoss(temperature=0.2)
+    criterion.temperature = nn.Parameter(torch.tensor(0.2, dtype=torch.float64))
+    inputs = [*z, criterion.temperature]
+    wanted = naive.gradients(criterion(*z), inputs)
+    with inject(criterion, "in_batch()"):
+        assert naive.relative(naive.gradients(criterion(*z), inputs), wanted) < 1e-9
 
 
 @pytest.mark.parametrize("sampler", ["in_batch()", "uniform(num_negatives=4)"])

@@ -1,0 +1,95 @@
+"""Batches of pairs of two encoders, with negatives that were given beside them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from negplug.contract.batch import ContrastiveBatch
+from negplug.contract.ids import UNKNOWN
+from negplug.contract.inputs import (
+    check_form,
+    check_views,
+    finite_unit_rows,
+    indexes_per_row,
+    labels_per_row,
+)
+from negplug.contract.layout import layout_of
+from negplug.contract.rows import ANCHORS, KEYS, Rows
+
+_NAMES = "queries", "documents"
+
+
+def batch_of_pairs(
+    anchors: Tensor,
+    keys: Tensor,
+    hard_negatives: Tensor | None = None,
+    indexes: Tensor | None = None,
+    labels: Tensor | None = None,
+    direction: int = 0,
+) -> ContrastiveBatch:
+    """Build the batch of one direction: anchor b against key b and other keys.
+
+    Args:
+        anchors: ``[B, d]``.
+        keys: ``[B, d]``; row b is the positive of anchor b.
+        hard_negatives: ``[B, M, d]`` or ``[B·M, d]``, further keys that are nobody's positive.
+        indexes: ``[B]`` data set indexes.
+        labels: ``[B]`` or any other form of :func:`negplug.contract.labels.as_labels`.
+        direction: 0 if the anchors are the queries, 1 if they are the documents; for messages.
+
+    Raises:
+        ValueError, TypeError: If something given cannot be used; the message names it.
+    """
+    names = _NAMES[direction], _NAMES[1 - direction]
+    check_views((anchors, keys), names)
+    size, device = len(anchors), anchors.device
+    own = finite_unit_rows(anchors, names=names[:1])
+    others = finite_unit_rows(keys, names=names[1:])
+    indexes = indexes_per_row(indexes, size, 1, device)
+    labels = labels_per_row(labels, size, 1, device)
+    _, ids, views, positives = layout_of(1, size, own)
+    ids = ids if indexes is None else indexes
+    rows = Rows(own, ids, indexes, labels, views, 1, ANCHORS, identified=ids)
+    pool = Rows(others, ids, indexes, labels, views, 1, KEYS, identified=ids)
+    if hard_negatives is not None:
+        pool = _with_negatives(pool, _flat(hard_negatives, size, anchors.shape[1]))
+    return ContrastiveBatch(rows, pool, positives, unpadded=positives)
+
+
+def _flat(hard_negatives: Tensor, size: int, width: int) -> Tensor:
+    """Return given negatives as unit rows ``[B·M, d]``."""
+    z, name = hard_negatives, "hard_negatives"
+    if isinstance(z, Tensor) and z.ndim == 3:
+        if z.shape[0] != size or z.shape[2] != width:
+            raise ValueError(_shape_error(z, size, width))
+        z = z.flatten(end_dim=1)
+    check_form(name, z)
+    if z.shape[0] % size or z.shape[1] != width:
+        raise ValueError(_shape_error(hard_negatives, size, width))
+    return finite_unit_rows(z, names=[name])
+
+
+def _shape_error(given: Tensor, size: int, width: int) -> str:
+    return (
+        f"hard_negatives must have shape [{size}, M, {width}] or [{size}·M, {width}], M for each "
+        f"of the {size} queries, got {tuple(given.shape)}"
+    )
+
+
+def _with_negatives(pool: Rows, negatives: Tensor) -> Rows:
+    """Return the keys with rows of unknown samples behind them, which equal nobody's id."""
+    count = len(negatives)
+
+    def joined(names: Tensor | None) -> Tensor | None:
+        return None if names is None else torch.cat([names, names.new_full((count,), UNKNOWN)])
+
+    ids = joined(pool.ids)
+    assert ids is not None
+    return Rows(
+        torch.cat([pool.embeddings, negatives.to(pool.embeddings)]),
+        ids,
+        joined(pool.indexes),
+        joined(pool.labels),
+        name=KEYS,
+    )

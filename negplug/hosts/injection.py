@@ -90,6 +90,18 @@ class Injection:
             known = indexes is not None or labels is not None
             treated.provide(Metadata(indexes, labels, unindexed), until_backward=known)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the steps to come are of, for samplers that switch by it.
+
+        Args:
+            epoch: Its number, from 0.
+
+        Raises:
+            TypeError, ValueError: If it is no integer from 0 on.
+        """
+        for treated in self.losses.values():
+            treated.loss.set_epoch(epoch)
+
     def begin_step(self) -> None:
         """Begin a training step that lasts until :meth:`end_step`, whatever is done inside."""
         for treated in self.losses.values():

@@ -44,6 +44,7 @@ DRAWING = [
     "hierarchical(in_batch(), uniform(num_negatives=4, source=queue(size={more_than_one})))",
     "synthetic(num_mixed=3, num_mixed_with_anchor=2, num_hardest=4, source=gather())",
     "gumbel_max(num_negatives=3, source=gather())",
+    "schedule(gather(), hard(4, source=queue(size={more_than_one})), emc2(), from_steps=(0, 1, 3))",
     "emc2()",
     "isir(out_of_batch='drop')",
     "emc2(burn_in=2, out_of_batch='drop', source=queue(size={more_than_one}))",

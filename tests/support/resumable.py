@@ -44,6 +44,7 @@ SAMPLERS = [
     "stratified(num_negatives=6, by='labels', source=queue(size=40))",
     "hierarchical(uniform(num_negatives=4), queue(size=40, num_negatives=5), memory_bank())",
     "hierarchical(queue(size=40), hard(num_negatives=2, source=queue(size=40)))",
+    "schedule(uniform(num_negatives=4), queue(size=40), hard(2), from_steps=(0, 5, 8))",
     "synthetic(num_mixed=4, num_hardest=8, source=queue(size=40))",
     "synthetic(num_mixed_with_anchor=3, num_hardest=8, num_noisy=2, sigma=0.1)",
     "gumbel_max(num_negatives=3, source=queue(size=40))",

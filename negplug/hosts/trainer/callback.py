@@ -162,6 +162,7 @@ class NegativeControlMixin(EvaluationMixin):
         if self.injection is not None:
             # Until on_train_batch_end: a manual optimisation may run several backward passes.
             self.injection.begin_step()
+            self.injection.set_epoch(trainer.current_epoch)
             self._provide(batch)
             every = trainer.log_every_n_steps
             due = every > 0 and (trainer.global_step + 1) % every == 0
@@ -254,6 +255,7 @@ class NegativeControlMixin(EvaluationMixin):
         if refused := refusal(trainer):
             injection.remove()
             raise refused
+        injection.set_epoch(trainer.current_epoch)
         return injection
 
     def _provide(self, batch: Any) -> None:

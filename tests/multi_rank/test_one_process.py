@@ -32,7 +32,7 @@ PLAIN = [
     "queue(size={two_steps})",
     "memory_bank(momentum=0.5)",
     "hierarchical(gather(), queue(size={two_steps}))",
-    "hard(num_negatives=4, source=gather())",
+    "hard(num_negatives=4, skip=2, source=gather())",
     "filtered(by='labels', source=gather())",
 ]
 DRAWING = [

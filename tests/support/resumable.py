@@ -39,7 +39,7 @@ SAMPLERS = [
     "queue(size=40, num_negatives=5)",
     "memory_bank(momentum=0.9, size=24)",
     "memory_bank(num_negatives=5)",
-    "hard(num_negatives=4, source=queue(size=40))",
+    "hard(num_negatives=4, skip=3, source=queue(size=40))",
     "filtered(source=memory_bank(), similarity=0.9)",
     "stratified(num_negatives=6, by='labels', source=queue(size=40))",
     "hierarchical(uniform(num_negatives=4), queue(size=40, num_negatives=5), memory_bank())",

@@ -17,13 +17,12 @@ SAMPLERS = [
     "memory_bank(num_negatives=5, size=64)",
     "uniform(num_negatives=5)",
     "uniform(num_negatives=5, shared=True)",
-    "hard(num_negatives=5)",
+    "hard(num_negatives=5, skip=3)",
     "stratified(num_negatives=4)",
     "stratified(num_negatives=4, correction=True, source=queue(size=96))",
     "filtered(by='labels', similarity=0.9, relative_margin=0.05)",
     "hierarchical(in_batch(), queue(size=96))",
     "hierarchical(hard(num_negatives=3), uniform(num_negatives=5), memory_bank(size=64))",
-    "schedule(uniform(num_negatives=5), queue(size=96), from_steps=(0, 1))",
     "synthetic(num_mixed=3, num_mixed_with_anchor=2, num_hardest=8, num_noisy=4, sigma=0.1)",
 ]
 """Samplers whose negatives estimate the denominator, as all objectives want it."""

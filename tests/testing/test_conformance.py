@@ -53,7 +53,7 @@ EXAMPLES = {
         "stratified(num_negatives=6)",
         "stratified(num_negatives=6, correction=True, source=queue(size=70))",
     ],
-    "hard": ["hard(num_negatives=4)", "hard(num_negatives=4, source=queue(size=70))"],
+    "hard": ["hard(num_negatives=4)", "hard(num_negatives=4, skip=3, source=queue(size=70))"],
     "filtered": [
         "filtered(by='labels')",
         "filtered(relative_margin=0.5, source=memory_bank())",

@@ -66,6 +66,8 @@ SAMPLERS = (
     "hierarchical(in_batch(), queue(size=4096))",
     "stratified(num_negatives=8, source=queue(size=4096))",
     "hard(num_negatives=8)",
+    "hard(num_negatives=8, skip=2)",
+    "schedule(in_batch(), queue(size=4096), from_steps=(0, 1))",
     "filtered(by='labels')",
     "synthetic(num_mixed=4, num_hardest=8, num_noisy=4, sigma=0.1)",
     "gumbel_max(num_negatives=8)",

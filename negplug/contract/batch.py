@@ -12,6 +12,7 @@ downwards: ids from 0 upwards mean the same in every step, others last no longer
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,16 +72,14 @@ class ContrastiveBatch:
         temperature: float | None = None,
         dataset: DatasetAccess | None = None,
         training: bool | None = None,
+        epoch: int | None = None,
+        turn: int | None = None,
     ) -> ContrastiveBatch:
         """Return the batch in other surroundings, with an empty memo; None keeps what there is."""
-        own = self.context
-        context = StepContext(
-            draws=own.draws if draws is None else draws,
-            temperature=own.temperature if temperature is None else temperature,
-            dataset=own.dataset if dataset is None else dataset,
-            training=own.training if training is None else training,
-        )
-        return replace(self, context=context)
+        given = {"draws": draws, "temperature": temperature, "dataset": dataset}
+        given |= {"training": training, "epoch": epoch, "turn": turn}
+        changed: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
+        return replace(self, context=replace(self.context, memo={}, **changed))
 
     @property
     def temperature(self) -> float:

@@ -23,6 +23,8 @@ class StepContext:
         temperature: τ of the loss, for samplers that draw from its softmax.
         dataset: What the run can say of the data set that the indexes count.
         training: Whether a backward pass can follow, so that this call counts as training.
+        epoch: Number of the epoch, for schedules; None if nobody has said it.
+        turn: Which of its samplers a schedule is to ask, whatever the step; None in a step proper.
         memo: What was computed for this very call: the gathered batch, each sampler's negatives.
         sharpness: τ₀/τ, ``[]``, where the temperature τ learns: an objective is given the number τ₀
             and anchors that carry the factor, see :mod:`negplug.loss.temperature`.
@@ -32,5 +34,7 @@ class StepContext:
     temperature: float = 1.0
     dataset: DatasetAccess = _UNKNOWN
     training: bool = False
+    epoch: int | None = None
+    turn: int | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     sharpness: Tensor | None = None

@@ -44,12 +44,16 @@ class NegativeSampler(Part, abc.ABC):
         remembers: Whether it offers rows of past steps, and so starts with none.
         per_rank: Whether its state differs between ranks, so that each rank's is saved.
         most: The most rows that it can ever offer an anchor; None if the batch decides.
+        turns: How many samplers take turns in it as training goes on.
+        wants_epoch: Whether the number of the epoch decides whose turn it is.
     """
 
     stream: int = 0
     remembers: bool = False
     per_rank: bool = False
     most: int | None = None
+    turns: int = 1
+    wants_epoch: bool = False
 
     @abc.abstractmethod
     def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...] | Sampled:

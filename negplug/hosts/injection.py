@@ -17,7 +17,7 @@ from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts.lookout import Lookout, PlainLookout
 from negplug.hosts.treated_loss import TreatedLoss
-from negplug.hosts.treatment import Treatment
+from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.manager import plugins
 
 
@@ -90,6 +90,18 @@ class Injection:
             known = indexes is not None or labels is not None
             treated.provide(Metadata(indexes, labels, unindexed), until_backward=known)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the steps to come are of, for samplers that switch by it.
+
+        Args:
+            epoch: Its number, from 0.
+
+        Raises:
+            TypeError, ValueError: If it is no integer from 0 on.
+        """
+        for treated in self.losses.values():
+            treated.loss.set_epoch(epoch)
+
     def begin_step(self) -> None:
         """Begin a training step that lasts until :meth:`end_step`, whatever is done inside."""
         for treated in self.losses.values():
@@ -155,7 +167,7 @@ class Injection:
 
 def inject(
     model: nn.Module,
-    sampler: NegativeSampler | str,
+    sampler: Samplers,
     objective: Objective | str | None = None,
     temperature: float | None = None,
     target: str | None = None,
@@ -169,7 +181,8 @@ def inject(
 
     Args:
         model: A module of a host that an adapter knows, or one that contains such losses.
-        sampler: A sampler or an expression. Each loss gets a copy with state of its own.
+        sampler: A sampler or an expression. Each loss gets a copy with state of its own. A mapping
+            of such, by the names of losses, treats these.
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat.
@@ -195,7 +208,7 @@ def inject(
     treatment = Treatment.of(sampler, objective, temperature)
     ignored = frozenset([ignore] if isinstance(ignore, str) else ignore)
     injection = inject_where(model, treatment, target, ignored, as_declared(treat))
-    if target is None:
+    if treatment.targets(target) is None:
         injection.look_out(model, ignored, plain=True)
     return injection
 
@@ -228,13 +241,16 @@ def inject_where(
             )
         with declaring(declared):
             return inject_where(model, treatment, target, ignore)
-    sites = [site for site in _find(model, target) if site.name not in ignore]
+    names = treatment.targets(target)
+    if clash := sorted(set(names or ()) & set(ignore)):
+        raise NoLossFoundError(f"ignore names {clash[0]!r}, which is to be treated; leave it out")
+    sites = [site for site in _find(model, names) if site.name not in ignore]
     if not sites:
         raise NoLossFoundError(f"ignore={sorted(ignore)} leaves no loss of this model to treat")
     return Injection(sites, [treatment.at(site) for site in sites])
 
 
-def _find(model: nn.Module, target: str | None) -> list[LossSite]:
+def _find(model: nn.Module, names: tuple[str, ...] | None) -> list[LossSite]:
     adapters = plugins().provided("adapter")
     sites: list[LossSite] = []
     for adapter in adapters:
@@ -246,10 +262,13 @@ def _find(model: nn.Module, target: str | None) -> list[LossSite]:
             f"no known contrastive loss found in {type(model).__name__}; adapters: {known} "
             f"(`negplug doctor` lists what each can treat)"
         )
-    if target is None:
+    if names is None:
         return sites
-    chosen = [site for site in sites if site.name == target]
-    if not chosen:
-        names = ", ".join(repr(site.name) for site in sites)
-        raise NoLossFoundError(f"target={target!r} names no loss of this model; there are {names}")
-    return chosen
+    there = [site.name for site in sites]
+    for name in names:
+        if name not in there:
+            known = ", ".join(map(repr, there))
+            raise NoLossFoundError(
+                f"target={name!r} names no loss of this model; there are {known}"
+            )
+    return [site for site in sites if site.name in names]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from negplug.contract.adapter import LossSite
-from negplug.contract.sampler import NegativeSampler
+from negplug.hosts.treatment import Treatment
 from negplug.kernels.distributed import rank
 
 logger = logging.getLogger("negplug")
@@ -20,12 +20,12 @@ class _UnlessConfigured(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
 
 
-def treats(sites: Iterable[LossSite], sampler: NegativeSampler, where: str = "") -> None:
+def treats(sites: Iterable[LossSite], treatment: Treatment, where: str = "") -> None:
     """Say which losses are treated, and with what; once for all ranks."""
     if rank() != 0:
         return
     names = ", ".join(f"{site.name} ({site.host}{where})" for site in sites)
-    logger.info("negplug treats %s with %s", names, sampler)
+    logger.info("negplug treats %s with %s", names, treatment.describe())
 
 
 def show() -> None:

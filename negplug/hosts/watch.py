@@ -158,7 +158,7 @@ class Watch:
             self._functions = FunctionWatch()
             treated.watcher = self._after_treated
         self.injections[site.name] = injection
-        notices.treats([site], self._treatment.sampler, f", called at {where}")
+        notices.treats([site], self._treatment, f", called at {where}")
         first_call = self._first_calls[type(module), key] = _FirstCall(treated)
         return first_call
 

@@ -49,6 +49,7 @@ class Agreement:
 
     def __init__(self) -> None:
         self._temperature: float | None = None
+        self._epoch: int | None = None
         self._agreed = False
         # Whether a call, training or not, exchanges anything.
         self._exchanges = {True: False, False: False}
@@ -59,6 +60,7 @@ class Agreement:
         self._inside = self._comparing = self._over = False
         self._before = 0
         self._compared: float | None = None
+        self._told: int | None = None
         self._batch: ContrastiveBatch | None = None
 
     def forget(self) -> None:
@@ -99,6 +101,7 @@ class Agreement:
         sampler: Part,
         objective: Part,
         rows: Tensor,
+        epoch: int | None = None,
     ) -> int:
         """Compare what the ranks train with, if that is due; return the seed of the draws.
 
@@ -110,6 +113,8 @@ class Agreement:
             sampler: The sampler.
             objective: The objective.
             rows: The anchors.
+            epoch: Of a sampler that switches by it. A new one is compared, for the ranks may
+                exchange from then on what they did not before.
 
         Raises:
             RanksError: If something differs; on every rank.
@@ -118,17 +123,22 @@ class Agreement:
             return seed
         constant = None if isinstance(temperature, Tensor) else float(temperature)
         changed = self._exchanges[True] and constant != self._temperature
+        changed |= epoch != self._epoch
         if self._agreed and not changed:
             return seed
-        self._compared = constant
+        self._compared, self._told = constant, epoch
         self._device = rows.device
         self._comparing = True
         parts = {"sampler": sampler, "objective": objective}
-        terms = _terms(step, parts, constant, rows)
+        terms = _terms(step, parts, constant, rows) | {"epoch": str(epoch)}
         said = json.dumps({"seed": seed, "terms": terms})
         everyones = [json.loads(text) for text in exchanged(said, rows.device)]
         _compare([found["terms"] for found in everyones])
         return int(everyones[0]["seed"])
+
+    def disregard(self) -> None:
+        """Let what the call has exchanged so far say nothing of what later calls exchange."""
+        self._before = announced()
 
     def watch(self, batch: ContrastiveBatch) -> None:
         """Take the batch of the call for what the samplers see, until the call ends."""
@@ -147,7 +157,7 @@ class Agreement:
         if self._comparing:
             # A rank that failed since has to be heard, whether the call exchanges anything or not.
             announce(Purpose.END, batch.anchors.embeddings.device)
-            self._agreed, self._temperature = True, self._compared
+            self._agreed, self._temperature, self._epoch = True, self._compared, self._told
         self._exchanges[batch.training] = announced() > self._before
         self._over = True
 

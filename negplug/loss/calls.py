@@ -92,6 +92,7 @@ def _check_counters(own: CallState, extra: dict[str, Any]) -> None:
     most = _MOST_CALLS if own.updating else 1
     call = _MOST_CALLS if own.updating else MOST
     limits = {"seed": 1 << 63, "step": MOST, "call": call, "further": most}
+    limits |= {"epoch": MOST} if "epoch" in extra else {}
     for name, beyond in limits.items():
         wrong = no_count(extra[name], beyond) if name in extra else "is missing"
         if wrong:

@@ -33,6 +33,7 @@ from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState
 from negplug.loss.graph_steps import GraphSteps
 from negplug.loss.mean import mean_over_anchors
+from negplug.loss.rehearsal import rehearse
 from negplug.loss.steps import Call, Steps
 from negplug.loss.temperature import (
     LateNumber,
@@ -94,6 +95,8 @@ class ContrastiveLoss(TwoTowerLoss):
             part.stream = number
         for part in reversed(parts):
             part.fit_host(site)  # sources first: who reads one may look at what it took
+        self._turns = max(part.turns for part in parts)
+        self._by_epoch = any(part.wants_epoch for part in parts)
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
         self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
@@ -210,12 +213,13 @@ class ContrastiveLoss(TwoTowerLoss):
         if call is not None:
             terms = call.step, self.sampler, objective or self.objective, batch.anchors.embeddings
             given = given if learned is None else learned
-            self._seed = self.ranks.settle(self._seed, given, *terms)
+            epoch = self.epoch if self._by_epoch else None
+            self._seed = self.ranks.settle(self._seed, given, *terms, epoch)
         draws = Draws(self._seed, step, number, rank())
         training = batch.training if done is not None else call is not None
         if captured and training:
             self.graphs.advance()
-        batch = batch.within(draws, tau, dataset, training)
+        batch = batch.within(draws, tau, dataset, training, self.epoch)
         self.ranks.watch(batch)
         state = self._state(0 if shared else number)
         sampler = state.sampler
@@ -224,6 +228,9 @@ class ContrastiveLoss(TwoTowerLoss):
         try:
             # Similarities in half precision carry three digits; the rows are float32 already.
             with without_autocast(device):
+                if self._turns > 1 and batch.first_step:
+                    rehearse(state, objective, batch, self._turns)
+                    self.ranks.disregard()
                 negatives = sampler(batch)
                 weighed = batch, negatives
                 if learned is not None:

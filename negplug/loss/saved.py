@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from negplug.contract.inputs import check_integer
 from negplug.contract.state import FORMAT
 from negplug.kernels import late
 from negplug.kernels.torch_private import backward_runs
@@ -23,11 +24,13 @@ class SavedLoss(nn.Module, abc.ABC):
         further: State of the second and further calls of a step.
         graphs: The steps that graphs make.
         ranks: What the ranks have agreed on.
+        epoch: Number of the epoch; None if nobody has said it.
     """
 
     further: nn.ModuleList
     graphs: GraphSteps
     ranks: Agreement
+    epoch: int | None = None
     _own: list[CallState]
     _seed: int
     _steps: Steps
@@ -47,6 +50,19 @@ class SavedLoss(nn.Module, abc.ABC):
     @abc.abstractmethod
     def _add_call(self) -> None:
         """Make room for the state of a further call."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the steps to come are of, for samplers that switch by it.
+
+        A Trainer's callback does it; a plain loop calls it on every rank as an epoch begins.
+
+        Args:
+            epoch: Its number, from 0.
+
+        Raises:
+            TypeError, ValueError: If it is no integer from 0 on.
+        """
+        self.epoch = check_integer("set_epoch", "epoch", epoch, 0)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return all sampler state, what they held back of calls with a backward pass included.
@@ -74,11 +90,12 @@ class SavedLoss(nn.Module, abc.ABC):
         """Return the counters that key the random draws, and the calls with state of their own."""
         self.graphs.lead(self._steps)
         steps = {"step": self._steps.number, "call": self._steps.following}
-        return {"format": FORMAT, "seed": self._seed, **steps, "further": len(self.further)}
+        said = {} if self.epoch is None else {"epoch": self.epoch}
+        return {"format": FORMAT, "seed": self._seed, **steps, "further": len(self.further)} | said
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore the counters, and make room for the state of further calls."""
-        self._seed, further = state["seed"], state["further"]
+        self._seed, further, self.epoch = state["seed"], state["further"], state.get("epoch")
         self._steps = Steps(state["step"], 1 + further if further else None, state["call"])
         self.graphs.restart(state["step"])
         del self.further[further:]

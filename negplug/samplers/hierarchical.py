@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import BEYOND
 from negplug.contract.negatives import Columns, Mixtures, Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.remembering import RememberingSampler
+from negplug.samplers.common.sharing import fit_again, share_memories
 
 if TYPE_CHECKING:
     from negplug.contract.adapter import LossSite
@@ -59,8 +59,7 @@ class Hierarchical(NegativeSampler):
                 f"hierarchical(in_batch(), queue(size=1024)), say"
             )
         self.tiers = nn.ModuleList(tiers)
-        _share_memories(self)
-        self.register_state_dict_post_hook(_save_once)  # type: ignore[no-untyped-call]
+        share_memories(self)
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -71,9 +70,7 @@ class Hierarchical(NegativeSampler):
 
     def fit_host(self, site: LossSite | None) -> None:
         """Let all inside look again: a later tier was fitted before the memory that it shares."""
-        for part in reversed(list(self.all_samplers())):
-            if part is not self:
-                part.fit_host(site)
+        fit_again(self, site)
 
     def sample(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
         """Return the first tier's negatives, with those of the others that are not among them.
@@ -100,40 +97,6 @@ class Hierarchical(NegativeSampler):
 
     def _tiers(self) -> list[NegativeSampler]:
         return [cast(NegativeSampler, tier) for tier in self.tiers]
-
-
-def _share_memories(sampler: NegativeSampler) -> None:
-    """Replace each memory inside ``sampler`` by the first that equals it."""
-    known: list[RememberingSampler] = []
-    for module in list(sampler.modules()):
-        # Not named_children(): it leaves out the second name of one module.
-        for name, child in list(module._modules.items()):
-            if not isinstance(child, RememberingSampler) or len(list(child.all_samplers())) > 1:
-                continue
-            same = next((other for other in known if _equal(child, other)), None)
-            if same is None:
-                known.append(child)
-            else:
-                setattr(module, name, same)
-
-
-def _save_once(
-    sampler: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
-) -> None:
-    """Let all names of a shared memory hold one object, which a checkpoint stores once."""
-    saved: dict[nn.Module, Any] = {}
-    for name, module in sampler.named_modules(remove_duplicate=False):
-        key = f"{prefix}{name}._extra_state"
-        if key in state:
-            state[key] = saved.setdefault(module, state[key])
-
-
-def _equal(one: RememberingSampler, other: RememberingSampler) -> bool:
-    return (
-        type(one) is type(other)
-        and one.settings() == other.settings()
-        and one.gather == other.gather
-    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ so that ranks that gather hold the same bank to the last bit.
 How many samples of a step are new cannot be known without waiting for a GPU. There the pool goes up
 to the last slot that may have been written, with a mask, and slots are found by sorting the indexes
 that they hold. Only a bank that has run out of room, and was not told the number of samples, waits.
+
+A slot is up to an epoch old. Without a momentum encoder, slots of the first epochs are far from
+what the encoder would make of the samples now; ``schedule(in_batch(), memory_bank(),
+from_epochs=(0, 10))`` brings the bank in later.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ which is the easiest negative); a batch that crosses the end goes on at the star
 its tail, solo-learn wants K divisible by B); where data set indexes are known, an anchor's own
 past and its positives' are excluded by id; keys enter once per step, after the backward pass, in
 place, so that the pool is the ring itself and never a copy.
+
+Without a momentum encoder, keys of early training are soon far from what the encoder would make of
+the samples now; ``schedule(in_batch(), queue(…), from_epochs=(0, 10))`` brings the queue in later.
 """
 
 from __future__ import annotations

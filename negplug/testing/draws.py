@@ -29,9 +29,12 @@ def draws_change_with_seed_step_and_call(subject: Subject) -> None:
     train(subject, loss, range(_STEPS))
     batch = evaluate(subject, loss, _STEPS).batch
 
+    # Of a schedule, which asks another sampler at another step, the last one.
+    turn = max(part.turns for part in loss.sampler.all_samplers()) - 1
+
     def negatives(draws: Draws) -> list[dict[str, Any]]:
         with torch.no_grad():
-            return copied(loss.sampler(batch.within(draws)))
+            return copied(loss.sampler(batch.within(draws, turn=turn)))
 
     first = negatives(Draws())
     # A few of each: a second draw may happen to equal the first.

@@ -27,6 +27,7 @@ SAMPLERS = {
     "queue": ["queue()", "queue(size=128)"],
     "memory_bank": ["memory_bank()"],
     "hierarchical": ["hierarchical(uniform(num_negatives=2), hard(num_negatives=2))"],
+    "schedule": ["schedule(uniform(num_negatives=2), hard(num_negatives=2), from_steps=(0, 1))"],
     "stratified": [
         "stratified(num_negatives=4, same=0.25)",
         "stratified(num_negatives=4, same=0.0)",

@@ -32,7 +32,7 @@ PLAIN = [
     "queue(size={two_steps})",
     "memory_bank(momentum=0.5)",
     "hierarchical(gather(), queue(size={two_steps}))",
-    "hard(num_negatives=4, source=gather())",
+    "hard(num_negatives=4, skip=2, source=gather())",
     "filtered(by='labels', source=gather())",
 ]
 DRAWING = [
@@ -44,6 +44,7 @@ DRAWING = [
     "hierarchical(in_batch(), uniform(num_negatives=4, source=queue(size={more_than_one})))",
     "synthetic(num_mixed=3, num_mixed_with_anchor=2, num_hardest=4, source=gather())",
     "gumbel_max(num_negatives=3, source=gather())",
+    "schedule(gather(), hard(4, source=queue(size={more_than_one})), emc2(), from_steps=(0, 1, 3))",
     "emc2()",
     "isir(out_of_batch='drop')",
     "emc2(burn_in=2, out_of_batch='drop', source=queue(size={more_than_one}))",

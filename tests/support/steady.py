@@ -18,7 +18,7 @@ SAMPLERS = [
     "memory_bank(num_negatives=5, size=64)",
     "uniform(num_negatives=5)",
     "uniform(num_negatives=5, shared=True)",
-    "hard(num_negatives=5)",
+    "hard(num_negatives=5, skip=3)",
     "stratified(num_negatives=4)",
     "stratified(num_negatives=4, correction=True, source=queue(size=96))",
     "filtered(by='labels', similarity=0.9, relative_margin=0.05)",

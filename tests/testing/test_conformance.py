@@ -47,11 +47,14 @@ EXAMPLES = {
         "hierarchical(in_batch(), queue(size=70))",
         "hierarchical(uniform(num_negatives=4), uniform(num_negatives=8, source=queue(size=70)))",
     ],
+    "schedule": [
+        "schedule(uniform(num_negatives=4), hard(4, source=memory_bank()), from_steps=(0, 1))",
+    ],
     "stratified": [
         "stratified(num_negatives=6)",
         "stratified(num_negatives=6, correction=True, source=queue(size=70))",
     ],
-    "hard": ["hard(num_negatives=4)", "hard(num_negatives=4, source=queue(size=70))"],
+    "hard": ["hard(num_negatives=4)", "hard(num_negatives=4, skip=3, source=queue(size=70))"],
     "filtered": [
         "filtered(by='labels')",
         "filtered(relative_margin=0.5, source=memory_bank())",

@@ -22,7 +22,6 @@ from negplug.contract.dataset import DatasetAccess
 from negplug.contract.declarations import Declarations, as_declared
 from negplug.contract.inputs import check_integer
 from negplug.contract.objective import Objective
-from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import call_record, notices, watch
 from negplug.hosts.injection import Injection, NoLossFoundError, inject_where
 from negplug.hosts.trainer import several
@@ -33,7 +32,7 @@ from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.saved import losses_of
 from negplug.hosts.trainer.strategies import refusal
-from negplug.hosts.treatment import Treatment
+from negplug.hosts.treatment import Samplers, Treatment
 from negplug.kernels.distributed import everyones
 
 logger = logging.getLogger("negplug")
@@ -43,7 +42,8 @@ class NegativeControlMixin(EvaluationMixin):
     """The callback's behaviour, on either Lightning.
 
     Args:
-        sampler: A sampler or an expression.
+        sampler: A sampler or an expression; or a mapping of such by the names of the losses to
+            treat, each with a state of its own.
         objective: Replaces the host's form of the loss.
         temperature: Replaces the host's temperature.
         target: Name of the one loss to treat. Several callbacks of a Trainer have one each.
@@ -64,7 +64,7 @@ class NegativeControlMixin(EvaluationMixin):
 
     def __init__(
         self,
-        sampler: NegativeSampler | str,
+        sampler: Samplers,
         objective: Objective | str | None = None,
         temperature: float | None = None,
         target: str | None = None,
@@ -81,6 +81,7 @@ class NegativeControlMixin(EvaluationMixin):
                 "unset the variable or drop the callback"
             )
         self.treatment = Treatment.of(sampler, objective, temperature)
+        self._every = self.treatment.targets(target) is None
         self.target = target
         self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self._declared = as_declared(treat)
@@ -140,9 +141,9 @@ class NegativeControlMixin(EvaluationMixin):
                 raise
             self._leave_alone(trainer, pl_module, str(error))
             return
-        if self.target is None:
+        if self._every:
             self.injection.look_out(pl_module, self.ignore)
-        notices.treats(self.injection.sites, self.treatment.sampler)
+        notices.treats(self.injection.sites, self.treatment)
         if all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
         self._kept.restore(self.injection)
@@ -170,6 +171,7 @@ class NegativeControlMixin(EvaluationMixin):
         if self.injection is not None:
             # Until on_train_batch_end: a manual optimisation may run several backward passes.
             self.injection.begin_step()
+            self.injection.set_epoch(trainer.current_epoch)
             self._provide(batch)
             every = trainer.log_every_n_steps
             due = every > 0 and (trainer.global_step + 1) % every == 0
@@ -248,7 +250,7 @@ class NegativeControlMixin(EvaluationMixin):
         """Return what a run that resumes must have chosen too."""
         objective = self.treatment.objective
         return {
-            "sampler": str(self.treatment.sampler),
+            "sampler": self.treatment.describe(),
             "objective": None if objective is None else str(objective),
         }
 
@@ -272,6 +274,7 @@ class NegativeControlMixin(EvaluationMixin):
             raise refused
         if self._accumulated is not None:
             self._accumulated.serve(injection.losses.values())
+        injection.set_epoch(trainer.current_epoch)
         return injection
 
     def _remove(self, injection: Injection) -> None:

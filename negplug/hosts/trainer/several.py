@@ -117,7 +117,7 @@ def _losses(state: Any) -> list[str]:
 def hyperparameters(treatment: Treatment, target: str | None, prefix: str) -> dict[str, str]:
     """Return what was chosen, for loggers, under names that begin with ``prefix``."""
     given = {
-        "sampler": treatment.sampler,
+        "sampler": treatment.describe(),
         "objective": treatment.objective,
         "temperature": treatment.temperature,
         "target": target,

@@ -26,6 +26,7 @@ class Availability:
         num_negatives: M ≥ 1.
         source: Where they come from.
         argument: What the sampler calls M.
+        instead: What becomes of fewer, as a clause.
 
     Raises:
         TypeError, ValueError: If an argument cannot be used, or the source can never offer M.
@@ -37,11 +38,12 @@ class Availability:
         num_negatives: int,
         source: NegativeSampler,
         argument: str = "num_negatives",
+        instead: str = "all of them are used",
     ) -> None:
         self.name = name
         self.num_negatives = check_integer(name, argument, num_negatives, 1)
         self._asked = f"{name}: {argument}={num_negatives}"
-        self._instead = f"instead of {argument}={num_negatives}"
+        self._instead = f"instead of {argument}={num_negatives}; {instead}"
         if not isinstance(source, NegativeSampler):
             raise TypeError(f"{name}: source must be a sampler, got {source!r}")
         self._starts_empty = any(part.remembers for part in source.all_samplers())
@@ -104,7 +106,6 @@ class Availability:
             )
         elif self._met or not self._starts_empty:
             warnings.warn(
-                f"{self.name}: a ragged batch offers {most} negatives {self._instead}; all of them "
-                f"are used",
+                f"{self.name}: a ragged batch offers {most} negatives {self._instead}",
                 stacklevel=2,
             )

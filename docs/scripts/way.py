@@ -19,7 +19,7 @@ STEPS = (
         ["negplug/hosts/trainer/indexes.py"],
     ),
     (
-        "The recipe calls its loss, in whose place ours stands",
+        "The recipe calls its loss: ours, in its place",
         ["negplug/hosts/injection.py", "integrations/negplug_lightly/criteria.py"],
     ),
     (
@@ -42,9 +42,9 @@ STEPS = (
         "The size of the question picks a kernel",
         ["negplug/kernels/choice.py, pool/, chosen/, chain/, …"],
     ),
-    ("The mean goes back to the recipe, which trains", ["negplug/loss/mean.py"]),
+    ("The mean goes back to the recipe", ["negplug/loss/mean.py"]),
     (
-        "After the backward pass memories take in their keys",
+        "After the backward pass memories take in keys",
         ["negplug/samplers/common/remembering.py", "negplug/loss/saved.py"],
     ),
 )

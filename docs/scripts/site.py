@@ -44,6 +44,12 @@ def equation(source: str, *_: Any, **__: Any) -> str:
     )
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Leave out what is reStructuredText's in docstrings: roles of names, colons before code."""
+    html = re.sub(r":(?:class|func|meth|mod|data|attr):(?=<code>)", "", html)
+    return html.replace("::</p>", ":</p>")
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from the source."""
     made = {"reference/cli.md": command_line(), "reference/messages.md": messages_page(ROOT)}

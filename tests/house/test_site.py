@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import negplug
 from negplug.contract import variables
@@ -79,6 +80,31 @@ def test_each_has_a_page_of_the_same_form_and_a_small_picture(kind, folder):
         picture = DOCS / "figures" / folder / f"{name}.svg"
         assert picture.name in text
         assert 1_000 < picture.stat().st_size < 60_000
+
+
+def test_a_picture_is_of_what_its_page_says(monkeypatch):
+    gallery = script("gallery")
+    assert set(gallery.DRAWN) == set(built_in("sampler"))
+    for name, drawn in gallery.DRAWN.items():
+        assert f"`{drawn}`" in (DOCS / "samplers" / f"{name}.md").read_text()
+    monkeypatch.setattr(gallery, "WARM", 2)
+    monkeypatch.setattr(gallery, "COUNTED", 6)
+    _, labels = gallery.data()
+    own = {index for index, label in enumerate(labels.tolist()) if label == labels[gallery.ANCHOR]}
+    given = {name: gallery.counted(name).given for name in ("in_batch", "filtered", "queue")}
+    assert {index for index, _ in given["in_batch"]} & own
+    assert not {index for index, _ in given["filtered"]} & own
+    assert {ring for _, ring in given["queue"]} == {1, 2, 3, 4}  # a batch each
+
+
+def test_the_pushes_of_the_objectives_pictures(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "scripts")
+    pulls = script("pulls")
+    assert {*pulls.DRAWN, "relic", "sogclr"} == set(built_in("objective"))
+    loss_fn = negplug.ContrastiveLoss(temperature=pulls.TEMPERATURE)
+    found = pulls.pushes(loss_fn, pulls.SIMILARITIES)
+    scores = (torch.cat([pulls.SIMILARITIES, torch.tensor([pulls.POSITIVE])]) / 0.3).softmax(0)
+    torch.testing.assert_close(found, scores[:-1] / pulls.TEMPERATURE)
 
 
 def test_every_way_in_is_on_a_samplers_page():

@@ -91,7 +91,8 @@ def docs(session: nox.Session) -> None:
         session.run("mkdocs", *session.posargs, env=environment)
     else:
         site = str(Path(session.virtualenv.location) / "site")
-        session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", site, env=environment)
+        # Not --quiet: what is not shown is not counted by --strict.
+        session.run("mkdocs", "build", "--strict", "--site-dir", site, env=environment)
 
 
 @nox.session

@@ -1,7 +1,9 @@
 """Everything that is run on this repository, each in an environment of its own.
 
-nox                 lint, all tests in both host environments, and solo-learn main's against a
-                    stand-in
+nox                 lint, the site, all tests in both host environments, and solo-learn main's
+                    against a stand-in
+nox -s docs         the documentation site, in .nox/docs/site; a broken link is an error
+                    (nox -s docs -- serve shows it while it is written)
 nox -s tests_lowest tests_newest
                     the rooms below the hosts, with the lowest and with the newest versions
 NEGPLUG_COVERAGE=1 nox -s tests_lightly tests_solo tests_solo_main coverage
@@ -24,7 +26,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "tests_lightly", "tests_solo", "tests_solo_main"]
+nox.options.sessions = ["lint", "docs", "tests_lightly", "tests_solo", "tests_solo_main"]
 
 SOLO = ("solo-learn==1.0.2", "setuptools<81", "--override", "requirements/solo-1.0.2.txt")
 # What solo-learn main's requirements name, but for a Lightning that is older than today's torch.
@@ -83,6 +85,21 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site; neither torch nor a host is needed."""
+    project = nox.project.load_toml("pyproject.toml")
+    session.install(*nox.project.dependency_groups(project, "docs"))
+    # Its maker announces a successor in every build.
+    environment = {"PYTHONPATH": ".", "NO_MKDOCS_2_WARNING": "1"}
+    if session.posargs:
+        session.run("mkdocs", *session.posargs, env=environment)
+    else:
+        site = str(Path(session.virtualenv.location) / "site")
+        # Not --quiet: what is not shown is not counted by --strict.
+        session.run("mkdocs", "build", "--strict", "--site-dir", site, env=environment)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""docs/your-own-sampler.md and the README's example run as written."""
+"""docs/your-own-sampler.md runs as written."""
 
 import importlib
 import re
@@ -31,13 +31,6 @@ def test_every_block_of_the_page_runs_in_order(module_of):
     found = blocks("docs/your-own-sampler.md")
     assert len(found) == 5
     module_of("\n".join(found)).test_the_samplers_of_this_page()
-
-
-def test_the_example_of_the_readme_passes_the_kit(module_of):
-    (example,) = (block for block in blocks("README.md") if "class FirstHalf" in block)
-    from negplug.testing import check_sampler
-
-    check_sampler(module_of(example).FirstHalf)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("Whole pools", 5), ("Remembering", 10)])

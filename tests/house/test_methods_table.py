@@ -19,7 +19,7 @@ from negplug.plugins.manager import plugins
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
-# A column each: what is tried in turn, until one trains.
+# A row each: what is tried in turn, until one trains.
 SAMPLERS = {
     "in_batch": ["in_batch()"],
     "gather": ["gather()"],
@@ -87,7 +87,40 @@ def tried(model, sampler):
     return None
 
 
-def cell(model, expressions, notes):
+class Notes:
+    """What was refused, by why: a number each, in the order in which they came up."""
+
+    def __init__(self):
+        # (why, whether something else trains): what was refused, of which methods, what trains
+        self.found = {}
+
+    def number(self, method, refused, why, trains):
+        why = why_in_general(why)
+        known = self.found.setdefault((why, trains is not None), ({}, {}, {}))
+        for names, name in zip(known, (refused, method, trains), strict=True):
+            names[name] = None
+        return 1 + list(self.found).index((why, trains is not None))
+
+    def table(self):
+        lines = ["| | refused | of | why | what trains |", "| --- | --- | --- | --- | --- |"]
+        for number, ((why, _), known) in enumerate(self.found.items(), 1):
+            refused, methods, trains = (list(filter(None, names)) for names in known)
+            cells = (listed(refused), ", ".join(methods), f"“{why}”", listed(trains) or "–")
+            lines.append(f"| {number} | {' | '.join(cells)} |")
+        return lines
+
+
+def listed(expressions):
+    return ", ".join(f"`{expression}`" for expression in expressions)
+
+
+def why_in_general(why):
+    """Return a refusal's reason without what is of one sampler or one method alone."""
+    why = re.sub(r"^\w+(\([^)]*\))?: ", "", why)
+    return re.sub(r"\w+\.training_step writes to .* before", "the recipe writes before", why)
+
+
+def cell(method, model, expressions, notes):
     """Return ✓ or ✗, with the number of the note that says what was refused and why."""
     refusals = []
     for expression in expressions:
@@ -97,28 +130,26 @@ def cell(model, expressions, notes):
         refusals.append((expression, refused))
     if not refusals:
         return "✓"
-    trains = len(refusals) < len(expressions)
-    expression, reason = refusals[0]
-    note = f"`{expression}` is refused: “{reason}”."
-    if trains:
-        note += f" `{expressions[len(refusals)]}` trains."
-    if note not in notes:
-        notes.append(note)
-    return f"{'✓' if trains else '✗'} {notes.index(note) + 1}"
+    trains = expressions[len(refusals)] if len(refusals) < len(expressions) else None
+    # Where nothing trains, the last reason is the one that is in the way.
+    number = notes.number(method, *refusals[0 if trains else -1], trains)
+    return f"{'✗' if trains is None else '✓'} {number}"
 
 
 def table(builders, notes):
-    rows = [["", *(f"`{name}`" for name in SAMPLERS)], ["---", *(":-:" for _ in SAMPLERS)]]
+    columns = []
     for name, build in builders.items():
         model = build()  # once, since the hosts' take long
-        rows.append([name, *(cell(model, tries, notes) for tries in SAMPLERS.values())])
+        columns.append([cell(name, model, tries, notes) for tries in SAMPLERS.values()])
+    rows = [["", *builders], ["---", *(":-:" for _ in builders)]]
+    of_samplers = zip(*columns, strict=True)
+    rows += [[f"`{name}`", *cells] for name, cells in zip(SAMPLERS, of_samplers, strict=True)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def part(heading, builders, reports):
-    notes = []
-    lines = [f"## {heading}", "", table(builders, notes), ""]
-    lines += [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    notes = Notes()
+    lines = [f"## {heading}", "", table(builders, notes), "", *notes.table()]
     lines += ["", "`negplug doctor` says of each:", ""]
     for report in reports:
         if report.treatable:
@@ -141,12 +172,12 @@ def test_the_page_says_what_works():
     assert (start + theirs).strip() == found.strip()
 
 
-def test_every_sampler_of_ours_has_a_column():
+def test_every_sampler_of_ours_has_a_row():
     offered = plugins().provided("sampler")
     assert set(SAMPLERS) == {s.spec.name for s in offered if s.plugin.distribution == "negplug"}
 
 
-def test_every_treatable_loss_has_a_row():
+def test_every_treatable_loss_has_a_column():
     _, adapter, builders = installed()
     treatable = {report.method for report in adapter_of(adapter).methods() if report.treatable}
     if adapter == "lightly":

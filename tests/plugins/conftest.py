@@ -1,7 +1,7 @@
 """The example distributions, really installed, and what processes of their own see of them.
 
-`tests/plugins_examples` holds three: `negplug-nearest`, a sampler; `negplug-toyhost`, an adapter
-and an objective; `negplug-broken`, one module for each fault.
+`examples` holds `negplug-nearest`, a sampler to copy; `tests/plugins_examples` two more:
+`negplug-toyhost`, an adapter and an objective, and `negplug-broken`, one module for each fault.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import pytest
 from distributions import CHECKOUT, install, python
 from example_plugins import succeeded
 
+FOLDERS = {
+    "nearest": "examples",
+    "toyhost": "tests/plugins_examples",
+    "broken": "tests/plugins_examples",
+}
+
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the site folders of the three distributions."""
     return {
-        name: install(
-            CHECKOUT / "tests" / "plugins_examples" / f"negplug_{name}",
-            tmp_path_factory.mktemp(name),
-        )
-        for name in ("nearest", "toyhost", "broken")
+        name: install(CHECKOUT / folder / f"negplug_{name}", tmp_path_factory.mktemp(name))
+        for name, folder in FOLDERS.items()
     }
 
 

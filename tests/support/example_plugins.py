@@ -1,4 +1,4 @@
-"""What the example distributions of ``tests/plugins_examples`` hold, and their faults."""
+"""What the distributions of ``tests/plugins_examples`` hold, and their faults."""
 
 from __future__ import annotations
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import sys
+import shutil
 
 import numpy as np
 import pytest
 from device import DEVICE
-from distributions import CHECKOUT, install
+from distributions import CHECKOUT, install, python
 from systems import IS_LINUX
 
-from negplug.plugins.manager import Plugins, plugins
+from negplug.plugins.manager import plugins
 from negplug.testing import (
     Subject,
     check_sampler,
@@ -101,13 +100,13 @@ def test_strata_from_a_file_conform(tmp_path):
     check_sampler(f"stratified(num_negatives=6, by={str(tmp_path / 'strata.npy')!r})", ranks=1)
 
 
-def test_a_third_partys_sampler_conforms(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(
-        install(CHECKOUT / "tests" / "plugins_examples" / "negplug_nearest", tmp_path)
-    )
-    monkeypatch.setattr("negplug.plugins.build.plugins", functools.cache(Plugins))
-    check_sampler("nearest(num_negatives=3)")
-    del sys.modules["negplug_nearest"]
+def test_the_example_distribution_passes_its_own_tests(tmp_path):
+    """Built, installed, and tested as its author would, away from this checkout."""
+    example = CHECKOUT / "examples" / "negplug_nearest"
+    site = install(example, tmp_path)
+    shutil.copytree(example / "tests", tmp_path / "tests")
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", sites=(site,), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.skipif(not IS_LINUX, reason="ranks are spawned here in any case")

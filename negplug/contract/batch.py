@@ -269,13 +269,13 @@ class ContrastiveBatch:
         """Return what every rank knows of its anchors, in rank order, without gradient.
 
         Args:
-            values: ``[N]``, of the type of the anchors.
+            values: ``[N]`` or ``[N, c]``, of the type of the anchors.
             names: ``[c, N]`` int64.
         """
         if world_size() == 1:
             return values.detach(), names
-        everyones = gather_rows(values.detach()[:, None], names)
-        return everyones.rows[:, 0], everyones.names
+        everyones = gather_rows(values.detach().view(len(values), -1), names)
+        return everyones.rows.view(-1, *values.shape[1:]), everyones.names
 
     def _gather(self) -> ContrastiveBatch:
         keys, gathering = gather_keys(self.keys)

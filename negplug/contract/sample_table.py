@@ -36,6 +36,11 @@ class SampleTable(Stateful):
             self.add_state(name, value, (None,) * (3 if name in vectors else 2))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the values."""
+        return tuple(self._empty)
+
+    @property
     def _values(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self._empty}
 

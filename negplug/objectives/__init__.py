@@ -5,10 +5,11 @@ from negplug.objectives import (
     decoupled,
     ifm,
     infonce,
+    isogclr,
     relic,
     rince,
     sigmoid,
     sogclr,
 )
 
-plugins = [infonce, decoupled, debiased, relic, sogclr, sigmoid, ifm, rince]
+plugins = [infonce, decoupled, debiased, relic, sogclr, isogclr, sigmoid, ifm, rince]

@@ -11,6 +11,11 @@ the gradient is that of −s⁺ + log(mean over the whole data set), with u_i in
 
     −∇s⁺/τ + ∇g_i/u_i = −∇s⁺/τ + (g_i/u_i) ∇ log Σ_j w_ij e^{s_ij/τ}.
 
+With ``decay_steps`` γ falls from 1 to its end by a cosine (Wei et al. 2024, "FastCLIP",
+https://arxiv.org/abs/2407.01445, section 4): early averages are of parameters long gone. In step t
+
+    γ_t = γ + (1 − γ) (1 + cos(π min(t/T, 1))) / 2.
+
 The value is −s⁺/τ + log u_i + log Σ_j w_ij, which compares with that of ``decoupled()``.
 
 What differs: each view of a sample has a u of its own, because each is an anchor with a mean of
@@ -27,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +54,20 @@ from negplug.kernels.late import places
 from negplug.objectives.logits import log_number, negative_logsumexp, positive_logits
 
 
+class Seen(NamedTuple):
+    """The samples of a batch's anchors.
+
+    Attributes:
+        indexes: ``[N]`` int64, the data set index of each.
+        views: ``[N]`` int64, the view of each.
+        past: What the table holds of each, by name, ``[N]``.
+    """
+
+    indexes: Tensor
+    views: Tensor
+    past: dict[str, Tensor]
+
+
 class SogCLR(Stateful, Objective):
     """The global contrastive loss by a moving average per sample and view.
 
@@ -56,27 +75,36 @@ class SogCLR(Stateful, Objective):
         gamma: γ in (0, 1], the share of the present batch in the average. 1 keeps nothing of the
             past and is ``decoupled()``.
         size: Number of samples in the data set; None takes what the run says, if it does.
+        decay_steps: T ≥ 1, the training steps in which γ falls from 1 to ``gamma``; None for a
+            constant γ.
 
     Raises:
-        TypeError: If ``gamma`` is no number, or ``size`` no integer.
-        ValueError: If ``gamma`` is not in (0, 1], or ``size`` < 1.
+        TypeError: If ``gamma`` is no number, or ``size`` or ``decay_steps`` no integer.
+        ValueError: If ``gamma`` is not in (0, 1], or ``size`` or ``decay_steps`` < 1.
     """
 
     wants_indexes = True
     expression = "sogclr()"
+    name = "sogclr"
     samples: int
 
-    def __init__(self, gamma: float = 0.9, size: int | None = None) -> None:
+    def __init__(
+        self, gamma: float = 0.9, size: int | None = None, decay_steps: int | None = None
+    ) -> None:
         super().__init__()
-        check_number("sogclr", "gamma", gamma, -math.inf, math.inf)
+        check_number(self.name, "gamma", gamma, -math.inf, math.inf)
         if not 0 < gamma <= 1:
-            raise ValueError(f"sogclr: gamma must be in (0, 1], got {gamma}")
+            raise ValueError(f"{self.name}: gamma must be in (0, 1], got {gamma}")
         self.gamma = float(gamma)
-        self.size = None if size is None else check_integer("sogclr", "size", size, 1)
+        self.size = None if size is None else check_integer(self.name, "size", size, 1)
+        self.decay_steps = decay_steps
+        if decay_steps is not None:
+            check_integer(self.name, "decay_steps", decay_steps, 1)
         self.averages = SampleTable(log_u=-torch.inf)
         self.add_state("samples", default=0)
-        given = "" if size is None else f", size={size}"
-        self.expression = f"sogclr(gamma={self.gamma!r}{given})"
+        given = {"size": size, "decay_steps": decay_steps}
+        more = "".join(f", {key}={value}" for key, value in given.items() if value is not None)
+        self.expression = f"{self.name}(gamma={self.gamma!r}{more})"
 
     def forward(
         self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
@@ -96,52 +124,85 @@ class SogCLR(Stateful, Objective):
         # A finite stand-in for anchors that pay nothing, so that no gradient becomes NaN.
         finite = torch.where(nothing, 0.0, negative)
         mean = (finite - number.masked_fill(nothing, 0.0)).detach()
-        average = self._average(batch, mean, nothing) if batch.training else mean
+        average = mean
+        if batch.training:
+            seen = self.seen(batch)
+            average = self.averaged(batch, seen.past["log_u"].to(mean), mean)
+            self.remember(batch, seen, nothing, log_u=average)
         push = (mean - average).exp() * finite
         value = (average - mean + finite).detach()
         loss = value + (push - push.detach()) - pull / positives.clamp(min=1)
         return torch.where(nothing, 0.0 * batch.anchors.embeddings.sum(1), loss)
 
+    def share(self, batch: ContrastiveBatch) -> float:
+        """Return γ of the batch's step."""
+        step = batch.context.draws.step
+        if self.decay_steps is None or not isinstance(step, int):
+            return self.gamma
+        falling = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
+        return self.gamma + (1 - self.gamma) * falling
+
     @torch.no_grad()
-    def _average(self, batch: ContrastiveBatch, mean: Tensor, nothing: Tensor) -> Tensor:
-        """Return log u of each anchor, ``[N]``, this step included; every rank's is held back."""
+    def seen(self, batch: ContrastiveBatch) -> Seen:
+        """Return which samples and views the anchors are, and what is kept of them."""
         indexes = batch.anchors.indexes
         if indexes is None:
-            indexes = check_indexes("sogclr", batch, None, self.size)
+            indexes = check_indexes(self.name, batch, None, self.size)
         views = views_of(batch, indexes)
-        if self.averages.log_u.device != mean.device:
-            self.to(mean.device)
-        past = self.averages.read(indexes.clamp(min=0), views)["log_u"].to(mean)
-        average = past + math.log1p(-self.gamma) if self.gamma < 1 else past - torch.inf
-        average = torch.logaddexp(average, mean + math.log(self.gamma))
-        average = average.where(past > -torch.inf, mean)
-        kept, names = batch.of_all_ranks(average, torch.stack([indexes, views, (~nothing).long()]))
-        check_indexes("sogclr", batch, names[0], self.size)
+        if self.averages.log_u.device != batch.anchors.embeddings.device:
+            self.to(batch.anchors.embeddings.device)
+        return Seen(indexes, views, self.averages.read(indexes.clamp(min=0), views))
+
+    @torch.no_grad()
+    def averaged(self, batch: ContrastiveBatch, past: Tensor, mean: Tensor) -> Tensor:
+        """Return log u of each anchor, ``[N]``, this step included."""
+        gamma = self.share(batch)
+        average = past + math.log1p(-gamma) if gamma < 1 else past - torch.inf
+        average = torch.logaddexp(average, mean + math.log(gamma))
+        return average.where(past > -torch.inf, mean)
+
+    @torch.no_grad()
+    def remember(
+        self, batch: ContrastiveBatch, seen: Seen, nothing: Tensor, **values: Tensor
+    ) -> None:
+        """Hold values ``[N]`` of the anchors of every rank back until the step is over.
+
+        Args:
+            batch: The batch.
+            seen: Whose they are.
+            nothing: ``[N]`` bool, True for anchors that leave none.
+            **values: Every value of the table by its name.
+        """
+        names = torch.stack([seen.indexes, seen.views, (~nothing).long()])
+        kept, names = batch.of_all_ranks(torch.stack(list(values.values()), dim=1), names)
+        check_indexes(self.name, batch, names[0], self.size)
         samples = self.size or batch.context.dataset.size
-        check_samples("sogclr", self.samples, samples)
+        check_samples(self.name, self.samples, samples)
         room = room_for(names[0], names[1], batch.anchors.num_views, samples)
-        self.hold({"log_u": kept, "names": names, "samples": samples, "room": room})
-        return average
+        held = dict(zip(values, kept.unbind(1), strict=True))
+        self.hold({**held, "names": names, "samples": samples, "room": room})
 
     def update(self, seen: dict[str, Any]) -> None:
-        """Take in the averages of a step."""
+        """Take in what a step has left."""
         indexes, views, has_negatives = seen["names"]
-        log_u, kept = seen["log_u"], has_negatives.bool()
-        room = seen["room"]()
+        kept, room = has_negatives.bool(), seen["room"]()
+        values = {name: seen[name] for name in self.averages.names if name in seen}
         rows = places(kept)
         if rows is None:
             # Anchors without negatives write what is there, and before the others, who may be of
             # the same sample. An index that a check has yet to refuse must not write elsewhere.
             indexes = indexes.clamp(0, room[1] - 1)
-            before = self.averages.read(indexes, views)["log_u"].to(log_u)
-            log_u = log_u.where(kept, before)
+            before = self.averages.read(indexes, views)
+            values = {name: v.where(kept, before[name].to(v)) for name, v in values.items()}
             rows = has_negatives.argsort(stable=True)
-        self.averages.write(indexes[rows], views[rows], room, log_u=log_u[rows])
+        found = {name: value[rows] for name, value in values.items()}
+        self.averages.write(indexes[rows], views[rows], room, **found)
         self.samples = seen["samples"] or self.samples
 
     def settings(self) -> dict[str, Any]:
-        """Return γ."""
-        return {"gamma": self.gamma}
+        """Return γ, and in how many steps it falls."""
+        decay = {} if self.decay_steps is None else {"decay_steps": self.decay_steps}
+        return {"gamma": self.gamma, **decay}
 
 
 @hookimpl

@@ -41,6 +41,6 @@ def test_half_precision_inputs_lose_nothing_more(objective, dtype):
     gradient = naive.gradients(loss, z)
     assert gradient.isfinite().all()
     exact = [v.detach().double().requires_grad_() for v in z]
-    wanted = ContrastiveLoss("in_batch()", objective, 0.02)(*exact)
+    wanted = ContrastiveLoss("in_batch()", objective, temperature)(*exact)
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-4, atol=1e-4)
     assert naive.relative(gradient.double(), naive.gradients(wanted, exact)) < 1e-2

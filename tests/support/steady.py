@@ -44,7 +44,7 @@ DRAWING = [
 
 OBJECTIVES = ["infonce()", "decoupled()", "debiased(tau_plus=0.1)", "relic()", "sogclr()"]
 
-OTHERS = ["sigmoid()", "ifm()", "rince()"]
+OTHERS = ["sigmoid()", "ifm()", "rince()", "isogclr()", "sogclr(decay_steps=3)"]
 """Objectives that do with each kind of choice what those above do."""
 
 KINDS = [

@@ -17,9 +17,9 @@ from negplug.contract.labels import as_labels
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts.columns import Columns
 from negplug.hosts.lookout import Lookout, PlainLookout
-from negplug.hosts.trainer.columns import Columns
-from negplug.hosts.trainer.subsets import length
+from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.manager import plugins

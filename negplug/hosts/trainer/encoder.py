@@ -28,7 +28,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from negplug.contract.adapter import Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
-from negplug.hosts.trainer.columns import Columns
+from negplug.hosts.columns import Columns
+from negplug.hosts.subsets import Parents, length
 from negplug.hosts.trainer.dry_run import Writes, quiet
 from negplug.hosts.trainer.fingerprint import dataset_of
 from negplug.hosts.trainer.indexes import unknowable
@@ -38,7 +39,6 @@ from negplug.hosts.trainer.private import (
     on_device,
     training_loader,
 )
-from negplug.hosts.trainer.subsets import Parents, length
 from negplug.hosts.treated_loss import StepOver, TreatedLoss
 from negplug.kernels.distributed import alone, collectives
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from negplug.hosts.trainer.subsets import length
+from negplug.hosts.subsets import length
 
 TOKEN = "negplug_token"
 

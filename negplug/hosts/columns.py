@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from negplug.contract.ids import UNKNOWN
-from negplug.hosts.trainer.subsets import length
+from negplug.hosts.subsets import length
 
 _DEPTH = 6  # of data sets in data sets
 

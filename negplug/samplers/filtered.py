@@ -40,6 +40,7 @@ from negplug.samplers.common.choosing import labels_of, rows_offered
 from negplug.samplers.common.metadata import check_column
 from negplug.samplers.filtering import at_entries
 from negplug.samplers.filtering.groups import Groups
+from negplug.samplers.filtering.guides import Embedder
 from negplug.samplers.filtering.limits import Limits
 from negplug.samplers.filtering.pairs import Pairs
 from negplug.samplers.in_batch import InBatch
@@ -64,7 +65,9 @@ class Filtered(NegativeSampler):
             similarity of the anchor's nearest positive.
         relative_margin: r in [0, 1) removes rows that are nearer than s⁺ − r·abs(s⁺).
         guide: The path of a ``.npy`` file, or a tensor, of embeddings ``[n, d]``, one per data set
-            index, whose similarities the three limits are of, in place of the anchors' own.
+            index, whose similarities the three limits are of, in place of the anchors' own. Or a
+            function from indexes ``[n]`` to embeddings, a frozen encoder say, which is asked once
+            for every sample in the first training step.
         file: The path of a ``.npy`` file, or a tensor, of the groups: integers ``[n]``, one per
             data set index; ``[n, 2]`` with a window, groups and places in them.
         window: Δ ≥ 0: only rows of the group whose place is within Δ of the anchor's.
@@ -85,7 +88,7 @@ class Filtered(NegativeSampler):
         similarity: float | None = None,
         absolute_margin: float | None = None,
         relative_margin: float | None = None,
-        guide: str | Tensor | None = None,
+        guide: str | Tensor | Embedder | None = None,
         file: str | Tensor | None = None,
         window: float | None = None,
         pairs: str | Tensor | None = None,

@@ -9,6 +9,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 import negplug
 from negplug import ContrastiveLoss
+from negplug.samplers.filtered import Filtered
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SOLO = bool(hosts.solo_generation())
@@ -109,3 +110,18 @@ def test_a_loss_by_itself_has_no_data_set():
         negplug.make_sampler("stratified(2, by='a', parent=True)")
     with pytest.raises(ValueError, match=r"window=2 is said of by=\"groups\", got by='a'"):
         negplug.make_sampler("filtered(by='a', window=2)")
+
+
+def test_a_frozen_encoder_guides_a_recipe_as_its_embeddings_do():
+    table = torch.nn.functional.normalize(torch.arange(72).reshape(24, 3).float().sin())
+    asked = []
+
+    def teacher(indexes):
+        asked.extend(indexes.tolist())
+        return table[indexes]
+
+    by_function, _ = trained(Filtered(relative_margin=0.5, guide=teacher), patients())
+    by_table, _ = trained(Filtered(relative_margin=0.5, guide=table), patients())
+    assert torch.equal(by_function, by_table)
+    assert asked == list(range(24))
+    assert not torch.equal(by_function, trained("in_batch()", patients())[0])

@@ -11,6 +11,11 @@ Encoder = Callable[[Tensor], tuple[Tensor, ...]]
 """Maps data set indexes ``[n]`` to the V views ``[n, d]`` of those samples, with gradient."""
 
 
+Column = Callable[[str], Tensor]
+"""Maps the name of a column to the classes ``[n]`` int64 of the samples, -1 where unknown; to the
+very same tensor as long as it is the same data set."""
+
+
 @dataclass(frozen=True, eq=False)
 class ParentSamples:
     """The samples of a subset in the data set that it was taken from.
@@ -35,9 +40,11 @@ class DatasetAccess:
             run must be made by all ranks, so that what cannot be embedded fails on all.
         unencoded: Why ``encode`` is None, as a clause.
         parent: Where the samples are in another data set, if this one is a subset of it.
+        column: Gives a column of the data set by its name; None if there is no such way.
     """
 
     size: int | None = None
     encode: Encoder | None = None
     unencoded: str = "encode= was not given (a function from data set indexes to views)"
     parent: ParentSamples | None = None
+    column: Column | None = None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite, Metadata
-from negplug.contract.dataset import DatasetAccess, Encoder
+from negplug.contract.dataset import Encoder
 from negplug.contract.declarations import Declarations, as_declared, declared_name, declaring
 from negplug.contract.labels import as_labels
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts.columns import Columns
 from negplug.hosts.lookout import Lookout, PlainLookout
+from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.manager import plugins
@@ -38,6 +42,7 @@ class Injection:
         self.losses = {site.name: loss for site, loss in zip(sites, losses, strict=True)}
         self.sites = sites
         self._lookout: Lookout | None = None
+        self._columns = Columns()
         self._treated: list[LossSite] = []
         try:
             for site, loss in zip(sites, losses, strict=True):
@@ -70,6 +75,7 @@ class Injection:
         labels: Tensor | None = None,
         unindexed: str = "",
         encode: Encoder | None = None,
+        dataset: Any = None,
     ) -> None:
         """Say what is known of the samples of the step to come; forgotten when the step is over.
 
@@ -79,6 +85,8 @@ class Injection:
             unindexed: Why there are no indexes, for messages.
             encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
                 with the current parameters. Kept until another is given.
+            dataset: The data set that the indexes count, whose columns samplers may look up by
+                name. Kept likewise.
 
         Raises:
             ValueError, TypeError: If ``labels`` are none; says what was found.
@@ -86,7 +94,11 @@ class Injection:
         labels = None if labels is None else as_labels("labels", labels)
         for treated in self.losses.values():
             if encode is not None:
-                treated.dataset = DatasetAccess(encode=encode)
+                treated.dataset = replace(treated.dataset, encode=encode)
+            if dataset is not None:
+                column = functools.partial(self._columns.of, dataset)
+                size = length(dataset)
+                treated.dataset = replace(treated.dataset, size=size, column=column)
             known = indexes is not None or labels is not None
             treated.provide(Metadata(indexes, labels, unindexed), until_backward=known)
 

@@ -6,7 +6,8 @@ of an anchor leaves its denominator and is not attracted either. From the source
 anchor i this takes out those that any criterion names:
 
 - ``by="labels"``: the anchor's label y_i ≠ −1;
-- ``by="groups"``: its group, and window (:mod:`negplug.samplers.filtering.groups`);
+- ``by="groups"``: its group, and window (:mod:`negplug.samplers.filtering.groups`); by any other
+  name its group in that column of the data set;
 - ``pairs``: single pairs (:mod:`negplug.samplers.filtering.pairs`);
 - ``similarity``, ``absolute_margin``, ``relative_margin``: too similar to the anchor, by itself or
   beside its positive (:mod:`negplug.samplers.filtering.limits`).
@@ -36,15 +37,17 @@ from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.late import look
 from negplug.samplers.common.choosing import labels_of, rows_offered
+from negplug.samplers.common.metadata import check_column
 from negplug.samplers.filtering import at_entries
 from negplug.samplers.filtering.groups import Groups
+from negplug.samplers.filtering.guides import Embedder
 from negplug.samplers.filtering.limits import Limits
 from negplug.samplers.filtering.pairs import Pairs
 from negplug.samplers.in_batch import InBatch
 
 _NOTHING = (
     'filtered: give by="labels", by="groups" with file=…, pairs=…, similarity=…, '
-    "absolute_margin=…, relative_margin=…, or several of them"
+    "absolute_margin=…, relative_margin=…, the name of a column, or several of them"
 )
 
 
@@ -54,14 +57,17 @@ class Filtered(NegativeSampler):
     Args:
         source: Whose negatives to filter; the batch's by default.
         by: ``"labels"`` removes rows with the anchor's label, ``"groups"`` those of its group in
-            ``file``. A label or a group of -1, of the anchor or the row, is unknown and removes
-            nothing.
+            ``file``, ``"patient_id"``, say, those with its value in that column of the data set:
+            integers or strings. A label or a group of -1 or None, of the anchor or the row, is
+            unknown and removes nothing.
         similarity: t in (-1, 1] removes rows whose cosine similarity with the anchor is above t.
         absolute_margin: m in [0, 2) removes rows that are nearer than s⁺ − m, with s⁺ the
             similarity of the anchor's nearest positive.
         relative_margin: r in [0, 1) removes rows that are nearer than s⁺ − r·abs(s⁺).
         guide: The path of a ``.npy`` file, or a tensor, of embeddings ``[n, d]``, one per data set
-            index, whose similarities the three limits are of, in place of the anchors' own.
+            index, whose similarities the three limits are of, in place of the anchors' own. Or a
+            function from indexes ``[n]`` to embeddings, a frozen encoder say, which is asked once
+            for every sample in the first training step.
         file: The path of a ``.npy`` file, or a tensor, of the groups: integers ``[n]``, one per
             data set index; ``[n, 2]`` with a window, groups and places in them.
         window: Δ ≥ 0: only rows of the group whose place is within Δ of the anchor's.
@@ -82,7 +88,7 @@ class Filtered(NegativeSampler):
         similarity: float | None = None,
         absolute_margin: float | None = None,
         relative_margin: float | None = None,
-        guide: str | Tensor | None = None,
+        guide: str | Tensor | Embedder | None = None,
         file: str | Tensor | None = None,
         window: float | None = None,
         pairs: str | Tensor | None = None,
@@ -96,8 +102,9 @@ class Filtered(NegativeSampler):
         limited = any(limit is not None for limit in limits)
         if by is None and pairs is None and not limited:
             raise ValueError(_NOTHING)
+        column = None
         if by not in (None, "labels", "groups"):
-            raise ValueError(f'filtered: by must be "labels", "groups" or None, got {by!r}')
+            column = check_column("filtered", by, '"labels", "groups", None')
         if (by == "groups") != (file is not None):
             raise ValueError(
                 f'filtered: by="groups" and file=… go together, got by={by!r} and '
@@ -114,7 +121,9 @@ class Filtered(NegativeSampler):
             raise ValueError("filtered: parent=True is said of file=… or guide=…; give one of them")
         self.by, self.window, self.parent = by, window, parent
         self.similarity, self.absolute_margin, self.relative_margin = limits
-        self.file = None if file is None else Groups("filtered", file, window, parent)
+        self.file = None
+        if file is not None or column is not None:
+            self.file = Groups("filtered", file, window, parent, column)
         self.pairs = None if pairs is None else Pairs("filtered", pairs)
         self.limits = Limits("filtered", *limits, guide, parent) if limited else None
         self.guide = None if self.limits is None else self.limits.guide

@@ -47,7 +47,8 @@ class Stratified(ChoosingSampler):
     Args:
         num_negatives: M ≥ 1.
         by: Where strata come from: ``"labels"``, the path of a ``.npy`` file of integers ``[n]``,
-            one per data set index, or such a tensor. -1 is unknown.
+            one per data set index, such a tensor, or the name of a column of the data set, whose
+            values are integers or strings. -1 and None are unknown.
         same: p in [0, 1], the share of the own stratum.
         correction: Weigh the draws so that they estimate the source's whole denominator.
         source: Where to draw from; the batch by default.

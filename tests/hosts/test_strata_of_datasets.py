@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, random_split
 
-from negplug.hosts.trainer.subsets import Parents
+from negplug.hosts.subsets import Parents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SOLO = bool(hosts.solo_generation())

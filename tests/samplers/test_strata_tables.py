@@ -100,7 +100,9 @@ def test_no_table_of_a_parent(parent, message):
 
 
 def test_parent_is_said_of_tables_alone():
-    with pytest.raises(ValueError, match='parent=True is said of a table, but by="labels"'):
+    with pytest.raises(
+        ValueError, match="parent=True is said of a file or a tensor, got by='labels'"
+    ):
         Stratified(4, parent=True)
     with pytest.raises(TypeError, match="parent must be True or False"):
         Stratified(4, by=TABLE, parent=1)

@@ -28,7 +28,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from negplug.contract.adapter import Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
+from negplug.hosts.columns import Columns
+from negplug.hosts.subsets import Parents, length
 from negplug.hosts.trainer.dry_run import Writes, quiet
+from negplug.hosts.trainer.fingerprint import dataset_of
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.hosts.trainer.private import (
     batches_taken,
@@ -36,7 +39,6 @@ from negplug.hosts.trainer.private import (
     on_device,
     training_loader,
 )
-from negplug.hosts.trainer.subsets import Parents, length
 from negplug.hosts.treated_loss import StepOver, TreatedLoss
 from negplug.kernels.distributed import alone, collectives
 
@@ -63,6 +65,7 @@ class RecipeEncoder:
         self._beside = list(beside)
         self._tried: list[tuple[TreatedLoss, int]] = []
         self._parents = Parents()
+        self._columns = Columns()
 
     def offer(self) -> None:
         """Give the losses access to the data set that the step to come is trained on."""
@@ -152,7 +155,14 @@ class RecipeEncoder:
         encode = None if reason else functools.partial(self.encode, treated)
         # What a recipe's own batches number may be the parent's samples already.
         parent = None if treated.reads_metadata else self._parents.of(dataset)
-        return DatasetAccess(length(dataset), encode, reason, parent)
+        column = functools.partial(self._column, treated)
+        return DatasetAccess(length(dataset), encode, reason, parent, column)
+
+    def _column(self, treated: TreatedLoss, name: str) -> Tensor:
+        """Return a column of the data set that the loss's indexes count."""
+        loader = training_loader(self._model.trainer)
+        dataset = dataset_of(loader, numbered_inside=treated.reads_metadata)
+        return self._columns.of(dataset, name)
 
     def _unencodable(self, loader: Any) -> str:
         """Return why the recipe cannot be run for chosen samples, or the empty string."""

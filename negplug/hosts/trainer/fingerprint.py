@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from negplug.hosts.subsets import length
 from negplug.hosts.trainer.paths import is_path, without_folder
-from negplug.hosts.trainer.subsets import length
 
 TOKEN = "negplug_token"
 

@@ -21,6 +21,8 @@ from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.late import check
 
+_OTHER_FILES = (".csv", ".json", ".npz", ".parquet", ".pkl", ".pt", ".pth", ".tsv", ".txt")
+
 
 class Looked(NamedTuple):
     """What a table holds of some rows.
@@ -39,21 +41,25 @@ class Metadata:
 
     Args:
         name: The sampler's name, for messages.
-        table: ``[n, …]``, one entry per data set index.
+        table: ``[n, …]``, one entry per data set index; or the name of a column of the data set.
         parent: Whether the table is of the data set that the training ``Subset`` was taken from.
 
     Attributes:
         table: ``[n, …]``, of the samples that indexes count.
     """
 
-    def __init__(self, name: str, table: Tensor, parent: bool = False) -> None:
+    def __init__(self, name: str, table: Tensor | str, parent: bool = False) -> None:
         self.name = name
         self.parent = parent
-        self.table = self._given = table
+        self.column = table if isinstance(table, str) else None
+        self._unread = self.column is not None  # until a step says of which data set
+        self.table = self._given = torch.empty(0) if isinstance(table, str) else table
         self._parent: ParentSamples | None = None
 
     def __str__(self) -> str:
         """Return what tells this table from others, whatever name its file has."""
+        if self.column is not None:
+            return f"column {self.column!r}"
         numbers = self._given.cpu().contiguous()
         # As text what checkpoints hold already; of embeddings there are too many for that.
         text = not numbers.is_floating_point()
@@ -73,7 +79,8 @@ class Metadata:
                 table is of another number of samples than the data set.
         """
         anchors = batch.anchors
-        if not check_indexed(self.name, source, batch, rows):
+        unread = self._unread and not batch.training
+        if unread or not check_indexed(self.name, source, batch, rows):
             return self._nothing(anchors), self._nothing(rows)
         assert anchors.indexes is not None
         assert rows.indexes is not None
@@ -90,8 +97,12 @@ class Metadata:
         """Make the table that of the data set at hand.
 
         Raises:
-            ValueError: If it has another number of entries than there are samples.
+            ValueError: If it has another number of entries than there are samples, or if there is
+                no such column.
         """
+        if self.column is not None:
+            self._read(self.column, dataset)
+            return
         entries, parent = len(self._given), dataset.parent
         if not self.parent:
             if dataset.size not in (None, entries):
@@ -119,6 +130,21 @@ class Metadata:
             )
         if parent is not self._parent:
             self.table, self._parent = self._given[parent.indexes], parent
+
+    def _read(self, column: str, dataset: DatasetAccess) -> None:
+        """Take the column of the data set at hand for the table."""
+        if dataset.column is None:
+            raise ValueError(
+                f"{self.name}: by={column!r} is a column of the data set, which is unknown here; a "
+                f"plain loop has to call provide(dataset=…) of what inject returned, or give the "
+                f"numbers themselves as a tensor"
+            )
+        try:
+            found = dataset.column(column)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self.name}: by={column!r}: {error}") from error
+        if found is not self._given:
+            self.table, self._given, self._unread = found, found, False
 
     def _looked_up(self, indexes: Tensor) -> Looked:
         entries = len(self.table)
@@ -152,6 +178,25 @@ def check_indexed(name: str, source: NegativeSampler, batch: ContrastiveBatch, r
         f"{name}: a table of metadata needs the data set index of the negatives too, "
         f"but the rows of {source} have none"
     )
+
+
+def check_column(name: str, by: object, otherwise: str) -> str:
+    """Return the name of a column of the data set; raise unless it can be one.
+
+    Args:
+        name: The sampler's name.
+        by: What was given.
+        otherwise: What else ``by`` may be.
+
+    Raises:
+        TypeError, ValueError: If it is no text, empty, or the path of a file of another kind.
+    """
+    wanted = f"{name}: by must be {otherwise} or the name of a column of the data set, got {by!r}"
+    if not isinstance(by, str):
+        raise TypeError(wanted)
+    if not by.strip() or "/" in by or by.endswith(_OTHER_FILES):
+        raise ValueError(f"{wanted}; other metadata can be saved with numpy.save")
+    return by
 
 
 def read_table(name: str, argument: str, given: str | Tensor) -> tuple[str, Tensor]:

@@ -14,7 +14,12 @@ from negplug.contract.inputs import check_flag
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.choosing import labels_of
-from negplug.samplers.common.metadata import Metadata, check_classes, read_table
+from negplug.samplers.common.metadata import (
+    Metadata,
+    check_classes,
+    check_column,
+    read_table,
+)
 
 LABELS = "labels"
 
@@ -25,7 +30,7 @@ class Strata:
     Args:
         name: The sampler's name, for messages.
         by: ``"labels"``; the path of a ``.npy`` file, or a tensor, of integers ``[n]``, one per
-            data set index.
+            data set index; or the name of a column of the data set.
         parent: Whether the table is of the data set that the training ``Subset`` was taken from.
 
     Attributes:
@@ -40,20 +45,13 @@ class Strata:
         self.name = name
         self.metadata: Metadata | None = None
         parent = check_flag(name, "parent", parent)
-        if isinstance(by, str) and by != LABELS and not by.endswith(".npy"):
-            raise ValueError(
-                f'{name}: by must be "labels" or the path of a .npy file, got {by!r}; other '
-                f"metadata can be saved with numpy.save"
-            )
-        if not isinstance(by, (str, Tensor)):
-            raise TypeError(
-                f'{name}: by must be "labels", the path of a .npy file or a tensor of integers, '
-                f"got {type(by).__name__}"
-            )
-        if isinstance(by, Tensor) or by != LABELS:
+        if isinstance(by, Tensor) or (isinstance(by, str) and by.endswith(".npy")):
             self.metadata = Metadata(name, check_classes(*read_table(name, "by", by)), parent)
         elif parent:
-            raise ValueError(f'{name}: parent=True is said of a table, but by="labels"')
+            raise ValueError(f"{name}: parent=True is said of a file or a tensor, got by={by!r}")
+        elif by != LABELS:
+            what = '"labels", the path of a .npy file, a tensor of integers'
+            self.metadata = Metadata(name, check_column(name, by, what))
 
     def __str__(self) -> str:
         """Return what tells these strata from others, whatever name their file has."""

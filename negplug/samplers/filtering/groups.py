@@ -28,14 +28,26 @@ class Groups:
             per data set index, -1 where unknown; with a window ``[n, 2]``, groups and places.
         window: Δ ≥ 0; None for the whole group.
         parent: Whether the file is of the data set that the training ``Subset`` was taken from.
+        column: The column of the data set that holds the groups, in place of a file.
 
     Raises:
         TypeError, ValueError: If the file holds no groups, or there are no places for a window.
     """
 
     def __init__(
-        self, name: str, file: str | Tensor, window: float | None = None, parent: bool = False
+        self,
+        name: str,
+        file: str | Tensor | None,
+        window: float | None = None,
+        parent: bool = False,
+        column: str | None = None,
     ) -> None:
+        self.window: float | None = None
+        self._places: Metadata | None = None
+        if file is None:
+            assert column is not None
+            self._groups = Metadata(name, column)
+            return
         what, table = read_table(name, "file", file)
         columns = 1 if window is None else 2
         if table.ndim == 1:
@@ -47,10 +59,9 @@ class Groups:
         if table.is_floating_point() and window is not None:
             _check_finite(what, table)
             groups = _whole(what, groups)
-        self.window = None if window is None else check_number(name, "window", window, 0, torch.inf)
         self._groups = Metadata(name, check_classes(what, groups, "groups"), parent)
-        self._places = None
         if window is not None:
+            self.window = check_number(name, "window", window, 0, torch.inf)
             places = table[:, 1] if table.is_floating_point() else table[:, 1].to(torch.int64)
             self._places = Metadata(name, places, parent)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_number
@@ -24,8 +23,8 @@ from negplug.contract.negatives import Columns, Negatives
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.chosen import chosen_similarities
 from negplug.kernels.pool.tiled import product_tiles
-from negplug.samplers.common.metadata import Metadata, read_table
 from negplug.samplers.filtering import at_entries
+from negplug.samplers.filtering.guides import Embedder, Guide
 
 
 class Limits:
@@ -37,7 +36,8 @@ class Limits:
         absolute_margin: m in [0, 2).
         relative_margin: r in [0, 1).
         guide: The path of a ``.npy`` file, or a tensor, of embeddings ``[n, d]``, one per data set
-            index, whose similarities decide; None for those of the anchors and rows themselves.
+            index, or a function that embeds samples, whose similarities decide; None for those of
+            the anchors and rows themselves.
         parent: Whether the guide is of the data set that the training ``Subset`` was taken from.
 
     Raises:
@@ -50,13 +50,13 @@ class Limits:
         similarity: float | None,
         absolute_margin: float | None,
         relative_margin: float | None,
-        guide: str | Tensor | None = None,
+        guide: str | Tensor | Embedder | None = None,
         parent: bool = False,
     ) -> None:
         self._similarity = None if similarity is None else _check_similarity(name, similarity)
         self._absolute = _margin(name, "absolute_margin", absolute_margin, 2.0)
         self._relative = _margin(name, "relative_margin", relative_margin, 1.0)
-        self.guide = None if guide is None else Metadata(name, _embeddings(name, guide), parent)
+        self.guide = None if guide is None else Guide(name, guide, parent)
 
     def remove(self, source: NegativeSampler, batch: ContrastiveBatch, part: Negatives) -> Tensor:
         """Return ``[N, E]``, True where an entry is too similar to the anchor.
@@ -107,17 +107,6 @@ class Limits:
         similarities = chosen_similarities(anchors, keys, batch.positives.clamp(min=0))
         nearest = similarities.masked_fill(~present, -torch.inf).amax(1, keepdim=True)
         return nearest.where(present.any(1, keepdim=True), torch.inf)
-
-
-def _embeddings(name: str, guide: str | Tensor) -> Tensor:
-    what, table = read_table(name, "guide", guide)
-    if not table.is_floating_point():
-        raise TypeError(f"{what} must hold floating-point embeddings, got {table.dtype}")
-    if table.ndim != 2 or not table.numel():
-        raise ValueError(f"{what} must hold embeddings, [n, d], got {tuple(table.shape)}")
-    if not table.isfinite().all():
-        raise ValueError(f"{what} must hold finite embeddings, got NaN or infinity")
-    return normalize(table.to(torch.float64), dim=1).to(torch.float32)
 
 
 def _margin(name: str, argument: str, value: float | None, below: float) -> float | None:

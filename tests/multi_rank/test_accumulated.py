@@ -1,4 +1,4 @@
-"""Micro-batches on ranks: the gradient of the whole global batch, and one exchange for each step."""
+"""Micro-batches on ranks: the gradient of the global batch, and one exchange for each step."""
 
 from __future__ import annotations
 

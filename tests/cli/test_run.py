@@ -198,6 +198,7 @@ def test_a_process_enters_the_record_once(monkeypatch: pytest.MonkeyPatch) -> No
         (["--sampler", "in_batch()", "--temperature", "-1", "touch.py"], "--temperature"),
         (["--sampler", "in_batch()", "--objective", "infonec()", "touch.py"], "infonec"),
         (["--sampler", "baseline", "--objective", "infonce()", "touch.py"], "--objective"),
+        (["--sampler", "baseline", "--accumulate", "8", "touch.py"], "--accumulate"),
         (["--sampler", "in_batch()", "missing.py"], "missing.py"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 
 import hosts
@@ -70,10 +71,20 @@ def test_twenty_steps_in_single_precision(sampler):
     assert calls[0] == calls[1]
 
 
-def test_in_half_precision():
+def scaling():
+    """float16, whose losses a ``GradScaler`` scales."""
+    plugins = importlib.import_module(f"{hosts.framework()}.plugins")
+    kind = getattr(plugins, "MixedPrecision", None) or plugins.MixedPrecisionPlugin
+    return {"plugins": [kind(spelled("16-mixed"), "cpu", torch.amp.GradScaler("cpu"))]}
+
+
+@pytest.mark.parametrize("precision", [lambda: {"precision": spelled("bf16-mixed")}, scaling])
+def test_in_half_precision(precision):
     start = hosts.parameters(fit(max_steps=0)[0])
-    settings = {"precision": spelled("bf16-mixed"), "max_steps": 1}
-    whole, split = (hosts.parameters(fit("in_batch()", n, **settings)[0]) for n in (1, COUNT))
+    whole, split = (
+        hosts.parameters(fit("in_batch()", n, max_steps=2, **precision())[0]) for n in (1, COUNT)
+    )
+    assert (whole - start).norm() > 0
     assert (split - whole).norm() < 0.02 * (whole - start).norm()
 
 

@@ -152,6 +152,21 @@ def test_attached_trainer(lightning):
     require(alone is None, "_trainer is not None without a Trainer", "attached_trainer", trainer)
 
 
+def test_loss_scaler(lightning):
+    assert private.loss_scaler(trainer_of(lightning)) is None
+    trainer, scaler = scaling(lightning)
+    require(private.loss_scaler(trainer) is scaler, "it scales otherwise", "loss_scaler", trainer)
+
+
+def scaling(lightning):
+    """Return a Trainer in float16, and what scales its losses."""
+    plugins = importlib.import_module(f"{lightning.__name__}.plugins")
+    kind = getattr(plugins, "MixedPrecision", None) or plugins.MixedPrecisionPlugin
+    spelled = "16-mixed" if hasattr(plugins, "MixedPrecision") else "16"
+    scaler = torch.amp.GradScaler("cpu")
+    return trainer_of(lightning, plugins=[kind(spelled, "cpu", scaler)]), scaler
+
+
 # ------------------------------------------------------------------ what is said
 
 
@@ -164,8 +179,9 @@ def sentence(lightning):
     return lambda what: rf"^{found}{what}.*; negplug\.hosts\.trainer\.private\.\w+ {end}"
 
 
-def trainer_of(lightning):
-    return lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+def trainer_of(lightning, **kwargs):
+    quiet = {"logger": False, "enable_checkpointing": False}
+    return lightning.Trainer(accelerator="cpu", **quiet, **kwargs)
 
 
 def test_a_strategy_without_its_hook_is_named(lightning, sentence, monkeypatch):
@@ -201,6 +217,13 @@ def test_a_module_without_its_private_side_is_named(lightning, sentence, monkeyp
     monkeypatch.delattr(owner, "_on_before_batch_transfer")
     with pytest.raises(RuntimeError, match=sentence("a LightningModule has no _on_before")):
         private.on_device(trainer_of(lightning), model, torch.ones(2))
+
+
+def test_a_scaler_that_is_gone_is_named(lightning, sentence):
+    trainer, _ = scaling(lightning)
+    del trainer.precision_plugin.scaler
+    with pytest.raises(RuntimeError, match=sentence("a mixed precision has no scaler any more")):
+        private.loss_scaler(trainer)
 
 
 def test_a_canary_fails_with_the_sentence(lightning, sentence):

@@ -42,6 +42,7 @@ def test_a_flag_in_words_has_its_effect(value, sites, monkeypatch):
         {"NEGPLUG_OBJECTIVE": "decoupled()"},
         {"NEGPLUG_TEMPERATURE": "0.2", "NEGPLUG_SAMPLER": ""},
         {"NEGPLUG_TEMPERATURE": "x" * 10_000},
+        {"NEGPLUG_ACCUMULATE": "8"},
     ],
 )
 def test_a_part_of_a_treatment_without_a_sampler_is_refused(environ):

@@ -126,5 +126,8 @@ def on_device(trainer: Any, model: Any, batch: Any) -> Any:
 
 
 def loss_scaler(trainer: Any) -> Any:
-    """Return the ``GradScaler`` with which a Trainer scales losses in half precision, or None."""
-    return getattr(trainer.precision_plugin, "scaler", None)
+    """Return the ``GradScaler`` with which a Trainer scales its losses, None if it scales none."""
+    plugin = trainer.precision_plugin
+    if str(plugin.precision) in ("16", "16-mixed") and not hasattr(plugin, "scaler"):
+        raise changed(trainer, "a mixed precision has no scaler any more", "loss_scaler")
+    return getattr(plugin, "scaler", None)

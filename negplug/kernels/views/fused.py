@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from negplug.kernels.views.gathering import gathered_scores, spread_by_rows
 from negplug.kernels.views.programs import scores_of_samples, weights_of_views
 
 # Samples and anchors of a program.
@@ -26,6 +27,8 @@ def fused_scores(
     ids: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Return logits of samples; see :func:`negplug.kernels.views.sample_scores`."""
+    if logits.dtype == torch.float64:  # a program takes the logarithm of V in float32
+        return gathered_scores(logits, rows, own, missing, ids)
     number, samples = rows.shape
     anchors = logits.shape[1]
     scores = logits.new_empty(samples, anchors)
@@ -57,6 +60,8 @@ def fused_scores(
 
 def fused_spread(logits: Tensor, rows: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
     """Return log weights of rows; see :func:`negplug.kernels.views.spread_`."""
+    if logits.dtype == torch.float64:
+        return spread_by_rows(logits, rows, scores, weights)
     number, samples = rows.shape
     anchors = logits.shape[1]
     tiny = torch.finfo(logits.dtype).tiny

@@ -40,7 +40,7 @@ def launches() -> Iterator[Counter[str]]:
     call = interpreter.GridExecutor.__call__
 
     def counted(self, *args, **kwargs):
-        found["program of Triton"] += 1
+        found[self.fn.__name__] += 1
         # What the interpreter does in torch the program does on the device.
         with _disable_current_modes():
             return call(self, *args, **kwargs)

@@ -46,6 +46,7 @@ def averages_of_samples(
     first = here & ((tl.load(Flags + row, mask=here, other=0) & 1) == 1)
     before = tl.zeros([BN], tl.int32)
     number = tl.zeros([BN], tl.float32)
+    spoils = tl.zeros([BN], tl.int32)
     mean = tl.zeros([BN, BD], tl.float32)
     for start in range(0, count, BT):
         other = start + tl.arange(0, BT)
@@ -55,12 +56,18 @@ def averages_of_samples(
         fresh = tl.load(Found + other, mask=inside, other=0) < 0
         starts = tl.where(fresh & inside, flags, 0)
         before += tl.sum(tl.where(others[None, :] < index[:, None], starts[None, :], 0), 1)
-        same = ((others[None, :] == index[:, None]) & inside[None, :]).to(tl.float32)
+        equal = (others[None, :] == index[:, None]) & inside[None, :]
+        same = equal.to(tl.float32)
         number += tl.sum(same, 1)
         at = other[:, None].to(tl.int64) * width + dim[None, :]
         keys = tl.load(Keys + at, mask=inside[:, None] & (dim[None, :] < width), other=0.0)
-        mean += tl.dot(same, keys, input_precision=PRECISION)
+        # A key that is not finite would spoil the sums of all, for 0 times NaN is NaN.
+        finite = tl.abs(keys) < float("inf")
+        spoilt = 1 - tl.min(finite.to(tl.int32), 1)
+        spoils += tl.sum(tl.where(equal, spoilt[None, :], 0), 1)
+        mean += tl.dot(same, tl.where(finite, keys, 0.0), input_precision=PRECISION)
     mean = _unit(mean / tl.maximum(number, 1.0)[:, None])
+    mean = tl.where(spoils[:, None] > 0, float("nan"), mean)
     # No more than there is room for, unless a check has yet to refuse an index.
     made = tl.minimum(tl.load(Written) + before, slots - 1)
     slot = tl.where(found < 0, made, found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.launching import launch
+from negplug.kernels.posterior import plain
 from negplug.kernels.posterior.draws import Draws
 from negplug.kernels.posterior.programs import (
     gradients_of_rows,
@@ -96,6 +97,8 @@ def added(mean: Tensor | None, weight: Tensor, columns: Tensor, pool: Tensor) ->
 
 def products(anchors: Tensor, mean: Tensor, total: Tensor, temperature: float) -> Tensor:
     """Return expected logits; see :func:`negplug.kernels.posterior.plain.products`."""
+    if anchors.dtype == torch.float64:  # a program takes temperature in float32
+        return plain.products(anchors, mean, total, temperature)
     count, width = anchors.shape
     value = anchors.new_empty(count)
     launch(
@@ -118,6 +121,8 @@ def gradients(
     grad: Tensor, mean: Tensor, total: Tensor, anchors: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
     """Return gradients; see :func:`negplug.kernels.posterior.plain.gradients`."""
+    if mean.dtype == torch.float64:
+        return plain.gradients(grad, mean, total, anchors, temperature)
     count, width = mean.shape
     mean = mean.contiguous()
     to_anchors = torch.empty_like(mean)

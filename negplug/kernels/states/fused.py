@@ -10,6 +10,7 @@ from torch import Tensor
 
 from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv, power_of_2
+from negplug.kernels.states.gathering import compared_states
 from negplug.kernels.states.programs import logits_of_states, weights_of_states
 from negplug.kernels.states.result import Compared
 
@@ -30,6 +31,8 @@ def fused_comparison(
     temperature: float,
 ) -> Compared:
     """Return logits of states; see :func:`negplug.kernels.states.compare`."""
+    if anchors.dtype == torch.float64:  # a program takes temperature in float32
+        return compared_states(table, known, state, place, initial, anchors, temperature)
     (views, length), (count, width) = known.shape, anchors.shape
     columns = state.new_empty(count, views)
     logits = anchors.new_empty(views, count)

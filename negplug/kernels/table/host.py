@@ -36,6 +36,8 @@ def write_on_host(
         return
     for table, rows in zip(tables, values, strict=True):
         _entries(table)[place] = rows.numpy()
+    # Writes of numpy are none that autograd sees.
+    torch.autograd.graph.increment_version(tables)
 
 
 def _entries(table: Tensor) -> Any:

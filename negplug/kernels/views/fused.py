@@ -12,6 +12,7 @@ from torch import Tensor
 
 from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv
+from negplug.kernels.views.gathering import gathered_scores, spread_by_rows
 from negplug.kernels.views.programs import scores_of_samples, weights_of_views
 
 # Samples and anchors of a program.
@@ -27,6 +28,8 @@ def fused_scores(
     ids: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Return logits of samples; see :func:`negplug.kernels.views.sample_scores`."""
+    if logits.dtype == torch.float64:  # a program takes the logarithm of V in float32
+        return gathered_scores(logits, rows, own, missing, ids)
     number, samples = rows.shape
     anchors = logits.shape[1]
     scores = logits.new_empty(samples, anchors)
@@ -59,6 +62,8 @@ def fused_scores(
 
 def fused_spread(logits: Tensor, rows: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
     """Return log weights of rows; see :func:`negplug.kernels.views.spread_`."""
+    if logits.dtype == torch.float64:
+        return spread_by_rows(logits, rows, scores, weights)
     number, samples = rows.shape
     anchors = logits.shape[1]
     tiny = torch.finfo(logits.dtype).tiny

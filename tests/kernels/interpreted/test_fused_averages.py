@@ -62,3 +62,21 @@ def test_nothing_is_written_beyond_the_room():
     average_(rows, names, keys, arriving, 0.5, -1)
     assert sorted(names[1, :23].tolist()) == list(range(23))
     assert names[1, 23] >= 23
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [(4, 0), (4, 129), (0, 3)])
+def test_a_key_that_is_not_finite_spoils_the_slot_of_its_own_sample_alone(bad, at):
+    indexes = torch.tensor([5, 3, 9, 5, 3, *range(10, 45)])
+    keys = normalize(torch.randn(40, 130, generator=torch.Generator().manual_seed(0)), dim=1)
+    names = torch.stack([indexes, indexes, indexes])
+    found, wanted = ((torch.zeros(48, 130), torch.full((3, 48), -1)) for _ in range(2))
+    for spoilt in (False, True):
+        if spoilt:
+            keys[at] = bad
+        average_(*found, keys, names, 0.3, -1)
+        average_by_sorting(*wanted, keys, names, 0.3, -1)
+    torch.testing.assert_close(found[0], wanted[0], equal_nan=True)
+    assert torch.equal(found[1], wanted[1])
+    hurt = found[0].isnan().any(1)
+    assert found[1][1][hurt].tolist() == [int(indexes[at[0]])]

@@ -112,7 +112,7 @@ class SampleTable(Stateful):
                 raise ValueError(f"the saved {name} holds {int(value.min())}; the file is damaged")
 
 
-MOST_SAMPLES = 1 << 21
+MOST_SAMPLES = 1 << 16
 """Of a data set whose size nobody has said: room is made for the greatest index that is met."""
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from negplug.contract.declarations import full_name
 from negplug.hosts import environment
 from negplug.hosts.functions import FunctionWatch
-from negplug.hosts.loss_form import parameters_of
+from negplug.hosts.loss_form import losses_in, parameters_of
 from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import Judge, UntreatedLossError
@@ -118,15 +118,16 @@ class Lookout:
     ) -> None:
         # Most modules return something else, and ours needs no judgement; checked here, so that a
         # compiled graph goes on through them.
-        scalar = isinstance(output, Tensor) and not output.ndim and output.requires_grad
-        if scalar and not isinstance(module, ContrastiveLoss):
+        losses = losses_in(output)
+        if losses and not isinstance(module, ContrastiveLoss):
             if torch.compiler.is_compiling():
                 self._compiled[type(module).__name__] = module
             else:
-                self._after_scalar(module, (args, kwargs), output)
+                for loss in losses:
+                    self._after_loss(module, (args, kwargs), loss)
 
     def _say_compiled(self) -> None:
-        """Warn of what returns a scalar in compiled code, of which autograd keeps no graph."""
+        """Warn of what may return losses in compiled code, of which autograd keeps no graph."""
         met, self._compiled = self._compiled, {}
         hidden = [name for name, module in met.items() if self._judge.may_be_contrastive(module)]
         new = [name for name in hidden if name not in self._said]
@@ -143,7 +144,7 @@ class Lookout:
             )
 
     @outside_graphs
-    def _after_scalar(self, module: nn.Module, given: Any, output: Tensor) -> None:
+    def _after_loss(self, module: nn.Module, given: Any, output: Tensor) -> None:
         where = f"(called at {place()[0]})"
         if self._judge.site_of(module) is not None:
             name, why = self._judge.name(module), f"{where}, out of reach of the model"
@@ -199,8 +200,8 @@ class PlainLookout(Lookout):
         self.check(self._trained)
 
     @outside_graphs
-    def _after_scalar(self, module: nn.Module, given: Any, output: Tensor) -> None:
-        super()._after_scalar(module, given, output)
+    def _after_loss(self, module: nn.Module, given: Any, output: Tensor) -> None:
+        super()._after_loss(module, given, output)
         self.check(self._trained)
 
 

@@ -61,11 +61,26 @@ _OF_WEIGHTS = _UNSPREAD | frozenset(
 _Edge = tuple[Node | None, int]
 
 
-def contrasts(output: Tensor, given: Any) -> bool:
-    """Return whether a scalar is a contrastive loss of the embeddings that a module was given.
+def losses_in(output: Any) -> list[Tensor]:
+    """Return what may be losses in what a module returns: scalars, and values of samples.
 
     Args:
-        output: The scalar, with a gradient.
+        output: A tensor, or a list, a tuple or a dictionary of some.
+    """
+    if isinstance(output, Tensor):
+        several: Iterable[Any] = (output,)
+    elif isinstance(output, dict):
+        several = output.values()
+    else:
+        several = output if isinstance(output, (list, tuple)) else ()
+    return [v for v in several if isinstance(v, Tensor) and v.ndim <= 1 and v.requires_grad]
+
+
+def contrasts(output: Tensor, given: Any) -> bool:
+    """Return whether a value is a contrastive loss of the embeddings that a module was given.
+
+    Args:
+        output: The value, or that of each sample, with a gradient.
         given: The module's arguments; tensors are looked for in lists, tuples and mappings too.
     """
     tensors = [tensor for tensor in _tensors(given) if not isinstance(tensor, nn.Parameter)]

@@ -30,6 +30,7 @@ from negplug.hosts import call_record, environment, notices
 from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.injection import Injection
 from negplug.hosts.lookout import STEPS, say_functions
+from negplug.hosts.loss_form import losses_in
 from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
@@ -106,11 +107,15 @@ class Watch:
     ) -> Any:
         """Return the treated loss in place of ``output``, or None to leave that."""
         # What most modules return; checked here, so that a compiled graph goes on through them.
-        if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
+        losses = losses_in(output)
+        if not losses:
             return None
         if torch.compiler.is_compiling() and type(module).__module__.startswith("torch."):
             return None
-        return self._after_scalar(module, args, kwargs, output)
+        if losses[0] is output and not output.ndim:
+            return self._after_scalar(module, args, kwargs, output)
+        self._refuse(module, args, kwargs, losses)
+        return None
 
     @outside_graphs
     def _after_scalar(
@@ -125,14 +130,22 @@ class Watch:
             if treated.requires_grad:
                 treated.register_hook(first_call.end_step)  # type: ignore[no-untyped-call]
             return treated
-        name = self._judge.unknown(module, (args, kwargs), output)
-        if name is not None:
-            raise UntreatedLossError(
-                f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows: "
-                f"treat it with NEGPLUG_TREAT={full_name(type(module))}=ntxent, as Lightly's "
-                f"NTXentLoss, or leave it alone with NEGPLUG_IGNORE={name}"
-            )
+        self._refuse(module, args, kwargs, [output])
         return None
+
+    @outside_graphs
+    def _refuse(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], losses: list[Tensor]
+    ) -> None:
+        """Refuse a contrastive loss that no adapter knows."""
+        for loss in losses:
+            name = self._judge.unknown(module, (args, kwargs), loss)
+            if name is not None:
+                raise UntreatedLossError(
+                    f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows: "
+                    f"treat it with NEGPLUG_TREAT={full_name(type(module))}=ntxent, as Lightly's "
+                    f"NTXentLoss, or leave it alone with NEGPLUG_IGNORE={name}"
+                )
 
     def _treat(self, site: LossSite, module: nn.Module) -> _FirstCall:
         if environment.micro_batches() > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from device import DEVICE
@@ -22,6 +24,7 @@ PER_SAMPLE = pytest.mark.parametrize(
 )
 HASHED = torch.tensor([2**62 + 11, 5, 2**40, 981_274_650_123_456_789])
 SPARSE = torch.tensor([3, MOST_SAMPLES, 70, 7])
+SCATTERED = torch.tensor([150_000, 12, 3, 1_999_999])
 
 
 def step(loss_fn, indexes, width=6):
@@ -36,7 +39,9 @@ def step(loss_fn, indexes, width=6):
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="a GPU is not waited for: the error comes later")
 @PER_SAMPLE
 @pytest.mark.parametrize(
-    "indexes", [HASHED, SPARSE, HASHED.to(torch.uint64)], ids=["hashed", "sparse", "unsigned"]
+    "indexes",
+    [HASHED, SPARSE, SCATTERED, HASHED.to(torch.uint64)],
+    ids=["hashed", "sparse", "scattered", "unsigned"],
 )
 def test_a_table_is_not_made_for_the_greatest_index(sampler, objective, name, indexes):
     loss_fn = ContrastiveLoss(sampler, objective)
@@ -65,6 +70,15 @@ def test_a_size_that_was_said_is_believed(sampler, objective):
     loss_fn.state_dict()
     with pytest.raises(ValueError, match="index 3000000 is beyond size=3000000"):
         step(loss_fn, torch.tensor([1, 2, 3, 3_000_000]))
+
+
+@PER_SAMPLE
+def test_what_is_kept_without_a_size_has_bounds(sampler, objective, name):
+    loss_fn = ContrastiveLoss(sampler, objective)
+    for first in range(2):
+        step(loss_fn, torch.tensor([first, MOST_SAMPLES - 1, 900, 31]), width=2)
+    loss_fn.end_step()
+    assert 100 < len(pickle.dumps(loss_fn.state_dict())) < 2**23
 
 
 @pytest.mark.parametrize("sampler", ["queue(size=64)", "hard(num_negatives=2)", "gather()"])

@@ -103,6 +103,59 @@ def test_losses_of_tuples_that_the_recipe_chooses_are_named(name, caplog):
     assert "by functions" not in caplog.text
 
 
+class PerSample(nn.Module):
+    """Its values are averaged elsewhere."""
+
+    def forward(self, a, b):
+        return nn.functional.cross_entropy(a @ b.T, torch.arange(len(a)), reduction="none")
+
+
+class Wrapped(PerSample):
+    """Returns its loss among other things."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, a, b):
+        return self.wrap(super().forward(a, b).mean(), a @ b.T)
+
+
+RETURNED = {
+    "of each sample": (PerSample(), lambda out: out.mean()),
+    "of one entry": (Wrapped(lambda loss, _: loss[None]), lambda out: out.sum()),
+    "in a tuple": (Wrapped(lambda loss, logits: (loss, logits)), lambda out: out[0]),
+    "in a dictionary": (
+        Wrapped(lambda loss, logits: {"logits": logits, "loss": loss}),
+        lambda out: out["loss"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_a_loss_is_seen_however_it_is_returned(name, watch):
+    other, loss_of = RETURNED[name]
+    kept, named = [other], type(other).__name__
+    with pytest.raises(UntreatedLossError, match=named):
+        fit(lambda module, a, b, _: loss_of(kept[0](a, b)))
+    watch("in_batch()")
+    with pytest.raises(UntreatedLossError, match=rf"^{named}, called at test_untreated\.py:\d+"):
+        other(*(torch.ones(4, 3, requires_grad=True) * 1 for _ in range(2)))
+
+
+def test_what_else_returns_values_of_samples_is_no_matter():
+    class Scores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 1)
+
+        def forward(self, a):
+            scores = self.layer(a).sigmoid().squeeze(1)
+            return scores, {"scores": scores}
+
+    fit(lambda module, a, b, _: (module.another(a)[0].mean(), nn.Flatten(0)(a)), attribute=Scores())
+
+
 def ways_to(loss):
     """Ways to a loss that lead over no attribute of the module that is a module."""
     listed, mapped = [loss], {"local": (loss,)}

@@ -17,6 +17,7 @@ from pathlib import Path
 from negplug.cli.strays import signal_strays
 from negplug.cli.terminal import last_lines
 from negplug.hosts.trainer.metrics import METRICS_VARIABLE
+from negplug.hosts.trainer.progress import PROGRESS_VARIABLE
 from negplug.hosts.trainer.recording import Record, last_record
 
 #: Name of the recorder's file in the folder of a run.
@@ -41,6 +42,7 @@ def run_child(
     directory: Path,
     on_tick: Callable[[Record | None], None],
     timeout: float | None = None,
+    live: bool = False,
 ) -> None:
     """Run ``negplug run …`` in a process group of its own, to its end.
 
@@ -51,6 +53,7 @@ def run_child(
         directory: Gets ``log.txt``, all that the run prints, and ``metrics.jsonl``.
         on_tick: Told twice a second what the run has recorded last.
         timeout: Seconds after which the run is ended; ``None`` waits for as long as it takes.
+        live: Whether to tell where a fit stands between what it records.
 
     Raises:
         RunFailedError: If the run ended with an error, or was ended.
@@ -58,9 +61,13 @@ def run_child(
     """
     directory.mkdir(parents=True, exist_ok=True)
     log, metrics = directory / "log.txt", directory.absolute() / METRICS_FILE
-    metrics.unlink(missing_ok=True)  # of an earlier attempt
+    progress = metrics.with_name("progress.json")
+    for file in (metrics, progress):
+        file.unlink(missing_ok=True)  # of an earlier attempt
     theirs, ours = os.pipe()
     environment = {METRICS_VARIABLE: str(metrics), _LIFELINE_VARIABLE: str(theirs)}
+    if live:
+        environment[PROGRESS_VARIABLE] = str(progress)
     with log.open("w", encoding="utf-8", errors="replace") as output:
         print("$", shlex.join(command), file=output, flush=True)
         printed = os.fstat(output.fileno()).st_size
@@ -78,7 +85,7 @@ def run_child(
     late = False
     try:
         while child.poll() is None and not late:
-            on_tick(last_record(metrics))
+            on_tick(last_record(progress) or last_record(metrics))
             with suppress(subprocess.TimeoutExpired):
                 child.wait(min(0.5, max(0.0, deadline - time.monotonic())))
             late = time.monotonic() >= deadline
@@ -86,6 +93,7 @@ def run_child(
     finally:
         _end(child, str(metrics))
         os.close(ours)
+        progress.unlink(missing_ok=True)
     if late or child.returncode != 0:
         how = f"no end after {timeout:g} s" if late else f"exit code {child.returncode}"
         raise RunFailedError(f"{how}, see {log}:\n{last_lines(log, _LOG_LINES, printed)}")

@@ -11,10 +11,12 @@ import typer
 
 from negplug.cli.child import die_with_parent
 from negplug.cli.leaving import checked_leaving
+from negplug.cli.live import display_of_run
 from negplug.cli.script import execute, script_exists
 from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
 from negplug.contract.variables import TREAT_VARIABLE
 from negplug.hosts import call_record
+from negplug.hosts.trainer import progress
 from negplug.hosts.trainer.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
 
 
@@ -119,6 +121,7 @@ def run(
         notices.show()
         Watch(sampler, objective, temperature, environment.ignored())  # where no Trainer treats
 
+    progress.show_in(display_of_run(script, sampler))
     launched = _is_launched()  # before the script: Lightning sets the rank variables
     with call_record.opened() as calls:
 

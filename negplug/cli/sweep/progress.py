@@ -1,13 +1,18 @@
-"""Where a sweep stands: a bar in a terminal, a line per event elsewhere."""
+"""Where a sweep stands: a live table in a terminal, a line per event elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from negplug.cli.child import METRICS_FILE
+from negplug.cli.live import LiveTable, duration, is_live
 from negplug.cli.sweep.study import Run
 from negplug.hosts.trainer.recording import Record
 
@@ -21,43 +26,44 @@ class SweepProgress:
     Args:
         total: Number of runs in the grid.
         finished: How many of them were finished before.
+
+    Attributes:
+        live: Whether it shows where the run in progress stands.
     """
 
     def __init__(self, total: int, finished: int) -> None:
         self._total = total
-        self._done = finished
+        self._done = self._before = finished
         self._waits = False
         self._console = Console(markup=False, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[epoch]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("sweep", total=total, completed=finished, epoch="")
+        self.live = is_live(self._console)
+        self._began = self._started = time.monotonic()
+        self._spent = 0.0  # by the runs that were done here
+        self._run: LiveTable | None = None
+        self._live = Live(console=self._console, get_renderable=self._drawn, refresh_per_second=2)
 
     def __enter__(self) -> SweepProgress:
         if self._done:
             self._console.print(f"{self._done} of {self._total} runs were finished before.")
-        self._bar.start()
+        if self.live:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        if self.live:
+            self._live.stop()
 
     def started(self, run: Run) -> None:
         """Show which run is in progress."""
         self._waits = False
-        self._bar.update(self._task, description=str(run), epoch="")
-        if not self._console.is_terminal:
+        self._run, self._started = LiveTable(str(run)), time.monotonic()
+        if not self.live:
             self._console.print(f"{run}: started")
 
     def tick(self, last: Record | None) -> None:
         """Show how far the run in progress is, from what it has recorded last."""
-        self._bar.update(self._task, epoch=_epoch(last or {}))
+        if self._run is not None and last is not None:
+            self._run.update(last)
 
     def told(self, run: Run, faults: Sequence[str]) -> None:
         """Show what could not be used of a run's metrics, the first few of it."""
@@ -69,7 +75,8 @@ class SweepProgress:
     def ended(self, run: Run, how: str) -> None:
         """Tell how a run ended."""
         self._done += 1
-        self._bar.update(self._task, completed=self._done, epoch="")
+        self._spent += time.monotonic() - self._started
+        self._run = None
         self._console.print(f"[{self._done}/{self._total}] {run}: {how}")
 
     def waiting(self, runs: Sequence[Run]) -> None:
@@ -79,12 +86,21 @@ class SweepProgress:
             self._console.print(f"Waiting for what another sweep runs, or was killed in: {what}")
         self._waits = True
 
+    @property
+    def _seconds_left(self) -> float | None:
+        """Seconds until the end of the sweep, if all runs take what those here took."""
+        here, rest = self._done - self._before, self._total - self._done
+        if self._run is None:
+            return rest * self._spent / here if here else None
+        elapsed, left = time.monotonic() - self._started, self._run.seconds_left
+        if not here:
+            return None if left is None else left + (rest - 1) * (elapsed + left)
+        each = self._spent / here
+        return (max(0.0, each - elapsed) if left is None else left) + (rest - 1) * each
 
-def _epoch(last: Record) -> str:
-    """Where a run stands, from the last line that it recorded."""
-    if "epoch" not in last:
-        return ""
-    # Lightning counts an epoch as completed only after its last hook.
-    epoch = last["epoch"] + (last.get("event") != "fit_end")
-    of = last.get("max_epochs") or -1
-    return f"epoch {min(epoch, of)}/{of}" if of > 0 else f"epoch {epoch}"
+    def _drawn(self) -> Group:
+        line = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=self._total, completed=self._done, width=24)
+        clock = f"{duration(time.monotonic() - self._began)}, {duration(self._seconds_left)} left"
+        line.add_row(Text("sweep"), bar, Text(f"{self._done}/{self._total}"), Text(clock))
+        return Group(line) if self._run is None else Group(self._run, line)

@@ -44,7 +44,8 @@ def do_runs(
             progress.started(run)
             begin = time.monotonic()
             try:
-                run_child(run_command(run, settings), directory, progress.tick, timeout)
+                command = run_command(run, settings)
+                run_child(command, directory, progress.tick, timeout, progress.live)
             except RunFailedError:
                 progress.ended(run, "failed")
                 raise

@@ -10,6 +10,8 @@ Environment:
         sampler, so that an untouched recipe is measured too.
     NEGPLUG_METRICS: A file; what the recipe logs is appended to it, see
         :mod:`negplug.hosts.trainer.metrics`.
+    NEGPLUG_PROGRESS: A file; it says where a fit stands, see
+        :mod:`negplug.hosts.trainer.progress`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 from typing import Any
 
 from negplug.hosts import environment
+from negplug.hosts.trainer import progress
 
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 
@@ -72,6 +75,10 @@ def _callbacks(framework: str) -> list[Any]:
         from negplug.hosts.trainer.metrics import recorder
 
         callbacks.append(recorder(importlib.import_module(framework).Callback))
+    if progress.asked():
+        import importlib
+
+        callbacks.append(progress.progress(importlib.import_module(framework).Callback))
     return callbacks
 
 

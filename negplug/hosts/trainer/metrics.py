@@ -63,7 +63,7 @@ class _RecorderHooks:
     def _record(self, trainer: _Trainer, event: str) -> None:
         # Reading the metrics may reduce them over the ranks, so every rank has to read them,
         # though only one writes.
-        metrics = _scalars(trainer.callback_metrics)
+        metrics = scalars(trainer.callback_metrics)
         if not trainer.is_global_zero:
             return
         if self._trainer_number is None:
@@ -102,13 +102,13 @@ def recorder(callback_base: type) -> object:
     return cast(object, made(Path(os.environ[METRICS_VARIABLE]).absolute()))
 
 
-def _scalars(logged: Mapping[str, object]) -> dict[str, float]:
+def scalars(logged: Mapping[str, object]) -> dict[str, float]:
     """Keep what is one number: 0-d tensors and plain numbers, in the order of logging."""
-    scalars: dict[str, float] = {}
+    found: dict[str, float] = {}
     for name, value in logged.items():
         try:
-            scalars[name] = float(value)  # type: ignore[arg-type]
+            found[name] = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError):
             # Not one number: a tensor of several elements, or a metric never updated.
             continue
-    return scalars
+    return found

@@ -24,7 +24,10 @@ _COUNTS = ("trainer", "epoch", "max_epochs", "step")
 
 
 class Record(TypedDict, total=False):
-    """One line of the file; counts are Lightning's, epochs are completed ones at ``fit_end``."""
+    """One line of the file; counts are Lightning's, epochs are completed ones at ``fit_end``.
+
+    ``left`` is in seconds, until the end of the fit.
+    """
 
     trainer: int
     event: str
@@ -32,6 +35,7 @@ class Record(TypedDict, total=False):
     max_epochs: int | None
     step: int
     metrics: dict[str, float]
+    left: float
 
 
 @dataclass
@@ -105,6 +109,9 @@ def _read(line: bytes, where: str, recording: Recording) -> None:
             recording.faults.append(f"{where}: {name} is {reprlib.repr(value)}, no count")
     if isinstance(record.get("event"), str):
         read["event"] = record["event"]
+    left: Any = record.get("left")
+    if _is_number(left) and 0 <= left < 1e9:
+        read["left"] = float(left)
     metrics = record.get("metrics", {})
     if not isinstance(metrics, dict):
         recording.faults.append(

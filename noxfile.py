@@ -36,6 +36,9 @@ SOLO_MAIN = (
 # Tests and sweeps start many processes, and each imports torch: let them find bytecode.
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
 
+# Tests in as many processes as there are cores. A process that is done takes over what waits.
+TOGETHER = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
+
 # Where each measured session leaves a folder of its own.
 MEASURED = Path(__file__).resolve().parent / ".coverage"
 
@@ -61,6 +64,7 @@ def interpreter(version: str) -> str:
 
 def measured(session: nox.Session, *arguments: str) -> None:
     """Run pytest; with ``NEGPLUG_COVERAGE`` set, keep which lines ran for ``coverage``."""
+    arguments = (*TOGETHER, *arguments)
     if not os.environ.get("NEGPLUG_COVERAGE"):
         session.run("pytest", *arguments, *session.posargs, env=ENVIRONMENT)
         return
@@ -138,14 +142,14 @@ def tests_lowest(session: nox.Session) -> None:
     extras = ".[dev,fast,diagnostics,sweep,lightly]"
     # The Triton of torch 2.6 imports setuptools, and does not say so.
     session.install("--resolution", "lowest-direct", extras, "setuptools>=80,<81")
-    session.run("pytest", *ROOMS, *session.posargs, env=ENVIRONMENT)
+    session.run("pytest", *TOGETHER, *ROOMS, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(python=interpreter("3.13"))
 def tests_newest(session: nox.Session) -> None:
     """The same with the newest Python and the newest versions."""
     session.install("--upgrade", ".[dev,fast,diagnostics,sweep,lightly]")
-    session.run("pytest", *ROOMS, *session.posargs, env=ENVIRONMENT)
+    session.run("pytest", *TOGETHER, *ROOMS, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session
@@ -159,7 +163,7 @@ def tests_gpu(session: nox.Session) -> None:
     rooms = ("kernels", "loss", "samplers", "objectives", "contract", "testing", "hosts")
     environment = {**ENVIRONMENT, "NEGPLUG_TEST_DEVICE": device}
     tests = (f"tests/{room}" for room in rooms)
-    session.run("pytest", *tests, *session.posargs, env=environment)
+    session.run("pytest", *TOGETHER, *tests, *session.posargs, env=environment)
 
 
 @nox.session

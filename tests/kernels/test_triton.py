@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+FILES = sorted((TESTS / "kernels" / "interpreted").glob("test_*.py"))
 INTERPRETED = {"TRITON_INTERPRET": "1", "NEGPLUG_BACKEND": "triton"}
 
 # Together with what is asked directly they launch each program.
@@ -47,9 +48,10 @@ def output_of(*command: str, **environment: str) -> str:
     return run.stdout
 
 
-def test_programs_under_the_interpreter():
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    output = output_of(*command, str(TESTS / "kernels" / "interpreted"), **INTERPRETED)
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+def test_programs_under_the_interpreter(file):
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    output = output_of(*command, str(file), **INTERPRETED)
     assert " passed" in output
     assert "skipped" not in output
 

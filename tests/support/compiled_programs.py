@@ -19,8 +19,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from negplug.kernels.pool import programs
-from negplug.kernels.pool.cuts import Processors, blocks_of
+from negplug.kernels.pool import gradients, programs
+from negplug.kernels.pool.cuts import HALF, SINGLE, SPLIT, Processors, blocks_of
 
 
 def compiled(
@@ -29,7 +29,7 @@ def compiled(
     types: Mapping[str, str],
     constants: Mapping[str, Any],
     num_warps: int = 4,
-    num_stages: int = 2,
+    num_stages: int = 3,
 ) -> int:
     """Return the bytes of shared memory that a compiled program takes."""
     names = [parameter.name for parameter in program.params]
@@ -46,8 +46,9 @@ def compiled(
 
 def types_of(program: Any, constants: Mapping[str, Any], **others: str) -> dict[str, str]:
     """Return a type for each argument that is no constant: names say which are pointers."""
-    kinds = {"RowIds": "*i64", "ColumnIds": "*i64", "Mask": "*u8"}
-    kinds |= {"scale": "fp32", "factor": "fp32", "lift": "fp32", **others}
+    ids = ("RowIds", "ColumnIds", "RowSpans", "ColumnSpans")
+    kinds = {**dict.fromkeys(ids, "*i64"), "Mask": "*u8"}
+    kinds |= dict.fromkeys(("scale", "unit", "factor", "lift", "means_unit"), "fp32") | others
     names = [parameter.name for parameter in program.params]
     rest = [name for name in names if name not in constants]
     return {name: kinds.get(name, "*fp32" if name[0].isupper() else "i32") for name in rest}
@@ -57,21 +58,24 @@ def check_pools(capability: int, memory: int, width: int) -> None:
     target = GPUTarget("cuda", capability, 32)
     block, blocks = blocks_of(width)
     every = {"WEIGHTED": True, "MASKED": True, "BD": block, "BLOCKS": blocks}
+    every |= {"SPANS": True, "FLAT": False}
     launches = {
-        "sums": (programs.sums_of_part, ("A", "K"), {"MEANS": True, "LIFT": 1}),
-        "gradient": (programs.gradient_of_part, ("R", "X"), {"BOTH": True}),
+        "sums": (programs.sums_of_part, ("A", "ALow", "K", "KLow"), {"MEANS": True, "LIFT": 1}),
+        "gradient": (gradients.gradient_of_part, ("R", "RLow", "X", "XLow"), {"BOTH": True}),
     }
     for launch, (program, rows, more) in launches.items():
-        for half in (False, True) if (capability, width) == (90, 128) else (False,):
-            tile = Processors(100, memory).tile(launch, width, half)
-            precision = "ieee" if half or capability < 80 else "tf32x3"
+        for kind in (HALF, SPLIT, SINGLE) if (capability, width) == (90, 128) else (SINGLE,):
+            tile = Processors(100, memory).tile(launch, width, kind)
+            precision = "ieee" if kind != SINGLE or capability < 80 else "tf32x3"
             cut = {"BM": tile.rows, "BN": tile.columns, "PRECISION": precision}
+            every["SPLIT"] = kind == SPLIT
             constants = {**cut, **every, **more}
-            types = types_of(program, constants, **(dict.fromkeys(rows, "*fp16") if half else {}))
+            halves = {} if kind == SINGLE else dict.fromkeys(rows, "*fp16")
+            types = types_of(program, constants, **halves)
             taken = compiled(program, target, types, constants, num_stages=tile.stages)
-            assert taken <= memory, (launch, half, tile, taken)
+            assert taken <= memory, (launch, kind, tile, taken)
             assert tile.rows == 16 or taken > memory / 5, "smaller tiles than there is memory for"
-    constants = {"BM": 64, "BD": block, "MEANS": True}
+    constants = {"BM": 2, "BP": 32, "BD": block, "MEANS": True}
     compiled(programs.merged_parts, target, types_of(programs.merged_parts, constants), constants)
 
 

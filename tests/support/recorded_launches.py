@@ -20,6 +20,8 @@ import triton.runtime.interpreter as interpreter
 from negplug import ContrastiveLoss
 from negplug.kernels.chain import walk
 from negplug.kernels.nearest import nearest_columns
+from negplug.kernels.pool import launches as launches_of_pools
+from negplug.kernels.pool import pool_logsumexp
 from negplug.kernels.softmax_draws import softmax_draws
 
 POINTERS = {
@@ -57,11 +59,14 @@ def recorded(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
 
 
 def ask_directly() -> None:
-    """Ask what no small step does: of pools in parts, and of chains with burn-ins of their own."""
+    """Ask what no small step does: of large pools, and of chains with burn-ins of their own."""
+    # As of so many rows that it pays to split numbers and to look at spans of ids.
+    launches_of_pools._WORTH_SPLITTING = launches_of_pools._WORTH_SPANNING = 0
     rows, pool = torch.randn(4, 64), torch.randn(4096, 64)
     ids = torch.arange(4), torch.arange(4096)
     nearest_columns(rows, pool, *ids, 3)
     softmax_draws(rows, pool, *ids, 0.1, 3, seed=1)
+    pool_logsumexp(rows.requires_grad_(), pool, *ids, 0.1)
     walk(torch.randn(4, 9), torch.rand(4, 9), torch.randn(4), torch.zeros(4, dtype=torch.int64))
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from negplug.kernels.anchor_loss.closed import closed_losses
 from negplug.kernels.anchor_loss.programs import gradients_of_rows, losses_of_anchors
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv, power_of_2
 
 # Numbers in the rows of a program, in float64 forward; a row that is wider does not fit registers.
 _NUMBERS_FORWARD, _NUMBERS_BACKWARD = 1024, 4096
@@ -25,6 +26,8 @@ _WIDEST = 4096
 _SLICE = 256
 # Anchors whose positives a program of keys looks at together.
 _CHUNK = 1024
+# Positives of an anchor up to which it is quick to look for it among those of each.
+_FEW = 8
 
 
 def fused_losses(
@@ -65,28 +68,35 @@ class _Losses(torch.autograd.Function):
         loss = torch.empty_like(negative)
         kept = anchors.new_empty(4, number)
         pulls = anchors.new_empty(positives.shape)
-        padded = triton.next_power_of_2(width)
+        padded = power_of_2(width)
         rows = max(_NUMBERS_FORWARD // padded, 1)
-        with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-            losses_of_anchors[(triton.cdiv(number, rows),)](
-                anchors,
-                keys,
-                positives,
-                negative.contiguous(),
-                loss,
-                kept,
-                pulls,
-                number,
-                width,
-                positives.shape[1],
-                ctx.steepness,
-                FORM=form,
-                APART=apart,
-                BM=rows,
-                BD=padded,
-                num_warps=4,
-            )
-        ctx.save_for_backward(anchors, keys, positives, kept, pulls)
+        blocks = cdiv(number, rows)
+        mutual = None
+        if ctx.own and positives.shape[1] <= _FEW:
+            mutual = anchors.new_empty(blocks, dtype=torch.uint8)
+        launch(
+            losses_of_anchors,
+            (blocks,),
+            anchors,
+            keys,
+            positives,
+            negative.contiguous(),
+            loss,
+            kept,
+            pulls,
+            kept if mutual is None else mutual,
+            number,
+            width,
+            positives.shape[1],
+            ctx.steepness,
+            FORM=form,
+            APART=apart,
+            MUTUAL=mutual is not None,
+            BM=rows,
+            BD=padded,
+            num_warps=4,
+        )
+        ctx.save_for_backward(anchors, keys, positives, kept, pulls, mutual)
         return loss
 
     @staticmethod
@@ -109,7 +119,7 @@ class _Losses(torch.autograd.Function):
 
 def _write(
     ctx: Any,
-    saved: tuple[Tensor, ...],
+    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
     grad: Tensor,
     written: tuple[Tensor, Tensor],
     pulled: bool,
@@ -125,34 +135,38 @@ def _write(
         pulled: Whether the rows are anchors.
         pulling: Whether they are keys.
     """
-    anchors, keys, positives, kept, pulls = saved
+    anchors, keys, positives, kept, pulls, mutual = saved
     out, out_negative = written
     rows, width = out.shape
     # What a product of tiles takes at the least.
-    padded = min(max(triton.next_power_of_2(width), 16), _SLICE)
+    padded = min(max(power_of_2(width), 16), _SLICE)
     side = min(_NUMBERS_BACKWARD // padded, 32)
-    with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        gradients_of_rows[(triton.cdiv(rows, side), triton.cdiv(width, padded))](
-            anchors,
-            keys,
-            positives,
-            kept,
-            pulls,
-            grad,
-            out,
-            out_negative,
-            rows,
-            len(anchors),
-            width,
-            positives.shape[1],
-            grad.stride(0),
-            ctx.steepness,
-            SIGMOID=ctx.sigmoid,
-            PULLED=pulled,
-            PULLING=pulling,
-            BM=side,
-            BN=side,
-            CHUNK=_CHUNK,
-            BD=padded,
-            num_warps=4,
-        )
+    launch(
+        gradients_of_rows,
+        (cdiv(rows, side), cdiv(width, padded)),
+        anchors,
+        keys,
+        positives,
+        kept,
+        pulls,
+        kept if mutual is None else mutual,
+        grad,
+        out,
+        out_negative,
+        rows,
+        len(anchors),
+        width,
+        positives.shape[1],
+        grad.stride(0),
+        0 if mutual is None else len(mutual),
+        ctx.steepness,
+        SIGMOID=ctx.sigmoid,
+        PULLED=pulled,
+        PULLING=pulling,
+        MUTUAL=pulled and pulling and mutual is not None,
+        BM=side,
+        BN=side,
+        CHUNK=_CHUNK,
+        BD=padded,
+        num_warps=4,
+    )

@@ -5,8 +5,10 @@ are those of the gradient. What it keeps gives the derivative by s_p,
 
     form "each": −q σ(ℓ⁻ − s_p),        other forms: r e^{s_p − T} − q,
 
-from the three numbers q, r and T of each anchor. Columns of positives are compared with the rows of
-a program, so that a key's gradient is summed by one program, in the order of the anchors.
+from the three numbers q, r and T of each anchor. A key's gradient is summed by one program, in an
+order that is always the same. Where the keys are the anchors and positives are mutual, as those of
+views are, the anchors that pull at a key are its own positives: the forward pass finds out. Else
+the columns of all positives are compared with the rows of a program.
 
 Import this module only where Triton is installed.
 """
@@ -46,19 +48,22 @@ def losses_of_anchors(
     Loss,
     Kept,
     Pulls,
+    Mutual,
     anchors,
     width,
     positives,
     steepness,
     FORM: tl.constexpr,
     APART: tl.constexpr,
+    MUTUAL: tl.constexpr,
     BM: tl.constexpr,
     BD: tl.constexpr,
 ):
     """Write L, and what the backward pass needs.
 
     That is, for each anchor, q, r, T and ∂L/∂ℓ⁻, one after another in ``Kept`` ``[4, N]``; and for
-    each positive, σ(ℓ⁻ − s_p) of the form "each", s_p of others, in ``Pulls`` ``[N, P]``.
+    each positive, σ(ℓ⁻ − s_p) of the form "each", s_p of others, in ``Pulls`` ``[N, P]``. With
+    ``MUTUAL`` also whether each of the program's anchors is a positive of its own positives.
     """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     exists = row < anchors
@@ -69,10 +74,17 @@ def losses_of_anchors(
     slope = tl.zeros([BM], tl.float64)
     sums = tl.zeros([BM], tl.float64)
     highest = tl.full([BM], float("-inf"), tl.float64)
+    mutual = tl.full([BM], 1, tl.int32)
     for p in range(positives):
         at = row.to(tl.int64) * positives + p
         column = tl.load(Columns + at, mask=exists, other=-1)
         present = column >= 0
+        if MUTUAL:
+            returned = tl.where(present, 0, 1)
+            for q in range(positives):
+                back = tl.load(Columns + column * positives + q, mask=present, other=-1)
+                returned = tl.where(back == row, 1, returned)
+            mutual = tl.minimum(mutual, returned)
         k = _rows_at(K, column, present, width, 0, BD).to(tl.float64)
         s = tl.sum(a * k, 1) * steepness
         number += tl.where(present, 1.0, 0.0)
@@ -118,6 +130,8 @@ def losses_of_anchors(
             loss = _softplus(x) + pivot - mean
             slope = tl.where(some, _logistic(x), 0.0)
             rate = tl.where(some, _logistic(-x), 0.0)
+    if MUTUAL:
+        tl.store(Mutual + tl.program_id(0), tl.min(mutual, 0).to(tl.uint8))
     tl.store(Loss + row, tl.where(some, loss, 0.0).to(tl.float32), mask=exists)
     tl.store(Kept + row, share.to(tl.float32), mask=exists)
     tl.store(Kept + anchors + row, rate.to(tl.float32), mask=exists)
@@ -139,12 +153,23 @@ def _weights(Pulls, Kept, place, at, exists, anchors, SIGMOID: tl.constexpr):
 
 
 @triton.jit
+def _all(Flags, count, CHUNK: tl.constexpr):
+    """Return whether all of some truth values are true."""
+    every = tl.full([CHUNK], 1, tl.uint8)
+    for start in range(0, count, CHUNK):
+        place = start + tl.arange(0, CHUNK)
+        every = tl.minimum(every, tl.load(Flags + place, mask=place < count, other=1))
+    return tl.min(every.to(tl.int32), 0) > 0
+
+
+@triton.jit
 def gradients_of_rows(
     A,
     K,
     Columns,
     Kept,
     Pulls,
+    Mutual,
     Grad,
     Out,
     OutNegative,
@@ -153,10 +178,12 @@ def gradients_of_rows(
     width,
     positives,
     grad_stride,
+    flags,
     steepness,
     SIGMOID: tl.constexpr,
     PULLED: tl.constexpr,
     PULLING: tl.constexpr,
+    MUTUAL: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -170,6 +197,9 @@ def gradients_of_rows(
     first, part = tl.program_id(0) * BM, tl.program_id(1)
     row = first + tl.arange(0, BM)
     out = tl.zeros([BM, BD], tl.float32)
+    mutual = False
+    if MUTUAL:
+        mutual = _all(Mutual, flags, CHUNK)
     if PULLED:
         exists = row < anchors
         grad = tl.load(Grad + row * grad_stride, mask=exists, other=0.0)
@@ -179,11 +209,23 @@ def gradients_of_rows(
         for p in range(positives):
             at = row.to(tl.int64) * positives + p
             column = tl.load(Columns + at, mask=exists, other=-1)
-            weight = _weights(Pulls, Kept, row, at, column >= 0, anchors, SIGMOID)
+            weight = _weights(Pulls, Kept, row, at, column >= 0, anchors, SIGMOID) * grad
+            if MUTUAL:
+                if mutual:
+                    for q in range(positives):
+                        there = column * positives + q
+                        back = tl.load(Columns + there, mask=column >= 0, other=-1)
+                        pulls = (back == row) & exists
+                        own = _weights(Pulls, Kept, column, there, pulls, anchors, SIGMOID)
+                        factor = tl.load(Grad + column * grad_stride, mask=pulls, other=0.0)
+                        weight += tl.where(pulls, own * factor, 0.0)
             k = _rows_at(K, column, column >= 0, width, part, BD)
-            out += (weight * grad)[:, None] * k
+            out += weight[:, None] * k
     if PULLING:
-        for start in range(0, anchors, CHUNK):
+        searched = anchors
+        if MUTUAL:
+            searched = tl.where(mutual, 0, anchors)
+        for start in range(0, searched, CHUNK):
             # Most anchors have their positives elsewhere.
             many = start + tl.arange(0, CHUNK)
             near = tl.zeros([CHUNK], tl.int32)

@@ -6,13 +6,14 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.averages.programs import averages_of_samples
 from negplug.kernels.averages.sorting import average_by_sorting
+from negplug.kernels.launching import launch
 from negplug.kernels.samples import find
 from negplug.kernels.samples.programs import first_of_equals
+from negplug.kernels.sizes import cdiv, power_of_2
 
 # Keys of a program, and those that it compares them with at a time.
 _KEYS = 16
@@ -34,29 +35,30 @@ def fused_average(
     found = find(names[1], indexes)
     written = (names[1] != empty).sum()
     flags = indexes.new_empty(count, dtype=torch.int32)
-    grid = (triton.cdiv(count, _KEYS),)
-    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-        first_of_equals[grid](indexes, indexes, flags, count, BN=_KEYS, BT=256)
-        averages_of_samples[grid](
-            rows,
-            names,
-            keys.contiguous(),
-            arriving,
-            flags,
-            found,
-            written,
-            momentum,
-            len(rows),
-            count,
-            width,
-            len(names),
-            names.stride(0),
-            arriving.stride(0),
-            BN=_KEYS,
-            BT=_COMPARED,
-            BD=max(triton.next_power_of_2(width), 16),
-            PRECISION="ieee",
-        )
+    grid = (cdiv(count, _KEYS),)
+    launch(first_of_equals, grid, indexes, indexes, flags, count, BN=_KEYS, BT=256)
+    launch(
+        averages_of_samples,
+        grid,
+        rows,
+        names,
+        keys.contiguous(),
+        arriving,
+        flags,
+        found,
+        written,
+        momentum,
+        len(rows),
+        count,
+        width,
+        len(names),
+        names.stride(0),
+        arriving.stride(0),
+        BN=_KEYS,
+        BT=_COMPARED,
+        BD=max(power_of_2(width), 16),
+        PRECISION="ieee",
+    )
     # A program's writes are none that autograd sees.
     torch.autograd.graph.increment_version((rows, names))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.chain.programs import (
@@ -18,6 +17,8 @@ from negplug.kernels.chain.programs import (
     walk_of_chains,
 )
 from negplug.kernels.chain.result import Moves, Walk
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv, power_of_2
 
 # Chains of one program: neighbours in memory, which a device reads together.
 _CHAINS = 4
@@ -51,16 +52,17 @@ def fused_resample(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor
 def fused_pick(values: Tensor, place: Tensor, otherwise: Tensor) -> Tensor:
     """Return what :func:`negplug.kernels.chain.pick` returns."""
     found = torch.empty_like(otherwise, memory_format=torch.contiguous_format)
-    with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
-        entries_of_chains[(triton.cdiv(len(place), _SINGLE),)](
-            values,
-            place.contiguous(),
-            otherwise.contiguous(),
-            found,
-            len(place),
-            *values.stride(),
-            BN=_SINGLE,
-        )
+    launch(
+        entries_of_chains,
+        (cdiv(len(place), _SINGLE),),
+        values,
+        place.contiguous(),
+        otherwise.contiguous(),
+        found,
+        len(place),
+        *values.stride(),
+        BN=_SINGLE,
+    )
     return found
 
 
@@ -81,23 +83,24 @@ def _launched(
     entries = scores.new_empty(steps, chains)
     one, other = scores.new_empty(2, chains)
     state = scores.new_empty(chains, dtype=torch.int64)
-    rows = triton.next_power_of_2(steps)
+    rows = power_of_2(steps)
     width = max(1, min(_CHAINS, _ENTRIES // rows))
-    with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
-        program[(triton.cdiv(chains, width),)](
-            scores.T.contiguous(),
-            noise.T.contiguous(),
-            initial.contiguous(),
-            last.contiguous(),
-            entries,
-            one,
-            state,
-            other,
-            chains,
-            steps,
-            BN=width,
-            BR=rows,
-            **kind,
-            num_warps=8 if rows * width > 2048 else 4,
-        )
+    launch(
+        program,
+        (cdiv(chains, width),),
+        scores.T.contiguous(),
+        noise.T.contiguous(),
+        initial.contiguous(),
+        last.contiguous(),
+        entries,
+        one,
+        state,
+        other,
+        chains,
+        steps,
+        BN=width,
+        BR=rows,
+        **kind,
+        num_warps=8 if rows * width > 2048 else 4,
+    )
     return entries.T, one, state, other

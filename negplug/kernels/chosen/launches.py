@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from negplug.kernels.chosen.programs import (
@@ -18,6 +17,8 @@ from negplug.kernels.chosen.programs import (
     sums_by_anchor,
     sums_by_key,
 )
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv, power_of_2
 
 _LOG2E = math.log2(math.e)
 
@@ -27,6 +28,7 @@ WIDEST = 2**11
 # Numbers that a program holds at a time; Triton's interpreter pays for each program.
 _HELD = {"cpu": 2**18}
 _HELD_ELSEWHERE = 2 * WIDEST
+_WARPS = 4
 
 
 class Cut(NamedTuple):
@@ -46,10 +48,10 @@ class Cut(NamedTuple):
     def of(cls, rows: int, places: int, width: int, device: torch.device) -> Cut:
         """Return the cut for so many rows of a width, of so many pairs each."""
         held = _HELD.get(device.type, _HELD_ELSEWHERE)
-        width = triton.next_power_of_2(width)
-        places = min(triton.next_power_of_2(max(places, 1)), held // width)
+        width = power_of_2(width)
+        places = min(power_of_2(max(places, 1)), held // width)
         # Several rows take more registers, and few programs leave a device idle.
-        rows = min(triton.next_power_of_2(max(rows, 1)), max(held // 2 // (width * places), 1))
+        rows = min(power_of_2(max(rows, 1)), max(held // 2 // (width * places), 1))
         return cls(rows, places, width)
 
 
@@ -77,27 +79,28 @@ def similarities(
     out = anchors.new_empty(rows, choices)
     keys = _keys(columns, len(pool)) if pairs else None
     cut = Cut.of(rows, choices, width, anchors.device)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        similarities_of_pairs[(triton.cdiv(rows, cut.rows), triton.cdiv(choices, cut.places))](
-            anchors,
-            pool,
-            columns,
-            # An argument that a program does not read must be a tensor all the same.
-            columns if mask is None else mask.view(torch.uint8),
-            out,
-            out if keys is None else keys,
-            rows,
-            len(pool),
-            choices,
-            width,
-            *_strides(mask, rows),
-            BR=cut.rows,
-            BM=cut.places,
-            BD=cut.width,
-            MASKED=mask is not None,
-            KEYS=pairs,
-            num_warps=4,
-        )
+    launch(
+        similarities_of_pairs,
+        (cdiv(rows, cut.rows), cdiv(choices, cut.places)),
+        anchors,
+        pool,
+        columns,
+        # An argument that a program does not read must be a tensor all the same.
+        columns if mask is None else mask.view(torch.uint8),
+        out,
+        out if keys is None else keys,
+        rows,
+        len(pool),
+        choices,
+        width,
+        *_strides(mask, rows),
+        BR=cut.rows,
+        BM=cut.places,
+        BD=cut.width,
+        MASKED=mask is not None,
+        KEYS=pairs,
+        num_warps=_WARPS,
+    )
     return out, None if keys is None else Pairs(keys, len(pool))
 
 
@@ -120,35 +123,36 @@ def logsumexp(
         logits = anchors.new_empty(rows, choices)
         found = Pairs(_keys(columns, len(pool)), len(pool), logits, torch.empty_like(value))
     cut = Cut.of(rows, choices, width, anchors.device)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        logsumexp_of_pairs[(triton.cdiv(rows, cut.rows),)](
-            anchors,
-            pool,
-            columns,
-            value if log_weight is None else log_weight,
-            columns if mask is None else mask.view(torch.uint8),
-            value,
-            value if slopes is None else slopes,
-            value if found is None else found.logits,
-            value if found is None else found.total,
-            value if found is None else found.keys,
-            rows,
-            len(pool),
-            choices,
-            width,
-            _LOG2E / temperature,
-            1.0 / temperature,
-            *_strides(log_weight, rows),
-            *_strides(mask, rows),
-            BR=cut.rows,
-            BM=cut.places,
-            BD=cut.width,
-            WEIGHTED=log_weight is not None,
-            MASKED=mask is not None,
-            SLOPE=slope,
-            KEYS=pairs,
-            num_warps=4,
-        )
+    launch(
+        logsumexp_of_pairs,
+        (cdiv(rows, cut.rows),),
+        anchors,
+        pool,
+        columns,
+        value if log_weight is None else log_weight,
+        columns if mask is None else mask.view(torch.uint8),
+        value,
+        value if slopes is None else slopes,
+        value if found is None else found.logits,
+        value if found is None else found.total,
+        value if found is None else found.keys,
+        rows,
+        len(pool),
+        choices,
+        width,
+        _LOG2E / temperature,
+        1.0 / temperature,
+        *_strides(log_weight, rows),
+        *_strides(mask, rows),
+        BR=cut.rows,
+        BM=cut.places,
+        BD=cut.width,
+        WEIGHTED=log_weight is not None,
+        MASKED=mask is not None,
+        SLOPE=slope,
+        KEYS=pairs,
+        num_warps=_WARPS,
+    )
     return value, slopes, found
 
 
@@ -157,21 +161,22 @@ def anchor_sums(pool: Tensor, pairs: Pairs, grad: Tensor) -> Tensor:
     (rows, choices), width = pairs.keys.shape, pool.shape[1]
     out = pool.new_empty(rows, width)
     cut = Cut.of(rows, choices, width, pool.device)
-    with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        sums_by_anchor[(triton.cdiv(rows, cut.rows),)](
-            pool,
-            pairs.keys,
-            grad.contiguous(),
-            out,
-            rows,
-            pairs.number,
-            choices,
-            width,
-            BR=cut.rows,
-            BM=cut.places,
-            BD=cut.width,
-            num_warps=4,
-        )
+    launch(
+        sums_by_anchor,
+        (cdiv(rows, cut.rows),),
+        pool,
+        pairs.keys,
+        grad.contiguous(),
+        out,
+        rows,
+        pairs.number,
+        choices,
+        width,
+        BR=cut.rows,
+        BM=cut.places,
+        BD=cut.width,
+        num_warps=_WARPS,
+    )
     return out
 
 
@@ -193,29 +198,30 @@ def key_sums(
     grad = grad.contiguous()
     mean = len(order) // max(pairs.number, 1)
     cut = Cut.of(pairs.number, max(mean, 16), width, anchors.device)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        sums_by_key[(triton.cdiv(pairs.number, cut.rows),)](
-            anchors,
-            ordered,
-            order,
-            grad if pairs.logits is None else pairs.logits,
-            grad if pairs.total is None else pairs.total,
-            grad,
-            grad if added is None else added,
-            out,
-            pairs.number,
-            len(order),
-            choices,
-            width,
-            len(order).bit_length(),
-            factor,
-            BK=cut.rows,
-            BP=cut.places,
-            BD=cut.width,
-            SOFTMAX=pairs.logits is not None,
-            ADDED=added is not None,
-            num_warps=4,
-        )
+    launch(
+        sums_by_key,
+        (cdiv(pairs.number, cut.rows),),
+        anchors,
+        ordered,
+        order,
+        grad if pairs.logits is None else pairs.logits,
+        grad if pairs.total is None else pairs.total,
+        grad,
+        grad if added is None else added,
+        out,
+        pairs.number,
+        len(order),
+        choices,
+        width,
+        len(order).bit_length(),
+        factor,
+        BK=cut.rows,
+        BP=cut.places,
+        BD=cut.width,
+        SOFTMAX=pairs.logits is not None,
+        ADDED=added is not None,
+        num_warps=_WARPS,
+    )
     return out
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.nearest.programs import nearest_of_part, nearest_of_parts
 from negplug.kernels.nearest.tiled import tiled_columns
 from negplug.kernels.pool.launches import Processors, _precision
+from negplug.kernels.sizes import cdiv, power_of_2
 
 _MOST = 256
 """Columns that a program can keep for each anchor of its block."""
@@ -49,44 +50,47 @@ def fused_columns(
     keys = found.new_empty(cut.parts, rows, count) if cut.parts > 1 else found
     # An argument that a program does not read must be a tensor all the same.
     masked = there if mask is None else mask
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        nearest_of_part[(cut.blocks, cut.parts)](
-            anchors.contiguous(),
-            pool.contiguous(),
-            anchor_ids.contiguous(),
-            pool_ids.contiguous(),
-            masked.view(torch.uint8),
+    launch(
+        nearest_of_part,
+        (cut.blocks, cut.parts),
+        anchors.contiguous(),
+        pool.contiguous(),
+        anchor_ids.contiguous(),
+        pool_ids.contiguous(),
+        masked.view(torch.uint8),
+        keys,
+        found,
+        there.view(torch.uint8),
+        rows,
+        len(pool),
+        width,
+        cut.chunk,
+        count,
+        *masked.stride(),
+        BM=cut.rows,
+        BN=_COLUMNS,
+        BD=max(16, min(power_of_2(width), _NUMBERS)),
+        BC=cut.room,
+        MASKED=mask is not None,
+        WHOLE=cut.parts == 1,
+        PRECISION=_precision(anchors.device),
+        num_warps=cut.warps if mask is None else 4,
+        num_stages=3,
+    )
+    if cut.parts > 1:
+        launch(
+            nearest_of_parts,
+            (cut.blocks,),
             keys,
             found,
             there.view(torch.uint8),
             rows,
-            len(pool),
-            width,
-            cut.chunk,
             count,
-            *masked.stride(),
+            cut.parts,
             BM=cut.rows,
-            BN=_COLUMNS,
-            BD=max(16, min(triton.next_power_of_2(width), _NUMBERS)),
             BC=cut.room,
-            MASKED=mask is not None,
-            WHOLE=cut.parts == 1,
-            PRECISION=_precision(anchors.device),
-            num_warps=cut.warps if mask is None else 4,
-            num_stages=3,
+            num_warps=cut.warps,
         )
-        if cut.parts > 1:
-            nearest_of_parts[(cut.blocks,)](
-                keys,
-                found,
-                there.view(torch.uint8),
-                rows,
-                count,
-                cut.parts,
-                BM=cut.rows,
-                BC=cut.room,
-                num_warps=cut.warps,
-            )
     return found, there
 
 
@@ -115,12 +119,12 @@ class Cut(NamedTuple):
     @classmethod
     def of(cls, rows: int, columns: int, count: int, device: torch.device) -> Cut:
         """Return the cut for so many anchors and columns, of which ``count`` are wanted."""
-        room = max(triton.next_power_of_2(count), 2)
+        room = max(power_of_2(count), 2)
         height = 32 if room <= 32 else 16
-        blocks = triton.cdiv(rows, height)
+        blocks = cdiv(rows, height)
         # Parts from which only a few of the columns are taken.
         least = max(4 * room, 8 * _COLUMNS)
         most = max(columns // least, 1)
         parts = min(max(_PROGRAMS * Processors.of(device).number // blocks, 1), most)
-        chunk = triton.cdiv(triton.cdiv(columns, parts), _COLUMNS) * _COLUMNS
-        return cls(height, room, blocks, max(triton.cdiv(columns, chunk), 1), chunk)
+        chunk = cdiv(cdiv(columns, parts), _COLUMNS) * _COLUMNS
+        return cls(height, room, blocks, max(cdiv(columns, chunk), 1), chunk)

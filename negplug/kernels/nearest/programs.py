@@ -106,7 +106,9 @@ def nearest_of_part(
     best = _empty(count, BM, BC)
     for start in range(part * chunk, tl.minimum((part + 1) * chunk, columns), BN):
         column = start + tl.arange(0, BN)
-        s = wide_products(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION)
+        s = wide_products(
+            A, A, K, K, row, column, rows, columns, width, BM, BN, BD, False, PRECISION
+        )
         serves = serving(row, column, rows, columns, RowIds, ColumnIds)
         if MASKED:
             at = row[:, None].to(tl.int64) * mask_row + column[None, :].to(tl.int64) * mask_column

@@ -11,11 +11,17 @@ from typing import NamedTuple
 import torch
 import triton
 
+from negplug.kernels.sizes import cdiv, power_of_2
+
 # Programs for each of a device's processors, so that none waits for the last ones.
 _PROGRAMS = 2
 
 # The most numbers of a row that a block holds; wider rows are taken block after block.
 _WIDEST = 256
+
+
+SINGLE, HALF, SPLIT = "float32", "float16", "two float16"
+"""What rows are made of."""
 
 
 class Tile(NamedTuple):
@@ -33,7 +39,7 @@ class Tile(NamedTuple):
     warps: int
     stages: int
 
-    def memory(self, width: int, blocks: int, half: bool) -> int:
+    def memory(self, width: int, blocks: int, kind: str) -> int:
         """Return how many bytes of shared memory it takes at most.
 
         They are a block of rows, the tiles of columns, one more of them for its transpose or its
@@ -44,20 +50,23 @@ class Tile(NamedTuple):
         Args:
             width: Numbers of a block's rows.
             blocks: Blocks that a row is made of; of several, all are on their way.
-            half: Whether they are float16.
+            kind: What rows are made of.
         """
         held = self.rows * (self.stages if blocks > 1 else 1) + self.columns * (self.stages + 1)
-        held += 0 if half else self.rows
-        return (2 if half else 4) * (held * width + self.rows * self.columns) + 2048
+        held += self.rows if kind == SINGLE else 0
+        return (2 if kind == HALF else 4) * (held * width + self.rows * self.columns) + 2048
 
 
 # The most wanted first; the last is taken where none fits. At d = 128 on an H200 the first of each
-# in float16 was the quickest: 0.77 ms forward and 1.41 ms backward for N = 32,768.
+# was the quickest for N = 32,768: of float16 0.53 ms forward and 0.96 ms backward, of two float16
+# 1.5 ms and 2.4 ms.
 _TILES = {
-    ("sums", True): (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
-    ("gradient", True): (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
-    ("sums", False): (Tile(64, 64, 4, 2),),
-    ("gradient", False): (Tile(64, 64, 4, 2),),
+    ("sums", HALF): (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
+    ("gradient", HALF): (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
+    ("sums", SPLIT): (Tile(64, 64, 4, 2),),
+    ("gradient", SPLIT): (Tile(64, 64, 4, 2),),
+    ("sums", SINGLE): (Tile(64, 64, 4, 2),),
+    ("gradient", SINGLE): (Tile(64, 64, 4, 2),),
 }
 _SMALL = (Tile(32, 32, 4, 2), Tile(16, 16, 4, 2))
 
@@ -80,23 +89,23 @@ class Processors(NamedTuple):
             return cls(1, 2**18)  # under Triton's interpreter
         return _found(torch.cuda.current_device() if device.index is None else device.index)
 
-    def tile(self, launch: str, width: int, half: bool) -> Tile:
+    def tile(self, launch: str, width: int, kind: str) -> Tile:
         """Return the tile of a launch, ``"sums"`` or ``"gradient"``, for rows of so many numbers.
 
         Args:
             launch: Which one.
             width: Numbers of a row.
-            half: Whether they are float16.
+            kind: What rows are made of.
         """
         block, blocks = blocks_of(width)
-        tiles = (*_TILES[launch, half], *_SMALL)
-        return next((t for t in tiles if t.memory(block, blocks, half) <= self.memory), tiles[-1])
+        tiles = (*_TILES[launch, kind], *_SMALL)
+        return next((t for t in tiles if t.memory(block, blocks, kind) <= self.memory), tiles[-1])
 
 
 def blocks_of(width: int) -> tuple[int, int]:
     """Return how many numbers a block of a row has, a power of two, and how many blocks it is."""
-    block = min(max(triton.next_power_of_2(width), 16), _WIDEST)
-    return block, triton.cdiv(width, block)
+    block = min(max(power_of_2(width), 16), _WIDEST)
+    return block, cdiv(width, block)
 
 
 @functools.cache
@@ -125,7 +134,7 @@ class Shape(NamedTuple):
     grid: tuple[int, int, int]
 
     @classmethod
-    def of(cls, launch: str, rows: torch.Tensor, columns: int, written: bool) -> Shape:
+    def of(cls, launch: str, rows: torch.Tensor, columns: int, written: bool, kind: str) -> Shape:
         """Return the cut of a launch.
 
         Args:
@@ -133,15 +142,16 @@ class Shape(NamedTuple):
             rows: ``[N, d]``.
             columns: Their number.
             written: Whether rows are written, and not only a number for each.
+            kind: What rows are made of.
         """
         count, width = rows.shape
         processors = Processors.of(rows.device)
-        tile = processors.tile(launch, width, rows.dtype == torch.float16)
+        tile = processors.tile(launch, width, kind)
         block, blocks = blocks_of(width)
         outputs = blocks if written else 1
-        many = triton.cdiv(count, tile.rows)
-        tiles = max(triton.cdiv(columns, tile.columns), 1)
+        many = cdiv(count, tile.rows)
+        tiles = max(cdiv(columns, tile.columns), 1)
         wanted = max(_PROGRAMS * processors.number // max(many * outputs, 1), 1)
-        chunk = triton.cdiv(tiles, min(wanted, tiles)) * tile.columns
-        parts = max(triton.cdiv(columns, chunk), 1)
+        chunk = cdiv(tiles, min(wanted, tiles)) * tile.columns
+        parts = max(cdiv(columns, chunk), 1)
         return cls(tile, block, blocks, parts, chunk, (many, parts, outputs))

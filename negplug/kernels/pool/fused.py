@@ -12,10 +12,10 @@ takes a pass over its rows j,
 
 and that of a symmetric batch one pass for both sides, with g_i e^{s_ij − ℓ_i} + g_j e^{s_ij − ℓ_j}.
 The running maximum makes all of it exact at every temperature, and no sum depends on the order in
-which programs run. Products of float32 take three TF32 products each ("tf32x3"). Under autocast the
-rows are rounded to float16, which for numbers below 1 has three bits more than bfloat16 and is as
-quick; sums stay float32. Logits are those
-of :mod:`negplug.kernels.pool.logits`.
+which programs run. Products of float32 take three TF32 products each ("tf32x3"), in large pools
+three products of float16, which are quicker and as exact. Under autocast the rows are rounded to
+float16, which for numbers below 1 has three bits more than bfloat16 and is as quick; sums stay
+float32. Logits are those of :mod:`negplug.kernels.pool.logits`.
 
 Import this module only where Triton is installed.
 """
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.pool.launches import Question, gradient, sums
+from negplug.kernels.pool.launches import Operand, Question, gradient, sums
 from negplug.kernels.pool.tiled import tiled_logsumexp
 from negplug.kernels.precision import under_autocast
 
@@ -62,12 +62,6 @@ def _served(anchors: Tensor) -> bool:
     return anchors.dtype == torch.float32 and anchors.shape[1] > 0
 
 
-def _operands(*rows: Tensor) -> list[Tensor]:
-    """Return what is multiplied: under autocast float16, of whatever type autocast is."""
-    dtype = torch.float16 if under_autocast() else torch.float32
-    return [each.to(dtype).contiguous() for each in rows]
-
-
 class _PoolLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -81,11 +75,13 @@ class _PoolLogSumExp(torch.autograd.Function):
         mask: Tensor | None,
     ) -> Tensor:
         question = Question.of(anchor_ids, pool_ids, temperature, log_weight, mask)
-        anchors, pool = _operands(anchors, pool)
-        value, total, mean = sums(anchors, pool, question, means=ctx.needs_input_grad[0])
+        half, pairs = under_autocast(), len(anchors) * len(pool)
+        rows, columns = (Operand.of(each, half, pairs) for each in (anchors, pool))
+        value, total, mean = sums(rows, columns, question, means=ctx.needs_input_grad[0])
         frozen = not ctx.needs_input_grad[1]
-        ctx.save_for_backward(mean, *([None] * 5 if frozen else [anchors, pool, total]))
+        ctx.save_for_backward(mean, *(() if frozen else (*rows[:2], *columns[:2], total)))
         ctx.question = None if frozen else question
+        ctx.kind = rows.kind
         return value
 
     @staticmethod
@@ -95,8 +91,10 @@ class _PoolLogSumExp(torch.autograd.Function):
         grad_anchors = None if mean is None else mean * grad[:, None]
         grad_pool = None
         if ctx.question is not None:
-            anchors, pool, total = others
-            grad_pool = gradient(pool, anchors, ctx.question.swapped(), total, grad, both=False)
+            anchors, anchors_low, pool, pool_low, total = others
+            rows = Operand(pool, pool_low, ctx.kind)
+            columns = Operand(anchors, anchors_low, ctx.kind)
+            grad_pool = gradient(rows, columns, ctx.question.swapped(), total, grad, both=False)
         return grad_anchors, grad_pool, None, None, None, None, None
 
 
@@ -104,14 +102,16 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, ids: Tensor, temperature: float) -> Tensor:
         question = Question.of(ids, ids, temperature, None, None)
-        (z,) = _operands(z)
-        value, total, _ = sums(z, z, question, means=False)
-        ctx.save_for_backward(z, total)
+        rows = Operand.of(z, under_autocast(), len(z) ** 2)
+        value, total, _ = sums(rows, rows, question, means=False)
+        ctx.save_for_backward(*rows[:2], total)
         ctx.question = question
+        ctx.kind = rows.kind
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        z, total = ctx.saved_tensors
-        return gradient(z, z, ctx.question, total, grad, both=True), None, None
+        rows, low, total = ctx.saved_tensors
+        operand = Operand(rows, low, ctx.kind)
+        return gradient(operand, operand, ctx.question, total, grad, both=True), None, None

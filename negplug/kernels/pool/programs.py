@@ -3,6 +3,9 @@
 Logits are those of :mod:`negplug.kernels.pool.logits`. Of rows wider than a block a program writes
 one block: several compute the same logits, for sums of whole rows would fit no registers.
 
+Where ``FLAT``, exponentials of logits and their sums fit float32 as they are, and no maximum is
+looked for.
+
 Import this module only where Triton is installed.
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from negplug.kernels.pool.logits import logits_of, rows_of, wide_products
+from negplug.kernels.pool.logits import logits_of, may_meet, product, rows_of, wide_products
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -19,9 +22,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def sums_of_part(
     A,
+    ALow,
     K,
+    KLow,
     RowIds,
     ColumnIds,
+    RowSpans,
+    ColumnSpans,
     Weight,
     Mask,
     Highest,
@@ -32,12 +39,16 @@ def sums_of_part(
     width,
     chunk,
     scale,
+    unit,
     weight_row,
     mask_row,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
     BLOCKS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    SPANS: tl.constexpr,
+    FLAT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
     MEANS: tl.constexpr,
@@ -48,28 +59,40 @@ def sums_of_part(
 
     Weights of float16 are multiplied by ``LIFT``: so far below 1 it has few digits.
     """
-    row, part = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
+    first, part = tl.program_id(0) * BM, tl.program_id(1)
+    row = first + tl.arange(0, BM)
     block = tl.program_id(2) * BD
     if BLOCKS == 1:
         a = rows_of(A, row, 0, rows, width, BD)
-    row_ids = tl.load(RowIds + row, mask=row < rows, other=0)
+        a_low = a
+        if SPLIT:
+            a_low = rows_of(ALow, row, 0, rows, width, BD)
     highest = tl.full([BM], float("-inf"), tl.float32)
     sums = tl.zeros([BM], tl.float32)
     means = tl.zeros([BM, BD], tl.float32)
     for start in range(part * chunk, tl.minimum((part + 1) * chunk, columns), BN):
         column = start + tl.arange(0, BN)
         k = rows_of(K, column, block, columns, width, BD)
+        k_low = k
+        if SPLIT:
+            k_low = rows_of(KLow, column, block, columns, width, BD)
         if BLOCKS == 1:
-            products = tl.dot(a, tl.trans(k), input_precision=PRECISION)
+            products = tl.zeros([BM, BN], tl.float32)
+            products = product(a, a_low, tl.trans(k), tl.trans(k_low), products, SPLIT, PRECISION)
         else:
-            products = wide_products(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION)
-        column_ids = tl.load(ColumnIds + column, mask=column < columns, other=0)
+            products = wide_products(
+                A, ALow, K, KLow, row, column, rows, columns, width, BM, BN, BD, SPLIT, PRECISION
+            )
+        meet = True
+        if SPANS:
+            meet = may_meet(RowSpans, ColumnSpans, first, start, rows, columns, BM, BN)
         s = logits_of(
             products,
             row,
             column,
-            row_ids,
-            column_ids,
+            RowIds,
+            ColumnIds,
+            meet,
             rows,
             columns,
             Weight,
@@ -79,20 +102,31 @@ def sums_of_part(
             mask_row,
             1,
             scale,
+            unit,
             WEIGHTED,
             MASKED,
+            FLAT,
         )
-        after = tl.maximum(highest, tl.max(s, 1))
-        # exp2(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
-        shift = tl.where(after == float("-inf"), 0.0, after)
-        faded = tl.exp2(highest - shift)
-        p = tl.exp2(s - shift[:, None])
-        sums = sums * faded + tl.sum(p, 1)
-        if MEANS:
-            means = means * faded[:, None] + tl.dot(
-                (p * LIFT).to(k.dtype), k, input_precision=PRECISION
-            )
-        highest = after
+        if FLAT:
+            sums += tl.sum(tl.exp2(s), 1)
+        else:
+            after = tl.maximum(highest, tl.max(s, 1))
+            # exp2(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
+            shift = tl.where(after == float("-inf"), 0.0, after)
+            faded = tl.exp2(highest - shift)
+            p = tl.exp2(s - shift[:, None])
+            sums = sums * faded + tl.sum(p, 1)
+            if MEANS:
+                p = p * LIFT
+                high = p.to(k.dtype)
+                low = high
+                if SPLIT:
+                    low = (p - high.to(tl.float32)).to(k.dtype)
+                means = product(high, low, k, k_low, means * faded[:, None], SPLIT, PRECISION)
+            highest = after
+    if FLAT:
+        # What the logits are greater by.
+        highest = tl.full([BM], 0.0, tl.float32) - unit * scale
     place = part.to(tl.int64) * rows + row
     once = row < tl.where(block == 0, rows, 0)
     tl.store(Highest + place, highest, mask=once)
@@ -115,31 +149,39 @@ def merged_parts(
     width,
     parts,
     steepness,
+    means_unit,
     BM: tl.constexpr,
+    BP: tl.constexpr,
     BD: tl.constexpr,
     MEANS: tl.constexpr,
 ):
     """Write ℓ, that of the programs' logits, and its gradient by the anchors, of all parts.
 
-    The gradient is the softmax's mean of the pool's rows, divided by τ.
+    The gradient is the softmax's mean of the pool's rows, divided by τ; ``means_unit`` is what the
+    rows are multiplied by.
     """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
-    dim = tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = (row[:, None] < rows) & (dim[None, :] < width)
+    part = tl.arange(0, BP)
     highest = tl.full([BM], float("-inf"), tl.float32)
+    for start in range(0, parts, BP):
+        place = (start + part)[None, :] * rows + row[:, None]
+        there = (row[:, None] < rows) & (start + part < parts)[None, :]
+        own = tl.load(Highest + place, mask=there, other=float("-inf"))
+        highest = tl.maximum(highest, tl.max(own, 1))
+    shift = tl.where(highest == float("-inf"), 0.0, highest)
+    dim = tl.program_id(1) * BD + tl.arange(0, BD)
     sums = tl.zeros([BM], tl.float32)
     means = tl.zeros([BM, BD], tl.float32)
-    for part in range(parts):
-        place = part * rows + row
-        own = tl.load(Highest + place, mask=row < rows, other=float("-inf"))
-        after = tl.maximum(highest, own)
-        shift = tl.where(after == float("-inf"), 0.0, after)
-        faded, share = tl.exp2(highest - shift), tl.exp2(own - shift)
-        sums = sums * faded + tl.load(Sums + place, mask=row < rows, other=0.0) * share
+    for start in range(0, parts, BP):
+        place = (start + part)[None, :] * rows + row[:, None]
+        there = (row[:, None] < rows) & (start + part < parts)[None, :]
+        own = tl.load(Highest + place, mask=there, other=float("-inf"))
+        share = tl.exp2(own - shift[:, None])
+        sums += tl.sum(tl.load(Sums + place, mask=there, other=0.0) * share, 1)
         if MEANS:
-            at = Means + place[:, None].to(tl.int64) * width + dim[None, :]
-            means = means * faded[:, None] + tl.load(at, mask=inside, other=0.0) * share[:, None]
-        highest = after
+            at = Means + place[:, :, None].to(tl.int64) * width + dim[None, None, :]
+            inside = there[:, :, None] & (dim < width)[None, None, :]
+            means += tl.sum(tl.load(at, mask=inside, other=0.0) * share[:, :, None], 1)
     # Not where it is above zero, which what is not a number is not.
     none = sums == 0
     total = tl.where(none, float("-inf"), highest + tl.log2(tl.where(none, 1.0, sums)))
@@ -147,95 +189,6 @@ def merged_parts(
     tl.store(Total + row, total, mask=once)
     tl.store(Value + row, total / LOG2E + steepness, mask=once)
     if MEANS:
-        means = means * (steepness / tl.where(none, 1.0, sums))[:, None]
-        tl.store(Mean + row[:, None].to(tl.int64) * width + dim[None, :], means, mask=inside)
-
-
-@triton.jit
-def gradient_of_part(
-    R,
-    X,
-    RowIds,
-    ColumnIds,
-    Weight,
-    Mask,
-    Total,
-    Grad,
-    Largest,
-    Out,
-    rows,
-    columns,
-    width,
-    chunk,
-    scale,
-    factor,
-    lift,
-    weight_column,
-    mask_column,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BD: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    MASKED: tl.constexpr,
-    BOTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Write factor · Σ_i g_i 2^{s_ij − ℓ_i} x_i of each row j, over one part of the columns i.
-
-    With ``BOTH`` rows and columns are the same, and the sum is of g_i 2^{s_ij − ℓ_i} +
-    g_j 2^{s_ij − ℓ_j}. Of float16, which has few digits near 0, the weights are up to ``lift``, the
-    largest |g| being known.
-    """
-    row, part = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
-    block = tl.program_id(2) * BD
-    if BLOCKS == 1:
-        r = rows_of(R, row, 0, rows, width, BD)
-    row_ids = tl.load(RowIds + row, mask=row < rows, other=0)
-    up = 1.0
-    if R.dtype.element_ty == tl.float16:
-        largest = tl.load(Largest)
-        up = lift / tl.where(largest > 0, largest, 1.0)
-        factor = factor * largest / lift
-    if BOTH:
-        row_grad = tl.load(Grad + row, mask=row < rows, other=0.0) * up
-        row_total = tl.load(Total + row, mask=row < rows, other=0.0)
-        row_total = tl.where(row_total == float("-inf"), 0.0, row_total)
-    out = tl.zeros([BM, BD], tl.float32)
-    for start in range(part * chunk, tl.minimum((part + 1) * chunk, columns), BN):
-        column = start + tl.arange(0, BN)
-        x = rows_of(X, column, block, columns, width, BD)
-        if BLOCKS == 1:
-            products = tl.dot(r, tl.trans(x), input_precision=PRECISION)
-        else:
-            products = wide_products(R, X, row, column, rows, columns, width, BM, BN, BD, PRECISION)
-        column_ids = tl.load(ColumnIds + column, mask=column < columns, other=0)
-        grad = tl.load(Grad + column, mask=column < columns, other=0.0) * up
-        total = tl.load(Total + column, mask=column < columns, other=0.0)
-        total = tl.where(total == float("-inf"), 0.0, total)
-        s = logits_of(
-            products,
-            row,
-            column,
-            row_ids,
-            column_ids,
-            rows,
-            columns,
-            Weight,
-            1,
-            weight_column,
-            Mask,
-            1,
-            mask_column,
-            scale,
-            WEIGHTED,
-            MASKED,
-        )
-        p = tl.exp2(s - total[None, :]) * grad[None, :]
-        if BOTH:
-            p += tl.exp2(s - row_total[:, None]) * row_grad[:, None]
-        out += tl.dot(p.to(x.dtype), x, input_precision=PRECISION)
-    dim = block + tl.arange(0, BD)
-    inside = (row[:, None] < rows) & (dim[None, :] < width)
-    at = (part.to(tl.int64) * rows + row)[:, None] * width + dim[None, :]
-    tl.store(Out + at, out * factor, mask=inside)
+        means = means * (steepness / (tl.where(none, 1.0, sums) * means_unit))[:, None]
+        at = Mean + row[:, None].to(tl.int64) * width + dim[None, :]
+        tl.store(at, means, mask=(row[:, None] < rows) & (dim[None, :] < width))

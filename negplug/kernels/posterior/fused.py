@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.posterior.draws import Draws
 from negplug.kernels.posterior.programs import (
     gradients_of_rows,
@@ -19,6 +19,7 @@ from negplug.kernels.posterior.programs import (
     products_of_rows,
     weights_of_draws,
 )
+from negplug.kernels.sizes import cdiv, power_of_2
 
 # Rows, entries and numbers of a program.
 _ROWS = 16
@@ -40,30 +41,31 @@ def weights(
     mask = None if drawn.mask is None else drawn.mask.view(torch.uint8)
     tiny = torch.finfo(pool.dtype).tiny
     ids = drawn.ids or (sums, sums)
-    with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        weights_of_draws[(triton.cdiv(count, _ROWS),)](
-            # An argument that a program does not read must be a tensor all the same.
-            out if log_weight is None else log_weight,
-            out if mask is None else mask,
-            ids[0].contiguous(),
-            ids[1].contiguous(),
-            out,
-            sums if total is None else total,
-            sums,
-            4 * tiny if pool.dtype == torch.float32 else 0.0,
-            -math.log(tiny) - 1,
-            count,
-            entries,
-            *(out if log_weight is None else log_weight).stride(),
-            *(out if mask is None else mask).stride(),
-            *out.stride(),
-            WEIGHTED=log_weight is not None,
-            MASKED=mask is not None,
-            EXCLUDED=drawn.ids is not None,
-            MORE=total is not None,
-            BN=_ROWS,
-            BE=_ENTRIES,
-        )
+    launch(
+        weights_of_draws,
+        (cdiv(count, _ROWS),),
+        # An argument that a program does not read must be a tensor all the same.
+        out if log_weight is None else log_weight,
+        out if mask is None else mask,
+        ids[0].contiguous(),
+        ids[1].contiguous(),
+        out,
+        sums if total is None else total,
+        sums,
+        4 * tiny if pool.dtype == torch.float32 else 0.0,
+        -math.log(tiny) - 1,
+        count,
+        entries,
+        *(out if log_weight is None else log_weight).stride(),
+        *(out if mask is None else mask).stride(),
+        *out.stride(),
+        WEIGHTED=log_weight is not None,
+        MASKED=mask is not None,
+        EXCLUDED=drawn.ids is not None,
+        MORE=total is not None,
+        BN=_ROWS,
+        BE=_ENTRIES,
+    )
     return out, sums
 
 
@@ -71,23 +73,24 @@ def added(mean: Tensor | None, weight: Tensor, columns: Tensor, pool: Tensor) ->
     """Return a mean; see :func:`negplug.kernels.posterior.plain.added`."""
     count, width = len(weight), pool.shape[1]
     out, pool = pool.new_empty(count, width), pool.contiguous()
-    block = min(triton.next_power_of_2(width), _NUMBERS)
-    with torch.cuda.device_of(pool):  # type: ignore[no-untyped-call]
-        mean_of_columns[(triton.cdiv(count, _ROWS), triton.cdiv(width, block))](
-            out if mean is None else mean.contiguous(),
-            weight,
-            columns,
-            pool,
-            out,
-            count,
-            weight.shape[1],
-            width,
-            *weight.stride(),
-            *columns.stride(),
-            MORE=mean is not None,
-            BN=_ROWS,
-            BD=block,
-        )
+    block = min(power_of_2(width), _NUMBERS)
+    launch(
+        mean_of_columns,
+        (cdiv(count, _ROWS), cdiv(width, block)),
+        out if mean is None else mean.contiguous(),
+        weight,
+        columns,
+        pool,
+        out,
+        count,
+        weight.shape[1],
+        width,
+        *weight.stride(),
+        *columns.stride(),
+        MORE=mean is not None,
+        BN=_ROWS,
+        BD=block,
+    )
     return out
 
 
@@ -95,18 +98,19 @@ def products(anchors: Tensor, mean: Tensor, total: Tensor, temperature: float) -
     """Return expected logits; see :func:`negplug.kernels.posterior.plain.products`."""
     count, width = anchors.shape
     value = anchors.new_empty(count)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        products_of_rows[(triton.cdiv(count, _ROWS),)](
-            anchors.contiguous(),
-            mean.contiguous(),
-            total,
-            value,
-            1.0 / temperature,
-            count,
-            width,
-            BN=_ROWS,
-            BD=min(triton.next_power_of_2(width), _NUMBERS),
-        )
+    launch(
+        products_of_rows,
+        (cdiv(count, _ROWS),),
+        anchors.contiguous(),
+        mean.contiguous(),
+        total,
+        value,
+        1.0 / temperature,
+        count,
+        width,
+        BN=_ROWS,
+        BD=min(power_of_2(width), _NUMBERS),
+    )
     return value
 
 
@@ -118,21 +122,22 @@ def gradients(
     mean = mean.contiguous()
     to_anchors = torch.empty_like(mean)
     scaled = None if anchors is None else torch.empty_like(mean)
-    block = min(triton.next_power_of_2(width), _NUMBERS)
-    with torch.cuda.device_of(mean):  # type: ignore[no-untyped-call]
-        gradients_of_rows[(triton.cdiv(count, _ROWS), triton.cdiv(width, block))](
-            grad,
-            mean,
-            total,
-            mean if anchors is None else anchors.contiguous(),
-            to_anchors,
-            to_anchors if scaled is None else scaled,
-            1.0 / temperature,
-            count,
-            width,
-            *grad.stride(),
-            POOLS=scaled is not None,
-            BN=_ROWS,
-            BD=block,
-        )
+    block = min(power_of_2(width), _NUMBERS)
+    launch(
+        gradients_of_rows,
+        (cdiv(count, _ROWS), cdiv(width, block)),
+        grad,
+        mean,
+        total,
+        mean if anchors is None else anchors.contiguous(),
+        to_anchors,
+        to_anchors if scaled is None else scaled,
+        1.0 / temperature,
+        count,
+        width,
+        *grad.stride(),
+        POOLS=scaled is not None,
+        BN=_ROWS,
+        BD=block,
+    )
     return to_anchors, scaled

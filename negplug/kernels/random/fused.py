@@ -6,28 +6,29 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.random.floyd import floyd_integers
 from negplug.kernels.random.programs import distinct_below, uniforms_of_stream
+from negplug.kernels.sizes import cdiv, power_of_2
 
 # Hashes of a program, each of which is two numbers.
 _PAIRS = 512
 
-MOST = 1024
+MOST = 128
 """Distinct integers of a row: beyond, comparing each with all takes longer than sorting them."""
 
 # Integers of a program; Triton's interpreter pays for each program.
 _ENTRIES = {"cpu": 2**16}
-_ENTRIES_ELSEWHERE = 512
+_ENTRIES_ELSEWHERE = 256
+_WARPS = 4
 
 
 def fused_uniforms(out: Tensor, seed: int, start: int) -> None:
     """Write uniform numbers; see :func:`negplug.kernels.random.write_uniforms`."""
-    grid = (triton.cdiv(len(out), 2 * _PAIRS),)
-    with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        uniforms_of_stream[grid](out, seed, start // 2, len(out), PAIRS=_PAIRS)
+    grid = (cdiv(len(out), 2 * _PAIRS),)
+    launch(uniforms_of_stream, grid, out, seed, start // 2, len(out), PAIRS=_PAIRS)
 
 
 def fused_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
@@ -36,17 +37,21 @@ def fused_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
         return floyd_integers(bounds, count, seed)
     drawn = bounds.new_empty(len(bounds), count)
     cut = cut_of_draw(len(bounds), count, bounds.device)
-    with torch.cuda.device_of(bounds):  # type: ignore[no-untyped-call]
-        distinct_below[(triton.cdiv(len(bounds), cut["BR"]),)](
-            bounds.contiguous(), drawn, len(bounds), count, seed, **cut
-        )
+    launch(
+        distinct_below,
+        (cdiv(len(bounds), cut["BR"]),),
+        bounds.contiguous(),
+        drawn,
+        len(bounds),
+        count,
+        seed,
+        **cut,
+    )
     return drawn
 
 
 def cut_of_draw(rows: int, count: int, device: torch.device) -> dict[str, int]:
     """Return how many rows a program draws for, room for the integers of each, and its warps."""
-    width = triton.next_power_of_2(count)
+    width = power_of_2(count)
     entries = _ENTRIES.get(device.type, _ENTRIES_ELSEWHERE)
-    at_once = min(triton.next_power_of_2(rows), max(entries // width, 1))
-    # One warp has nobody to wait for; of many integers it cannot hold all.
-    return {"BR": at_once, "BM": width, "num_warps": 1 if width <= 256 else 4}
+    return {"BR": min(power_of_2(rows), max(entries // width, 1)), "BM": width, "num_warps": _WARPS}

@@ -6,13 +6,14 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.random.fused import MOST, cut_of_draw
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.kernels.random.programs import distinct_others
 from negplug.kernels.random.sorted_ids import LAST_ID, SortedIds
+from negplug.kernels.sizes import cdiv
 
 
 class FusedIds(SortedIds):
@@ -27,20 +28,21 @@ class FusedIds(SortedIds):
         columns = ids.new_empty(len(ids), count)
         mask = ids.new_empty(len(ids), count, dtype=torch.bool)
         cut = cut_of_draw(len(ids), count, ids.device)
-        with torch.cuda.device_of(ids):  # type: ignore[no-untyped-call]
-            distinct_others[(triton.cdiv(len(ids), cut["BR"]),)](
-                ids,
-                self._ordered,
-                self._order,
-                columns,
-                mask.view(torch.uint8),
-                len(ids),
-                keys,
-                count,
-                keys.bit_length(),
-                LAST_ID,
-                seed,
-                SEED_ON_DEVICE=isinstance(seed, Tensor),
-                **cut,
-            )
+        launch(
+            distinct_others,
+            (cdiv(len(ids), cut["BR"]),),
+            ids,
+            self._ordered,
+            self._order,
+            columns,
+            mask.view(torch.uint8),
+            len(ids),
+            keys,
+            count,
+            keys.bit_length(),
+            LAST_ID,
+            seed,
+            SEED_ON_DEVICE=isinstance(seed, Tensor),
+            **cut,
+        )
         return columns, mask

@@ -12,6 +12,9 @@ from negplug.kernels.searching import number_below
 
 GAMMA = tl.constexpr(0x9E3779B97F4A7C15)
 
+# Steps that each other step is compared with at a time.
+AT_ONCE = tl.constexpr(16)
+
 
 @triton.jit
 def mix(state):
@@ -53,21 +56,52 @@ def uniforms_of_stream(Out, seed, start, count, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def _distinct(bound, row, seed, count, BR: tl.constexpr, BM: tl.constexpr):
-    """Return the distinct integers of some rows, ``[BR, BM]``, one step of Floyd's at a time."""
+def _distinct(Room, bound, row, rows, seed, count, BR: tl.constexpr, BM: tl.constexpr):
+    """Return the distinct integers of some rows, ``[BR, BM]``: all steps of Floyd's at once.
+
+    A step takes its last candidate where a step before drew the same, or took it as its last: step
+    k's is the k-th. The latter is asked again until nothing changes, which is soon. ``Room``
+    ``[rows, count]``, int64, is written to: what all steps look at is quicker read than exchanged.
+    """
     step = tl.arange(0, BM)[None, :].to(tl.int64)
     first = (bound - count)[:, None]
     stream = mix(seed.to(tl.uint64) + row.to(tl.uint64) * GAMMA)[:, None]
     state = mix(stream + step.to(tl.uint64) * GAMMA)
     numbers = (state >> 1).to(tl.int64) % tl.maximum(first + step + 1, 1)
-    drawn = tl.full([BR, BM], -1, tl.int64)
-    for place in range(count):
-        here = step == place
-        number = tl.sum(tl.where(here, numbers, 0), 1, keep_dims=True)
-        taken = tl.max((drawn == number).to(tl.int32), 1, keep_dims=True) > 0
-        drawn = tl.where(here, tl.where(taken, first + place, number), drawn)
+    at = Room + row[:, None] * count + step
+    inside = (row[:, None] < rows) & (step < count)
+    tl.store(at, numbers, mask=inside)
+    tl.debug_barrier()
+    numbers = tl.load(at, mask=inside, other=0)
+    taken = tl.zeros([BR, BM], tl.int32)
+    for start in range(0, count, AT_ONCE):
+        k, own, there = _others(Room, start, row, rows, count)
+        same = (own == numbers[:, None, :]) & (k < step[:, None, :]) & there
+        taken = tl.maximum(taken, tl.max(same.to(tl.int32), 1))
+    back = numbers - first
+    looks_back = (back >= 0) & (back < step) & inside
+    may_change = tl.max(tl.max(looks_back.to(tl.int32), 1), 0)
+    while may_change > 0:
+        tl.debug_barrier()
+        tl.store(at, taken.to(tl.int64), mask=inside)
+        tl.debug_barrier()
+        after = taken
+        for start in range(0, count, AT_ONCE):
+            k, own, there = _others(Room, start, row, rows, count)
+            found = (k == back[:, None, :]) & (k < step[:, None, :]) & there & (own > 0)
+            after = tl.maximum(after, tl.max(found.to(tl.int32), 1))
+        may_change = tl.max(tl.max(after - taken, 1), 0)
+        taken = after
     all_there_are = tl.where(step < bound[:, None], step, 0)
-    return tl.where(first < 0, all_there_are, drawn)
+    return tl.where(first < 0, all_there_are, tl.where(taken > 0, first + step, numbers))
+
+
+@triton.jit
+def _others(Room, start, row, rows, count):
+    """Return some steps ``[1, k, 1]``, what they have written, and whether there are such."""
+    k = start + tl.arange(0, AT_ONCE)[None, :, None].to(tl.int64)
+    there = (row[:, None, None] < rows) & (k < count)
+    return k, tl.load(Room + row[:, None, None] * count + k, mask=there, other=0), there
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -75,7 +109,8 @@ def distinct_below(Bounds, Out, rows, count, seed, BR: tl.constexpr, BM: tl.cons
     """Write distinct integers below the bounds of some rows."""
     row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
     bound = tl.load(Bounds + row, mask=row < rows, other=0)
-    drawn = _distinct(bound, row, seed, count, BR, BM)
+    drawn = _distinct(Out, bound, row, rows, seed, count, BR, BM)
+    tl.debug_barrier()
     place = tl.arange(0, BM)[None, :]
     inside = (row[:, None] < rows) & (place < count)
     tl.store(Out + row[:, None] * count + place, drawn, mask=inside)
@@ -109,7 +144,8 @@ def distinct_others(
     excluded = number_below(Ordered, own + 1, keys, halvings) - first
     number = number_below(Ordered, tl.zeros_like(own) + beyond, keys, halvings)
     available = number - excluded
-    drawn = _distinct(available, row, seed, count, BR, BM)
+    drawn = _distinct(Columns, available, row, rows, seed, count, BR, BM)
+    tl.debug_barrier()
     drawn += tl.where(drawn >= first[:, None], excluded[:, None], 0)
     place = tl.arange(0, BM)[None, :]
     inside = (row[:, None] < rows) & (place < count)

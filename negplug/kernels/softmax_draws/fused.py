@@ -9,11 +9,12 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
 from negplug.kernels.pool.launches import Processors, _precision
 from negplug.kernels.pool.tiled import tile_width
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.softmax_draws.programs import draws_of_part, draws_of_parts
 from negplug.kernels.softmax_draws.tiled import tiled_draws
 
@@ -53,53 +54,62 @@ def fused_draws(
     maxima = columns.new_empty(columns.shape, dtype=torch.float64)
     if not rows or not len(pool):
         return columns.zero_(), maxima.fill_(-torch.inf)
-    blocks, tile = triton.cdiv(rows, _ROWS), tile_width(len(pool))
-    tiles = triton.cdiv(len(pool), tile)
+    blocks, tile = cdiv(rows, _ROWS), tile_width(len(pool))
+    tiles = cdiv(len(pool), tile)
     wanted = max(_PROGRAMS * Processors.of(anchors.device).number // blocks, 1)
-    chunk = triton.cdiv(tiles, min(wanted, tiles))
-    parts = triton.cdiv(tiles, chunk)
+    chunk = cdiv(tiles, min(wanted, tiles))
+    parts = cdiv(tiles, chunk)
     part_columns, part_maxima = columns, maxima
     if parts > 1:
         part_columns, part_maxima = (x.new_empty(parts, *x.shape) for x in (columns, maxima))
-    at_once = min(triton.next_power_of_2(count), _DRAWS)
+    at_once = min(power_of_2(count), _DRAWS)
     # An argument that a program does not read must be a tensor all the same.
     weights = maxima if log_weight is None else log_weight.expand(rows, len(pool))
     masked = columns if mask is None else mask.view(torch.uint8)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        draws_of_part[(blocks, parts, triton.cdiv(count, at_once))](
-            anchors.contiguous(),
-            pool.contiguous(),
-            anchor_ids.contiguous(),
-            pool_ids.contiguous(),
-            weights,
-            masked,
+    launch(
+        draws_of_part,
+        (blocks, parts, cdiv(count, at_once)),
+        anchors.contiguous(),
+        pool.contiguous(),
+        anchor_ids.contiguous(),
+        pool_ids.contiguous(),
+        weights,
+        masked,
+        part_columns,
+        part_maxima,
+        rows,
+        len(pool),
+        width,
+        tile,
+        chunk * tile,
+        count,
+        1.0 / temperature,
+        seed,
+        *weights.stride(),
+        *masked.stride(),
+        BM=_ROWS,
+        BN=_COLUMNS,
+        BD=max(16, min(power_of_2(width), _NUMBERS)),
+        BC=at_once,
+        WEIGHTED=log_weight is not None,
+        MASKED=mask is not None,
+        SEED_ON_DEVICE=isinstance(seed, Tensor),
+        PRECISION=_precision(anchors.device),
+        # As few as have registers for it, so that they wait less for each other.
+        num_warps=2 if log_weight is None and mask is None else 4,
+        num_stages=3,
+    )
+    if parts > 1:
+        size = columns.numel()
+        launch(
+            draws_of_parts,
+            (cdiv(size, _MERGED),),
             part_columns,
             part_maxima,
-            rows,
-            len(pool),
-            width,
-            tile,
-            chunk * tile,
-            count,
-            1.0 / temperature,
-            seed,
-            *weights.stride(),
-            *masked.stride(),
-            BM=_ROWS,
-            BN=_COLUMNS,
-            BD=max(16, min(triton.next_power_of_2(width), _NUMBERS)),
-            BC=at_once,
-            WEIGHTED=log_weight is not None,
-            MASKED=mask is not None,
-            SEED_ON_DEVICE=isinstance(seed, Tensor),
-            PRECISION=_precision(anchors.device),
-            # As few as have registers for it, so that they wait less for each other.
-            num_warps=2 if log_weight is None and mask is None else 4,
-            num_stages=3,
+            columns,
+            maxima,
+            size,
+            parts,
+            BC=_MERGED,
         )
-        if parts > 1:
-            size = columns.numel()
-            draws_of_parts[(triton.cdiv(size, _MERGED),)](
-                part_columns, part_maxima, columns, maxima, size, parts, BC=_MERGED
-            )
     return columns, maxima

@@ -46,7 +46,10 @@ def _logits(
     PRECISION: tl.constexpr,
 ):
     """Return a tile of weighted logits, -inf where excluded or beyond an end."""
-    s = wide_products(A, K, row, column, rows, columns, width, BM, BN, BD, PRECISION) * scale
+    s = (
+        wide_products(A, A, K, K, row, column, rows, columns, width, BM, BN, BD, False, PRECISION)
+        * scale
+    )
     serves = serving(row, column, rows, columns, RowIds, ColumnIds)
     if WEIGHTED:
         at = row[:, None].to(tl.int64) * weight_row + column[None, :].to(tl.int64) * weight_column

@@ -6,9 +6,10 @@ Import this module only where Triton is installed.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.states.programs import logits_of_states, weights_of_states
 from negplug.kernels.states.result import Compared
 
@@ -33,27 +34,28 @@ def fused_comparison(
     columns = state.new_empty(count, views)
     logits = anchors.new_empty(views, count)
     log_number, scores, present = anchors.new_empty(3, count)
-    with torch.cuda.device_of(anchors):  # type: ignore[no-untyped-call]
-        logits_of_states[(triton.cdiv(count, _ANCHORS),)](
-            table.contiguous(),
-            known.contiguous().view(torch.uint8),
-            state.contiguous(),
-            place.contiguous(),
-            initial.contiguous(),
-            anchors.contiguous(),
-            columns,
-            logits,
-            log_number,
-            scores,
-            present,
-            1.0 / temperature,
-            length,
-            views,
-            count,
-            width,
-            BN=_ANCHORS,
-            BD=min(triton.next_power_of_2(width), _NUMBERS),
-        )
+    launch(
+        logits_of_states,
+        (cdiv(count, _ANCHORS),),
+        table.contiguous(),
+        known.contiguous().view(torch.uint8),
+        state.contiguous(),
+        place.contiguous(),
+        initial.contiguous(),
+        anchors.contiguous(),
+        columns,
+        logits,
+        log_number,
+        scores,
+        present,
+        1.0 / temperature,
+        length,
+        views,
+        count,
+        width,
+        BN=_ANCHORS,
+        BD=min(power_of_2(width), _NUMBERS),
+    )
     return Compared(columns, logits, log_number, scores, present)
 
 
@@ -62,16 +64,17 @@ def fused_weights(compared: Compared, weight: Tensor) -> Tensor:
     views, count = compared.logits.shape
     out = weight.new_empty(count, views)
     tiny = torch.finfo(weight.dtype).tiny
-    with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
-        weights_of_states[(triton.cdiv(count, _SINGLE),)](
-            compared.logits,
-            compared.log_number,
-            compared.scores,
-            weight.contiguous(),
-            out,
-            2 * tiny if weight.dtype == torch.float32 else 0.0,
-            views,
-            count,
-            BN=_SINGLE,
-        )
+    launch(
+        weights_of_states,
+        (cdiv(count, _SINGLE),),
+        compared.logits,
+        compared.log_number,
+        compared.scores,
+        weight.contiguous(),
+        out,
+        2 * tiny if weight.dtype == torch.float32 else 0.0,
+        views,
+        count,
+        BN=_SINGLE,
+    )
     return out

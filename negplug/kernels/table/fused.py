@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.table.programs import entries_of_table, last_entries
 
 # Rows and numbers of a program, and rows that it compares with at a time.
@@ -26,28 +27,29 @@ def fused_entries(
     count = len(views)
     views, indexes = views.contiguous(), indexes.contiguous()
     found = []
-    with torch.cuda.device_of(views):  # type: ignore[no-untyped-call]
-        for table, none in zip(tables, empty, strict=True):
-            out = table.new_empty(count, *table.shape[2:])
-            height, width = table.shape[:2]
-            numbers = table.shape[2:].numel()
-            block = min(triton.next_power_of_2(max(numbers, 1)), _NUMBERS)
-            grid = (triton.cdiv(count, _ROWS), triton.cdiv(numbers, block))
-            if count and numbers:
-                entries_of_table[grid](
-                    _plain(table),
-                    views,
-                    indexes,
-                    _plain(out),
-                    float(none),
-                    height,
-                    width,
-                    count,
-                    numbers,
-                    BN=_ROWS,
-                    BD=block,
-                )
-            found.append(out)
+    for table, none in zip(tables, empty, strict=True):
+        out = table.new_empty(count, *table.shape[2:])
+        height, width = table.shape[:2]
+        numbers = table.shape[2:].numel()
+        block = min(power_of_2(max(numbers, 1)), _NUMBERS)
+        grid = (cdiv(count, _ROWS), cdiv(numbers, block))
+        if count and numbers:
+            launch(
+                entries_of_table,
+                grid,
+                _plain(table),
+                views,
+                indexes,
+                _plain(out),
+                float(none),
+                height,
+                width,
+                count,
+                numbers,
+                BN=_ROWS,
+                BD=block,
+            )
+        found.append(out)
     return found
 
 
@@ -57,23 +59,24 @@ def write_fused(
     """Write entries; see :func:`negplug.kernels.table.write_entries`."""
     count = len(views)
     views, indexes = views.contiguous(), indexes.contiguous()
-    with torch.cuda.device_of(views):  # type: ignore[no-untyped-call]
-        for table, rows in zip(tables, values, strict=True):
-            height, width = table.shape[:2]
-            numbers = table.shape[2:].numel()
-            last_entries[(triton.cdiv(count, _ROWS),)](
-                _plain(table),
-                views,
-                indexes,
-                _plain(rows.contiguous()),
-                height,
-                width,
-                count,
-                numbers,
-                BN=_ROWS,
-                BD=min(triton.next_power_of_2(numbers), _NUMBERS),
-                BT=_COMPARED,
-            )
+    for table, rows in zip(tables, values, strict=True):
+        height, width = table.shape[:2]
+        numbers = table.shape[2:].numel()
+        launch(
+            last_entries,
+            (cdiv(count, _ROWS),),
+            _plain(table),
+            views,
+            indexes,
+            _plain(rows.contiguous()),
+            height,
+            width,
+            count,
+            numbers,
+            BN=_ROWS,
+            BD=min(power_of_2(numbers), _NUMBERS),
+            BT=_COMPARED,
+        )
     # A program's writes are none that autograd sees.
     torch.autograd.graph.increment_version(tuple(tables))
 

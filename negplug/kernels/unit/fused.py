@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.unit.blocked import blocked_unit_rows
 from negplug.kernels.unit.programs import gradients_of_views, unit_rows_of_views
 
@@ -57,21 +58,22 @@ class _UnitRows(torch.autograd.Function):
         parts = tuple(part if part.stride(1) == 1 else part.contiguous() for part in parts)
         for one, other in _pairs(parts, ctx.lengths):
             grid, cut = _cut(unit, one, other)
-            with torch.cuda.device_of(unit):  # type: ignore[no-untyped-call]
-                unit_rows_of_views[grid](
-                    one.rows,
-                    other.rows,
-                    one.first,
-                    other.first,
-                    one.number,
-                    other.number,
-                    one.rows.stride(0),
-                    other.rows.stride(0),
-                    unit,
-                    norm,
-                    unit.shape[1],
-                    **cut,
-                )
+            launch(
+                unit_rows_of_views,
+                grid,
+                one.rows,
+                other.rows,
+                one.first,
+                other.first,
+                one.number,
+                other.number,
+                one.rows.stride(0),
+                other.rows.stride(0),
+                unit,
+                norm,
+                unit.shape[1],
+                **cut,
+            )
         ctx.save_for_backward(unit, norm)
         return unit
 
@@ -88,20 +90,21 @@ class _UnitRows(torch.autograd.Function):
         ]
         for one, other in _pairs(out, ctx.lengths):
             grid, cut = _cut(unit, one, other)
-            with torch.cuda.device_of(unit):  # type: ignore[no-untyped-call]
-                gradients_of_views[grid](
-                    one.rows,
-                    other.rows,
-                    one.first,
-                    other.first,
-                    one.number,
-                    other.number,
-                    grad,
-                    unit,
-                    norm,
-                    unit.shape[1],
-                    **cut,
-                )
+            launch(
+                gradients_of_views,
+                grid,
+                one.rows,
+                other.rows,
+                one.first,
+                other.first,
+                one.number,
+                other.number,
+                grad,
+                unit,
+                norm,
+                unit.shape[1],
+                **cut,
+            )
         return tuple(out)
 
 
@@ -119,7 +122,7 @@ def _pairs(parts: Sequence[Tensor | None], lengths: Sequence[int]) -> list[tuple
 
 def _cut(unit: Tensor, one: _View, other: _View) -> tuple[tuple[int, int], dict[str, int]]:
     """Return how many programs there are, and how much each does."""
-    width = triton.next_power_of_2(unit.shape[1])
+    width = power_of_2(unit.shape[1])
     rows = max(_NUMBERS // width, 1)
-    blocks = triton.cdiv(max(one.number, other.number), rows)
+    blocks = cdiv(max(one.number, other.number), rows)
     return (blocks, 2 if other.number else 1), {"BM": rows, "BD": width, "num_warps": 4}

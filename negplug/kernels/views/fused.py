@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 from torch import Tensor
 
+from negplug.kernels.launching import launch
+from negplug.kernels.sizes import cdiv
 from negplug.kernels.views.programs import scores_of_samples, weights_of_views
 
 # Samples and anchors of a program.
@@ -32,26 +33,27 @@ def fused_scores(
     # An argument that a program does not read must be a tensor all the same.
     who, empty = (own, 0) if missing is None else missing
     names = (own, own) if ids is None else ids
-    grid = (triton.cdiv(samples, _SAMPLES), triton.cdiv(anchors, _ANCHORS))
-    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
-        scores_of_samples[grid](
-            logits,
-            rows,
-            own.contiguous(),
-            who,
-            names[0].contiguous(),
-            names[1].contiguous(),
-            scores,
-            math.log(number),
-            empty,
-            samples,
-            anchors,
-            number,
-            PADDED=missing is not None,
-            NAMED=ids is not None,
-            BC=_SAMPLES,
-            BN=_ANCHORS,
-        )
+    grid = (cdiv(samples, _SAMPLES), cdiv(anchors, _ANCHORS))
+    launch(
+        scores_of_samples,
+        grid,
+        logits,
+        rows,
+        own.contiguous(),
+        who,
+        names[0].contiguous(),
+        names[1].contiguous(),
+        scores,
+        math.log(number),
+        empty,
+        samples,
+        anchors,
+        number,
+        PADDED=missing is not None,
+        NAMED=ids is not None,
+        BC=_SAMPLES,
+        BN=_ANCHORS,
+    )
     return scores
 
 
@@ -60,19 +62,20 @@ def fused_spread(logits: Tensor, rows: Tensor, scores: Tensor, weights: Tensor) 
     number, samples = rows.shape
     anchors = logits.shape[1]
     tiny = torch.finfo(logits.dtype).tiny
-    grid = (triton.cdiv(samples, _SAMPLES), triton.cdiv(anchors, _ANCHORS))
-    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
-        weights_of_views[grid](
-            logits,
-            rows,
-            scores.contiguous(),
-            weights.contiguous(),
-            math.log(number),
-            2 * tiny if logits.dtype == torch.float32 else 0.0,
-            samples,
-            anchors,
-            number,
-            BC=_SAMPLES,
-            BN=_ANCHORS,
-        )
+    grid = (cdiv(samples, _SAMPLES), cdiv(anchors, _ANCHORS))
+    launch(
+        weights_of_views,
+        grid,
+        logits,
+        rows,
+        scores.contiguous(),
+        weights.contiguous(),
+        math.log(number),
+        2 * tiny if logits.dtype == torch.float32 else 0.0,
+        samples,
+        anchors,
+        number,
+        BC=_SAMPLES,
+        BN=_ANCHORS,
+    )
     return logits

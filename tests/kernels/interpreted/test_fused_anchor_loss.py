@@ -10,7 +10,7 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from anchor_losses import FORMS, compared, question
+from anchor_losses import FORMS, Asked, compared, question
 from torch.utils.checkpoint import checkpoint
 
 from negplug.kernels.anchor_loss import ANCHOR_LOSS, fused
@@ -33,6 +33,18 @@ def test_sizes(number, width, keys, positives):
 @pytest.mark.parametrize("positives", [1, 4])
 def test_forms_and_temperatures(form, apart, temperature, positives):
     compared(fused_losses, question(20, 16, positives, "own"), temperature, form, apart)
+
+
+@pytest.mark.parametrize(("form", "apart"), FORMS)
+@pytest.mark.parametrize("mutual", [True, False])
+def test_positives_of_views(form, apart, mutual):
+    """Three views of 30 samples, of which some are missing; or one anchor has another positive."""
+    rows, _, negative = question(90, 16, 2, "own")
+    positives = (torch.arange(90)[:, None] + torch.tensor([30, 60])) % 90
+    positives[7, 0] = positives[37, 1] = -1  # not each other's, though both are the third's
+    if not mutual:
+        positives[5, 0] = 8
+    compared(fused_losses, Asked(rows, positives, negative), 0.1, form, apart)
 
 
 def test_anchors_are_looked_at_in_chunks(monkeypatch):

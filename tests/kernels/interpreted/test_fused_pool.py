@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from negplug.kernels.pool import POOL, Form, pool_logsumexp
+from negplug.kernels.pool import POOL, Form, launches, pool_logsumexp
 from negplug.kernels.pool.cuts import Processors
 from negplug.kernels.pool.fused import fused_logsumexp, fused_symmetric
 from negplug.kernels.pool.reference import full_logsumexp
@@ -20,11 +20,17 @@ SIZES = [(1, 1, 1), (5, 3, 16), (70, 150, 63), (130, 65, 64), (33, 200, 65), (64
 SIZES += [(40, 70, 200), (33, 90, 256), (17, 40, 300), (33, 70, 512), (20, 33, 1024)]
 
 
-@pytest.fixture(params=[(1, 2**18), (3, 2**16)], autouse=True)
+@pytest.fixture(params=[(1, 2**18, 0), (3, 2**16, 2**40)], autouse=True)
 def processors(request, monkeypatch):
-    """Devices of one size and another: a pool in one part, and in several."""
-    found = Processors(*request.param)
-    monkeypatch.setattr(Processors, "of", lambda device: found)
+    """Devices of one size and another: a pool in one part, and in several.
+
+    On the first float32 is multiplied as two float16, and spans of ids are looked at, as in pools
+    of many rows.
+    """
+    *found, many = request.param
+    monkeypatch.setattr(Processors, "of", lambda device: Processors(*found))
+    for worth in ("_WORTH_SPLITTING", "_WORTH_SPANNING"):
+        monkeypatch.setattr(launches, worth, many)
 
 
 def question(rows, keys, width, weighted, seed=0):
@@ -97,6 +103,23 @@ def test_symmetric_batches_equal_the_reference(rows, width, temperature):
     ours = fused_symmetric(leaf, ids, temperature)
     theirs = full_logsumexp(exact, exact, ids, ids, temperature)
     compare(ours, theirs, [leaf], [exact], 2e-7 / temperature + 3e-6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("rows", [64, 129, 250])
+def test_equal_ids_are_found_whatever_their_spans(rows, order, monkeypatch):
+    monkeypatch.setattr(launches, "_WORTH_SPANNING", 0)
+    z = normalize(torch.randn(rows, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+    ids = torch.arange(rows) // 3 * order  # some of a sample are in two spans
+    ids[rows // 2] = ids[0]
+    leaf, exact = z.requires_grad_(), z.detach().double().requires_grad_()
+    compare(
+        fused_symmetric(leaf, ids, 0.1),
+        full_logsumexp(exact, exact, ids, ids, 0.1),
+        [leaf],
+        [exact],
+        1e-5,
+    )
 
 
 def test_an_empty_pool_and_rows_that_are_not_contiguous():

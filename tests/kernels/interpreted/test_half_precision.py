@@ -12,6 +12,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
 from negplug import ContrastiveLoss
+from negplug.kernels.pool import launches
 from negplug.kernels.pool.fused import fused_logsumexp, fused_symmetric
 from negplug.kernels.pool.reference import full_logsumexp
 from negplug.kernels.precision import under_autocast, without_autocast
@@ -37,7 +38,8 @@ def error(found, wanted):
 
 @pytest.mark.parametrize("upstream", [1.0, 1e-9, 2.0**20])
 @pytest.mark.parametrize(("rows", "width"), [(300, 128), (130, 33), (70, 512)])
-def test_symmetric_batches(rows, width, upstream):
+def test_symmetric_batches(rows, width, upstream, monkeypatch):
+    monkeypatch.setattr(launches, "_WORTH_SPANNING", 0)
     z, ids = unit(rows, width), torch.arange(rows) // 2
     exact = z.detach().double().requires_grad_()
     ours, theirs = cast(fused_symmetric, z, ids, 0.1), full_logsumexp(exact, exact, ids, ids, 0.1)
@@ -47,6 +49,20 @@ def test_symmetric_batches(rows, width, upstream):
     (found,) = torch.autograd.grad((ours * weights.float()).sum(), z)
     (wanted,) = torch.autograd.grad((theirs * weights).sum(), exact)
     assert 1e-6 < error(found, wanted) < BOUND
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.019, 0.02, 10.0])
+def test_steep_and_flat_softmaxes(temperature):
+    z, ids = unit(130, 64), torch.arange(130) // 2
+    exact = z.detach().double().requires_grad_()
+    ours = cast(fused_symmetric, z, ids, temperature)
+    theirs = full_logsumexp(exact, exact, ids, ids, temperature)
+    assert (ours.double() - theirs).abs().max() < 1e-3 / min(temperature, 1)
+    (found,) = torch.autograd.grad(ours.sum(), z)
+    (wanted,) = torch.autograd.grad(theirs.sum(), exact)
+    assert found.isfinite().all()
+    # A similarity's rounding, divided by τ, is that of a probability.
+    assert error(found, wanted) < BOUND + 2e-4 / temperature
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -48,4 +48,5 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     if missing:
         pytest.skip(f"needs {missing[0]}")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEGPLUG_BACKEND", "torch")  # numba compiles for longer than a page takes
     mktestdocs.check_md_file(DOCS / page, memory=True)

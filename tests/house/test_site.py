@@ -87,6 +87,7 @@ def test_a_picture_is_of_what_its_page_says(monkeypatch):
     assert set(gallery.DRAWN) == set(built_in("sampler"))
     for name, drawn in gallery.DRAWN.items():
         assert f"`{drawn}`" in (DOCS / "samplers" / f"{name}.md").read_text()
+    monkeypatch.setenv("NEGPLUG_BACKEND", "torch")  # numba would compile first
     monkeypatch.setattr(gallery, "WARM", 2)
     monkeypatch.setattr(gallery, "COUNTED", 6)
     _, labels = gallery.data()

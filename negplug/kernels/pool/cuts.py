@@ -108,6 +108,13 @@ def blocks_of(width: int) -> tuple[int, int]:
     return block, cdiv(width, block)
 
 
+def precision_of(device: torch.device) -> str:
+    """Return how float32 is multiplied: TF32 needs NVIDIA's Ampere or later."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "ieee"
+    return "tf32x3" if torch.cuda.get_device_capability(device)[0] >= 8 else "ieee"
+
+
 @functools.cache
 def _found(index: int) -> Processors:
     found = triton.runtime.driver.active.utils.get_device_properties(index)

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.pool.launches import Operand, Question, gradient, sums
+from negplug.kernels.pool.launches import gradient, sums
+from negplug.kernels.pool.question import Operand, Question
 from negplug.kernels.pool.tiled import tiled_logsumexp
 from negplug.kernels.precision import under_autocast
 

@@ -35,8 +35,11 @@ class AccumulatedStep:
         self._cache = GradientCache(model, (), count)
         self._before = {n: v for n, v in vars(model).items() if n == "training_step"}
         self.users = 0
-        # Lightning sees by it that the step is not its own, and looks through one wrapper alone.
-        self.__code__ = getattr(inspect.unwrap(step), "__code__", None)
+
+    @property
+    def __code__(self) -> Any:
+        """Tell Lightning, which looks through one wrapper alone, that the step is not its own."""
+        return getattr(inspect.unwrap(self.__wrapped__), "__code__", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the recipe's step."""

@@ -36,6 +36,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.sample_table import beyond, most_samples
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.averages import average_
+from negplug.kernels.distributed import world_size
 from negplug.kernels.late import check, free_to_read, known, places, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
@@ -96,7 +97,9 @@ class MemoryBank(RememberingSampler):
 
     def _written(self, sampled: Sampled, anchors: int) -> Sampled:
         """Mask slots that may have been written, but were not."""
-        if self._counted:
+        if not self.count or (self._counted and free_to_read(self.names.device)):
+            # On a GPU there is a mask after a checkpoint too, whose slots are counted: programs
+            # need not compute the same to the last bit with a mask and without.
             return sampled
         assert isinstance(sampled.negatives, Negatives)
         written = self.names[1, : self.count] != UNKNOWN
@@ -107,12 +110,12 @@ class MemoryBank(RememberingSampler):
     def _check(self, indexes: Tensor, most: int, unindexed: str) -> None:
         # All ranks' if they were gathered: then every rank raises, and none is left waiting.
         def error() -> ValueError:
+            needs = "memory_bank: needs the data set index of every sample, but"
+            if unindexed:
+                return ValueError(f"{needs} {unindexed}")
             lowest, highest = map(int, indexes.aminmax())
             if lowest < 0:
-                return ValueError(
-                    f"memory_bank: needs the data set index of every sample, but "
-                    f"{unindexed or f'one is {lowest}'}"
-                )
+                return ValueError(f"{needs} one is {lowest}")
             if self.size is None:
                 return beyond("memory_bank", highest, None)
             return ValueError(
@@ -120,6 +123,8 @@ class MemoryBank(RememberingSampler):
                 f"give the size of the whole data set"
             )
 
+        if unindexed and world_size() == 1:
+            raise error()
         # Of all but 0, 1, …, most − 1 the quotient is another than 0.
         failed = indexes.div(most, rounding_mode="floor").any()
         check("memory_bank: data set indexes", failed, error)

@@ -4,6 +4,7 @@ import hypothesis
 import pytest
 import torch
 
+from negplug.kernels import late
 from negplug.testing import processes
 
 torch.set_num_threads(1)
@@ -23,6 +24,13 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _checks_of_its_own():
+    """What one test leaves a GPU to find is raised in no other, and each first check waits."""
+    late._late.clear()
+    late._looked.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ downwards: ids from 0 upwards mean the same in every step, others last no longer
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,10 +75,8 @@ class ContrastiveBatch:
         turn: int | None = None,
     ) -> ContrastiveBatch:
         """Return the batch in other surroundings, with an empty memo; None keeps what there is."""
-        given = {"draws": draws, "temperature": temperature, "dataset": dataset}
-        given |= {"training": training, "epoch": epoch, "turn": turn}
-        changed: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
-        return replace(self, context=replace(self.context, memo={}, **changed))
+        given = draws, temperature, dataset, training, epoch, turn
+        return replace(self, context=self.context.changed(*given))
 
     @property
     def temperature(self) -> float:

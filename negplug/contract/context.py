@@ -38,3 +38,24 @@ class StepContext:
     turn: int | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     sharpness: Tensor | None = None
+
+    def changed(
+        self,
+        draws: Draws | None = None,
+        temperature: float | None = None,
+        dataset: DatasetAccess | None = None,
+        training: bool | None = None,
+        epoch: int | None = None,
+        turn: int | None = None,
+    ) -> StepContext:
+        """Return other surroundings, with an empty memo; None keeps what there is."""
+        # In each call: replace() would take twice as long.
+        return StepContext(
+            self.draws if draws is None else draws,
+            self.temperature if temperature is None else temperature,
+            self.dataset if dataset is None else dataset,
+            self.training if training is None else training,
+            self.epoch if epoch is None else epoch,
+            self.turn if turn is None else turn,
+            sharpness=self.sharpness,
+        )

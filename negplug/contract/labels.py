@@ -21,7 +21,7 @@ FIELDS = ("label", "labels", "target", "targets", "y")
 _ONE_EACH = "one integer per sample, [B] or [B, 1], or one-hot rows [B, C]"
 
 
-def as_labels(name: str, values: Any, size: int | None = None) -> Tensor:
+def as_labels(name: str, values: Any, size: int | None = None, wait: bool = False) -> Tensor:
     """Return labels ``[B]`` int64.
 
     Floating-point and one-hot values are looked at: at once on the CPU and in a first call, and
@@ -32,6 +32,7 @@ def as_labels(name: str, values: Any, size: int | None = None) -> Tensor:
         values: A tensor, a list of integers, or a mapping or an object with one of the
             :data:`FIELDS`.
         size: B, if known.
+        wait: Whether to wait for a GPU though it is not the first call.
 
     Raises:
         ValueError, TypeError: If they are no labels; says what was found.
@@ -49,17 +50,19 @@ def as_labels(name: str, values: Any, size: int | None = None) -> Tensor:
         wanted = _ONE_EACH if size is None else _ONE_EACH.replace("B", str(size))
         raise ValueError(f"{name} must be {wanted}, got shape {tuple(values.shape)}")
     if values.ndim == 2:
-        return _classes(name, values)
-    return whole_numbers(name, values)
+        return _classes(name, values, wait)
+    return whole_numbers(name, values, wait)
 
 
 class Targets:
     """The labels in the batches of one recipe, which may not need any.
 
-    What was refused once is not looked at again, so that later batches are not waited for.
+    The first of a kind are waited for, whatever other recipes had before. What was refused once is
+    not looked at again, so that later batches are not waited for.
     """
 
     def __init__(self) -> None:
+        self._taken: set[tuple[Any, ...]] = set()
         self._refused: dict[tuple[Any, ...], str] = {}
 
     def read(self, name: str, values: Any, size: int | None = None) -> Tensor:
@@ -71,13 +74,15 @@ class Targets:
         kind = name, type(values), getattr(values, "dtype", None), getattr(values, "ndim", None)
         if kind not in self._refused:
             try:
-                return as_labels(name, values, size)
+                labels = as_labels(name, values, size, wait=kind not in self._taken)
+                self._taken.add(kind)
+                return labels
             except (TypeError, ValueError) as error:
                 self._refused[kind] = str(error)
         raise ValueError(self._refused[kind])
 
 
-def whole_numbers(name: str, values: Tensor) -> Tensor:
+def whole_numbers(name: str, values: Tensor, wait: bool = False) -> Tensor:
     """Return real numbers as int64, once it is certain that they are integers.
 
     Raises:
@@ -90,17 +95,19 @@ def whole_numbers(name: str, values: Tensor) -> Tensor:
             f"whole {name}",
             (numbers.to(values.dtype) != values).any(),
             lambda: TypeError(f"{name} must be integers, got {_fraction(values)} ({values.dtype})"),
+            wait=wait,
         )
     elif values.dtype == torch.uint64:
         late.check(
             f"range of {name}",
             (numbers < 0).any(),
             lambda: ValueError(f"{name} must be below 2**63, got {_largest(values)}"),
+            wait=wait,
         )
     return numbers
 
 
-def _classes(name: str, values: Tensor) -> Tensor:
+def _classes(name: str, values: Tensor, wait: bool) -> Tensor:
     ones = (values == 1).sum(1)
     hot = (ones == 1) & ((values == 0).sum(1) == values.shape[1] - 1)
     late.check(
@@ -110,6 +117,7 @@ def _classes(name: str, values: Tensor) -> Tensor:
             f"{name} of shape {tuple(values.shape)} must be one-hot, a single 1 in each row, but "
             f"row {int(hot.int().argmin())} is not; choose one label for each sample"
         ),
+        wait=wait,
     )
     return (values == 1).to(torch.int8).argmax(1)
 

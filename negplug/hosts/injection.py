@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -44,6 +44,7 @@ class Injection:
         self._lookout: Lookout | None = None
         self._columns = Columns()
         self._treated: list[LossSite] = []
+        self._afterwards: list[Callable[[], None]] = []
         try:
             for site, loss in zip(sites, losses, strict=True):
                 site.treat(loss)
@@ -58,6 +59,12 @@ class Injection:
             self._treated.pop().restore()
         if self._lookout is not None:
             self._lookout.stop()
+        while self._afterwards:
+            self._afterwards.pop()()
+
+    def afterwards(self, undo: Callable[[], None]) -> None:
+        """Have :meth:`remove` call ``undo`` once the losses are restored."""
+        self._afterwards.append(undo)
 
     def look_out(self, model: nn.Module, ignore: Collection[str] = (), plain: bool = False) -> None:
         """Insist that the first steps of ``model`` call no other contrastive loss.

@@ -47,7 +47,9 @@ class TreatedLoss:
         dataset: What its batches can say of the data set.
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
-        site: Where in the host it sits.
+        name: Of the site.
+        rows_by_view: As the site says, of the arguments of its loss.
+        shared: Likewise.
         rerouted: Computes what the host gets, given the call, while micro-batches are run.
     """
 
@@ -77,7 +79,9 @@ class TreatedLoss:
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self._evaluations: list[Tensor] = []
         self._rows = 0
-        self.site = site
+        self.name = site.name
+        self.rows_by_view = site.rows_by_view
+        self.shared = site.shared
         self.rerouted: Callable[[Any, Callable[[], Tensor]], Tensor] | None = None
 
     @property

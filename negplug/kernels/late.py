@@ -117,6 +117,7 @@ def check(
     value: Tensor,
     error: Callable[[], Exception],
     failed: Callable[[Any], bool] = bool,
+    wait: bool = False,
 ) -> None:
     """Raise ``error()`` if a value has failed, as soon as that can be known without waiting.
 
@@ -128,6 +129,7 @@ def check(
         value: ``[]``.
         error: Makes the error; may read the device.
         failed: Whether that is a failure, asked on the host; by default whether the value is true.
+        wait: Whether to wait for the device though it is not the first of its kind.
     """
     if value.device.type == "cpu" and not _late:
         if failed(value.numpy().item()):
@@ -137,7 +139,7 @@ def check(
     def raised() -> None:
         raise error()
 
-    look(kind, value, raised, failed, wait=not _looked[kind])
+    look(kind, value, raised, failed, wait=wait or not _looked[kind])
 
 
 def look(

@@ -54,7 +54,15 @@ def _launch(
         _found[key] = compiled, rest
         return
     compiled, rest = found
-    compiled[(*grid, 1, 1)[:3]](*arguments, *rest)
+    whole = (*grid, 1, 1)[:3]
+    try:
+        compiled[whole](*arguments, *rest)
+    except TypeError:
+        # Triton 3.2 hands no constants over, and refuses them before it launches.
+        if not rest:
+            raise
+        compiled[whole](*arguments)
+        _found[key] = compiled, []
 
 
 def _kind(argument: Any) -> Any:

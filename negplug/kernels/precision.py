@@ -18,12 +18,16 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@contextlib.contextmanager
-def not_inference() -> Iterator[None]:
+def not_inference() -> contextlib.AbstractContextManager[None]:
     """Compute without gradient, and without inference mode also inside of it.
 
     What is allocated in inference mode cannot be written to later, outside of it.
     """
+    return _outside_inference() if torch.is_inference_mode_enabled() else torch.no_grad()
+
+
+@contextlib.contextmanager
+def _outside_inference() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         yield
 

@@ -91,7 +91,7 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and, if it trains, the gradient of the unit rows ``[V·B, d]``."""
     casts = torch.autocast(views[0].device.type) if autocast else contextlib.nullcontext()
-    with recording(), torch.set_grad_enabled(trains):
+    with recording(), _in_this_thread(), torch.set_grad_enabled(trains):
         leaves = tuple(view.detach().requires_grad_(trains) for view in views)
         with casts:
             batch = ContrastiveBatch.from_views(leaves, indexes, labels)
@@ -108,7 +108,7 @@ def _loss(
 )
 def _to_views(views: list[Tensor], grad: Tensor) -> list[Tensor]:
     """Return the gradient of each view, from that of the unit rows."""
-    with recording():
+    with recording(), _in_this_thread():
         leaves = [view.detach().requires_grad_() for view in views]
         grads = torch.autograd.grad(unit_rows(*leaves), leaves, grad)
     # What an operation returns shares no memory.
@@ -129,6 +129,15 @@ def _(views: list[Tensor], done: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 @_to_views.register_fake
 def _(views: list[Tensor], grad: Tensor) -> list[Tensor]:
     return [torch.empty_like(view, memory_format=torch.contiguous_format) for view in views]
+
+
+def _in_this_thread() -> contextlib.AbstractContextManager[None]:
+    """Compute gradients in the thread that asks for them.
+
+    Inductor's CUDA graphs (``mode="reduce-overhead"``) give memory of their own to one thread, and
+    autograd computes for a GPU in another.
+    """
+    return torch.autograd.set_multithreading_enabled(False)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -14,8 +14,8 @@ In log space, with x = q (log λ + softplus(ℓ⁻ − s⁺)),
     L_i = e^{q s⁺} (e^x − 1) / q,
 
 of which nothing cancels where x is small. Unlike a log-sum-exp the loss itself is an exponential,
-up to e^{q/τ}: beyond e^40, which float32 has room for, it is multiplied by the constant
-e^{40 − q/τ}, and so are its gradients. Estimator: ``"partition"``.
+up to e^{q/τ}: where q/τ is above 8 it is multiplied by the constant e^{8 − q/τ}, and so are its
+gradients, which then fit into half precision too. Estimator: ``"partition"``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.objectives.logits import negative_logsumexp, positive_logits
 
-_LARGEST = 40.0
+_LARGEST = 8.0
 
 
 class RINCE(Objective):

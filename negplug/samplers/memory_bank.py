@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -36,7 +37,8 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.sample_table import beyond, most_samples
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.averages import average_
-from negplug.kernels.late import check, free_to_read, known, places, read
+from negplug.kernels.distributed import world_size
+from negplug.kernels.late import check, free_to_read, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -96,7 +98,9 @@ class MemoryBank(RememberingSampler):
 
     def _written(self, sampled: Sampled, anchors: int) -> Sampled:
         """Mask slots that may have been written, but were not."""
-        if self._counted:
+        if not self.count or (self._counted and free_to_read(self.names.device)):
+            # On a GPU there is a mask after a checkpoint too, whose slots are counted: programs
+            # need not compute the same to the last bit with a mask and without.
             return sampled
         assert isinstance(sampled.negatives, Negatives)
         written = self.names[1, : self.count] != UNKNOWN
@@ -107,12 +111,12 @@ class MemoryBank(RememberingSampler):
     def _check(self, indexes: Tensor, most: int, unindexed: str) -> None:
         # All ranks' if they were gathered: then every rank raises, and none is left waiting.
         def error() -> ValueError:
+            needs = "memory_bank: needs the data set index of every sample, but"
+            if unindexed:
+                return ValueError(f"{needs} {unindexed}")
             lowest, highest = map(int, indexes.aminmax())
             if lowest < 0:
-                return ValueError(
-                    f"memory_bank: needs the data set index of every sample, but "
-                    f"{unindexed or f'one is {lowest}'}"
-                )
+                return ValueError(f"{needs} one is {lowest}")
             if self.size is None:
                 return beyond("memory_bank", highest, None)
             return ValueError(
@@ -120,6 +124,8 @@ class MemoryBank(RememberingSampler):
                 f"give the size of the whole data set"
             )
 
+        if unindexed and world_size() == 1:
+            raise error()
         # Of all but 0, 1, …, most − 1 the quotient is another than 0.
         failed = indexes.div(most, rounding_mode="floor").any()
         check("memory_bank: data set indexes", failed, error)
@@ -131,33 +137,33 @@ class MemoryBank(RememberingSampler):
             self._make_room(keys)
             average_(self.rows, self.names, keys, names, self.momentum, UNKNOWN)
             return
-        ordered, order = torch.sort(names[1], stable=True)
-        new = torch.ones_like(ordered, dtype=torch.bool)
-        torch.ne(ordered[1:], ordered[:-1], out=new[1:])
-        starts = places(new)
-        assert starts is not None
-        mean = unit_rows(embedding_bag(order, keys, starts, mode="mean"))
-        slots = self._slots_of(ordered[starts], keys)
+        # By numpy, whose operations of a few integers take a tenth of the time of torch's.
+        arriving = names[1].numpy()
+        order = arriving.argsort(kind="stable")
+        indexes, starts = np.unique(arriving[order], return_index=True)
+        bags = torch.from_numpy(order), torch.from_numpy(starts)
+        mean = unit_rows(embedding_bag(bags[0], keys, bags[1], mode="mean"))
+        slots = torch.from_numpy(self._slots_of(indexes, keys))
         # A new slot is zero, so that its average is the direction of the mean alone.
-        old = self.rows[slots].to(mean)
-        self.rows[slots] = unit_rows(torch.lerp(mean, old, self.momentum)).to(self.rows)
-        self.names[:, slots] = names[:, order[starts]]
+        old = self.rows.index_select(0, slots).to(mean)
+        average = unit_rows(torch.lerp(mean, old, self.momentum))
+        self.rows.index_copy_(0, slots, average.to(self.rows))
+        self.names.index_copy_(1, slots, names.index_select(1, bags[0][bags[1]]))
 
-    def _slots_of(self, indexes: Tensor, keys: Tensor) -> Tensor:
-        """Return the slot of each index, made if need be; the indexes ascend."""
+    def _slots_of(self, indexes: Any, keys: Tensor) -> Any:
+        """Return the slot of each index ``[n]`` of an array, made if need be; they ascend."""
         self._recount()
-        beyond = known(indexes[-1]) + 1 - len(self.slots)
+        beyond = int(indexes[-1]) + 1 - len(self.slots)
         if beyond > 0:
-            more = indexes.new_full((max(beyond, len(self.slots)),), _UNVISITED)
-            self.slots = torch.cat([self.slots.to(indexes.device), more])
-        slots = self.slots[indexes]
-        fresh = slots == _UNVISITED
-        made = known(fresh.sum())
+            more = self.slots.new_full((max(beyond, len(self.slots)),), _UNVISITED)
+            self.slots = torch.cat([self.slots, more])
+        slots = self.slots.numpy()[indexes]
+        (fresh,) = (slots == _UNVISITED).nonzero()
+        made = len(fresh)
         if self.count + made > len(self.rows):
             self.reserve(self.size or 2 * (self.count + made), keys)
-        if made:
-            slots = torch.where(fresh, fresh.cumsum(0) + (self.count - 1), slots)
-            self.slots[indexes] = slots
+        slots[fresh] = self.count + np.arange(made)
+        self.slots.numpy()[indexes] = slots
         self.count += made
         return slots
 

@@ -98,6 +98,20 @@ def test_a_mixture_is_of_two_samples():
     assert strip.negatives[0].picture[0, :, 0].tolist() == [255, 255, 0, 0]
 
 
+@pytest.mark.parametrize("title", ["a call of 'a$b$'", "x" * 500])
+def test_a_figure_has_the_size_of_its_anchors_whatever_the_title(title):
+    pytest.importorskip("matplotlib")
+    from negplug.diagnostics.contact_sheet.sheet import figure, pixels
+
+    given = batch()
+    draws = draws_of(given, [given.all_keys()], 4, anchors=2, most=3)
+    image = torch.zeros(4, 3, 4, 4)
+    picture = pixels(figure(sheet_of(title, draws, Images([image, image]))))
+    assert picture.shape == (int(130 * (0.75 + 2 * 1.25)), int(130 * 5.8), 3)
+    assert picture.min() == 0
+    assert (picture[:, -5:] == 255).all()  # the title ends before the edge
+
+
 def test_rows_of_a_memory_are_known_by_their_index_alone():
     known = batch(indexes=torch.tensor([10, 11, 12, 13]))
     # An earlier embedding of sample 11, which is in the batch too, and a row of nobody.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import logging
+from contextlib import nullcontext
 
 import hosts
 import pytest
@@ -118,6 +121,23 @@ def test_batchnorm_and_dropout_train_and_the_first_is_said(caplog):
     (norm,) = (part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d))
     assert norm.num_batches_tracked == 3 * COUNT * 2  # views
     assert hosts.parameters(module).isfinite().all()
+
+
+def test_a_copy_of_the_model_trains_by_itself():
+    copies = []
+
+    class Copying(hosts.lightning().Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            # As Lightning 1.9 copies a model; 2 always leaves the Trainer out.
+            prevent = getattr(module, "_prevent_trainer_and_dataloaders_deepcopy", nullcontext)
+            with prevent():
+                copied = copy.deepcopy(module)
+            step = vars(copied)["training_step"]
+            copies.append((copied, inspect.unwrap(step).__self__))
+
+    fit("queue(size=40)", COUNT, callbacks=[Copying()])
+    assert len(copies) == 3
+    assert all(step is copied for copied, step in copies)
 
 
 class Half(hosts.lightning().Callback):

@@ -61,7 +61,7 @@ def fit(*callbacks, sampler=UNIFORM, module=None, **settings):
 def test_a_run_does_not_notice_it(tmp_path, sampler, from_dataset):
     module, control, _ = fit(sampler=sampler, max_epochs=2)
     generators = torch.get_rng_state(), random.getstate()
-    sheet = callback("ContactSheet", every=1, directory=tmp_path)
+    sheet = callback("ContactSheet", 2, 4, every=1, directory=tmp_path)
     watched, watched_control, _ = fit(sheet, sampler=sampler, max_epochs=2)
     assert torch.equal(hosts.parameters(module), hosts.parameters(watched))
     assert torch.equal(generators[0], torch.get_rng_state())
@@ -106,14 +106,14 @@ def test_the_sheet_shows_the_steps_own_draws(tmp_path):
 
 
 def test_after_every_so_many_epochs_and_the_last(tmp_path):
-    sheet = callback("ContactSheet", every=2, directory=tmp_path)
+    sheet = callback("ContactSheet", 1, 2, every=2, directory=tmp_path)
     fit(sheet, max_epochs=3, limit_train_batches=1)
     epochs = sorted(path.name[:10] for path in tmp_path.glob("*.html"))
     assert epochs == ["epoch=0001", "epoch=0002"]
 
 
 def test_a_run_that_ends_by_steps_has_a_sheet(tmp_path):
-    sheet = callback("ContactSheet", directory=tmp_path)
+    sheet = callback("ContactSheet", 1, 2, directory=tmp_path)
     fit(sheet, max_epochs=9, max_steps=2)
     assert len(list(tmp_path.glob("*.html"))) == 1
 
@@ -134,7 +134,7 @@ def test_an_exception_lets_go_of_the_loss(tmp_path):
             control = next(c for c in trainer.callbacks if hasattr(c, "injection"))
             kept.append(control.injection.losses[hosts.site_name()].loss)
 
-    sheet = callback("ContactSheet", directory=tmp_path)
+    sheet = callback("ContactSheet", 1, 2, directory=tmp_path)
     with pytest.raises(RuntimeError, match="out of luck"):
         fit(Keeping(), sheet, module=module, limit_train_batches=1)
     assert kept[0].witness is None

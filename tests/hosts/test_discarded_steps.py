@@ -7,6 +7,7 @@ import importlib
 import hosts
 import pytest
 import torch
+from device import DEVICE
 from fitted import fit
 
 from negplug import inject, make_sampler
@@ -40,7 +41,7 @@ def test_mixed_precision(fused):
     old = hosts.lightning().__version__.startswith("1.")
     kind = plugins.MixedPrecisionPlugin if old else plugins.MixedPrecision
     # The gradients overflow in half precision under the first few scales.
-    scaler = torch.amp.GradScaler("cpu", 2.0**28, 2.0, 2.0**-12, growth_interval=1000)
+    scaler = torch.amp.GradScaler(DEVICE.type, 2.0**28, 2.0, 2.0**-12, growth_interval=1000)
     module, scales = recipe(), []
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, fused=fused)
     module.configure_optimizers = lambda: optimizer
@@ -50,7 +51,7 @@ def test_mixed_precision(fused):
             scales.append(scaler.get_scale())
 
     control = hosts.negative_control()("queue(size=256)")
-    precision = kind(16 if old else "16-mixed", "cpu", scaler)
+    precision = kind(16 if old else "16-mixed", DEVICE.type, scaler)
     trainer = hosts.trainer(plugins=[precision], callbacks=[control, Scales()])
     trainer.fit(module, hosts.loader(8 * BATCHES))
     taken = BATCHES - sum(a > b for a, b in zip([2.0**28, *scales], scales, strict=False))
@@ -64,7 +65,7 @@ def test_mixed_precision(fused):
 def test_a_manual_optimisation_with_a_scaler():
     module = recipe()
     module.automatic_optimization = False
-    scaler, inner = torch.amp.GradScaler("cpu", init_scale=4.0), module.training_step
+    scaler, inner = torch.amp.GradScaler(DEVICE.type, init_scale=4.0), module.training_step
 
     def training_step(batch, batch_idx):
         optimizer, loss = module.optimizers(), inner(batch, batch_idx)
@@ -96,11 +97,14 @@ def test_gradients_that_a_hook_of_the_recipe_throws_away():
 
 def test_what_was_said_of_a_skipped_batch_is_not_believed_of_the_next():
     criteria = pytest.importorskip("lightly.loss")
-    criterion, layer = criteria.NTXentLoss(), torch.nn.Linear(6, 6)
-    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(layer.parameters(), lr=0.1)
+    criterion, layer = criteria.NTXentLoss(), torch.nn.Linear(6, 6).to(DEVICE)
+    scaler, optimizer = (
+        torch.amp.GradScaler(DEVICE.type),
+        torch.optim.SGD(layer.parameters(), lr=0.1),
+    )
 
     def step(factor):
-        loss = criterion(*(layer(view) for view in torch.rand(2, 4, 6)))
+        loss = criterion(*(layer(view) for view in torch.rand(2, 4, 6).to(DEVICE)))
         scaler.scale(factor * loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -39,9 +39,11 @@ def projected(module, images):
 
 
 def gradients(value, module):
-    weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view_as(value)
+    weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype, device=value.device)
     given = [p for p in module.parameters() if p.requires_grad]
-    return torch.autograd.grad((value * weights).sum(), given, retain_graph=True, allow_unused=True)
+    return torch.autograd.grad(
+        (value * weights.view_as(value)).sum(), given, retain_graph=True, allow_unused=True
+    )
 
 
 def agree(found, wanted, **tolerance):
@@ -120,7 +122,9 @@ def test_batchnorm_uses_its_running_statistics():
         (module,) = modules
         views = torch.stack(batch.context.dataset.encode(OUTSIDE))
         data = hosts.Pairs()
-        images = torch.stack([data.images[i] + data.noise[i] for i in OUTSIDE])  # [n, V, …]
+        images = torch.stack([data.images[i] + data.noise[i] for i in OUTSIDE]).to(
+            views
+        )  # [n, V, …]
         norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
         assert all(norm.training for norm in norms)
         for norm in norms:

@@ -85,7 +85,8 @@ def test_a_step_that_fetches_its_batches_is_refused():
                 # Lightning 1.9 gives the batch itself where other arguments may follow.
                 given = isinstance(dataloader_iter, list)
                 fetched = dataloader_iter if given else next(dataloader_iter)
-                return inner(fetched[0] if isinstance(fetched, tuple) else fetched, 0)
+                batch = fetched[0] if isinstance(fetched, tuple) else fetched
+                return inner(self.transfer_batch_to_device(batch, self.device, 0), 0)
 
         module.__class__ = Fetching
         module.log = module.log_dict = lambda *_, **__: None  # would want the batch's size

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from beside import fit
+from device import DEVICE
 from torch import nn
 
 from negplug import inject
@@ -21,16 +22,17 @@ def info_nce(query, keys, temperature=0.1):
     """As it is copied from repository to repository."""
     query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
     logits = query @ keys.transpose(-2, -1)
-    return F.cross_entropy(logits / temperature, torch.arange(len(query)))
+    return F.cross_entropy(logits / temperature, torch.arange(len(query), device=query.device))
 
 
 def against_a_queue(a, b):
-    logits = torch.cat([(a * b.detach()).sum(1, keepdim=True), a @ torch.randn(8, 12)], 1)
-    return nn.CrossEntropyLoss()(logits, torch.zeros(len(a), dtype=torch.long))
+    queue = torch.randn(8, 12).to(a)
+    logits = torch.cat([(a * b.detach()).sum(1, keepdim=True), a @ queue], 1)
+    return nn.CrossEntropyLoss()(logits, torch.zeros(len(a), dtype=torch.long, device=a.device))
 
 
 def with_sigmoids(a, b):
-    return F.binary_cross_entropy_with_logits(a @ b.T, torch.eye(len(a)))
+    return F.binary_cross_entropy_with_logits(a @ b.T, torch.eye(len(a), device=a.device))
 
 
 def of_triplets(a, b):
@@ -45,7 +47,7 @@ FUNCTIONS = {
 }
 
 OTHER = [
-    lambda a, b: F.cross_entropy(nn.Linear(8, 3)(a), torch.zeros(len(a), dtype=torch.long)),
+    lambda a, b: F.cross_entropy(nn.Linear(8, 3).to(a)(a), a.new_zeros(len(a), dtype=torch.long)),
     lambda a, b: F.kl_div(a.log_softmax(1), b.softmax(1)),
     lambda a, b: info_nce(a.detach(), b.detach()),
 ]
@@ -103,7 +105,7 @@ def test_beside_a_loss_that_is_injected_by_hand(caplog):
 
 
 def test_in_a_plain_loop_that_is_watched(watch, caplog):
-    criteria, layer = pytest.importorskip("lightly.loss"), nn.Linear(16, 16).double()
+    criteria, layer = pytest.importorskip("lightly.loss"), nn.Linear(16, 16).double().to(DEVICE)
     caplog.set_level(logging.INFO, "negplug")
     watch("uniform(num_negatives=2)")
     criterion, own = criteria.NTXentLoss(), F.cross_entropy
@@ -116,7 +118,7 @@ def test_in_a_plain_loop_that_is_watched(watch, caplog):
 
 def test_a_compiled_function_stays_one_graph(caplog):
     criteria = pytest.importorskip("lightly.loss")
-    layer, criterion, graphs = nn.Linear(16, 16).double(), criteria.NTXentLoss(), []
+    layer, criterion, graphs = nn.Linear(16, 16).double().to(DEVICE), criteria.NTXentLoss(), []
 
     def backend(graph, inputs):
         graphs.append(graph)

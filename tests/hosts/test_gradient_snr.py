@@ -10,6 +10,7 @@ import pytest
 import ranks
 import resumable
 import torch
+from device import DEVICE
 from moments import Recording, Regression, callback, numbers, two_pass
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -75,8 +76,8 @@ def test_scaled_gradients_and_skipped_steps(fused):
     old = hosts.lightning().__version__.startswith("1.")
     kind = plugins.MixedPrecisionPlugin if old else plugins.MixedPrecision
     # In half precision the gradients overflow under the first few scales; then the scale grows.
-    scaler = torch.amp.GradScaler("cpu", 2.0**28, 4.0, 2.0**-10, growth_interval=1)
-    precision = kind(16 if old else "16-mixed", "cpu", scaler)
+    scaler = torch.amp.GradScaler(DEVICE.type, 2.0**28, 4.0, 2.0**-10, growth_interval=1)
+    precision = kind(16 if old else "16-mixed", DEVICE.type, scaler)
     module, scales = hosts.recipe(), []
     optimizer = Recording(module.named_parameters(), fused=fused)
 

@@ -125,6 +125,7 @@ def test_a_compiled_loss_of_ours_goes_on_through_the_lookout():
     ids=lambda each: type(each).__name__,
 )
 def test_what_is_compiled_stays_whole_and_is_named_if_it_may_be_contrastive(module, hidden, caplog):
+    torch._dynamo.reset()  # it counts what is compiled anew, of all cases together
     layer = nn.Linear(3 * hosts.IMAGE**2, 8)
     rest = [torch.ones(4, 8)] if isinstance(module, nn.TripletMarginLoss) else []
     compiled = torch.compile(

@@ -125,7 +125,7 @@ class Drawing(torch.nn.Module):
         self.norm = torch.nn.BatchNorm1d(512).eval()
 
     def forward(self, images):
-        return self.norm(self.inner(images)) + 0.1 * torch.rand(len(images), 512)
+        return self.norm(self.inner(images)) + 0.1 * torch.rand(len(images), 512).to(images)
 
 
 def test_the_training_is_as_without_it():

@@ -24,7 +24,7 @@ class Own(nn.Module):
 
     def forward(self, a, b):
         logits = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
-        return nn.functional.cross_entropy(logits / 0.1, torch.arange(len(a)))
+        return nn.functional.cross_entropy(logits / 0.1, torch.arange(len(a), device=a.device))
 
 
 def another(module, a, b, _):
@@ -57,7 +57,7 @@ def test_a_loss_that_takes_turns_is_found():
 def test_what_has_no_negatives_is_no_matter():
     def others(module, a, b, _):
         nn.MSELoss()(a, b)
-        nn.CrossEntropyLoss()(a, torch.zeros(len(a), dtype=torch.long))
+        nn.CrossEntropyLoss()(a, torch.zeros(len(a), dtype=torch.long, device=a.device))
 
     before = len(torch.nn.modules.module._global_forward_hooks)
     fit(others)
@@ -86,9 +86,9 @@ class ContrastiveTripletLoss(HardestTriplet):
 OF_TUPLES = {
     "TripletMarginLoss": lambda a, b: nn.TripletMarginLoss()(a, b, b.roll(1, 0)),
     "MarginRankingLoss": lambda a, b: nn.MarginRankingLoss()(
-        a.sum(1), b.sum(1), torch.ones(len(a))
+        a.sum(1), b.sum(1), torch.ones_like(a[:, 0])
     ),
-    "CosineEmbeddingLoss": lambda a, b: nn.CosineEmbeddingLoss()(a, b, -torch.ones(len(a))),
+    "CosineEmbeddingLoss": lambda a, b: nn.CosineEmbeddingLoss()(a, b, -torch.ones_like(a[:, 0])),
     "ContrastiveTripletLoss": lambda a, b: ContrastiveTripletLoss()(a, b),
 }
 

@@ -10,6 +10,7 @@ import armed
 import naive
 import pytest
 import torch
+from device import DEVICE
 from torch import nn
 
 import negplug
@@ -113,7 +114,7 @@ def test_a_compiled_model_keeps_its_graph_and_its_loss_is_treated(watch):
         graphs.append(graph)
         return graph.forward
 
-    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8)).double()
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8)).double().to(DEVICE)
     compiled, criterion = torch.compile(model, backend=backend), NTXentLoss()
     for _ in range(2):
         criterion(*(compiled(v) for v in naive.embeddings(2, 8)))
@@ -124,7 +125,7 @@ def test_a_compiled_model_keeps_its_graph_and_its_loss_is_treated(watch):
 @pytest.mark.filterwarnings("ignore:Using `torch.compile")
 def test_a_loss_inside_a_compiled_function_is_treated(watch):
     watching = watch("uniform(num_negatives=4)")
-    layer, criterion = nn.Linear(16, 8).double(), NTXentLoss()
+    layer, criterion = nn.Linear(16, 8).double().to(DEVICE), NTXentLoss()
     compiled = torch.compile(lambda a, b: criterion(layer(a), layer(b)), backend="eager")
     losses = [compiled(*naive.embeddings(2, 8)) for _ in range(3)]
     assert watching.injections["NTXentLoss"].losses["NTXentLoss"].calls == 3

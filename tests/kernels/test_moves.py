@@ -1,4 +1,4 @@
-"""Moves of chains by a compiled loop: those of torch operations around the walk of a plain one."""
+"""What chains do in compiled loops equals what they do in torch operations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import pytest
 import torch
 from walks import CASES, SIZES, inputs, naive_walk
 
-from negplug.kernels.chain.moves import weighed_moves
+from negplug.kernels.chain.moves import resampled, weighed_moves
 from negplug.kernels.chain.result import Moves
+from negplug.kernels.states.gathering import compared_states
 
 pytest.importorskip("numba")
 from negplug.kernels.chain.compiled import compiled_moves
+from negplug.kernels.chain.resampling import compiled_resampling
+from negplug.kernels.states.compiled import compiled_comparison
 
 BURN_INS = [0.5, 3, 0.7, 0, 0.0] * 2
 
@@ -38,3 +41,32 @@ def test_a_chain_without_proposals_draws_its_state():
     assert moves.weights.sum(1).tolist() == [0.0, 0.0, 1.0]
     assert moves.last.tolist() == [-1, -1, -1]
     assert moves.accepted.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_are_compared_as_by_torch(dtype):
+    draw = torch.Generator().manual_seed(1)
+    table = torch.randn(2, 7, 4, generator=draw, dtype=dtype)
+    known = torch.rand(2, 7, generator=draw) < 0.6
+    state, place = torch.tensor([-1, 0, 3, 6, 9, 2, 5, 1]), torch.tensor([-1, 2, *[-1] * 6])
+    initial, anchors = torch.randn(8, dtype=dtype), torch.randn(8, 4, dtype=dtype)
+    asked = table, known, state, place, initial, anchors, 0.3
+    before = table.clone()
+    for one, other in zip(compiled_comparison(*asked), compared_states(*asked), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(table, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chains_are_resampled_as_by_torch(dtype):
+    draw = torch.Generator().manual_seed(1)
+    scores = (9 * torch.randn(6, 5, generator=draw, dtype=dtype)).masked_fill(
+        torch.rand(6, 5, generator=draw) < 0.4, -torch.inf
+    )
+    scores[2], noise = -torch.inf, torch.randn(6, 6, generator=draw, dtype=dtype)
+    initial = torch.randn(6, generator=draw, dtype=dtype)
+    for state in (initial, torch.full_like(initial, -torch.inf)):
+        for place in (torch.full((6,), -1), torch.tensor([4, -1, 0, 2, -1, 1])):
+            found = compiled_resampling(scores, noise, state, place)
+            for one, other in zip(found, resampled(scores, noise, state, place), strict=True):
+                torch.testing.assert_close(one, other, equal_nan=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from negplug.kernels.chain.moves import gathered, gathered_on_host, resampled, resampled_on_host
+from negplug.kernels.chain.moves import gathered, gathered_on_host
 from negplug.kernels.late import host_refusal
 from negplug.kernels.random.hashing import integers_on_host, mix_, shift
 from negplug.kernels.samples import host, sorting
-from negplug.kernels.states.gathering import compared_states
-from negplug.kernels.states.host import compared_on_host
 from negplug.kernels.table.host import entries_on_host, write_on_host
 from negplug.kernels.table.indexing import indexed_entries, write_by_index
 from negplug.kernels.views.gathering import gathered_scores, spread_by_rows
@@ -117,32 +115,3 @@ def test_samples_weigh_what_torch_says(sizes, dtype):
             found = spread_on_host(logits.clone(), rows, scores, weights)
             wanted = spread_by_rows(logits.clone(), rows, scores, weights)
             torch.testing.assert_close(found, wanted)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_states_are_compared_as_by_torch(dtype):
-    draw = torch.Generator().manual_seed(1)
-    table = torch.randn(2, 7, 4, generator=draw, dtype=dtype)
-    known = torch.rand(2, 7, generator=draw) < 0.6
-    state, place = torch.tensor([-1, 0, 3, 6, 9, 2, 5, 1]), torch.tensor([-1, 2, *[-1] * 6])
-    initial, anchors = torch.randn(8, dtype=dtype), torch.randn(8, 4, dtype=dtype)
-    asked = table, known, state, place, initial, anchors, 0.3
-    before = table.clone()
-    for one, other in zip(compared_on_host(*asked), compared_states(*asked), strict=True):
-        torch.testing.assert_close(one, other)
-    assert torch.equal(table, before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_chains_are_resampled_as_by_torch(dtype):
-    draw = torch.Generator().manual_seed(1)
-    scores = (9 * torch.randn(6, 5, generator=draw, dtype=dtype)).masked_fill(
-        torch.rand(6, 5, generator=draw) < 0.4, -torch.inf
-    )
-    scores[2], noise = -torch.inf, torch.randn(6, 6, generator=draw, dtype=dtype)
-    initial = torch.randn(6, generator=draw, dtype=dtype)
-    for state in (initial, torch.full_like(initial, -torch.inf)):
-        for place in (torch.full((6,), -1), torch.tensor([4, -1, 0, 2, -1, 1])):
-            found = resampled_on_host(scores, noise, state, place)
-            for one, other in zip(found, resampled(scores, noise, state, place), strict=True):
-                torch.testing.assert_close(one, other, equal_nan=True)

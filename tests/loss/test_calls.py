@@ -132,7 +132,7 @@ def test_a_resumed_run_may_begin_with_a_ragged_batch(sampler):
     resumed.load_state_dict(straight.state_dict())
     losses = []
     for loss_fn in (straight, resumed):
-        with pytest.warns(UserWarning, match="a ragged batch offers 4 negatives instead of num_n"):
+        with pytest.warns(UserWarning, match="offers (4|at most 6) negatives instead of num_n"):
             losses.append(loss_fn(*naive.embeddings(2, 3)))
     assert torch.equal(*losses)
     # In a first step it is an error: a full batch has no more.

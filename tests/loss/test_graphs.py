@@ -217,7 +217,7 @@ def test_a_loss_compiled_for_little_overhead_is_the_loss(sampler):
 
 @GPU
 def test_what_remembers_in_python_is_not_captured():
-    loss_fn = ContrastiveLoss("queue(size=16)").cuda()
+    loss_fn = ContrastiveLoss("queue(size=48)").cuda()
     z = [view.detach().cuda().requires_grad_() for view in views()]
     with pytest.raises(RuntimeError, match=r"queue.*can be part of no graph"):
         torch.cuda.make_graphed_callables(loss_fn, tuple(z))

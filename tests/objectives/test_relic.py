@@ -106,7 +106,9 @@ def first_gradient(sampler, objective):
 
     class Keep(lightning.Callback):
         def on_after_backward(self, trainer, pl_module):
-            found.extend(p.grad.flatten() for p in pl_module.parameters() if p.grad is not None)
+            found.extend(
+                p.grad.flatten().cpu() for p in pl_module.parameters() if p.grad is not None
+            )
 
     control = hosts.negative_control()(sampler, objective=objective)
     trainer = hosts.trainer(callbacks=[control, Keep()], max_steps=1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from choosing import FORMS, Given, batch_of, offers, random_part, similarity, with_unknown_anchor
 from pools import only
+from settling import settled
 
 from negplug import (
     ContrastiveBatch,
@@ -89,13 +90,13 @@ def test_unknown_labels_filter_nothing():
 def test_a_filter_that_leaves_nothing_says_so():
     z = naive.embeddings(2, 4)
     with pytest.warns(UserWarning, match="leaves no anchor of a batch a negative"):
-        loss = ContrastiveLoss("filtered(by='labels')")(*z, labels=torch.zeros(4).long())
+        loss = settled(ContrastiveLoss("filtered(by='labels')"), *z, labels=torch.zeros(4).long())
     loss.backward()
     assert loss.item() == 0.0
     with warnings.catch_warnings():
         # One that has nothing to filter yet is fine.
         warnings.simplefilter("error")
-        ContrastiveLoss("filtered(queue(size=8), similarity=0.5)")(*z)
+        settled(ContrastiveLoss("filtered(queue(size=8), similarity=0.5)"), *z)
 
 
 def test_rows_of_a_queue_keep_their_labels():

@@ -115,7 +115,7 @@ def test_nearest_of_several_positives_counts():
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     # Three views of two samples: sample 1 is nearer to some views of sample 0 than others are.
     batch = batch_of(2, views=3)
-    keys = torch.cat([z, -z]).double()[[0, 3, 1, 4, 2, 5]]
+    keys = torch.cat([z, -z]).double()[[0, 3, 1, 4, 2, 5]].to(DEVICE)
     object.__setattr__(batch.anchors, "embeddings", keys)
     mask = only(Filtered(absolute_margin=0.0).sample(batch)).mask
     for i in range(6):

@@ -171,7 +171,7 @@ def test_more_than_a_full_batch_supplies_is_an_error_that_says_how_many():
 def test_an_evaluation_before_training_may_be_small():
     loss_fn = ContrastiveLoss("uniform(num_negatives=10)", temperature=0.2)
     small = naive.embeddings(2, 3)
-    with torch.no_grad(), pytest.warns(UserWarning, match="offers 4 negatives"):
+    with torch.no_grad(), pytest.warns(UserWarning, match="offers (4|at most 6) negatives"):
         assert loss_fn(*small) == ContrastiveLoss("in_batch()", temperature=0.2)(*small)
     loss_fn(*naive.embeddings(2, 8))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hosts
+from device import DEVICE
 from torch import nn
 
 
@@ -11,7 +12,7 @@ def fit(call, *, attribute=None, **settings):
     module = hosts.recipe()
     if attribute is not None:
         module.another = attribute
-    step, head = module.training_step, nn.Linear(3 * hosts.IMAGE**2, 8)
+    step, head = module.training_step, nn.Linear(3 * hosts.IMAGE**2, 8).to(DEVICE)
 
     def training_step(batch, batch_idx):
         views = next(part for part in batch if isinstance(part, list))

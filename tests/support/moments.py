@@ -20,7 +20,7 @@ def two_pass(recorded, decay):
     for each in zip(*recorded, strict=True):
         # The newest has weight 1; a parameter ages with its own steps.
         g = torch.stack([gradient.double().flatten() for gradient in each if gradient is not None])
-        w = decay ** torch.arange(len(g) - 1, -1, -1, dtype=torch.float64)[:, None]
+        w = decay ** torch.arange(len(g) - 1, -1, -1).to(g)[:, None]
         mean = (w * g).sum(0) / w.sum()
         variance = (w * (g - mean) ** 2).sum(0) / w.sum()
         ratios.append((mean.abs() / variance.sqrt())[variance > 0])

@@ -18,9 +18,9 @@ def rows_in(state, sampler="sampler"):
 
 
 def names_in(state, sampler="sampler"):
-    """Their ids, data set indexes and labels, ``[3, n]``."""
+    """Their ids, data set indexes and labels, ``[3, n]``, on the CPU."""
     values = state[f"{sampler}._extra_state"]["values"]
-    return values["names"][:, : values["count"]]
+    return values["names"][:, : values["count"]].cpu()
 
 
 def holds(rows, keys):

@@ -20,8 +20,7 @@ import triton.runtime.interpreter as interpreter
 from negplug import ContrastiveLoss
 from negplug.kernels.chain import walk
 from negplug.kernels.nearest import nearest_columns
-from negplug.kernels.pool import launches as launches_of_pools
-from negplug.kernels.pool import pool_logsumexp
+from negplug.kernels.pool import pool_logsumexp, question
 from negplug.kernels.softmax_draws import softmax_draws
 
 POINTERS = {
@@ -61,7 +60,7 @@ def recorded(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
 def ask_directly() -> None:
     """Ask what no small step does: of large pools, and of chains with burn-ins of their own."""
     # As of so many rows that it pays to split numbers and to look at spans of ids.
-    launches_of_pools._WORTH_SPLITTING = launches_of_pools._WORTH_SPANNING = 0
+    question._WORTH_SPLITTING = question._WORTH_SPANNING = 0
     rows, pool = torch.randn(4, 64), torch.randn(4096, 64)
     ids = torch.arange(4), torch.arange(4096)
     nearest_columns(rows, pool, *ids, 3)

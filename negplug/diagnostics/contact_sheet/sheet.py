@@ -115,11 +115,14 @@ def figure(sheet: ContactSheet) -> Figure:
 
     columns = 2 + max((len(strip.negatives) for strip in sheet.strips), default=0)
     rows = max(len(sheet.strips), 1)
-    width, height = 0.3 + 0.95 * columns, 0.75 + 1.25 * rows
+    # As wide as its headings at least.
+    width, height = max(0.3 + 0.95 * columns, 5.8), 0.75 + 1.25 * rows
     made = Figure(figsize=(width, height), dpi=130, facecolor="white")
     axes = made.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    axes.text(0.15, 0.28, sheet.title, fontsize=9, fontweight="bold", va="center")
+    # A `$` in an expression is no formula; the page has the whole of a long one.
+    title = shortened(sheet.title, int(11 * width))
+    axes.text(0.15, 0.28, title, fontsize=9, fontweight="bold", va="center", parse_math=False)
     order = "negatives, most similar first; framed: those with the anchor's label"
     for column, name in enumerate(("anchor", "positive", order)):
         axes.text(0.15 + 0.95 * column, 0.58, name, fontsize=7, color=_GREY, va="center")
@@ -163,6 +166,11 @@ def _draw(axes: Axes, cell: Cell, left: float, top: float, negative: bool) -> No
     axes.text(
         *(left, top + side + 0.04), text, fontsize=6, va="top", color=color, fontweight=weight
     )
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def similarity_of(drawn: Drawn) -> str:

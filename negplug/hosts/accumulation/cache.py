@@ -23,7 +23,7 @@ last term is that of embeddings that the sampler computes itself.
 The gradient is there when the step returns: a single backward pass hands it to the parameters. So
 ranks synchronise once for each logical batch, and hooks see one gradient.
 
-The price is a second forward pass: a quarter to a third of a step's time.
+The price is a second forward pass.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negplug.contract.adapter import LossSite
 from negplug.hosts.accumulation.functions import linked, replayed
+from negplug.hosts.accumulation.rerouting import Loss
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.kernels.precision import without_autocast
 
 
@@ -22,7 +23,7 @@ class Call:
     """One loss call of a logical batch.
 
     Args:
-        site: Where it is made; None where views are given to a ``ContrastiveLoss``.
+        loss: The loss that is called.
         given: What each micro-batch gives it, without a graph.
         rows: Number of rows of each micro-batch.
         learning: Which of the arguments have a gradient, as :func:`learning` names them.
@@ -33,13 +34,16 @@ class Call:
 
     def __init__(
         self,
-        site: LossSite | None,
+        loss: Loss,
         given: list[functools.partial[Tensor]],
         rows: Sequence[int],
         learning: list[Any],
     ) -> None:
         self.value: Tensor = torch.zeros(())
-        self._site = site
+        self._where, self._by_view, self._shared = "the loss", False, tuple[str, ...]()
+        if isinstance(loss, TreatedLoss):
+            self._where = f"the loss {loss.name!r}"
+            self._by_view, self._shared = loss.rows_by_view, loss.shared
         self._given = given
         self._rows = rows
         self._learning = learning
@@ -113,10 +117,6 @@ class Call:
                 more = gradient * weight
                 total[place] = more if before is None else before + more
 
-    @property
-    def _where(self) -> str:
-        return "the loss" if self._site is None else f"the loss {self._site.name!r}"
-
     def _joined(self, name: Any) -> Any:
         values = [_named(given)[name] for given in self._given]
         if not self._has_rows(name, values[0]):
@@ -152,13 +152,8 @@ class Call:
             )
         return value.reshape(-1, rows, *value.shape[1:])
 
-    @property
-    def _by_view(self) -> bool:
-        return self._site is not None and self._site.rows_by_view
-
     def _has_rows(self, name: Any, value: Any) -> bool:
-        shared = () if self._site is None else self._site.shared
-        return isinstance(value, Tensor) and bool(value.ndim) and name not in shared
+        return isinstance(value, Tensor) and bool(value.ndim) and name not in self._shared
 
 
 _AGAIN = "when a micro-batch is run again"

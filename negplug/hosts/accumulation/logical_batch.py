@@ -99,8 +99,7 @@ class LogicalBatch:
         calls, losses = [], []
         for number, (loss, _) in enumerate(given[0]):
             each = [taken[number][1] for taken in given]
-            site = getattr(loss, "site", None)
-            calls.append(Call(site, each, self._rows, self._learning[number]))
+            calls.append(Call(loss, each, self._rows, self._learning[number]))
         for call in calls:
             losses.append(call.compute(self._parameters))
         for call, value in zip(calls, losses, strict=True):

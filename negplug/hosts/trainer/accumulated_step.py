@@ -7,6 +7,7 @@ up the gradients of as many logical batches.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from negplug.hosts.accumulation.cache import GradientCache
+from negplug.hosts.injection import Injection, inject_where
 from negplug.hosts.trainer.private import attached_trainer, loss_scaler
 from negplug.hosts.treated_loss import TreatedLoss
 
@@ -34,9 +36,11 @@ class AccumulatedStep:
         self._model = model
         self._cache = GradientCache(model, (), count)
         self._before = {n: v for n, v in vars(model).items() if n == "training_step"}
-        self.users = 0
-        # Lightning sees by it that the step is not its own, and looks through one wrapper alone.
-        self.__code__ = getattr(inspect.unwrap(step), "__code__", None)
+
+    @property
+    def __code__(self) -> Any:
+        """Tell Lightning, which looks through one wrapper alone, that the step is not its own."""
+        return getattr(inspect.unwrap(self.__wrapped__), "__code__", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the recipe's step."""
@@ -54,38 +58,43 @@ class AccumulatedStep:
         self._cache.losses += losses
 
     def leave(self, losses: Iterable[TreatedLoss]) -> None:
-        """Take these losses for the step's no more."""
+        """Take them for the step's no more; without any the recipe's own step is uncovered."""
         gone = list(losses)
         self._cache.losses = [loss for loss in self._cache.losses if loss not in gone]
-
-    def remove(self) -> None:
-        """Uncover the recipe's own step, once each of those who asked for this one has gone."""
-        self.users -= 1
-        if not self.users:
+        if not self._cache.losses:
             del vars(self._model)["training_step"]
             vars(self._model).update(self._before)
 
 
-def accumulated_step(model: Any, count: int) -> AccumulatedStep | None:
-    """Split the training step of ``model``, or share in one that is split.
+def inject_accumulated(count: int, model: Any, *how: Any) -> Injection:
+    """Return the handle of a treated model, whose training step is split until its removal.
 
     Args:
-        model: The ``LightningModule``.
         count: Number of micro-batches; one changes nothing.
+        model: The ``LightningModule``. Its step may be split already, for its other losses.
+        *how: As :func:`inject_where` treats it.
 
     Raises:
         ValueError: If the recipe's step cannot be run for a part of its batch.
     """
     if count == 1:
-        return None
+        return inject_where(model, *how)
+    if not model.automatic_optimization:
+        raise ValueError(
+            f"accumulate: {type(model).__name__} optimises by hand, so its training_step cannot be "
+            f"run for parts of its batch; call negplug.accumulated() in it"
+        )
     step = vars(model).get("training_step")
     if not isinstance(step, AccumulatedStep):
-        if not model.automatic_optimization:
-            raise ValueError(
-                f"accumulate: {type(model).__name__} optimises by hand, so its training_step "
-                f"cannot be run for parts of its batch; call negplug.accumulated() in it"
-            )
+        # Before the treatment: what a site does around a step, it does around all micro-batches.
         step = AccumulatedStep(model, model.training_step, count)
         model.training_step = step
-    step.users += 1
-    return step
+    try:
+        injection = inject_where(model, *how)
+    except Exception:
+        step.leave(())
+        raise
+    losses = list(injection.losses.values())
+    step.serve(losses)
+    injection.afterwards(functools.partial(step.leave, losses))
+    return injection

@@ -17,10 +17,10 @@ Environment:
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from negplug.hosts import environment
-from negplug.hosts.trainer import progress
 
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
 
@@ -75,11 +75,19 @@ def _callbacks(framework: str) -> list[Any]:
         from negplug.hosts.trainer.metrics import recorder
 
         callbacks.append(recorder(importlib.import_module(framework).Callback))
-    if progress.asked():
+    if _progress_is_asked():
         import importlib
 
-        callbacks.append(progress.progress(importlib.import_module(framework).Callback))
+        from negplug.hosts.trainer.progress import progress
+
+        callbacks.append(progress(importlib.import_module(framework).Callback))
     return callbacks
+
+
+def _progress_is_asked() -> bool:
+    # Who wants a display in this process has loaded the module.
+    module = sys.modules.get("negplug.hosts.trainer.progress")
+    return bool(os.environ.get("NEGPLUG_PROGRESS")) or (module is not None and module.is_shown())
 
 
 def _control(framework: str, asked: environment.Asked) -> Any:

@@ -23,9 +23,9 @@ from negplug.contract.declarations import Declarations, as_declared
 from negplug.contract.inputs import check_integer
 from negplug.contract.objective import Objective
 from negplug.hosts import call_record, notices, watch
-from negplug.hosts.injection import Injection, NoLossFoundError, inject_where
+from negplug.hosts.injection import Injection, NoLossFoundError
 from negplug.hosts.trainer import several
-from negplug.hosts.trainer.accumulated_step import AccumulatedStep, accumulated_step
+from negplug.hosts.trainer.accumulated_step import inject_accumulated
 from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
@@ -49,8 +49,7 @@ class NegativeControlMixin(EvaluationMixin):
         target: Name of the one loss to treat. Several callbacks of a Trainer have one each.
         ignore: Contrastive losses that may stay untreated, by name or class.
         treat: As :func:`negplug.inject` takes it.
-        accumulate: Number of micro-batches that a training step is split into, so that a large
-            batch fits a small memory (:mod:`negplug.hosts.accumulation.cache`).
+        accumulate: Number of micro-batches of a step (:mod:`negplug.hosts.accumulation.cache`).
         from_environment: Set by negplug itself when ``NEGPLUG_SAMPLER`` asks for the callback: a
             model without a known loss is then left alone.
 
@@ -86,7 +85,6 @@ class NegativeControlMixin(EvaluationMixin):
         self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self._declared = as_declared(treat)
         self.accumulate = check_integer("NegativeControl", "accumulate", accumulate, 1)
-        self._accumulated: AccumulatedStep | None = None
         self.injection: Injection | None = None
         self._from_environment = from_environment
         self._kept = KeptState()
@@ -132,7 +130,7 @@ class NegativeControlMixin(EvaluationMixin):
         """Treat every loss, those made since setup too, and restore the samplers' state."""
         if self.injection is not None:
             # Anew: what a tuner did in between is no part of the run.
-            self._remove(self.injection)
+            self.injection.remove()
             self.injection = None
         try:
             self.injection = self._inject(trainer, pl_module)
@@ -260,33 +258,13 @@ class NegativeControlMixin(EvaluationMixin):
         return [each for each in trainer.callbacks if isinstance(each, kind) and each is not self]
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
-        # First, so that what a site does around a step, it does around all micro-batches.
-        self._accumulated = accumulated_step(model, self.accumulate)
-        try:
-            injection = inject_where(
-                model, self.treatment, self.target, self.ignore, self._declared
-            )
-        except Exception:
-            self._stop_accumulating()
-            raise
+        how = self.treatment, self.target, self.ignore, self._declared
+        injection = inject_accumulated(self.accumulate, model, *how)
         if refused := refusal(trainer):
-            self._remove(injection)
+            injection.remove()
             raise refused
-        if self._accumulated is not None:
-            self._accumulated.serve(injection.losses.values())
         injection.set_epoch(trainer.current_epoch)
         return injection
-
-    def _remove(self, injection: Injection) -> None:
-        injection.remove()
-        if self._accumulated is not None:
-            self._accumulated.leave(injection.losses.values())
-        self._stop_accumulating()
-
-    def _stop_accumulating(self) -> None:
-        if self._accumulated is not None:
-            self._accumulated.remove()
-            self._accumulated = None
 
     def _provide(self, batch: Any) -> None:
         assert self.injection is not None
@@ -305,7 +283,7 @@ class NegativeControlMixin(EvaluationMixin):
         if self._stage == "fit":
             self._kept.owner.take(model)
         if self.injection is not None:
-            self._remove(self.injection)
+            self.injection.remove()
             for treated in self.injection.losses.values():
                 treated.dataset = DatasetAccess()  # lets go of the model
         self._encoder = None

@@ -48,9 +48,9 @@ def show_in(display: Display | None) -> None:
     _display = display
 
 
-def asked() -> bool:
-    """Return whether anybody wants to know."""
-    return _display is not None or bool(os.environ.get(PROGRESS_VARIABLE))
+def is_shown() -> bool:
+    """Return whether the fits of this process are shown."""
+    return _display is not None
 
 
 class _ProgressHooks:

@@ -35,7 +35,6 @@ from negplug.kernels.chain.moves import (
     gathered,
     gathered_on_host,
     resampled,
-    resampled_on_host,
     softmax_of_some,
     weighed_moves,
 )
@@ -69,6 +68,12 @@ def _compiled_moves() -> Callable[..., Moves]:
     return compiled_moves
 
 
+def _compiled_resampling() -> Callable[..., Moves]:
+    from negplug.kernels.chain.resampling import compiled_resampling
+
+    return compiled_resampling
+
+
 def _fused(name: str) -> Callable[[], Callable[..., Any]]:
     def load() -> Callable[..., Any]:
         from negplug.kernels.chain import fused
@@ -89,7 +94,7 @@ class Sizes(NamedTuple):
     steps: int
 
 
-# Candidates of all chains; beyond so many an operation of torch costs less than numpy's.
+# Candidates of all chains; beyond so many torch's exponentials take less time than a loop's.
 _FEW = 2**12
 
 # Proposals that a program in Triton holds in its registers.
@@ -130,7 +135,7 @@ RESAMPLING: Operation[Sizes] = Operation(
     Sizes(512, 256),
     (
         Kernel("triton", _fused("fused_resample"), triton_refusal, _fits),
-        Kernel("torch", lambda: resampled_on_host, host_refusal, _few),
+        Kernel("numba", _compiled_resampling, numba_refusal, _few),
         Kernel("torch", lambda: resampled),
     ),
 )

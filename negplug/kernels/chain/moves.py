@@ -64,22 +64,6 @@ def resampled(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor) -> 
     return Moves(weights[:, 1:], weights[:, 0], last, accepted)
 
 
-def resampled_on_host(scores: Tensor, noise: Tensor, initial: Tensor, place: Tensor) -> Moves:
-    """Do the same by numpy, of which an operation costs less where there are few candidates."""
-    score, columns = scores.numpy().T, place.numpy()
-    own = np.where(columns >= 0, -np.inf, initial.numpy()).astype(score.dtype)
-    candidates = np.concatenate([own[None], score])
-    highest = candidates.max(0)
-    weights = np.exp(candidates - np.where(highest > -np.inf, highest, 0))
-    weights /= np.where(highest > -np.inf, weights.sum(0), 1)
-    noisy = candidates + noise.numpy().T
-    last = np.where(noisy.max(0) > -np.inf, noisy.argmax(0) - 1, -1)
-    moved = ((last >= 0) & (last != columns)).astype(score.dtype)
-    moved[score.max(0) == -np.inf] = np.nan
-    drawn, final, accepted = map(torch.from_numpy, (weights, last, moved))
-    return Moves(drawn[1:].T, drawn[0], final, accepted)
-
-
 def softmax_of_some(scores: Tensor) -> Tensor:
     """Return the softmax of each row ``[N, C]``, 0 where there is nothing but -inf."""
     lowest = torch.finfo(scores.dtype).min

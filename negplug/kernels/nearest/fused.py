@@ -16,7 +16,7 @@ from torch import Tensor
 from negplug.kernels.launching import launch
 from negplug.kernels.nearest.programs import nearest_of_part, nearest_of_parts
 from negplug.kernels.nearest.tiled import tiled_columns
-from negplug.kernels.pool.launches import Processors, _precision
+from negplug.kernels.pool.cuts import Processors, precision_of
 from negplug.kernels.sizes import cdiv, power_of_2
 
 _MOST = 256
@@ -73,7 +73,7 @@ def fused_columns(
         BC=cut.room,
         MASKED=mask is not None,
         WHOLE=cut.parts == 1,
-        PRECISION=_precision(anchors.device),
+        PRECISION=precision_of(anchors.device),
         num_warps=cut.warps if mask is None else 4,
         num_stages=3,
     )

@@ -57,9 +57,9 @@ class Tile(NamedTuple):
         return (2 if kind == HALF else 4) * (held * width + self.rows * self.columns) + 2048
 
 
-# The most wanted first; the last is taken where none fits. At d = 128 on an H200 the first of each
-# was the quickest for N = 32,768: of float16 0.53 ms forward and 0.96 ms backward, of two float16
-# 1.5 ms and 2.4 ms.
+# The most wanted first; the last is taken where none fits. At d = 128 and N = 32,768 the first of
+# each was the quickest on an H200, in prototypes of these programs: of float16 0.53 ms forward and
+# 0.96 ms backward, of two float16 1.5 ms and 2.4 ms.
 _TILES = {
     ("sums", HALF): (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
     ("gradient", HALF): (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
@@ -106,6 +106,13 @@ def blocks_of(width: int) -> tuple[int, int]:
     """Return how many numbers a block of a row has, a power of two, and how many blocks it is."""
     block = min(max(power_of_2(width), 16), _WIDEST)
     return block, cdiv(width, block)
+
+
+def precision_of(device: torch.device) -> str:
+    """Return how float32 is multiplied: TF32 needs NVIDIA's Ampere or later."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "ieee"
+    return "tf32x3" if torch.cuda.get_device_capability(device)[0] >= 8 else "ieee"
 
 
 @functools.cache

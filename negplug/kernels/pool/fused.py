@@ -28,7 +28,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.pool.launches import Operand, Question, gradient, sums
+from negplug.kernels.pool.frozen import frozen_logsumexp
+from negplug.kernels.pool.launches import gradient, sums
+from negplug.kernels.pool.question import Operand, Question
 from negplug.kernels.pool.tiled import tiled_logsumexp
 from negplug.kernels.precision import under_autocast
 
@@ -45,7 +47,9 @@ def fused_logsumexp(
     """Return ℓ ``[N]``; see :func:`negplug.kernels.pool.pool_logsumexp`."""
     question = (anchor_ids, pool_ids, temperature, log_weight, mask)
     if not _served(anchors):
-        return tiled_logsumexp(anchors, pool, *question)
+        # What needs no gradient may be written to before the backward pass, as a queue is.
+        tiled = tiled_logsumexp if pool.requires_grad else frozen_logsumexp
+        return tiled(anchors, pool, *question)
     value: Tensor = _PoolLogSumExp.apply(anchors, pool, *question)
     return value
 

@@ -22,7 +22,8 @@ def full_logsumexp(
 ) -> Tensor:
     """Return ℓ; see :func:`negplug.kernels.pool.pool_logsumexp`."""
     wide = widest(anchors.device)
-    logits = (anchors.to(wide) @ pool.to(wide).T).to(anchors.dtype) / temperature
+    # A copy, for a pool may be written to before the backward pass, as a queue is.
+    logits = (anchors.to(wide) @ pool.to(wide, copy=True).T).to(anchors.dtype) / temperature
     if log_weight is not None:
         logits = logits + log_weight
     logits = logits.masked_fill(anchor_ids[:, None] == pool_ids, -torch.inf)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.launching import launch
-from negplug.kernels.pool.launches import Processors, _precision
+from negplug.kernels.pool.cuts import Processors, precision_of
 from negplug.kernels.pool.tiled import tile_width
 from negplug.kernels.sizes import cdiv, power_of_2
 from negplug.kernels.softmax_draws.programs import draws_of_part, draws_of_parts
@@ -94,7 +94,7 @@ def fused_draws(
         WEIGHTED=log_weight is not None,
         MASKED=mask is not None,
         SEED_ON_DEVICE=isinstance(seed, Tensor),
-        PRECISION=_precision(anchors.device),
+        PRECISION=precision_of(anchors.device),
         # As few as have registers for it, so that they wait less for each other.
         num_warps=2 if log_weight is None and mask is None else 4,
         num_stages=3,

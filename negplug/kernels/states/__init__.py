@@ -6,7 +6,7 @@ s_u being the logits of the m views that are known,
     S = log (1/m) Σ_u e^{s_u},      log w_u = log W + s_u − log Σ_u e^{s_u}.
 
 Kernels: :mod:`negplug.kernels.states.fused`, in Triton, on a GPU;
-:mod:`negplug.kernels.states.host`, where values are free to read;
+:mod:`negplug.kernels.states.compiled`, a loop in numba, for tensors on the CPU;
 :mod:`negplug.kernels.states.gathering`, in torch operations, on any device.
 """
 
@@ -17,13 +17,17 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
-from negplug.kernels.late import host_refusal
+from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
 from negplug.kernels.states.gathering import compared_states, weights_of_known
-from negplug.kernels.states.host import compared_on_host
 from negplug.kernels.states.result import Compared
 
 __all__ = ["COMPARING", "STATE_WEIGHTS", "Compared", "compare", "view_weights"]
+
+
+def _compiled_comparison() -> Callable[..., Compared]:
+    from negplug.kernels.states.compiled import compiled_comparison
+
+    return compiled_comparison
 
 
 def _fused(name: str) -> Callable[[], Callable[..., Any]]:
@@ -40,7 +44,7 @@ COMPARING: Operation[None] = Operation(
     None,
     (
         Kernel("triton", _fused("fused_comparison"), triton_refusal),
-        Kernel("torch", lambda: compared_on_host, host_refusal),
+        Kernel("numba", _compiled_comparison, numba_refusal),
         Kernel("torch", lambda: compared_states),
     ),
 )

@@ -82,17 +82,19 @@ class Availability:
         if first_step or free_to_read(offered[0].rows.ids.device):
             numbers = available if isinstance(available, Tensor) else available()
             most = read(numbers.max())
+        counted = most is not None
         if most is None:
             most = sum(part.width for part in offered)
-        self.check(most, first_step)
+        self.check(most, first_step, counted)
         return bool(most > self.num_negatives)
 
-    def check(self, most: int, first_step: bool) -> None:
+    def check(self, most: int, first_step: bool, counted: bool = True) -> None:
         """Raise or warn if no anchor of a batch has M negatives where one should.
 
         Args:
             most: The largest number of negatives that the source offers an anchor.
             first_step: Whether this is the first training step, with a full batch.
+            counted: Whether it is known that one has so many; otherwise none has more.
 
         Raises:
             ValueError: If a full batch has fewer than M for every anchor.
@@ -105,7 +107,8 @@ class Availability:
                 f"batch; lower it or enlarge the batch"
             )
         elif self._met or not self._starts_empty:
+            number = f"{most}" if counted else f"at most {most}"
             warnings.warn(
-                f"{self.name}: a ragged batch offers {most} negatives {self._instead}",
+                f"{self.name}: a ragged batch offers {number} negatives {self._instead}",
                 stacklevel=2,
             )

@@ -59,7 +59,7 @@ def test_labels_reach_the_batch_in_a_run():
     trainer = hosts.trainer(callbacks=[hosts.negative_control()(Watching())])
     trainer.fit(hosts.recipe(), hosts.loader())
     wanted = (torch.arange(24) % 4).view(3, 8).repeat(1, 2)  # both views
-    assert torch.equal(torch.stack(seen), wanted)
+    assert torch.equal(torch.stack(seen).cpu(), wanted)
 
 
 class Unlabelled(hosts.Pairs):
@@ -123,6 +123,6 @@ def test_a_validation_batch_has_its_labels_and_no_index():
     assert len(evaluations) == 2 + 6 * 3
     for number, (labels, indexes) in enumerate(evaluations):
         first = 10 * (number if number < 2 else (number - 2) % 3)
-        assert torch.equal(labels, ((torch.arange(10) + first) % 4).repeat(2))
+        assert torch.equal(labels.cpu(), ((torch.arange(10) + first) % 4).repeat(2))
         assert indexes is None
     assert all(indexes is not None for training, _, indexes in seen if training)

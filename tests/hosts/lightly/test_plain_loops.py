@@ -7,6 +7,7 @@ import copy
 import naive
 import pytest
 import torch
+from device import DEVICE
 from queue_contents import names_in, rows_in
 from resumable import same_state
 
@@ -101,7 +102,7 @@ def test_what_a_site_knows_for_a_while_gives_way_to_what_was_provided():
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_what_was_provided_lasts_as_long_as_its_step_is_computed(checkpointed):
     """For every evaluation of a closure, and where checkpointing computes a call again."""
-    layer, criterion = torch.nn.Linear(16, 16).double(), NTXentLoss()
+    layer, criterion = torch.nn.Linear(16, 16).double().to(DEVICE), NTXentLoss()
     optimizer = torch.optim.LBFGS(layer.parameters(), lr=0.05, max_iter=4)
     handle = inject(criterion, "hierarchical(in_batch(), memory_bank())")
     (treated,) = handle.losses.values()

@@ -13,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from negplug.kernels.nearest import NEAREST, fused, nearest_columns, tiled
 from negplug.kernels.nearest.fused import Cut, fused_columns
-from negplug.kernels.pool.launches import Processors
+from negplug.kernels.pool.cuts import Processors
 
 WIDTHS = (1, 63, 64, 65, 128, 200, 256, 512, 1024)
 

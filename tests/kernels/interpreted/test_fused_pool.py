@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from negplug.kernels.pool import POOL, Form, launches, pool_logsumexp
+from negplug.kernels.pool import POOL, Form, pool_logsumexp
+from negplug.kernels.pool import question as asked
 from negplug.kernels.pool.cuts import Processors
 from negplug.kernels.pool.fused import fused_logsumexp, fused_symmetric
 from negplug.kernels.pool.reference import full_logsumexp
@@ -30,7 +31,7 @@ def processors(request, monkeypatch):
     *found, many = request.param
     monkeypatch.setattr(Processors, "of", lambda device: Processors(*found))
     for worth in ("_WORTH_SPLITTING", "_WORTH_SPANNING"):
-        monkeypatch.setattr(launches, worth, many)
+        monkeypatch.setattr(asked, worth, many)
 
 
 def question(rows, keys, width, weighted, seed=0):
@@ -108,7 +109,7 @@ def test_symmetric_batches_equal_the_reference(rows, width, temperature):
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("rows", [64, 129, 250])
 def test_equal_ids_are_found_whatever_their_spans(rows, order, monkeypatch):
-    monkeypatch.setattr(launches, "_WORTH_SPANNING", 0)
+    monkeypatch.setattr(asked, "_WORTH_SPANNING", 0)
     z = normalize(torch.randn(rows, 16, generator=torch.Generator().manual_seed(1)), dim=1)
     ids = torch.arange(rows) // 3 * order  # some of a sample are in two spans
     ids[rows // 2] = ids[0]

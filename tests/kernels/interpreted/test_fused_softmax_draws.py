@@ -12,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
 from negplug.kernels.pool import tiled
-from negplug.kernels.pool.launches import Processors
+from negplug.kernels.pool.cuts import Processors
 from negplug.kernels.softmax_draws import SOFTMAX_DRAWS, fused
 from negplug.kernels.softmax_draws.fused import fused_draws
 from negplug.kernels.softmax_draws.tiled import tiled_draws

@@ -12,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
 from negplug import ContrastiveLoss
-from negplug.kernels.pool import launches
+from negplug.kernels.pool import question as asked
 from negplug.kernels.pool.fused import fused_logsumexp, fused_symmetric
 from negplug.kernels.pool.reference import full_logsumexp
 from negplug.kernels.precision import under_autocast, without_autocast
@@ -39,7 +39,7 @@ def error(found, wanted):
 @pytest.mark.parametrize("upstream", [1.0, 1e-9, 2.0**20])
 @pytest.mark.parametrize(("rows", "width"), [(300, 128), (130, 33), (70, 512)])
 def test_symmetric_batches(rows, width, upstream, monkeypatch):
-    monkeypatch.setattr(launches, "_WORTH_SPANNING", 0)
+    monkeypatch.setattr(asked, "_WORTH_SPANNING", 0)
     z, ids = unit(rows, width), torch.arange(rows) // 2
     exact = z.detach().double().requires_grad_()
     ours, theirs = cast(fused_symmetric, z, ids, 0.1), full_logsumexp(exact, exact, ids, ids, 0.1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from negplug import ContrastiveLoss
+from negplug.kernels import late
 
 SEED = 3
 
@@ -93,6 +94,20 @@ def test_steps_inside_and_outside_of_graphs_are_one_row():
     order = [loss_fn, function, function, loss_fn, loss_fn, function, loss_fn]
     assert [float(trained(each, z)[0]) for each in order] == [float(loss) for loss in wanted]
     assert loss_fn.next_step == twin.next_step == 7
+
+
+def test_a_compiled_graph_that_is_captured_counts_a_step_once(monkeypatch):
+    ours, theirs = (ContrastiveLoss("uniform(num_negatives=3)", seed=SEED) for _ in range(2))
+    function, z = compiled(ours), views()
+    for _ in range(3):
+        wanted, exact = trained(theirs, z)
+        with monkeypatch.context() as patch:
+            # No CPU has CUDA graphs: what one would take up of a compiled graph runs at once.
+            patch.setattr(late, "capturing", lambda _: True)
+            found, gradients = trained(function, z)
+        assert torch.equal(found, wanted)
+        torch.testing.assert_close(gradients, exact)
+    assert int(ours.graphs.done) == 3
 
 
 def test_a_run_of_graphs_resumes():

@@ -1,16 +1,15 @@
 """``ContrastiveLoss``: a sampler and an objective at work, and the state they need.
 
 One call samples negatives, computes the loss of every anchor and returns the mean over the
-anchors that have a positive. What the sampler wants to remember is held back until its step is
-over (:mod:`negplug.loss.steps`) and the next one begins, or until ``end_step()`` or
-``state_dict()``, so that nothing is written between forward and backward.
+anchors that have a positive. Which step it belongs to, and what is remembered when that is over,
+is :mod:`negplug.loss.stepped`'s; what is saved :mod:`negplug.loss.saved`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +25,15 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank
-from negplug.kernels.precision import as_under_present_autocast, not_inference, without_autocast
-from negplug.kernels.torch_private import backward_runs, inside_function, outside_graphs
+from negplug.kernels.precision import as_under_present_autocast, without_autocast
+from negplug.kernels.torch_private import outside_graphs
 from negplug.loss import graphs
 from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState
 from negplug.loss.graph_steps import GraphSteps
 from negplug.loss.mean import mean_over_anchors
 from negplug.loss.rehearsal import rehearse
-from negplug.loss.steps import Call, Steps
+from negplug.loss.steps import Steps
 from negplug.loss.temperature import (
     LateNumber,
     LearnedTemperature,
@@ -254,63 +253,6 @@ class ContrastiveLoss(TwoTowerLoss):
             call.computed(loss, held)
         return loss
 
-    def begin_step(self) -> None:
-        """Begin a training step that lasts until :meth:`end_step`, whatever is done inside.
-
-        Without it a step ends with its backward pass, as it does in a plain loop.
-        """
-        self.end_step()
-        self._steps.hold_open()
-
-    def end_step(self) -> None:
-        """Close the training step: samplers take in what a backward pass has reached."""
-        for number, call in self._steps.close():
-            self._state(0 if call.shared else number).take_in(call.held or [])
-            call.closed, call.held = bool(call.held), []
-        if self._steps.most is not None and len(self.further) >= self._steps.most:
-            del self.further[self._steps.most - 1 :]  # of calls that had no backward pass
-
-    @property
-    def next_step(self) -> int:
-        """Number of the step that a training call made now would be of, with those of no effect."""
-        self.graphs.lead(self._steps)
-        return self._steps.ended + self._steps.over()
-
     def extra_repr(self) -> str:
         """Show the expressions."""
         return f"{self.sampler}, {self.objective}, temperature={self.temperature}"
-
-    def _call_of(self, batch: ContrastiveBatch, shared: bool) -> Call | None:
-        """Return which call of which step this is; None for an evaluation, which is none.
-
-        A region that is checkpointed with ``use_reentrant=True`` is computed without a graph inside
-        of a function of autograd, and again in the backward pass.
-        """
-        if not (batch.training or inside_function()):
-            self.graphs.lead(self._steps)
-            return None
-        if backward_runs():
-            return self._steps.same(batch)
-        if self._steps.over():
-            self.end_step()
-        if self.graphs.lead(self._steps):
-            self._steps.when_reached = self.graphs.advance
-        return self._steps.next(batch, shared, graph=batch.training)
-
-    def _state(self, number: int) -> CallState:
-        """Return the state of the call of this number in its step."""
-        if not number or not self._fresh:
-            return self._own[0]
-        while len(self.further) < number:
-            self._add_call()
-        return cast(CallState, self.further[number - 1])
-
-    def _add_call(self) -> None:
-        self.further.append(self._fresh[0].copy())
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveLoss:
-        with not_inference():
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-            for call in self._fresh:
-                call._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self

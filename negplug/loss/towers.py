@@ -10,10 +10,10 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.pairs import batch_of_pairs
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.agreement import fails_together
-from negplug.loss.saved import SavedLoss
+from negplug.loss.stepped import SteppedLoss
 
 
-class TwoTowerLoss(SavedLoss, abc.ABC):
+class TwoTowerLoss(SteppedLoss, abc.ABC):
     """The side of :class:`negplug.loss.contrastive.ContrastiveLoss` that takes pairs."""
 
     @abc.abstractmethod

@@ -27,18 +27,17 @@ from negplug.hosts.injection import Injection, NoLossFoundError
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.accumulated_step import inject_accumulated
 from negplug.hosts.trainer.call_counts import CallCounts, insist
+from negplug.hosts.trainer.checkpoint import CheckpointMixin
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
-from negplug.hosts.trainer.saved import losses_of
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Samplers, Treatment
-from negplug.kernels.distributed import everyones
 
 logger = logging.getLogger("negplug")
 
 
-class NegativeControlMixin(EvaluationMixin):
+class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
     """The callback's behaviour, on either Lightning.
 
     Args:
@@ -93,11 +92,6 @@ class NegativeControlMixin(EvaluationMixin):
         self._counts: CallCounts | None = None
         self._recorder: several.SharedRecorder | None = None
         self._encoder: RecipeEncoder | None = None
-
-    @property
-    def state_key(self) -> str:
-        """The key of this callback's state in checkpoints: ``negplug``, or ``negplug/TARGET``."""
-        return several.state_key(self.target, new=id(self) if self._stage is None else None)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Treat the losses that exist already, so that a tuner sees the treated recipe.
@@ -209,48 +203,6 @@ class NegativeControlMixin(EvaluationMixin):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give the model back as it was."""
         self._give_back(pl_module)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the expressions and all state: tensors and built-in types only."""
-        losses, dataset = self._kept.saved, self._kept.owner.dataset
-        if self.injection is not None:
-            # Another callback may save at the end of a batch before this one has closed it.
-            self.injection.end_step()
-            losses = self.injection.state_dict()
-            if any(part.per_rank for part in self.injection.samplers()):
-                # Lightning asks every rank and writes what rank 0 answers.
-                whose = {"dataset": everyones(dataset), "losses": {}}
-                return self._choice() | whose | {"ranks": everyones(losses)}
-        return self._choice() | {"dataset": dataset, "losses": losses or {}}
-
-    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Find the state where a callback with another target has saved it.
-
-        Raises:
-            ValueError: If the checkpoint holds the state of other losses alone.
-        """
-        states = checkpoint.get("callbacks", {})
-        if self._stage in (None, "fit") and self.state_key not in states:
-            state = several.saved_elsewhere(states, self.target)
-            if state is not None:
-                self.load_state_dict(state)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep the state until the model is treated; a stage outside ``fit`` has no use for it.
-
-        Raises:
-            ValueError: As :func:`losses_of`.
-        """
-        if self._stage in (None, "fit") and (saved := losses_of(state, self._choice())):
-            self._kept.resume(saved, state.get("dataset"))
-
-    def _choice(self) -> dict[str, str | None]:
-        """Return what a run that resumes must have chosen too."""
-        objective = self.treatment.objective
-        return {
-            "sampler": self.treatment.describe(),
-            "objective": None if objective is None else str(objective),
-        }
 
     def _others(self, trainer: Any) -> list[NegativeControlMixin]:
         """Return the other callbacks of this kind in a Trainer."""

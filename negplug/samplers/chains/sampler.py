@@ -30,8 +30,7 @@ what one would converge to over this batch alone, the softmax over its negatives
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,8 +53,9 @@ from negplug.samplers.chains.grouping import (
     whole_pool,
 )
 from negplug.samplers.chains.placed_pool import pool_of
-from negplug.samplers.chains.step import ChainStep, Measures
+from negplug.samplers.chains.step import ChainStep
 from negplug.samplers.chains.table import ChainTable
+from negplug.samplers.chains.visited import Ended, Visited
 from negplug.samplers.chains.weighting import (
     drawn_rows,
     effective_number,
@@ -67,36 +67,6 @@ from negplug.samplers.gather import Gather
 
 OutOfBatch = Literal["recompute", "cached", "drop"]
 _OPTIONS = ("recompute", "cached", "drop")
-
-
-class Ended(NamedTuple):
-    """Where the chains of a step ended, on all ranks.
-
-    Attributes:
-        names: ``[3, N]`` int64: data set index, view and final state of each chain.
-        score: ``[N]``, the logit of the final state.
-        room: Gives the number of views, and that of samples in the data set.
-        size: The latter, if it was said.
-        measures: What is worth logging of this rank's chains.
-    """
-
-    names: Tensor
-    score: Tensor
-    room: Callable[[], tuple[int, int]]
-    size: int | None
-    measures: Measures
-
-
-class Visited(NamedTuple):
-    """What a step leaves behind.
-
-    Attributes:
-        ended: Where its chains ended; None if nothing was proposed.
-        shown: The keys to cache; None if embeddings are not cached.
-    """
-
-    ended: Ended | None
-    shown: ShownKeys | None
 
 
 class ChainSampler(Stateful, NegativeSampler):

@@ -163,7 +163,7 @@ def tests_gpu(session: nox.Session) -> None:
     probe = "import torch; print(torch.cuda.is_available())"
     if "True" not in str(session.run("python", "-c", probe, silent=True)):
         session.skip("torch finds no CUDA device here")
-    rooms = ("kernels", "loss", "samplers", "objectives", "contract", "testing", "hosts")
+    rooms = "kernels contract samplers objectives loss diagnostics testing hosts".split()
     environment = {**ENVIRONMENT, "NEGPLUG_TEST_DEVICE": device}
     tests = (f"tests/{room}" for room in rooms)
     session.run("pytest", *TOGETHER, *tests, *session.posargs, env=environment)

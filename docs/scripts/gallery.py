@@ -33,6 +33,7 @@ DRAWN = {
     "hierarchical": (
         "hierarchical(uniform(num_negatives=8), hard(num_negatives=8, source=queue(size=64)))"
     ),
+    "schedule": "schedule(in_batch(), hard(num_negatives=8), from_steps=(0, 180))",
     "stratified": "stratified(num_negatives=8, same=0.75)",
     "hard": "hard(num_negatives=8)",
     "filtered": 'filtered(by="labels")',
@@ -44,6 +45,7 @@ DRAWN = {
 
 SAMPLES, LABELS, BATCH = 60, 3, 16
 WARM, COUNTED = 60, 240
+TURN = WARM + COUNTED // 2  # the step at which the schedule's second sampler begins
 TEMPERATURE = 0.3
 ANCHOR = 0
 BLUE = "#3f51b5"
@@ -108,8 +110,15 @@ def data() -> tuple[Tensor, Tensor]:
     return angles, labels
 
 
-def counted(name: str) -> Seen:
-    """Take step after step, without training, and count what the anchor's first view is given."""
+def counted(name: str, first: int | None = None, last: int | None = None) -> Seen:
+    """Take step after step, without training, and count what the anchor's first view is given.
+
+    ``first`` and ``last`` bound the steps that count; by default those are all once it is warm. The
+    age of a queue's rows can be drawn for one step alone, the last one.
+    """
+    last = WARM + COUNTED if last is None else last
+    if first is None:
+        first = last - 1 if name == "queue" else WARM
     angles, labels = data()
     generator = torch.Generator().manual_seed(5)
     loss_fn = negplug.ContrastiveLoss(DRAWN[name], temperature=TEMPERATURE, seed=1)
@@ -118,7 +127,7 @@ def counted(name: str) -> Seen:
     loss_fn.sampler.register_forward_hook(lambda _, given, out: found.append((given[0], out)))
     past: list[Tensor] = []
     size = 2 * BATCH if name == "gather" else BATCH
-    for step in range(WARM + COUNTED):
+    for step in range(last):
         others = 1 + torch.randperm(SAMPLES - 1, generator=generator)[: size - 1]
         rows = torch.cat([torch.tensor([ANCHOR]), others])
         views = []
@@ -127,8 +136,7 @@ def counted(name: str) -> Seen:
             views.append(torch.stack([noisy.cos(), noisy.sin()], 1).requires_grad_())
         found.clear()
         loss_fn(*views, indexes=rows, labels=labels[rows]).backward()
-        # The age of a queue's rows can be drawn for one step alone.
-        if step >= (WARM + COUNTED - 1 if name == "queue" else WARM):
+        if step >= first:
             batch, pools = found[0]
             ages = past if name == "queue" else []
             chains = name in ("emc2", "isir")
@@ -167,12 +175,28 @@ def note(seen: Seen, part: Negatives, around: Surroundings) -> None:
 
 
 def draw(name: str) -> None:
-    """Draw one sampler's picture."""
+    """Draw one sampler's picture; of a schedule one for each turn."""
     import matplotlib.pyplot as plt
 
-    seen = counted(name)
+    if name == "schedule":
+        turns = {
+            f"steps 0 to {TURN - 1}": counted(name, WARM, TURN),
+            f"from step {TURN} on": counted(name, TURN),
+        }
+    else:
+        turns = {"": counted(name)}
+    figure, frames = plt.subplots(1, len(turns), figsize=(3.2 * len(turns), 3.35), squeeze=False)
+    for axes, (title, seen) in zip(frames[0], turns.items(), strict=True):
+        axes.set_title(title, fontsize=10)
+        draw_turn(axes, seen)
+    save(figure, FIGURES / f"{name}.svg")
+
+
+def draw_turn(axes: Any, seen: Seen) -> None:
+    """Draw what was counted."""
+    import matplotlib.pyplot as plt
+
     angles, labels = data()
-    figure, axes = plt.subplots(figsize=(3.2, 3.35))
     axes.set_aspect("equal")
     axes.axis("off")
     axes.set(xlim=(-1.3, 1.3), ylim=(-1.45, 1.3))
@@ -202,7 +226,6 @@ def draw(name: str) -> None:
     if not equal:
         said = f"weight {low:.1g} (yellow) to {high:.1g} (dark)"
     axes.text(0, -1.42, said, ha="center", fontsize=9)
-    save(figure, FIGURES / f"{name}.svg")
 
 
 def save(figure: Any, path: Path) -> None:

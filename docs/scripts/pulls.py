@@ -31,6 +31,21 @@ DRAWN = {
         "debiased(tau_plus=0.1, beta=1.0)": "with beta=1.0 (HCL)",
         "infonce()": "infonce()",
     },
+    "sigmoid": {
+        "sigmoid(bias=-3.0)": "sigmoid(bias=-3.0)",
+        "sigmoid(bias=-5.0)": "sigmoid(bias=-5.0)",
+        "infonce()": "infonce()",
+    },
+    "ifm": {
+        "ifm(epsilon=0.1)": "ifm(epsilon=0.1)",
+        "ifm(epsilon=0.2)": "ifm(epsilon=0.2)",
+        "infonce()": "infonce()",
+    },
+    "rince": {
+        "rince(q=0.5)": "rince(q=0.5)",
+        "rince(q=0.1)": "rince(q=0.1)",
+        "infonce()": "infonce()",
+    },
 }
 
 
@@ -79,6 +94,19 @@ def of_sogclr() -> dict[str, Tensor]:
     return curves | {"infonce()": pushes(ContrastiveLoss(temperature=TEMPERATURE), SIMILARITIES)}
 
 
+def of_isogclr() -> dict[str, Tensor]:
+    """Return the pushes once the temperature has followed batches of two kinds."""
+    curves = {}
+    for kind, spread in {"some are near": 1.0, "all are alike": 0.2}.items():
+        loss_fn = ContrastiveLoss("in_batch()", "isogclr(eta=0.02, size=1)", TEMPERATURE)
+        for _ in range(24):
+            pushes(loss_fn, SIMILARITIES * spread)
+        loss_fn.end_step()
+        tau = float(loss_fn.objective.averages.tau[0, 0])
+        curves[f"τ = {tau:.2f}, where {kind}"] = pushes(loss_fn, SIMILARITIES)
+    return curves
+
+
 def of_relic() -> dict[str, Tensor]:
     """Return the pushes on negatives of either side: what the positive sees as the anchor does."""
     both = pushes(ContrastiveLoss("in_batch()", "relic(alpha=1.0)", TEMPERATURE), SIMILARITIES)
@@ -102,3 +130,4 @@ if __name__ == "__main__":
         draw(objective, {label: pushes(loss, SIMILARITIES) for label, loss in losses.items()})
     draw("relic", of_relic())
     draw("sogclr", of_sogclr())
+    draw("isogclr", of_isogclr())

@@ -8,12 +8,20 @@
 
 As Lightning callbacks they are :mod:`negplug.hosts.trainer.diagnostics` and
 :mod:`negplug.hosts.trainer.contact_sheet`, exported by ``negplug_lightly`` and ``negplug_solo``.
+
+The names are loaded on first use: the command line, which is free of torch, draws its pages here.
 """
 
-from negplug.diagnostics.clusters import intra_class_distance, silhouette
-from negplug.diagnostics.gradients import SNR, GradientMoments
-from negplug.diagnostics.hypersphere import alignment, uniformity
-from negplug.diagnostics.negatives import effective_number, hardness
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from negplug.diagnostics.clusters import intra_class_distance, silhouette
+    from negplug.diagnostics.gradients import SNR, GradientMoments
+    from negplug.diagnostics.hypersphere import alignment, uniformity
+    from negplug.diagnostics.negatives import effective_number, hardness
 
 __all__ = [
     "SNR",
@@ -25,3 +33,19 @@ __all__ = [
     "silhouette",
     "uniformity",
 ]
+
+_HOMES = {
+    "clusters": ("intra_class_distance", "silhouette"),
+    "gradients": ("SNR", "GradientMoments"),
+    "hypersphere": ("alignment", "uniformity"),
+    "negatives": ("effective_number", "hardness"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            module = importlib.import_module(f"{__name__}.{home}")
+            value = globals()[name] = getattr(module, name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -196,7 +196,8 @@ class ContrastiveLoss(TwoTowerLoss):
         tau, learned = resolved(given, self._tau)
         device = batch.anchors.embeddings.device
         captured = late.capturing(device)
-        if captured:
+        counts = captured and done is None  # a compiled graph, captured or not, counts itself
+        if counts:
             done = self.graphs.captured()
         call = self._call_of(batch, shared) if done is None else None
         dataset = batch.context.dataset if dataset is None else dataset
@@ -217,7 +218,7 @@ class ContrastiveLoss(TwoTowerLoss):
             self._seed = self.ranks.settle(self._seed, given, *terms, epoch)
         draws = Draws(self._seed, step, number, rank())
         training = batch.training if done is not None else call is not None
-        if captured and training:
+        if counts and training:
             self.graphs.advance()
         batch = batch.within(draws, tau, dataset, training, self.epoch)
         self.ranks.watch(batch)

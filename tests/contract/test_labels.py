@@ -8,6 +8,7 @@ from device import DEVICE
 
 from negplug import ContrastiveLoss
 from negplug.contract.labels import Targets, as_labels
+from negplug.kernels import late
 
 WANTED = torch.tensor([2, 0, 1, 2])
 ONE_HOT = torch.nn.functional.one_hot(WANTED)
@@ -80,6 +81,15 @@ def test_what_was_refused_once_is_not_looked_at_again():
             targets.read("the second entry", torch.tensor([0.0, 1.0]))
     assert targets.read("the second entry", torch.tensor([0, 1])).tolist() == [0, 1]
     assert targets.read("the third entry", torch.tensor([0.0, 1.0])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("values", [torch.tensor([0.5, 1.0]), torch.ones(2, 3)], ids=str)
+def test_each_recipe_is_told_at_once(values):
+    """Also on a GPU, where the first of a process are waited for and no others."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"must be (integers|one-hot)"):
+            Targets().read("the second entry", values.to(DEVICE))
+    late.settle()
 
 
 @pytest.mark.parametrize("values", FORMS[:-3], ids=str)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from device import DEVICE
 from prepared_rows import prepared
 
 from negplug.diagnostics import (
@@ -19,7 +20,7 @@ def features(n=18, d=5, classes=4, seed=3):
     labels = torch.arange(n) % classes
     centres = torch.randn(classes, d, generator=generator, dtype=torch.float64)
     noise = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return 3 * (centres[labels] + 0.7 * noise), labels
+    return (3 * (centres[labels] + 0.7 * noise)).to(DEVICE), labels.to(DEVICE)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -56,7 +57,7 @@ def test_silhouette_is_rousseeuws(normalize):
 
 def test_the_scale_of_features_does_not_matter_by_default():
     x, labels = features()
-    scale = torch.rand(len(x), 1, dtype=torch.float64) + 0.5
+    scale = torch.rand(len(x), 1, dtype=torch.float64).to(DEVICE) + 0.5
     for measure in (intra_class_distance, silhouette):
         assert measure(x * scale, labels) == pytest.approx(measure(x, labels))
         assert measure(x * 7, labels, normalize=False) != pytest.approx(measure(x, labels))
@@ -64,11 +65,14 @@ def test_the_scale_of_features_does_not_matter_by_default():
 
 def test_classes_refuse_what_they_cannot_measure():
     x, labels = features()
+    apart = torch.arange(len(x), device=DEVICE)
     with pytest.raises(ValueError, match="no class with two rows"):
-        intra_class_distance(x, torch.arange(len(x)))
-    for wrong in (torch.arange(len(x)), torch.zeros(len(x), dtype=torch.long)):
+        intra_class_distance(x, apart)
+    for wrong in (apart, torch.zeros_like(apart)):
         with pytest.raises(ValueError, match="a silhouette needs at least 2 classes"):
             silhouette(x, wrong)
     with pytest.raises(ValueError, match=r"got \[18, 5\] and \[17\]"):
         silhouette(x, labels[1:])
-    assert math.isnan(silhouette(x.index_fill(0, torch.tensor([2]), torch.inf), labels))
+    assert math.isnan(
+        silhouette(x.index_fill(0, torch.tensor([2], device=DEVICE), torch.inf), labels)
+    )

@@ -7,6 +7,7 @@ import math
 import naive
 import pytest
 import torch
+from device import DEVICE
 from prepared_rows import prepared
 
 from negplug.diagnostics import (
@@ -36,11 +37,12 @@ def potential(x, t, ids):
 def test_uniformity_is_equation_2(t, ids):
     (x,) = naive.embeddings(1, 7, seed=2)
     expected = potential(x.detach(), t, range(7) if ids is None else ids)
-    found = uniformity(x, t, None if ids is None else torch.tensor(ids))
+    given = None if ids is None else torch.tensor(ids, device=DEVICE)
+    found = uniformity(x, t, given)
     assert found.item() == pytest.approx(expected, rel=1e-10)
     (gradient,) = torch.autograd.grad(found, x)
-    step = 1e-6 * torch.ones_like(x) * torch.arange(16)
-    moved = uniformity(x + step, t, None if ids is None else torch.tensor(ids))
+    step = 1e-6 * torch.ones_like(x) * torch.arange(16, device=DEVICE)
+    moved = uniformity(x + step, t, given)
     assert (moved - found).item() == pytest.approx((gradient * step).sum().item(), rel=1e-3)
 
 

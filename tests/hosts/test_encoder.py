@@ -11,6 +11,7 @@ import numpy
 import pytest
 import ranks
 import torch
+from device import DEVICE
 from encoding import (
     OUTSIDE,
     Encoding,
@@ -133,8 +134,12 @@ def test_batchnorm_uses_its_running_statistics():
         wanted = nn.functional.normalize(torch.stack(wanted), dim=-1)
         for norm in norms:
             norm.train()
-        torch.testing.assert_close(views, wanted)
-        agree(gradients(views, module), gradients(wanted, module), rtol=1e-4, atol=1e-6)
+        close = {"rtol": 1e-4, "atol": 1e-6}
+        if DEVICE.type != "cpu":
+            # Of another number of images other convolutions, which may round to TF32.
+            close = {"rtol": 1e-2, "atol": 1e-3}
+        torch.testing.assert_close(views, wanted, **close)
+        agree(gradients(views, module), gradients(wanted, module), **close)
         seen.append(views)
 
     fit(look, build)

@@ -14,6 +14,7 @@ from collections import OrderedDict
 import pytest
 import resumable
 import torch
+from device import DEVICE
 from resumable import same_state
 from systems import IS_LINUX
 from torch import nn
@@ -181,7 +182,7 @@ class Loop:
     """A plain PyTorch loop around ``ContrastiveLoss``."""
 
     def __init__(self, expression, calls=1):
-        self.model = nn.Linear(12, 16)
+        self.model = nn.Linear(12, 16).to(DEVICE)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         self.loss_fn = ContrastiveLoss(expression, temperature=0.2)
         self.calls = calls
@@ -192,7 +193,7 @@ class Loop:
             order = torch.randperm(resumable.SIZE, generator=generator)
             inputs = torch.randn(2 * self.calls, resumable.SIZE, 12, generator=generator)
             for indexes in order.split(resumable.BATCH):
-                views = [self.model(view[indexes]) for view in inputs]
+                views = [self.model(view[indexes].to(DEVICE)) for view in inputs]
                 self.optimizer.zero_grad()
                 self._loss(views, indexes, indexes % 4).backward()
                 self.optimizer.step()

@@ -15,6 +15,7 @@ NEEDS = {
     "start/plain-pytorch.md": ("sklearn",),
     "start/sampler-author.md": (),
     "diagnostics.md": (),
+    "how/accumulate.md": (),
     "start/solo-learn.md": ("solo.utils.pretrain_dataloader", "pytorch_lightning", "sklearn"),
 }
 

@@ -1,6 +1,8 @@
 """The rooms of the house: imports run one way, and no two modules import each other."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -82,3 +84,9 @@ def test_no_circle():
     graph = {module: imports_of(module) for module in in_rooms()}
     # Raises CycleError, which names the circle.
     assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+def test_the_command_line_is_there_without_torch():
+    # Help and lists do not pay for it, and the site has its page without it.
+    code = "import sys, negplug.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run((sys.executable, "-c", code), check=False).returncode == 0

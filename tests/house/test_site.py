@@ -101,7 +101,7 @@ def test_a_picture_is_of_what_its_page_says(monkeypatch):
 def test_the_pushes_of_the_objectives_pictures(monkeypatch):
     monkeypatch.syspath_prepend(DOCS / "scripts")
     pulls = script("pulls")
-    assert {*pulls.DRAWN, "relic", "sogclr"} == set(built_in("objective"))
+    assert {*pulls.DRAWN, "relic", "sogclr", "isogclr"} == set(built_in("objective"))
     loss_fn = negplug.ContrastiveLoss(temperature=pulls.TEMPERATURE)
     found = pulls.pushes(loss_fn, pulls.SIMILARITIES)
     scores = (torch.cat([pulls.SIMILARITIES, torch.tensor([pulls.POSITIVE])]) / 0.3).softmax(0)

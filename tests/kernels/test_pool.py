@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from device import DEVICE
 from torch.nn.functional import normalize
 
 from negplug.kernels.pool import tiled
@@ -19,16 +20,16 @@ def test_pools_equal_the_reference(rows, keys, weighted, kept, monkeypatch):
     monkeypatch.setattr(tiled, "_KEPT", kept)
     generator = torch.Generator().manual_seed(rows)
     draw = {"generator": generator, "dtype": torch.float64}
-    a = normalize(torch.randn(rows, 16, **draw), dim=1).requires_grad_()
-    k = normalize(torch.randn(keys, 16, **draw), dim=1).requires_grad_()
-    ids = torch.randint(keys, (rows,), generator=generator)
-    question = [ids, torch.arange(keys), 0.05]
+    a = normalize(torch.randn(rows, 16, **draw), dim=1).to(DEVICE).requires_grad_()
+    k = normalize(torch.randn(keys, 16, **draw), dim=1).to(DEVICE).requires_grad_()
+    ids = torch.randint(keys, (rows,), generator=generator).to(DEVICE)
+    question = [ids, torch.arange(keys, device=DEVICE), 0.05]
     if weighted:
         mask = torch.rand(rows, keys, generator=generator) < 0.8
         mask[0] = False
-        question += [torch.randn(rows, keys, **draw), mask]
+        question += [torch.randn(rows, keys, **draw).to(DEVICE), mask.to(DEVICE)]
     wanted = full_logsumexp(a, k, *question)
-    weights = torch.randn(rows, **draw)
+    weights = torch.randn(rows, **draw).to(DEVICE)
     nothing = wanted == -torch.inf
     expected = torch.autograd.grad((wanted * weights)[~nothing].sum(), [a, k])
     found = tiled_logsumexp(a, k, *question)

@@ -10,6 +10,7 @@ import torch
 from systems import IS_LINUX
 
 from negplug import ContrastiveLoss
+from negplug.kernels import late
 
 SEED = 3
 
@@ -110,6 +111,20 @@ def test_a_probe_between_graphs_takes_no_number(kept):
         probes += [loss_fn(*views(seed=7))]
         probes = probes if kept else []
     assert found == wanted
+
+
+def test_a_compiled_graph_that_is_captured_counts_a_step_once(monkeypatch):
+    ours, theirs = (ContrastiveLoss("uniform(num_negatives=3)", seed=SEED) for _ in range(2))
+    function, z = compiled(ours), views()
+    for _ in range(3):
+        wanted, exact = trained(theirs, z)
+        with monkeypatch.context() as patch:
+            # No CPU has CUDA graphs: what one would take up of a compiled graph runs at once.
+            patch.setattr(late, "capturing", lambda _: True)
+            found, gradients = trained(function, z)
+        assert torch.equal(found, wanted)
+        torch.testing.assert_close(gradients, exact)
+    assert int(ours.graphs.done) == 3
 
 
 def test_a_run_of_graphs_resumes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import pytest
 import torch
+from device import DEVICE
 
 from negplug import (
     ContrastiveLoss,
@@ -29,6 +30,13 @@ def test_no_temperature_breaks_float32(sampler, temperature, spread):
     assert naive.gradients(loss, z).isfinite().all()
 
 
+# A GPU's programs round s = (similarity − 1)/τ, which of negatives that resemble nothing is about
+# 1/τ: at τ = 0.02 that alone is 2.6e-6 (with exact products, under Triton's interpreter, where
+# torch's operations have 1.5e-6). Products of split float32 on tensor cores, whose sums are cut off
+# and not rounded, make it 5.2e-6 on an H200.
+CLOSEST = 3e-6 if DEVICE.type == "cpu" else 1e-5
+
+
 @pytest.mark.parametrize("temperature", [0.1, 0.05, 0.02])
 def test_float32_gradient_is_accurate_on_similar_views(temperature):
     # Relative error against float64 where "probability minus one-hot" loses all digits.
@@ -38,7 +46,7 @@ def test_float32_gradient_is_accurate_on_similar_views(temperature):
     loss_fn = ContrastiveLoss("in_batch()", temperature=temperature)
     wanted = naive.gradients(loss_fn(*exact), exact)
     got = naive.gradients(loss_fn(*single), single).double()
-    assert naive.relative(got, wanted) < 3e-6
+    assert naive.relative(got, wanted) < CLOSEST
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -122,6 +122,8 @@ def test_the_hosts_simclr_recipe_trains_with_it(sampler):
         first_gradient(sampler, objective)
         for objective in (None, "relic(alpha=0)", "relic(alpha=100)", "relic(alpha=200)")
     )
-    assert naive.relative(none, host) < 1e-4
+    # A GPU's convolutions round what they multiply to TF32.
+    bound = 1e-4 if DEVICE.type == "cpu" else 2e-3
+    assert naive.relative(none, host) < bound
     assert naive.relative(once, none) > 0.01
-    assert naive.relative(twice - none, 2 * (once - none)) < 1e-4
+    assert naive.relative(twice - none, 2 * (once - none)) < bound

@@ -85,7 +85,10 @@ def test_nothing_is_written_between_forward_and_backward(expression):
     assert not torch.equal(memory(loss_fn)["rows"], before["rows"])
 
 
-def test_a_backward_pass_after_the_queue_has_changed_is_right():
+@pytest.mark.parametrize("backend", [None, "torch", "reference"])
+def test_a_backward_pass_after_the_queue_has_changed_is_right(backend, monkeypatch):
+    if backend:
+        monkeypatch.setenv("NEGPLUG_BACKEND", backend)
     loss_fn = ContrastiveLoss("queue(size=8)", temperature=TAU)
     train(loss_fn, embed(4, 0))
     z = embed(4, 1)

@@ -10,5 +10,9 @@ from negplug.kernels import late
 def settled(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Return what a call returns, once nothing of it is left to be found."""
     result = call(*args, **kwargs)
-    late.settle()
+    try:
+        late.settle()
+    except Exception:
+        del result  # which the traceback would keep
+        raise
     return result

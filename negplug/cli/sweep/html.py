@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negplug.cli.sweep.figures import Picture
-from negplug.diagnostics.page import data_uri, page
 
 if TYPE_CHECKING:
     from markdown_it.renderer import RendererHTML
@@ -47,6 +46,9 @@ def write_html(report: Path, pictures: Sequence[Picture], path: Path) -> None:
         path: Where the page goes.
     """
     from markdown_it import MarkdownIt
+
+    # Here, for torch comes along, and commands start without it.
+    from negplug.diagnostics.page import data_uri, page
 
     known = {each.file: data_uri((report.parent / each.file).read_bytes()) for each in pictures}
     renderer = MarkdownIt("commonmark", {"html": True}).enable("table")

@@ -47,14 +47,18 @@ class GradientCache:
         model: All that the step trains.
         losses: The contrastive losses that it calls.
         count: Number of micro-batches of a logical batch.
+        insists: Whether the first step has to call one of the losses.
 
     Attributes:
         losses: The losses; more may be added.
     """
 
-    def __init__(self, model: nn.Module, losses: Iterable[Loss], count: int) -> None:
+    def __init__(
+        self, model: nn.Module, losses: Iterable[Loss], count: int, insists: bool = False
+    ) -> None:
         self.losses = list(losses)
         self.count = count
+        self._insists = insists
         self._model = model
         self._checked = False
 
@@ -76,7 +80,7 @@ class GradientCache:
         parts = split(batch, self.count)
         if len(parts) < 2:
             return step(batch)
-        first = None if self._checked else Requirements(self._model)
+        first = None if self._checked else Requirements(self._model, self._insists)
         logical = LogicalBatch(self._model, self.losses, step, parts, first)
         result = logical.run(scaler)
         self._checked = True

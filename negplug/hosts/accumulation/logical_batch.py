@@ -56,7 +56,7 @@ class LogicalBatch:
         """Return what the step returns for the whole batch, its loss with its gradient."""
         reports = Reports(self._rows)
         with reports.taken(self._model):
-            state = ModelState(self._model)
+            state = ModelState(self._model, self._losses)
             if self._first is not None:
                 self._first.check_rows(self._step, self._parts[0], state, self._losses)
             randoms, given = self._embed(state)
@@ -81,6 +81,8 @@ class LogicalBatch:
                 self._first.check_state(state)
             state.restore()
             if learns:
+                if self._first is not None:
+                    self._first.check_called(taken)
                 self._learning = [learning(call) for _, call in taken]
             given.append([(loss, detached(call)) for loss, call in taken])
         for taken in given[1:]:
@@ -165,7 +167,8 @@ class LogicalBatch:
 
 def _trained(model: nn.Module, losses: Sequence[Loss]) -> list[Tensor]:
     """Return the parameters of a model, and those that losses have for themselves, each once."""
-    modules = [model, *(loss for loss in losses if isinstance(loss, nn.Module))]
+    own = (loss if isinstance(loss, nn.Module) else loss.loss for loss in losses)
+    modules = [model, *own]
     each = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
     return list(each.values())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -45,17 +45,27 @@ def accumulated(
         >>> step = accumulated(lambda x: loss_fn(net(x[0]), net(x[1])), 8, model=net, loss=loss_fn)
         >>> step(batch).backward()
     """
+    if not callable(step):
+        raise TypeError(f"accumulated: step must be a function of a batch, got {step!r}")
     count = check_integer("accumulated", "micro_batches", micro_batches, 1)
     if not isinstance(model, nn.Module):
         raise TypeError(f"accumulated: model must be a torch.nn.Module, got {type(model).__name__}")
-    given = [loss] if isinstance(loss, (ContrastiveLoss, Injection)) else list(loss)
-    losses: list[Loss] = []
-    for each in given:
-        if not isinstance(each, (ContrastiveLoss, Injection)):
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"accumulated: model has no parameters, so nothing trains, got {model}")
+    losses = list(dict.fromkeys(_losses(loss)))
+    cache = GradientCache(model, losses, count, insists=True)
+    return lambda batch: cache.run(step, batch, scaler) if torch.is_grad_enabled() else step(batch)
+
+
+def _losses(given: Any) -> Iterator[Loss]:
+    single = isinstance(given, (ContrastiveLoss, Injection)) or not isinstance(given, Iterable)
+    for each in [given] if single else given:
+        if isinstance(each, ContrastiveLoss):
+            yield each
+        elif isinstance(each, Injection):
+            yield from each.losses.values()
+        else:
             raise TypeError(
                 f"accumulated: loss must be a negplug.ContrastiveLoss or what negplug.inject() "
-                f"returned, got {type(each).__name__}"
+                f"returned, or several of them, got {type(each).__name__}"
             )
-        losses += [each] if isinstance(each, ContrastiveLoss) else each.losses.values()
-    cache = GradientCache(model, losses, count)
-    return lambda batch: cache.run(step, batch, scaler) if torch.is_grad_enabled() else step(batch)

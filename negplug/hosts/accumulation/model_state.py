@@ -9,6 +9,7 @@ a mistake, so a model that has some is refused (:func:`dependent`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,16 +26,20 @@ class ModelState:
 
     Args:
         model: The model; a copy of its parameters and buffers is made.
+        losses: Contrastive losses. What they keep is left alone, in the model too, for they are
+            called once for the whole logical batch.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, losses: Iterable[object] = ()) -> None:
         self._model = model
-        self._modules = list(model.modules())
+        own = [loss for loss in losses if isinstance(loss, nn.Module)]
+        self._apart = {module for loss in own for module in loss.modules()}
+        self._modules = [module for module in model.modules() if module not in self._apart]
         self._attributes = [dict(vars(module)) for module in self._modules]
         self._contents = [Contents(held) for own in self._attributes for held in holders(own)]
         self._buffers = [dict(module._buffers) for module in self._modules]
         running = {id(b) for m in self._modules if isinstance(m, _NormBase) for b in m.buffers()}
-        tensors = _tensors(model)
+        tensors = self._present()
         self._copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._tensors = tensors
         self._running = {name for name, tensor in tensors.items() if id(tensor) in running}
@@ -66,9 +71,17 @@ class ModelState:
         """Return copies of what was changed, but for running statistics. Waits for the device."""
         return {
             name: tensor.detach().clone()
-            for name, tensor in _tensors(self._model).items()
+            for name, tensor in self._present().items()
             if name not in self._running and not _same(tensor.detach(), self._copies.get(name))
         }
+
+    def _present(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers that the model has now, by name."""
+        every = [*self._model.named_parameters(), *self._model.named_buffers()]
+        apart = {
+            id(t) for m in self._apart for t in (*m._parameters.values(), *m._buffers.values())
+        }
+        return {name: tensor for name, tensor in every if id(tensor) not in apart}
 
     def _write(self, names: Any) -> None:
         with torch.no_grad():
@@ -79,10 +92,6 @@ class ModelState:
 def dependent(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     """Return what two micro-batches have changed in different ways, by name."""
     return [n for n in {**one, **other} if n not in one or not _same(one[n], other.get(n))]
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict([*model.named_parameters(), *model.named_buffers()])
 
 
 def _same(tensor: Tensor, other: Tensor | None) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from negplug.hosts.accumulation.model_state import ModelState, dependent
 from negplug.hosts.accumulation.outputs import loss_of
@@ -24,20 +25,27 @@ from negplug.kernels.rng_states import RngStates
 
 logger = logging.getLogger("negplug")
 
+# Modules of other packages that draw what they drop.
+_DROPPING = ("DropPath", "StochasticDepth")
+
 
 class Requirements:
     """What the first step of a model is asked.
 
     Args:
         model: What the step trains.
+        insists: Whether one of the contrastive losses has to be called.
 
     Raises:
         ValueError: If a gradient of the model has a hook, which would be run for each micro-batch.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, insists: bool = False) -> None:
         self._model = model
-        self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+        self._insists = insists
+        training = [module for module in model.modules() if module.training]
+        self._norms = [module for module in training if isinstance(module, _BatchNorm)]
+        self._random = [module for module in training if _draws(module)]
         self._changed: dict[str, Tensor] | None = None
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter._backward_hooks:
@@ -85,8 +93,8 @@ class Requirements:
                 taken.append(call)
                 return torch.ones((), device=device)
 
-            for norm in self._norms:
-                norm.training = False
+            for module in (*self._norms, *self._random):
+                module.training = False
             with rerouted(losses, one), torch.no_grad():
                 value = loss_of(step(some.taken()))
             state.restore()
@@ -105,6 +113,21 @@ class Requirements:
                 f"accumulate: beside its contrastive losses the step returns {whole - 1:.4g} more "
                 f"for a micro-batch and {mean - 1:.4g} for the mean of its halves, so it is no "
                 f"mean over rows and cannot be split; remove accumulate or that term"
+            )
+
+    def check_called(self, taken: Sequence[Any]) -> None:
+        """Insist that the step calls a contrastive loss, of which micro-batches make a whole.
+
+        Args:
+            taken: The calls of a micro-batch.
+
+        Raises:
+            ValueError: If it has to and does not.
+        """
+        if self._insists and not taken:
+            raise ValueError(
+                "accumulated: the step calls none of the contrastive losses that were given as "
+                "loss=…, so each micro-batch would be a batch of its own; give those that it calls"
             )
 
     def check_state(self, state: ModelState) -> None:
@@ -142,3 +165,8 @@ class Requirements:
                     f"{list(parameter.shape)} that is not in the model; put all that trains into "
                     f"one module"
                 )
+
+
+def _draws(module: nn.Module) -> bool:
+    known = isinstance(module, (_DropoutNd, nn.MultiheadAttention))
+    return known or type(module).__name__ in _DROPPING

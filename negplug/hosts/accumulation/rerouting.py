@@ -15,6 +15,9 @@ from negplug.loss.contrastive import ContrastiveLoss
 Loss = TreatedLoss | ContrastiveLoss
 Route = Callable[[Any, functools.partial[Tensor]], Tensor]
 
+# The methods of a ContrastiveLoss whose arguments have rows.
+_SPLIT = ("forward", "pairs")
+
 
 @contextlib.contextmanager
 def rerouted(losses: Iterable[Loss], route: Route) -> Iterator[None]:
@@ -31,14 +34,24 @@ def rerouted(losses: Iterable[Loss], route: Route) -> Iterator[None]:
                 undo.callback(setattr, loss, "rerouted", None)
             else:
                 own = vars(loss)
-                own["forward"] = _Forward(loss, loss.forward, route)
-                undo.callback(own.pop, "forward")
+                for name in _SPLIT:
+                    own[name] = _Method(loss, getattr(loss, name), route)
+                    undo.callback(own.pop, name)
+                own["contrast"] = _refuse
+                undo.callback(own.pop, "contrast")
         yield
 
 
-class _Forward:
+class _Method:
     def __init__(self, loss: ContrastiveLoss, own: Callable[..., Tensor], route: Route) -> None:
         self._loss, self._own, self._route = loss, own, route
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self._route(self._loss, functools.partial(self._own, *args, **kwargs))
+
+
+def _refuse(*_: Any, **__: Any) -> Tensor:
+    raise ValueError(
+        "accumulate: the step calls contrast() with a batch of its own, and micro-batches' cannot "
+        "be joined; call the loss with views, or pairs(), or remove accumulate"
+    )

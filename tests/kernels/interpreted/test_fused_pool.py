@@ -161,3 +161,14 @@ def test_what_is_not_a_number_stays_none(symmetric):
     anchors = pool if symmetric else pool[4:12].clone()
     found = pool_logsumexp(anchors, pool, ids[: len(anchors)], ids + 40, 0.1)
     assert found.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pool_without_gradient_may_be_written_to_before_the_backward_pass(dtype):
+    a, k, ids, _ = question(20, 33, 16, None)
+    a, k = a.to(dtype).requires_grad_(), k.to(dtype)
+    value = fused_logsumexp(a, k, *ids, 0.1)
+    (wanted,) = torch.autograd.grad(value.sum(), a, retain_graph=True)
+    k.zero_()
+    (found,) = torch.autograd.grad(value.sum(), a)
+    assert torch.equal(found, wanted)

@@ -68,3 +68,28 @@ def test_operations_that_write_are_counted_and_views_are_not():
         values.view(2, 3).T.unsqueeze(0).add_(1.0)
         torch.empty_like(values).copy_(values)
     assert found == {"add_": 1, "copy_": 1}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_bank_that_resumes_asks_for_the_same(saved):
+    """Programs with a mask and without need not compute the same to the last bit."""
+    views = [torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(s)) for s in range(3)]
+    indexes = torch.arange(12)
+
+    def call(loss_fn, step):
+        with launches() as found:
+            loss = loss_fn(*views[step].clone().requires_grad_(), indexes=indexes)
+        return found, loss
+
+    straight, other = (ContrastiveLoss("memory_bank(size=64)", seed=0) for _ in range(2))
+    for loss_fn in (straight, other):
+        for step in range(2):
+            call(loss_fn, step)[1].backward()
+            loss_fn.end_step()
+    state = other.state_dict()
+    if not saved:  # but loaded
+        other = ContrastiveLoss("memory_bank(size=64)", seed=0)
+        other.load_state_dict(state)
+    (wanted, loss), (found, resumed) = call(straight, 2), call(other, 2)
+    assert found == wanted
+    assert torch.equal(loss, resumed)

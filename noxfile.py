@@ -48,7 +48,7 @@ MEASURED = Path(__file__).resolve().parent / ".coverage"
 # What depends on torch, numba, pluggy, typer and Python, and on no host; without the slowest.
 ROOMS = (
     *(f"tests/{room}" for room in ("kernels", "contract", "samplers", "objectives", "loss")),
-    *("tests/plugins", "tests/house"),
+    *("tests/diagnostics", "tests/plugins", "tests/house"),
     "--ignore=tests/samplers/chains/test_exactness.py",
     "--ignore=tests/house/test_methods_table.py",
 )
@@ -81,7 +81,7 @@ def measured(session: nox.Session, *arguments: str) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Format, lint and types."""
-    session.install(".[dev,lightly,sweep]", "nox")
+    session.install(".[dev,lightly,sweep]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
@@ -105,7 +105,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def tests_lightly(session: nox.Session) -> None:
     """All tests with Lightly and today's Lightning."""
-    session.install(".[dev,device,fast,lightly,sweep]", "lightning", "scikit-learn")
+    session.install(".[dev,device,diagnostics,fast,lightly,sweep]", "lightning")
     measured(session)
 
 
@@ -159,7 +159,7 @@ def tests_newest(session: nox.Session) -> None:
 def tests_gpu(session: nox.Session) -> None:
     """What computes, and Lightly's recipes, on the device NEGPLUG_TEST_DEVICE (cuda unless set)."""
     device = os.environ.get("NEGPLUG_TEST_DEVICE", "cuda")
-    session.install(".[dev,fast,lightly]", "lightning", "scikit-learn")
+    session.install(".[dev,diagnostics,fast,lightly]", "lightning")
     probe = "import torch; print(torch.cuda.is_available())"
     if "True" not in str(session.run("python", "-c", probe, silent=True)):
         session.skip("torch finds no CUDA device here")
@@ -196,7 +196,7 @@ def upstream(session: nox.Session, host: str) -> None:
     environment = {**ENVIRONMENT, variable: source}
     if host == "solo":
         environment["PYTHONPATH"] = source
-    session.install(".[dev]", "scikit-learn", *needed)
+    session.install(".[dev,diagnostics]", *needed)
     tests = ("tests/upstream", "tests/standins", "tests/house/test_methods_table.py")
     session.run("pytest", *tests, *session.posargs, env=environment)
 

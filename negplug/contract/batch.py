@@ -150,6 +150,7 @@ class ContrastiveBatch:
         labels: Tensor | None = None,
         unindexed: str = "",
         unlabeled: str = "",
+        names: tuple[str, ...] = (),
     ) -> ContrastiveBatch:
         """Build the batch of a one-directional loss: query b against key b and other keys (MoCo).
 
@@ -160,13 +161,15 @@ class ContrastiveBatch:
             labels: ``[B]`` or any other form of :func:`negplug.contract.labels.as_labels`.
             unindexed: Why ``indexes`` is None.
             unlabeled: Why ``labels`` is None.
+            names: What messages call queries and keys; z0 and z1 by default.
 
         Raises:
             ValueError, TypeError: As :meth:`from_views`.
         """
-        check_views((queries, keys))
+        check_views((queries, keys), names)
         size, device = len(queries), queries.device
-        rows = finite_unit_rows(queries), finite_unit_rows(keys, first=1)
+        own_rows = finite_unit_rows(queries, names=names[:1])
+        rows = own_rows, finite_unit_rows(keys, first=1, names=names[1:])
         indexes = indexes_per_row(indexes, size, 1, device)
         labels = labels_per_row(labels, size, 1, device)
         _, ids, views, positives = layout_of(1, size, rows[0])

@@ -7,15 +7,8 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
-from negplug.contract.inputs import (
-    check_form,
-    check_views,
-    finite_unit_rows,
-    indexes_per_row,
-    labels_per_row,
-)
-from negplug.contract.layout import layout_of
-from negplug.contract.rows import ANCHORS, KEYS, Rows
+from negplug.contract.inputs import check_form, finite_unit_rows
+from negplug.contract.rows import KEYS, Rows
 
 _NAMES = "queries", "documents"
 
@@ -42,19 +35,11 @@ def batch_of_pairs(
         ValueError, TypeError: If something given cannot be used; the message names it.
     """
     names = _NAMES[direction], _NAMES[1 - direction]
-    check_views((anchors, keys), names)
-    size, device = len(anchors), anchors.device
-    own = finite_unit_rows(anchors, names=names[:1])
-    others = finite_unit_rows(keys, names=names[1:])
-    indexes = indexes_per_row(indexes, size, 1, device)
-    labels = labels_per_row(labels, size, 1, device)
-    _, ids, views, positives = layout_of(1, size, own)
-    ids = ids if indexes is None else indexes
-    rows = Rows(own, ids, indexes, labels, views, 1, ANCHORS, identified=ids)
-    pool = Rows(others, ids, indexes, labels, views, 1, KEYS, identified=ids)
-    if hard_negatives is not None:
-        pool = _with_negatives(pool, _flat(hard_negatives, size, anchors.shape[1]))
-    return ContrastiveBatch(rows, pool, positives, unpadded=positives)
+    batch = ContrastiveBatch.from_pairs(anchors, keys, indexes, labels, names=names)
+    if hard_negatives is None:
+        return batch
+    pool = _with_negatives(batch.keys, _flat(hard_negatives, *anchors.shape))
+    return ContrastiveBatch(batch.anchors, pool, batch.positives, unpadded=batch.positives)
 
 
 def _flat(hard_negatives: Tensor, size: int, width: int) -> Tensor:

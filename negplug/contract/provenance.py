@@ -48,7 +48,7 @@ def changed(distribution: str, what: str, reader: str) -> RuntimeError:
     """
     found = installed_version(distribution) or "(from source)"
     return RuntimeError(
-        f"{distribution} {found}: {what}; {reader} relies on it. Use another version of "
+        f"{distribution} {found}: {what}; {reader} relies on it, so use another version of "
         f"{distribution} or of negplug"
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from negplug.kernels.rng_states import isolated_rng
+
 
 def labelled(batch: Any) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Return a batch's images ``[n, …]`` and labels ``[n]``, if it begins with both."""
@@ -37,8 +39,7 @@ def embed(encoder: nn.Module, images: Tensor) -> Tensor:
         ValueError: If the encoder returns no tensor.
     """
     weight = next(encoder.parameters(), images)
-    devices = [weight.device] if weight.device.type == "cuda" else []
-    with _evaluating(encoder), torch.random.fork_rng(devices):
+    with _evaluating(encoder), isolated_rng(weight.device):
         features = encoder(images.to(weight.device, weight.dtype))
     if not isinstance(features, Tensor):
         raise ValueError(

@@ -6,8 +6,8 @@ question (its sizes, say) computes it. A new kernel is a file and a line in its 
 Environment:
     NEGPLUG_BACKEND: forces the kernels of one backend wherever it has any: ``numba`` (loops
         compiled for the CPU, with ``negplug[fast]``), ``triton`` (programs for a GPU, which come
-        with torch there), ``torch`` (torch operations, on any device), or ``reference`` (the
-        equations, plainly, in torch and autograd; for comparison).
+        with torch there), ``torch`` (torch operations, on any device; numpy's for a few numbers on
+        the CPU), or ``reference`` (the equations, plainly, in torch and autograd; for comparison).
 """
 
 from __future__ import annotations

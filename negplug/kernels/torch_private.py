@@ -35,8 +35,8 @@ def changed(what: str, reader: str) -> RuntimeError:
         reader: The function of this module that relies on it.
     """
     return RuntimeError(
-        f"torch {torch.__version__}: {what}; {__name__}.{reader} relies on it. Use another "
-        f"version of torch or of negplug"
+        f"torch {torch.__version__}: {what}; {__name__}.{reader} relies on it, so use "
+        f"another version of torch or of negplug"
     )
 
 

@@ -73,7 +73,10 @@ class Debiased(Objective):
         logits = torch.where(present, positive_logits(batch, temperature), padding)
         count = count.clamp(min=1)
         positive = logits.logsumexp(1) - count.to(logits.dtype).log()
-        negative = self._log_estimate(total, number, positive, 1.0 / temperature)
+        steepness: float | Tensor = 1.0 / temperature
+        if batch.context.sharpness is not None:
+            steepness = steepness * batch.context.sharpness  # τ learns, and the least has it too
+        negative = self._log_estimate(total, number, positive, steepness)
         # The default threshold of 20 rounds to the identity too early for float64.
         each = softplus(negative[:, None] - logits, threshold=50.0)
         loss = torch.where(present, each, 0.0).sum(1) / count
@@ -93,7 +96,7 @@ class Debiased(Objective):
         return number + reweighted - negative_logsumexp(batch, negatives, temperature / self.beta)
 
     def _log_estimate(
-        self, total: Tensor, number: Tensor, positive: Tensor, steepness: float
+        self, total: Tensor, number: Tensor, positive: Tensor, steepness: float | Tensor
     ) -> Tensor:
         """Return log G, ``[N]``, from the logarithms of R, of N and of the mean positive."""
         if self.tau_plus == 0:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from negplug.contract.draws import Draws
+from negplug.kernels.rng_states import isolated_rng
 from negplug.testing.subject import Subject, copied, difference, evaluate, train
 
 _STEPS = 5
@@ -53,7 +52,7 @@ def draws_change_with_seed_step_and_call(subject: Subject) -> None:
 def the_global_generators_are_left_alone(subject: Subject) -> None:
     """The generators of torch, random and NumPy are neither advanced nor listened to."""
     runs = []
-    with _generators_restored():
+    with isolated_rng(torch.device(subject.device)):
         for seed in (1, 2):
             _seed_everything(seed)
             before = _generators(subject.device)
@@ -92,16 +91,3 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
-
-
-@contextlib.contextmanager
-def _generators_restored() -> Iterator[None]:
-    numpy = sys.modules.get("numpy")
-    states = random.getstate(), numpy and numpy.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        if numpy is not None:
-            numpy.random.set_state(states[1])

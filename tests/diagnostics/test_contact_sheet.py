@@ -17,6 +17,7 @@ from negplug.diagnostics.contact_sheet.draws import draws_of
 from negplug.diagnostics.contact_sheet.images import Images, as_picture, views_in
 from negplug.diagnostics.contact_sheet.sheet import sheet_of
 from negplug.diagnostics.contact_sheet.whose import Row
+from negplug.samplers.in_batch import InBatch
 
 LABELS = torch.tensor([0, 1, 0, 2])
 
@@ -53,6 +54,15 @@ def test_all_keys_of_the_batch_with_similarities_shares_and_labels():
     false = sum(w for w, row in zip(weights.tolist(), order, strict=True) if row % 4 == 2)
     assert first.false_share == pytest.approx(false, abs=1e-6)
     assert second.false == 0
+
+
+@pytest.mark.parametrize(("half", "view"), [("cross", 1), ("same", 0)])
+def test_of_blocks_of_views_those_that_serve_alone(half, view):
+    given = batch()
+    (first,) = draws_of(given, InBatch(half)(given), size=4, anchors=1)
+    assert first.anchor.view == 0
+    assert first.total == 3
+    assert [drawn.rows[0].view for drawn in first.negatives] == [view] * 3
 
 
 def test_the_most_similar_are_listed_and_all_are_counted():

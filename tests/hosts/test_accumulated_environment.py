@@ -30,25 +30,6 @@ def test_an_unmodified_recipe_runs_in_micro_batches(tmp_path):
     assert "rows 2" in done.stdout  # of 8
 
 
-PLAIN = """
-import torch
-from lightly.loss import NTXentLoss
-
-net, criterion = torch.nn.Linear(4, 4), NTXentLoss()
-criterion(net(torch.randn(8, 4)), net(torch.randn(8, 4))).backward()
-"""
-
-
-def test_a_plain_loop_is_told_that_it_cannot_be_split_from_outside(tmp_path):
-    pytest.importorskip("lightly")
-    (tmp_path / "loop.py").write_text(PLAIN)
-    run = ["-m", "negplug", "run", "--sampler", "in_batch()", "--accumulate", "2", "loop.py"]
-    done = armed.run(tmp_path, *run)
-    assert done.returncode != 0
-    assert "cannot split the steps of a plain PyTorch loop" in done.stderr
-    assert "NTXentLoss at loop.py:6; call negplug.accumulated() in it" in done.stderr
-
-
 @pytest.mark.parametrize("value", ["many", "0", "-1", "2.5", "x" * 9999])
 def test_what_is_no_number_of_micro_batches(monkeypatch, value):
     monkeypatch.setenv("NEGPLUG_ACCUMULATE", value)

@@ -175,7 +175,7 @@ def sentence(lightning):
     """The beginning of what is said, and the end."""
     distribution = DISTRIBUTIONS[lightning.__name__]
     found = re.escape(f"{distribution} {version(distribution)}: ")
-    end = rf"relies on it\. Use another version of {distribution} or of negplug$"
+    end = rf"relies on it, so use another version of {distribution} or of negplug$"
     return lambda what: rf"^{found}{what}.*; negplug\.hosts\.trainer\.private\.\w+ {end}"
 
 

@@ -60,6 +60,14 @@ def test_evaluation_and_other_modules_are_left_alone(watch):
     assert "forward" not in vars(criterion)
 
 
+def test_its_steps_cannot_be_split_from_outside(watch, monkeypatch):
+    monkeypatch.setenv("NEGPLUG_ACCUMULATE", "2")
+    watch("in_batch()")
+    here = r"NTXentLoss at \S*test_watch\.py:\d+; call negplug\.accumulated\(\) in it"
+    with pytest.raises(ValueError, match=f"cannot split the steps of a plain PyTorch loop.*{here}"):
+        NTXentLoss()(*naive.embeddings(2, 8))
+
+
 def test_what_the_script_has_injected_itself_stays(watch):
     z, criterion = naive.embeddings(2, 8), NTXentLoss()
     with negplug.inject(criterion, "uniform(num_negatives=3)") as handle:

@@ -6,10 +6,13 @@ Windows has none of what is taken away here. macOS lacks files in memory and Tri
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 
 import pytest
-from distributions import python
+from distributions import CHECKOUT, python
+
+MODULES = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")
 
 # Other packages know what they may use where; they are imported before anything is taken away.
 WITHOUT = """
@@ -20,7 +23,7 @@ try:
 except ImportError:
     pass
 
-for name in ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty", "triton"):
+for name in (*MODULES, "triton"):
     sys.modules[name] = None
 for module, names in {
     os: (
@@ -90,7 +93,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_what_linux_alone_has_is_not_needed(tmp_path):
-    script = WITHOUT + IMPORT_ALL + COMPUTE + COMMANDS
+    script = f"MODULES = {MODULES}\n" + WITHOUT + IMPORT_ALL + COMPUTE + COMMANDS
     # Other plugins may need what they like.
     done = python("-c", script, cwd=tmp_path, NEGPLUG_DISABLE_AUTOLOAD="1", OMP_NUM_THREADS="1")
     needing_triton, refused, *commands = succeeded(done)
@@ -102,6 +105,13 @@ def test_what_linux_alone_has_is_not_needed(tmp_path):
     assert sweep[:2] == ["sweep", 1]
     assert sweep[2].count("\n") == 1
     assert sweep[2].startswith("negplug: sweep ends its runs through process groups, which this ")
+
+
+def test_the_tests_are_collected_without_it():
+    needing = re.compile(rf"(?m)^(?:import|from) (?:{'|'.join(MODULES)})\b")
+    texts = {path: path.read_text() for path in (CHECKOUT / "tests").rglob("*.py")}
+    files = [path for path, text in texts.items() if needing.search(text)]
+    assert not files, "ask with pytest.importorskip()"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])

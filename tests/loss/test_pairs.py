@@ -65,30 +65,6 @@ def test_both_directions_with_hard_negatives_of_the_queries():
     assert_same(ours, (ranking(*z, 10.0) + back) / 2, z)
 
 
-def test_open_clips_loss():
-    losses = pytest.importorskip("open_clip.loss")
-    z = towers()
-    learned = LearnedTemperature(0.07).double().to(DEVICE)
-    ours = ContrastiveLoss(temperature=learned).pairs(*z)
-    scale = learned.logit_scale.detach().clone().requires_grad_()
-    theirs = losses.ClipLoss()(*(normalize(view, dim=1) for view in z), scale.exp())
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
-    found = naive.gradients(ours, [*z, learned.logit_scale])
-    assert naive.relative(found, naive.gradients(theirs, [*z, scale])) < 1e-12
-
-
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_sentence_transformers_loss(symmetric):
-    losses = pytest.importorskip("sentence_transformers.losses")
-    z = towers(hard=2)
-    directions = ("query_to_doc", "doc_to_query")[: 1 + symmetric]
-    theirs = losses.MultipleNegativesRankingLoss(
-        None, scale=20.0, directions=directions, partition_mode="per_direction"
-    ).compute_loss_from_embeddings([*z[:2], *z[2].unbind(1)], None)
-    ours = ContrastiveLoss(temperature=0.05).pairs(*z, symmetric=symmetric)
-    assert_same(ours, theirs, z)
-
-
 SAMPLERS = [
     "in_batch()",
     "in_batch(views='cross')",
@@ -162,7 +138,7 @@ def test_each_direction_remembers_the_other_encoder_alone():
 
 
 def on_a_rank(rank, world):
-    cuts = {1: [0, 6], 2: [0, 2, 6], 4: [0, 1, 3, 4, 6]}[world]
+    cuts = {1: [0, 6], 4: [0, 1, 3, 4, 6]}[world]
     z = towers(hard=2)
     own = [view.detach()[cuts[rank] : cuts[rank + 1]].requires_grad_() for view in z]
     learned = LearnedTemperature(0.2).double()
@@ -173,12 +149,11 @@ def on_a_rank(rank, world):
 
 def test_ranks_equal_one_process():
     alone, slope = on_a_rank(0, 1)
-    for world in (2, 4):
-        together, slopes = zip(*ranks.run(on_a_rank, world), strict=True)
-        assert abs(sum(slopes) - slope) < 1e-12
-        for number, expected in enumerate(alone):
-            found = torch.cat([each[number] for each in together])
-            assert naive.relative(found, expected) < 1e-12
+    together, slopes = zip(*ranks.run(on_a_rank, 4), strict=True)
+    assert abs(sum(slopes) - slope) < 1e-12
+    for number, expected in enumerate(alone):
+        found = torch.cat([each[number] for each in together])
+        assert naive.relative(found, expected) < 1e-12
 
 
 def test_steps_need_no_value():

@@ -83,15 +83,8 @@ def siglip(queries, documents, scale, bias):
     return -torch.nn.functional.logsigmoid(signs * logits).sum() / len(logits)
 
 
-def published(queries, documents, scale, bias):
-    losses = pytest.importorskip("open_clip.loss")
-    unit = (normalize(view, dim=1) for view in (queries, documents))
-    return losses.SigLipLoss()(*unit, scale, bias)
-
-
-@pytest.mark.parametrize("reference", [siglip, published])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_sigmoid_is_siglips(reference, symmetric):
+def test_sigmoid_is_siglips(symmetric):
     z = naive.embeddings(2, 6)
     learned = LearnedTemperature(0.1).double()
     loss_fn = ContrastiveLoss(objective="sigmoid(bias=-3, learn=True)", temperature=learned)
@@ -105,14 +98,14 @@ def test_sigmoid_is_siglips(reference, symmetric):
         parameter.detach().clone().requires_grad_()
         for parameter in (learned.logit_scale, loss_fn.objective.bias)
     )
-    theirs = reference(*z, scale.exp(), bias)
+    theirs = siglip(*z, scale.exp(), bias)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     found = naive.gradients(ours, [*z, learned.logit_scale, loss_fn.objective.bias])
     assert naive.relative(found, naive.gradients(theirs, [*z, scale, bias])) < 1e-12
 
 
 def on_a_rank(rank, world):
-    cuts = {1: [0, 6], 2: [0, 2, 6], 4: [0, 1, 3, 4, 6]}[world]
+    cuts = {1: [0, 6], 4: [0, 1, 3, 4, 6]}[world]
     found = []
     for objective in NEW:
         z = [view.detach() for view in naive.embeddings(2, 6)]
@@ -123,11 +116,9 @@ def on_a_rank(rank, world):
 
 
 def test_ranks_equal_one_process():
-    alone = on_a_rank(0, 1)
-    for world in (2, 4):
-        together = zip(*ranks.run(on_a_rank, world), strict=True)
-        for expected, found in zip(alone, together, strict=True):
-            assert naive.relative(torch.cat(found, dim=1), expected) < 1e-9
+    together = zip(*ranks.run(on_a_rank, 4), strict=True)
+    for expected, found in zip(on_a_rank(0, 1), together, strict=True):
+        assert naive.relative(torch.cat(found, dim=1), expected) < 1e-9
 
 
 @pytest.mark.parametrize("objective", NEW)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from choosing import batch_of, unit
@@ -9,6 +12,7 @@ from device import DEVICE
 from pools import only
 
 from negplug.contract.dataset import DatasetAccess, ParentSamples
+from negplug.kernels.rng_states import RngStates
 from negplug.samplers.filtered import Filtered
 
 INDEXES = torch.tensor([3, 17, 0, 9, 22, 5])
@@ -25,7 +29,7 @@ class Encoder:
     def __call__(self, indexes):
         assert indexes.device.type == "cpu"
         assert not torch.is_grad_enabled()
-        torch.rand(3)  # as dropout would
+        torch.rand(3), random.random(), np.random.rand()  # as dropout and augmentations would
         self.asked += indexes.tolist()
         return (self.scale * self.rows[indexes]).requires_grad_()
 
@@ -39,13 +43,16 @@ def batch(size=600, step=0, **known):
 def test_it_decides_as_its_table(limits):
     encoder = Encoder()
     sampler = Filtered(**limits, guide=encoder)
-    before = torch.get_rng_state()
+    before = RngStates.now(torch.device("cpu"))
     for step in range(3):
         mask = only(sampler.sample(batch(step=step))).mask
         assert torch.equal(mask, only(Filtered(**limits, guide=TABLE).sample(batch())).mask)
         assert not mask.all()
     assert encoder.asked == list(range(600))
-    assert torch.equal(torch.get_rng_state(), before)
+    after = RngStates.now(torch.device("cpu"))
+    assert torch.equal(after.cpu, before.cpu)
+    assert after.python == before.python
+    assert after.numpy[2] == before.numpy[2]  # the place among numpy's numbers
 
 
 def test_of_a_parent_every_sample_of_it_is_asked_for():

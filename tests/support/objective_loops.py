@@ -48,7 +48,7 @@ def debiased_loop(unit, positives, negatives, temperature, tau_plus=0.1, beta=0.
         total = sum(h * torch.exp(s) for h, s in zip(hardness, logits, strict=True)) / mean_hardness
         pulls = [torch.exp(unit[i] @ unit[p] / temperature) for p in own]
         estimate = (total - tau_plus * number * sum(pulls) / len(pulls)) / (1 - tau_plus)
-        least = number * torch.exp(torch.as_tensor(-1 / temperature, dtype=unit.dtype)).detach()
+        least = number * torch.exp(torch.as_tensor(-1 / temperature, dtype=unit.dtype))
         if held is not None:
             held.append("below 0" if estimate < 0 else "held" if estimate < least else "free")
         denominator = torch.maximum(estimate, least)

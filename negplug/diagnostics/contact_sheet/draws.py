@@ -192,8 +192,8 @@ def _columns(choice: Choice, like: Tensor) -> Tensor:
 
 def _of_anchors(part: Negatives, anchors: Tensor) -> Negatives:
     """Return what serves some anchors ``[n]``."""
-    choice, weight = part.choice, part.log_weight
-    mask = None if choice.mask is None else choice.mask[anchors]
+    choice, mask, weight = part.choice, part.mask, part.log_weight
+    mask = None if mask is None else mask[anchors]
     if weight is not None and len(weight) > 1:
         weight = weight[anchors]
     few: Choice

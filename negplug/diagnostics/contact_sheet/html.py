@@ -7,7 +7,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from negplug.diagnostics.contact_sheet.sheet import Cell, ContactSheet, Strip, similarity_of
+from negplug.diagnostics.contact_sheet.sheet import Cell, Sheet, Strip, similarity_of
 from negplug.diagnostics.contact_sheet.whose import Row
 from negplug.diagnostics.page import data_uri, page
 
@@ -29,7 +29,7 @@ figcaption span { color: var(--soft); display: block; }
 """
 
 
-def page_of(sheet: ContactSheet) -> str:
+def page_of(sheet: Sheet) -> str:
     """Return the sheet as HTML: every picture in it, with all that is known of it.
 
     Raises:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +9,7 @@ import torch
 from torch import Tensor
 
 from negplug.diagnostics.contact_sheet.whose import Row
+from negplug.kernels.rng_states import isolated_rng
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +77,7 @@ class Images:
 
     def _from_dataset(self, index: int) -> Picture | None:
         try:
-            with undisturbed():
+            with isolated_rng(torch.device("cpu")):
                 sample = self._dataset[index]
         except Exception as error:  # of the data set, which may be anything
             self.reason = f"the data set gave no sample {index}: {type(error).__name__}: {error}"
@@ -109,21 +107,6 @@ def as_picture(image: Tensor) -> Picture:
         values = (values - low) / max(high - low, 1e-12)
     pixels: Picture = (values * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return pixels
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Put the global generators of the CPU back on leaving, so that a run goes on as it would."""
-    python = random.getstate()
-    numpy = sys.modules.get("numpy")
-    state = None if numpy is None else numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        if numpy is not None:
-            numpy.random.set_state(state)
 
 
 def _tensors(value: Any, depth: int) -> Iterator[Tensor]:

@@ -61,7 +61,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class ContactSheet:
+class Sheet:
     """The anchors of one loss call.
 
     Attributes:
@@ -88,7 +88,7 @@ class ContactSheet:
         return math.fsum(shares) / len(shares) if shares else math.nan
 
 
-def sheet_of(title: str, draws: Sequence[AnchorDraws], images: Images) -> ContactSheet:
+def sheet_of(title: str, draws: Sequence[AnchorDraws], images: Images) -> Sheet:
     """Return the sheet of some anchors.
 
     Args:
@@ -102,10 +102,10 @@ def sheet_of(title: str, draws: Sequence[AnchorDraws], images: Images) -> Contac
         negatives = tuple(_cell(each, drawn, images) for drawn in each.negatives)
         anchor = Cell(images.of(each.anchor), None, (each.anchor,))
         strips.append(Strip(anchor, positive, negatives, each))
-    return ContactSheet(title, tuple(strips), tuple(_notes(draws, images)))
+    return Sheet(title, tuple(strips), tuple(_notes(draws, images)))
 
 
-def figure(sheet: ContactSheet) -> Figure:
+def figure(sheet: Sheet) -> Figure:
     """Return the sheet as a matplotlib figure: a line per anchor, most similar negatives first.
 
     Raises:

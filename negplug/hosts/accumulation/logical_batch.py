@@ -13,12 +13,12 @@ from negplug.hosts.accumulation.calls import Call, detached, learning
 from negplug.hosts.accumulation.functions import known
 from negplug.hosts.accumulation.model_state import ModelState
 from negplug.hosts.accumulation.outputs import joined, loss_of, without_graph
-from negplug.hosts.accumulation.random_states import RandomStates
 from negplug.hosts.accumulation.reports import Reports
 from negplug.hosts.accumulation.requirements import Requirements
 from negplug.hosts.accumulation.rerouting import Loss, rerouted
 from negplug.hosts.accumulation.splitting import MicroBatch
 from negplug.kernels.precision import without_autocast
+from negplug.kernels.rng_states import RngStates
 
 Given = list[tuple[Loss, functools.partial[Tensor]]]
 
@@ -66,12 +66,12 @@ class LogicalBatch:
             calls = self._compare(given, scale)
             return self._train(state, randoms, given, calls, scale, reports)
 
-    def _embed(self, state: ModelState) -> tuple[list[RandomStates], list[Given]]:
+    def _embed(self, state: ModelState) -> tuple[list[RngStates], list[Given]]:
         """Run each micro-batch up to what its losses are given; leave no trace."""
         randoms, given = [], []
         for number, part in enumerate(self._parts):
             taken: Given = []
-            randoms.append(RandomStates.now(self._device))
+            randoms.append(RngStates.now(self._device))
             torch.clear_autocast_cache()
             # The first with a graph, which tells what the losses are to be differentiated by.
             learns = number == 0
@@ -111,7 +111,7 @@ class LogicalBatch:
     def _train(
         self,
         state: ModelState,
-        randoms: list[RandomStates],
+        randoms: list[RngStates],
         given: list[Given],
         calls: list[Call],
         scale: Tensor | None,

@@ -16,12 +16,12 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from negplug.hosts.accumulation.model_state import ModelState, dependent
 from negplug.hosts.accumulation.outputs import loss_of
-from negplug.hosts.accumulation.random_states import RandomStates
 from negplug.hosts.accumulation.rerouting import Loss, rerouted
 from negplug.hosts.accumulation.splitting import MicroBatch, split
 from negplug.hosts.loss_form import parameters_of
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import autocast_is_on
+from negplug.kernels.rng_states import RngStates
 
 logger = logging.getLogger("negplug")
 
@@ -84,7 +84,7 @@ class Requirements:
         if len(halves) < 2 or any(norm.running_mean is None for norm in self._norms):
             return
         device = next(self._model.parameters()).device
-        random, calls = RandomStates.now(device), 0
+        random, calls = RngStates.now(device), 0
         values: list[float] = []
         for some in (part, part, *halves):
             taken: list[Any] = []

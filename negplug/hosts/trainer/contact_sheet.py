@@ -23,8 +23,7 @@ from negplug.contract.negatives import Negatives
 from negplug.diagnostics.contact_sheet.draws import AnchorDraws, draws_of
 from negplug.diagnostics.contact_sheet.html import page_of, png_of
 from negplug.diagnostics.contact_sheet.images import Images
-from negplug.diagnostics.contact_sheet.sheet import ContactSheet as Sheet
-from negplug.diagnostics.contact_sheet.sheet import figure, pixels, sheet_of
+from negplug.diagnostics.contact_sheet.sheet import Sheet, figure, pixels, sheet_of
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer.callback import NegativeControlMixin
 from negplug.hosts.trainer.diagnostics import refuse_twice

@@ -16,6 +16,7 @@ from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_embeddings
 from negplug.contract.negatives import Columns, Negatives
 from negplug.contract.rows import Rows
+from negplug.kernels.rng_states import isolated_rng
 from negplug.kernels.states import Compared, compare, view_weights
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.chains.step import ChainStep
@@ -96,7 +97,7 @@ def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> 
             f"{name}: out_of_batch='recompute' embeds samples that are not in the batch, but "
             f"{batch.context.dataset.unencoded}; use out_of_batch='cached'"
         )
-    with _forked_generators(seed, batch.anchors.embeddings.device), torch.enable_grad():
+    with _seeded_rng(seed, batch.anchors.embeddings.device), torch.enable_grad():
         try:
             views = encode(indexes)
         except LookupError as error:
@@ -117,22 +118,14 @@ def embedded(name: str, batch: ContrastiveBatch, indexes: Tensor, seed: int) -> 
 
 
 @contextlib.contextmanager
-def _forked_generators(seed: int, device: torch.device) -> Iterator[None]:
+def _seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's, numpy's and Python's global generators, and put them back afterwards."""
-    numpy = sys.modules.get("numpy")  # unless it is loaded, nothing draws from it
-    pythons, numpys = random.getstate(), numpy and numpy.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            # Not torch.manual_seed(): it formats a stack trace for each device not yet in use.
-            torch.default_generator.manual_seed(seed)
-            for used in devices:
-                torch.cuda.default_generators[used.index or 0].manual_seed(seed)
-            random.seed(seed)
-            if numpy:
-                numpy.random.seed(seed % (1 << 32))
-            yield
-    finally:
-        random.setstate(pythons)
-        if numpy:
-            numpy.random.set_state(numpys)
+    with isolated_rng(device):
+        # Not torch.manual_seed(): it formats a stack trace for each device not yet in use.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        random.seed(seed)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(seed % (1 << 32))
+        yield

@@ -16,11 +16,7 @@ from negplug.contract.rows import Rows
 from negplug.kernels.late import free_to_read
 from negplug.kernels.views import few, sample_scores, spread_
 from negplug.samplers.chains.grouping import PooledSamples
-from negplug.samplers.chains.ordered_pool import (
-    OrderedPool,
-    ids_are_indexes,
-    logits_of,
-)
+from negplug.samplers.chains.ordered_pool import OrderedPool, ids_are_indexes, logits_of
 
 
 class PlacedPool(NamedTuple):

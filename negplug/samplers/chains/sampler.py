@@ -162,8 +162,7 @@ class ChainSampler(Stateful, NegativeSampler):
 
     def _sample(self, batch: ContrastiveBatch, pool: Rows, indexes: Tensor) -> Sampled:
         random = self.random(batch)
-        samples = self.order(samples_of(pool), random)
-        ordered = pool_of(pool, samples, len(batch.anchors))
+        ordered = pool_of(pool, self.order(samples_of(pool), random), len(batch.anchors))
         views = views_of(batch, indexes)
         before = ChainStep.of(batch, indexes, ordered, self.chains.read(indexes, views))
         step, moves, absent = self._moved(batch, before, indexes, random)

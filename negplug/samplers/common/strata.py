@@ -14,12 +14,7 @@ from negplug.contract.inputs import check_flag
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.choosing import labels_of
-from negplug.samplers.common.metadata import (
-    Metadata,
-    check_classes,
-    check_column,
-    read_table,
-)
+from negplug.samplers.common.metadata import Metadata, check_classes, check_column, read_table
 
 LABELS = "labels"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from negplug.contract.dataset import DatasetAccess
+from negplug.kernels.rng_states import isolated_rng
 from negplug.samplers.common.metadata import Metadata, read_table
 
 Embedder: TypeAlias = Callable[[Tensor], Tensor]
@@ -70,9 +71,9 @@ class Guide(Metadata):
                 f"samples is unknown; a plain loop has to call provide(dataset=…) of what inject "
                 f"returned, or give the embeddings themselves as a tensor"
             )
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         parts = []
-        with torch.random.fork_rng(devices):  # dropout, say, of an encoder that is not in eval mode
+        with isolated_rng(device):  # dropout, say, of an encoder that is not in eval mode
             for first in range(0, size, _AT_ONCE):
                 asked = torch.arange(first, min(first + _AT_ONCE, size))
                 part = embed(asked)

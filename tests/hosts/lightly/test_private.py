@@ -111,7 +111,7 @@ def test_mises_fisher_sigma():
 # ------------------------------------------------------------------ what is said
 
 SAID = re.escape(f"lightly {version('lightly')}: ")
-END = r"relies on it\. Use another version of lightly or of negplug$"
+END = r"relies on it, so use another version of lightly or of negplug$"
 
 
 @pytest.mark.parametrize("size", [32, (), ("32", 8), None])

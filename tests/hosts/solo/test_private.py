@@ -158,7 +158,7 @@ def test_swapped(name, function):
 
 VERSION = installed_version("solo-learn") or "(from source)"
 SAID = re.escape(f"solo-learn {VERSION}: ")
-END = r"relies on it\. Use another version of solo-learn or of negplug$"
+END = r"relies on it, so use another version of solo-learn or of negplug$"
 
 
 def test_a_function_that_is_gone_is_named_and_nothing_is_swapped(monkeypatch):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from negplug.contract.adapter import LossSite
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.kernels.distributed import rank
+from negplug.loss import optimizers
 
 logger = logging.getLogger("negplug")
 
@@ -26,6 +29,26 @@ def treats(sites: Iterable[LossSite], treatment: Treatment, where: str = "") -> 
         return
     names = ", ".join(f"{site.name} ({site.host}{where})" for site in sites)
     logger.info("negplug treats %s with %s", names, treatment.describe())
+
+
+def untrained(losses: Mapping[str, TreatedLoss], theirs: Iterable[Any]) -> None:
+    """Warn of what a treated loss learns if no optimizer trains it; once for all ranks.
+
+    Args:
+        losses: The treated losses by name.
+        theirs: All optimizers of the training.
+    """
+    trained = {id(p) for optimizer in theirs for p in optimizers.parameters(optimizer)}
+    for site, treated in losses.items():
+        every = treated.loss.named_parameters()
+        left = [name for name, p in every if p.requires_grad and id(p) not in trained]
+        if left and rank() == 0:
+            logger.warning(
+                "negplug: %s of %s learns, but is in no optimizer of the recipe, so it stays as it "
+                "is; give it as a number, or train with a ContrastiveLoss in a loop of your own",
+                ", ".join(left),
+                site,
+            )
 
 
 def show() -> None:

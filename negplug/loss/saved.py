@@ -83,7 +83,9 @@ class SavedLoss(nn.Module, abc.ABC):
         except Exception as error:
             super().load_state_dict(before)
             if isinstance(error, RuntimeError):  # of torch, about missing and unexpected keys
-                raise ValueError(f"{error}; the file is damaged, or another sampler's") from error
+                raise ValueError(
+                    f"{error}; the file is damaged, or of another sampler, objective or temperature"
+                ) from error
             raise
 
     def get_extra_state(self) -> dict[str, int]:

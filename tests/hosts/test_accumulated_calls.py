@@ -109,7 +109,8 @@ def test_one_loss_may_be_named_twice():
     torch.testing.assert_close(step(batch), loop.step(batch))
 
 
-def test_what_the_objective_of_a_treated_loss_learns_has_its_gradient():
+def test_what_the_objective_of_a_treated_loss_learns_has_its_gradient(caplog):
+    """And it is said that the recipe's own optimizer does not train it."""
     found = []
     for count in (1, COUNT):
         hosts.lightning().seed_everything(0)
@@ -118,4 +119,7 @@ def test_what_the_objective_of_a_treated_loss_learns_has_its_gradient():
         trainer.fit(by_the_sample_alone(hosts.recipe()), hosts.loader())
         (treated,) = control.injection.losses.values()
         found.append(treated.loss.objective.bias.grad)
+        said = f"objective.bias of {hosts.site_name()} learns, but is in no optimizer"
+        assert said in caplog.text
+        caplog.clear()
     torch.testing.assert_close(*found)

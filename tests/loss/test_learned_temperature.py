@@ -178,6 +178,13 @@ def test_steps_need_no_value():
         loss_fn(*z).backward()
 
 
+def test_a_state_of_another_temperature_is_refused_by_name():
+    learns, is_constant = ContrastiveLoss(temperature=LearnedTemperature()), ContrastiveLoss()
+    for one, other in ((learns, is_constant), (is_constant, learns)):
+        with pytest.raises(ValueError, match=r"temperature.logit_scale[^;]*; .* or temperature"):
+            one.load_state_dict(other.state_dict())
+
+
 def test_what_cannot_be_used_is_refused():
     with pytest.raises(TypeError, match="LearnedTemperature: initial must be a number, got '1'"):
         LearnedTemperature("1")

@@ -151,6 +151,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             self._encoder = RecipeEncoder(pl_module, self.injection.losses.values(), beside)
             self._counts = CallCounts(self.injection)
             self._kept.check(trainer, self.injection)
+            notices.untrained(self.injection.losses, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count the epoch's calls; insist on the same data set."""

@@ -54,7 +54,7 @@ def test_what_is_gone_is_named(owner, name, use, what, monkeypatch):
         RuntimeError, match=rf"^torch {VERSION}: {what}; negplug\.kernels\."
     ) as said:
         use()
-    assert str(said.value).endswith("Use another version of torch or of negplug")
+    assert str(said.value).endswith("so use another version of torch or of negplug")
 
 
 def test_an_operator_that_is_gone_is_named(monkeypatch):

@@ -14,7 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from negplug.kernels.pool.logits import logits_of, may_meet, product, rows_of, wide_products
+from negplug.kernels.pool.logits import (
+    logits_of,
+    may_meet,
+    product,
+    rows_of,
+    weighted,
+    wide_products,
+)
 
 
 @triton.jit
@@ -128,11 +135,7 @@ def gradient_of_part(
             p = tl.exp2(s - total[None, :]) * grad[None, :]
             if BOTH:
                 p += tl.exp2(s - row_total[:, None]) * row_grad[:, None]
-        high = p.to(x.dtype)
-        low = high
-        if SPLIT:
-            low = (p - high.to(tl.float32)).to(x.dtype)
-        out = product(high, low, x, x_low, out, SPLIT, PRECISION)
+        out = weighted(p, x, x_low, out, SPLIT, PRECISION)
     dim = block + tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     at = (part.to(tl.int64) * rows + row)[:, None] * width + dim[None, :]

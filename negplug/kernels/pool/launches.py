@@ -49,14 +49,7 @@ def sums(
     launch(
         sums_of_part,
         shape.grid,
-        rows.rows,
-        rows.low,
-        columns.rows,
-        columns.low,
-        question.row_ids,
-        question.column_ids,
-        question.row_ids if question.row_spans is None else question.row_spans,
-        question.row_ids if question.column_spans is None else question.column_spans,
+        *_tensors(rows, columns, question),
         weight,
         mask,
         highest,
@@ -69,20 +62,10 @@ def sums(
         *_scale(question, rows),
         weight_row,
         mask_row,
-        BM=shape.tile.rows,
-        BN=shape.tile.columns,
-        BD=shape.width,
-        BLOCKS=shape.blocks,
-        SPLIT=rows.kind == SPLIT,
-        SPANS=question.row_spans is not None,
+        **_constants(shape, rows, question),
         FLAT=not means and question.flat(rows.kind),
-        WEIGHTED=question.weight is not None,
-        MASKED=question.mask is not None,
         MEANS=means,
-        PRECISION=precision_of(device) if rows.kind == SINGLE else "ieee",
         LIFT=1 if rows.kind == SINGLE else _LIFT,
-        num_warps=shape.tile.warps,
-        num_stages=shape.tile.stages,
     )
     width_of_block = blocks_of(width)[0] if means else 1
     together = min(power_of_2(shape.parts), 32)
@@ -128,14 +111,7 @@ def gradient(
     launch(
         gradient_of_part,
         shape.grid,
-        rows.rows,
-        rows.low,
-        columns.rows,
-        columns.low,
-        question.row_ids,
-        question.column_ids,
-        question.row_ids if question.row_spans is None else question.row_spans,
-        question.row_ids if question.column_spans is None else question.column_spans,
+        *_tensors(rows, columns, question),
         weight,
         mask,
         total,
@@ -151,21 +127,36 @@ def gradient(
         float(max(min(columns_number, _LIFT), 1)),
         weight_column,
         mask_column,
-        BM=shape.tile.rows,
-        BN=shape.tile.columns,
-        BD=shape.width,
-        BLOCKS=shape.blocks,
-        SPLIT=rows.kind == SPLIT,
-        SPANS=question.row_spans is not None,
+        **_constants(shape, rows, question),
         FLAT=both and question.flat(rows.kind),
-        WEIGHTED=question.weight is not None,
-        MASKED=question.mask is not None,
         BOTH=both,
-        PRECISION="ieee" if lifted else precision_of(rows.rows.device),
-        num_warps=shape.tile.warps,
-        num_stages=shape.tile.stages,
     )
     return out[0] if shape.parts == 1 else out.sum(0)
+
+
+def _tensors(rows: Operand, columns: Operand, question: Question) -> tuple[Tensor, ...]:
+    """Return a program's first arguments; without spans, which it does not read then, the ids."""
+    ids = question.row_ids, question.column_ids
+    spans = (question.row_spans, question.column_spans)
+    given = (own if span is None else span for span, own in zip(spans, ids, strict=True))
+    return *rows[:2], *columns[:2], *ids, *given
+
+
+def _constants(shape: Shape, rows: Operand, question: Question) -> dict[str, Any]:
+    """Return what both programs are compiled for."""
+    return {
+        "BM": shape.tile.rows,
+        "BN": shape.tile.columns,
+        "BD": shape.width,
+        "BLOCKS": shape.blocks,
+        "SPLIT": rows.kind == SPLIT,
+        "SPANS": question.row_spans is not None,
+        "WEIGHTED": question.weight is not None,
+        "MASKED": question.mask is not None,
+        "PRECISION": precision_of(rows.rows.device) if rows.kind == SINGLE else "ieee",
+        "num_warps": shape.tile.warps,
+        "num_stages": shape.tile.stages,
+    }
 
 
 def _scale(question: Question, rows: Operand) -> tuple[float, float]:

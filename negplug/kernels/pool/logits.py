@@ -42,6 +42,16 @@ def product(a, a_low, b, b_low, c, SPLIT: tl.constexpr, PRECISION: tl.constexpr)
 
 
 @triton.jit
+def weighted(p, b, b_low, c, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """Return c + p @ b of weights, which are rounded, or split, as the rows are."""
+    high = p.to(b.dtype)
+    low = high
+    if SPLIT:
+        low = (p - high.to(tl.float32)).to(b.dtype)
+    return product(high, low, b, b_low, c, SPLIT, PRECISION)
+
+
+@triton.jit
 def wide_products(
     A,
     ALow,

@@ -14,7 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from negplug.kernels.pool.logits import logits_of, may_meet, product, rows_of, wide_products
+from negplug.kernels.pool.logits import (
+    logits_of,
+    may_meet,
+    product,
+    rows_of,
+    weighted,
+    wide_products,
+)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -117,12 +124,7 @@ def sums_of_part(
             p = tl.exp2(s - shift[:, None])
             sums = sums * faded + tl.sum(p, 1)
             if MEANS:
-                p = p * LIFT
-                high = p.to(k.dtype)
-                low = high
-                if SPLIT:
-                    low = (p - high.to(tl.float32)).to(k.dtype)
-                means = product(high, low, k, k_low, means * faded[:, None], SPLIT, PRECISION)
+                means = weighted(p * LIFT, k, k_low, means * faded[:, None], SPLIT, PRECISION)
             highest = after
     if FLAT:
         # What the logits are greater by.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from neighbours import Row, append
+from harness import Row, append
 
 
 def completed(
@@ -36,7 +36,7 @@ def completed(
     Returns:
         Rows in the order of the settings, numbers as numbers.
     """
-    known = _stored(question, results)
+    known = stored(question, results)
     missing = [each for each in settings if not any(_is_of(row, each) for row in known)]
     print(f"{len(settings)} measurements, {len(settings) - len(missing)} of them known already")
     if missing:
@@ -49,11 +49,12 @@ def completed(
                 print(
                     f"{number}/{len(missing)}: {pending[done]}, {rows[-1]['seconds']} s", flush=True
                 )
-    known = _stored(question, results)
+    known = stored(question, results)
     return [row for each in settings for row in known if _is_of(row, each)]
 
 
-def _stored(question: str, results: Path) -> list[Row]:
+def stored(question: str, results: Path) -> list[Row]:
+    """Return all rows of a question's file, numbers as numbers; none if there is no file."""
     path = results / f"{question}.csv"
     if not path.exists():
         return []

@@ -37,7 +37,7 @@ from data import NETWORKS, embed, fixed_views, shuffled_batches
 from estimators import ESTIMATORS, PAPER, SIMCLR, chosen, described
 from exact import parameter_gradient
 from gradient_norm_figure import draw, ends
-from neighbours import RESULTS, Row, completed, machine
+from neighbours import RESULTS, Row, completed, machine, mean
 from torch import Tensor
 
 DEFAULT = (
@@ -177,12 +177,21 @@ def report(rows: Sequence[Row]) -> None:
     """Print the end of each estimator's runs, and how far below SimCLR's it is."""
     norms, losses = ends(rows, "squared_norm"), ends(rows, "global_loss")
     means = {name: statistics.geometric_mean(own) for name, own in norms.items()}
-    print("estimator: ‖∇L‖² at the end, geometric mean [least, most] of the seeds; SimCLR's ÷ this")
+    print(
+        "estimator: ‖∇L‖² at the end, geometric mean [least, most] of the seeds; SimCLR's ÷ this; "
+        "global loss, minus SimCLR's; intervals of 95 %, paired by seed, ratios by their logarithm"
+    )
     for name, own in norms.items():
-        ratio = f"{means[SIMCLR] / means[name]:.1f}" if SIMCLR in means else "–"
+        ratio = less = "–"
+        if name != SIMCLR and len(norms.get(SIMCLR, ())) == len(own):
+            logs = [math.log(s / o) for s, o in zip(norms[SIMCLR], own, strict=True)]
+            found = mean(logs)
+            ratio = f"{math.exp(found.middle):.2f}"
+            ratio += f" [{math.exp(found.low):.2f}, {math.exp(found.high):.2f}]"
+            less = str(mean([o - s for s, o in zip(losses[SIMCLR], losses[name], strict=True)]))
         print(
             f"  {name}: {means[name]:.3g} [{min(own):.3g}, {max(own):.3g}]; {ratio}; "
-            f"global loss {statistics.fmean(losses[name]):.3f}; {len(own)} seeds"
+            f"global loss {statistics.fmean(losses[name]):.3f}, {less}; {len(own)} seeds"
         )
 
 

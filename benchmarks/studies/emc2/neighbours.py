@@ -16,7 +16,7 @@ from datasets import MEAN, STD, build_dataset, dataset_info
 from devices import CPU, DeviceOption, results_of
 from fashion import batches, fashion, scores, view
 from harness import RESULTS, Row, append, machine, show
-from intervals import paired
+from intervals import mean, paired
 from records import completed
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "dataset_info",
     "fashion",
     "machine",
+    "mean",
     "paired",
     "results_of",
     "scores",

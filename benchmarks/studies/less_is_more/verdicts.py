@@ -96,10 +96,10 @@ def findings(region: Sequence[Row], ratios: Sequence[Row]) -> list[tuple[str, In
         region: Rows of ``paper_region.py``.
         ratios: Rows of ``snr_at_one.py``.
     """
-    told: list[tuple[str, Interval, str]] = []
+    found: list[tuple[str, Interval, str]] = []
 
     def tell(finding: str, interval: Interval, side: int = 1) -> None:
-        told.append((finding, interval, WORDS[side * interval.verdict]))
+        found.append((finding, interval, WORDS[side * interval.verdict]))
 
     present = {str(row["objective"]) for row in region if row["scored"] == "test"}
     for name in OBJECTIVES:
@@ -117,14 +117,47 @@ def findings(region: Sequence[Row], ratios: Sequence[Row]) -> list[tuple[str, In
         if "SimCLR" in present:
             rho = clusters(region, "SimCLR", column)
             verdict = "undecided" if not rho.verdict else "not reproduced"
-            told.append((f"SimCLR: accuracy goes not with {column}, ρ", rho, verdict))
-    return told
+            found.append((f"SimCLR: accuracy goes not with {column}, ρ", rho, verdict))
+    return found
+
+
+def accuracies(tested: Sequence[Row]) -> list[str]:
+    """Return the lines of a table: the best setting of each M, on test images."""
+    lines = [
+        "| | M | τ | α | learning rate | accuracy (%) | minus all, points | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in OBJECTIVES:
+        own = [row for row in tested if row["objective"] == name]
+        found = by_number(own, "linear_acc", 100)
+        for number, values in found.items():
+            chosen = next(row for row in own if row["num_negatives"] == number)
+            gain = paired(values, found[ALL]) if number != ALL and ALL in found else "–"
+            alpha = chosen["alpha"] if name == "ReLIC" else "–"
+            lines.append(
+                f"| {name} | {number or 'all'} | {chosen['temperature']} | {alpha} | "
+                f"{chosen['learning_rate']} | {statistics.fmean(values.values()):.1f} | {gain} | "
+                f"{len(values)} |"
+            )
+    return lines
+
+
+def told(found: Sequence[tuple[str, Interval, str]]) -> list[str]:
+    """Return the lines of a table: finding, interval, verdict."""
+    lines = [
+        "| the paper's finding | here, with 95 % interval | of | verdict |",
+        "|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {finding} | {interval} | {interval.count} | **{verdict}** |"
+        for finding, interval, verdict in found
+    ]
 
 
 def main(
     results: Annotated[Path, typer.Option(help="folder of the tables")] = RESULTS,
 ) -> None:
-    """Print each number of negatives, and a verdict per finding; draw both."""
+    """Print two tables, in Markdown: each number of negatives, and each finding; draw both."""
     region, ratios = (
         stored(name, results) for name in ("less_is_more_region", "less_is_more_snr_at_one")
     )
@@ -132,19 +165,7 @@ def main(
     if len(sizes) > 1:
         raise typer.BadParameter(f"the table mixes runs of {sorted(sizes)}: move some away")
     tested = [row for row in region if row["scored"] == "test"]
-    for name in OBJECTIVES:
-        own = [row for row in tested if row["objective"] == name]
-        found = by_number(own, "linear_acc", 100)
-        for number, values in found.items():
-            chosen = next(row for row in own if row["num_negatives"] == number)
-            gain = paired(values, found[ALL]) if number != ALL and ALL in found else ""
-            print(
-                f"{name}, M = {number or 'all'}: {statistics.fmean(values.values()):.1f} % of "
-                f"{len(values)} seeds, minus all {gain}; τ = {chosen['temperature']}, "
-                f"α = {chosen['alpha']}, learning rate {chosen['learning_rate']}"
-            )
-    for finding, interval, verdict in findings(region, ratios):
-        print(f"{finding}: {interval} of {interval.count}: {verdict}")
+    print("\n".join([*accuracies(tested), "", *told(findings(region, ratios)), ""]))
     print(draw(region, ratios, results / "less_is_more_region.png"))
 
 

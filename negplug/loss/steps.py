@@ -30,6 +30,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.kernels import late
+from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
@@ -87,6 +88,7 @@ class Call:
             self._steps.passes.look_at(loss)
             hook = self._reach
             self._hook = weakref.ref(hook)
+            mark(loss)
             loss.register_hook(hook)  # type: ignore[no-untyped-call]
 
     @property

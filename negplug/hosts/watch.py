@@ -35,6 +35,7 @@ from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.hosts.untreated import Judge, UntreatedLossError
+from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss import optimizers
 
@@ -124,6 +125,7 @@ class Watch:
         site = self._judge.site_of(module)
         if self._functions is not None and (site is not None or self._judge.leaves_alone(module)):
             self._functions.leave_to(module)
+            mark(output)
         if site is not None:
             first_call = self._treat(site, module)
             treated: Tensor = module.forward(*args, **kwargs)

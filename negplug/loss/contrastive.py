@@ -219,7 +219,7 @@ class ContrastiveLoss(TwoTowerLoss):
             given = given if learned is None else learned
             epoch = self.epoch if self._by_epoch else None
             self._seed = self.ranks.settle(self._seed, given, *terms, epoch)
-        draws = Draws(self._seed, step, number, rank())
+        draws = Draws(self._seed, step, place if call is None else call.drawn, rank())
         training = batch.training if done is not None else call is not None
         if counts and training:
             self.graphs.advance()

@@ -156,6 +156,12 @@ class Watch:
                 f"one that calls {type(module).__name__} at {place()[0]}; call "
                 f"negplug.accumulated() in it"
             )
+        if environment.composer() is not None:
+            raise ValueError(
+                f"NEGPLUG_COMPOSE composes the batches of a Lightning Trainer, not those of a "
+                f"plain PyTorch loop, such as the one that calls {type(module).__name__} at "
+                f"{place()[0]}; unset it"
+            )
         # Of a name of its own, from which the seed of its draws is made.
         number = len(self.injections)
         site.name = f"{site.name}.{number}" if number else site.name

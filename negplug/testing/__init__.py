@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from negplug.contract.sampler import NegativeSampler
+from negplug.testing.composers import check_composer
 from negplug.testing.composition import (
     it_serves_as_a_source,
     rows_are_what_they_are_called,
@@ -61,7 +62,7 @@ from negplug.testing.values import (
     what_is_attracted_is_no_negative,
 )
 
-__all__ = ["CHECKS", "Subject", "check_sampler"]
+__all__ = ["CHECKS", "Subject", "check_composer", "check_sampler"]
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     shapes_and_types_fit,

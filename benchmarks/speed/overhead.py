@@ -69,6 +69,7 @@ SAMPLERS = (
     "hard(num_negatives=8, skip=2)",
     "schedule(in_batch(), queue(size=4096), from_steps=(0, 1))",
     "filtered(by='labels')",
+    "false_negatives(threshold=0.3)",
     "synthetic(num_mixed=4, num_hardest=8, num_noisy=4, sigma=0.1)",
     "gumbel_max(num_negatives=8)",
     f"emc2(size={IMAGES})",

@@ -8,9 +8,10 @@ With s⁺_p the logits of anchor i's positives p and ℓ⁻ = log Σ_j w_ij e^{s
 - ``"mean"``: mean over p of −log e^{s_p}/(Σ_q e^{s_q} + e^{ℓ⁻})   (SupCon, Khosla et al. 2020,
   equation 2)
 
-All three agree for one positive. Where a sampler attracts further positives, ``"mean"`` is the loss
-of Huynh et al. 2022 (arXiv:2011.11765, the attraction loss): log Σ over all keys − mean s_p. The loss is log1p of the ratio of negatives to positives, so
-nothing cancels where the positive dominates.
+All three agree for one positive. ``"mean"`` is also the loss of Huynh et al. 2022
+(arXiv:2011.11765), in which a sampler attracts further positives: log Σ over all keys of e^s, less
+the mean s_p. The loss is log1p of the ratio of negatives to positives, so nothing cancels where the
+positive dominates.
 
 Draws Z_r from the softmax over the negatives, of weights w_r, have no denominator. Their loss is
 

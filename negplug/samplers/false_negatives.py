@@ -45,7 +45,7 @@ from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Columns, Negatives, total_counts
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.chosen import chosen_similarities
-from negplug.kernels.late import read
+from negplug.kernels.late import known, read
 from negplug.kernels.nearest import largest, nearest_columns
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.in_batch import InBatch
@@ -91,6 +91,7 @@ class FalseNegatives(NegativeSampler):
         self.source = InBatch() if source is None else source
         if not isinstance(self.source, NegativeSampler):
             raise TypeError(f"false_negatives: source must be a sampler, got {source!r}")
+        self._starts_empty = any(part.remembers for part in self.source.all_samplers())
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -105,7 +106,7 @@ class FalseNegatives(NegativeSampler):
                 pool, or an anchor has fewer views than ``support_views``.
         """
         offered = rows_offered("false_negatives", self.source, batch)
-        if batch.first_step:
+        if batch.first_step and not self._starts_empty:
             self._check_number(offered, batch)
         support = self._support(batch)
         with torch.no_grad():
@@ -140,14 +141,20 @@ class FalseNegatives(NegativeSampler):
         One that has fewer positives than another has itself again.
         """
         anchors, keys = batch.anchors.embeddings, batch.keys.embeddings
-        there = 1 + batch.positives.shape[1]
+        positives, there = batch.positives, 1 + batch.positives.shape[1]
+        if batch.padded:
+            # Those that there are first; where values are free to read, no more than the most.
+            present = positives >= 0
+            positives = positives.gather(1, torch.argsort(~present, dim=1, stable=True))
+            most = (read if batch.first_step else known)(present.sum(1).amax())
+            there = there if most is None else 1 + most
         if self.support_views is not None and self.support_views > there:
             raise ValueError(
                 f"false_negatives: support_views={self.support_views} is more than the {there} "
                 f"views that this loss has of an anchor, itself included; lower it, or train with "
                 f"more views"
             )
-        columns = batch.positives[:, : (self.support_views or there) - 1].unbind(1)
+        columns = positives[:, : (self.support_views or there) - 1].unbind(1)
         others = [keys.index_select(0, each.clamp(min=0)) for each in columns]
         if batch.padded:
             paired = zip(columns, others, strict=True)
@@ -166,7 +173,7 @@ class FalseNegatives(NegativeSampler):
         best, places = largest(every, self.top)
         false = torch.zeros_like(every, dtype=torch.bool)
         false.scatter_(1, places, best > self.threshold)
-        return list(false.split([each.shape[1] for each in scores], dim=1))
+        return list(torch.split(false, [each.shape[1] for each in scores], dim=1))
 
     def _without(self, part: Negatives, slots: Tensor, false: Tensor) -> Negatives:
         """Return a pool's negatives without some entries ``[N, t]``."""

@@ -164,9 +164,9 @@ def _check_attraction(before: list[_Part], parts: list[_Part]) -> None:
         attracted = one.negatives.attracted is not None or other.negatives.attracted is not None
         if attracted and one.pool and one.pool == other.pool:
             raise ValueError(
-                f"hierarchical: two tiers read the {one.pool}, and one of them attracts some, which "
-                f"the other may push away; write false_negatives(source=hierarchical(…)), so that "
-                f"it decides for all"
+                f"hierarchical: two tiers choose from one pool, {one.pool!r}, and one of them "
+                f"attracts rows that the other may push away; let it decide for both: "
+                f"false_negatives(source=hierarchical(…))"
             )
 
 

@@ -39,6 +39,10 @@ SAMPLERS = {
         'filtered(by="labels", source=queue())',
         "filtered(similarity=0.9999)",
     ],
+    "false_negatives": [
+        "false_negatives(top=2, threshold=0.9)",
+        "false_negatives(action='eliminate', top=2, threshold=0.9)",
+    ],
     "synthetic": ["synthetic(num_mixed=4, num_hardest=4)"],
     "gumbel_max": ["gumbel_max(num_negatives=4)"],
     "emc2": ["emc2(out_of_batch='recompute')", "emc2(out_of_batch='cached')"],

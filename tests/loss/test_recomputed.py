@@ -21,6 +21,7 @@ CHOICES = [
     ("memory_bank(num_negatives=5)", "debiased()"),
     ("hierarchical(uniform(num_negatives=3), queue(size=48))", "decoupled()"),
     ("filtered(by='labels')", "infonce()"),
+    ("false_negatives(top=3, threshold=0.3, source=queue(size=48))", "infonce()"),
     ("synthetic(num_hardest=4, num_mixed=2, source=queue(size=48))", "infonce()"),
     ("gumbel_max(num_negatives=2, source=queue(size=48))", "infonce()"),
     ("emc2(out_of_batch='recompute')", "infonce()"),

@@ -34,6 +34,7 @@ PLAIN = [
     "hierarchical(gather(), queue(size={two_steps}))",
     "hard(num_negatives=4, skip=2, source=gather())",
     "filtered(by='labels', source=gather())",
+    "false_negatives(top=3, threshold=0.1, source=gather())",
 ]
 DRAWING = [
     "uniform(num_negatives=4, correction=True, source=gather())",

@@ -41,6 +41,7 @@ SAMPLERS = [
     "memory_bank(num_negatives=5)",
     "hard(num_negatives=4, skip=3, source=queue(size=40))",
     "filtered(source=memory_bank(), similarity=0.9)",
+    "false_negatives(top=3, threshold=0.5, source=queue(size=40))",
     "stratified(num_negatives=6, by='labels', source=queue(size=40))",
     "hierarchical(uniform(num_negatives=4), queue(size=40, num_negatives=5), memory_bank())",
     "hierarchical(queue(size=40), hard(num_negatives=2, source=queue(size=40)))",

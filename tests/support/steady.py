@@ -22,6 +22,8 @@ SAMPLERS = [
     "stratified(num_negatives=4)",
     "stratified(num_negatives=4, correction=True, source=queue(size=96))",
     "filtered(by='labels', similarity=0.9, relative_margin=0.05)",
+    "false_negatives(top=3, threshold=0.2)",
+    "false_negatives(top=4, threshold=0.1, source=hierarchical(in_batch(), queue(size=96)))",
     "hierarchical(in_batch(), queue(size=96))",
     "hierarchical(hard(num_negatives=3), uniform(num_negatives=5), memory_bank(size=64))",
     "synthetic(num_mixed=3, num_mixed_with_anchor=2, num_hardest=8, num_noisy=4, sigma=0.1)",

@@ -59,6 +59,10 @@ EXAMPLES = {
         "filtered(relative_margin=0.5, source=memory_bank())",
         "hard(num_negatives=4, source=filtered(by='labels', source=gather()))",
     ],
+    "false_negatives": [
+        "false_negatives(top=3, threshold=0.2, source=gather())",
+        "false_negatives(top=3, threshold=0.5, source=queue(size=70))",
+    ],
     "synthetic": [
         "synthetic(num_mixed=4, num_mixed_with_anchor=2, num_hardest=8, num_noisy=3, sigma=0.1)",
         "synthetic(num_mixed=4, num_hardest=8, source=queue(size=70))",

@@ -31,6 +31,7 @@ from negplug.hosts.trainer.checkpoint import CheckpointMixin
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
+from negplug.hosts.trainer.rows_kept import RowsKept
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Samplers, Treatment
 
@@ -92,6 +93,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._counts: CallCounts | None = None
         self._recorder: several.SharedRecorder | None = None
         self._encoder: RecipeEncoder | None = None
+        self._rows_kept: RowsKept | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Treat the losses that exist already, so that a tuner sees the treated recipe.
@@ -136,6 +138,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._every:
             self.injection.look_out(pl_module, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
+        if self.treatment.wants_indexes and self.accumulate == 1:
+            self._rows_kept = RowsKept(trainer, pl_module, self.injection.losses.values())
         if all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
         self._kept.restore(self.injection)
@@ -176,6 +180,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self.injection is None:
             return
         self.injection.end_step()
+        if self._rows_kept is not None:
+            self._rows_kept.end_step()
         if not self._checked:
             assert self._counts is not None
             self._checked = True
@@ -227,6 +233,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._recorder is not None:
             indexes = self._recorder.indexes(self)
             reason = self._recorder.reason
+        if self._rows_kept is not None:
+            self._rows_kept.size = None if indexes is None else len(indexes)
+            if self._rows_kept.reason:
+                indexes, reason = None, self._rows_kept.reason
         for site in self.injection.sites:
             if not site.reads_metadata:
                 known = replace(site.metadata(batch), indexes=indexes, unindexed=reason)
@@ -235,6 +245,9 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
     def _give_back(self, model: nn.Module) -> None:
         if self._stage == "fit":
             self._kept.owner.take(model)
+        if self._rows_kept is not None:
+            self._rows_kept.stop()
+            self._rows_kept = None
         if self.injection is not None:
             self.injection.remove()
             for treated in self.injection.losses.values():

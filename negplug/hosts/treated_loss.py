@@ -48,6 +48,7 @@ class TreatedLoss:
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
         collector: Told of each training call's batch, before its loss is computed.
+        looks: Told of what the host's loss is given, likewise.
         name: Of the site.
         rows_by_view: As the site says, of the arguments of its loss.
         shared: Likewise.
@@ -79,6 +80,7 @@ class TreatedLoss:
         self.evaluating = False
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self.collector: Callable[[ContrastiveBatch], None] | None = None
+        self.looks: Callable[[TreatedLoss, tuple[Any, ...]], None] | None = None
         self._evaluations: list[Tensor] = []
         self._rows = 0
         self.name = site.name
@@ -127,7 +129,27 @@ class TreatedLoss:
 
     def together(self, *given: Any) -> contextlib.AbstractContextManager[None]:
         """Return a context inside which a rank that fails makes every rank raise."""
-        return self.loss.ranks.together(*given)
+        return self._together(given) if self.looks else self.loss.ranks.together(*given)
+
+    @contextlib.contextmanager
+    def _together(self, given: tuple[Any, ...]) -> Iterator[None]:
+        with self.loss.ranks.together(*given):
+            if self.looks is not None and self._captured is None:
+                self.looks(self, given)
+            yield
+
+    def disown(self, reason: str) -> None:
+        """Know the step's samples no longer, for the reason of a clause.
+
+        Indexes that the recipe has provided itself stay.
+
+        Raises:
+            ValueError: If the site finds the metadata itself.
+        """
+        if self.reads_metadata:
+            raise ValueError(f"{self.name}: {reason}")
+        if not self._forgets:
+            self._metadata = replace(self._metadata, indexes=None, unindexed=reason)
 
     def returned(
         self, own: Callable[[], Tensor], treated: Callable[[], Tensor], learns: bool = True
@@ -211,7 +233,8 @@ class TreatedLoss:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model is another training's.
-        return vars(self) | {"watcher": None, "rerouted": None, "collector": None}
+        blank = ("watcher", "looks", "rerouted", "collector")
+        return vars(self) | dict.fromkeys(blank)
 
     def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""

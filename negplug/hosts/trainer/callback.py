@@ -33,6 +33,7 @@ from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
+from negplug.hosts.trainer.rows_kept import RowsKept
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.build import as_composer
@@ -99,6 +100,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._counts: CallCounts | None = None
         self._recorder: several.SharedRecorder | None = None
         self._encoder: RecipeEncoder | None = None
+        self._rows_kept: RowsKept | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Treat the losses that exist already, so that a tuner sees the treated recipe.
@@ -147,6 +149,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._every:
             self.injection.look_out(pl_module, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
+        if self.treatment.wants_indexes and self.accumulate == 1:
+            self._rows_kept = RowsKept(trainer, pl_module, self.injection.losses.values())
         if self.composition is not None:
             self.composition.watch(self.injection)
         elif all(site.reads_metadata for site in self.injection.sites):
@@ -191,6 +195,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self.injection is None:
             return
         self.injection.end_step()
+        if self._rows_kept is not None:
+            self._rows_kept.end_step()
         if not self._checked:
             assert self._counts is not None
             self._checked = True
@@ -244,6 +250,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._recorder is not None:
             indexes = self._recorder.indexes(self)
             reason = self._recorder.reason
+        if self._rows_kept is not None:
+            self._rows_kept.size = None if indexes is None else len(indexes)
+            if self._rows_kept.reason:
+                indexes, reason = None, self._rows_kept.reason
         # A bank is of the loader's own indexes, whatever a host calls its samples.
         collects = self.composition is not None and self.composition.collects
         for site in self.injection.sites:
@@ -254,6 +264,9 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
     def _give_back(self, model: nn.Module) -> None:
         if self._stage == "fit":
             self._kept.owner.take(model)
+        if self._rows_kept is not None:
+            self._rows_kept.stop()
+            self._rows_kept = None
         if self.injection is not None:
             self.injection.remove()
             for treated in self.injection.losses.values():

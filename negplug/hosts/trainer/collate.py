@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from negplug.hosts.trainer.arrangement import misplaced
 
 _IN_ORDER, _BROKEN, _ROW, _SAMPLE = range(4)
-_INSTEAD = (
+INSTEAD = (
     "so the indexes that the sampler drew are not known to be those of the rows; let the data set "
     "give each sample's index and hand the batch's over in training_step, by provide(indexes=…) "
     "of the callback's injection"
@@ -61,7 +61,7 @@ def disagreement(loader: DataLoader[Any], size: int) -> str:
     if not isinstance(collate, WatchedCollate):
         return (
             f"the collate function {name} was at work before fit, in workers that persist, and was "
-            f"not watched, {_INSTEAD}"
+            f"not watched, {INSTEAD}"
         )
     return collate.disagreement(name, size)
 
@@ -110,12 +110,12 @@ class WatchedCollate:
             what = f"row {row} of a batch was sample {sample}" if row >= 0 else ""
             what = what or f"sample {sample} of a batch was lost, replaced or repeated"
             return (
-                f"the collate function {name} drops, moves or repeats samples ({what}), {_INSTEAD}"
+                f"the collate function {name} drops, moves or repeats samples ({what}), {INSTEAD}"
             )
         if not in_order and size > 1:
             return (
                 f"the collate function {name} leaves nothing in a batch by which its samples can "
-                f"be told, {_INSTEAD}"
+                f"be told, {INSTEAD}"
             )
         return ""
 

@@ -1,0 +1,140 @@
+"""Rows that move behind the collate function: who keeps things by sample refuses them."""
+
+from __future__ import annotations
+
+import hosts
+import pytest
+import torch
+from torch import nn
+
+from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ORDER = torch.tensor([3, 1, 4, 7, 5, 0, 2, 6])
+
+
+def with_views(batch, change):
+    """The batch with other images."""
+    return [[change(v) for v in part] if isinstance(part, list) else part for part in batch]
+
+
+def fit(change, where="training_step", sampler="memory_bank()", told=None):
+    module = hosts.recipe()
+    control = hosts.negative_control()(sampler)
+    if where == "training_step":
+        step = module.training_step
+
+        def training_step(batch, batch_idx):
+            if told is not None:
+                control.injection.provide(indexes=told(batch_idx))
+            return step(with_views(batch, change), batch_idx)
+
+        module.training_step = training_step
+    else:
+        hook = {where: lambda self, batch, *_: with_views(batch, change)}
+        module.__class__ = type("Hooked", (type(module),), hook)
+    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
+    return module, control
+
+
+MOVES = {
+    "shuffled": lambda x: x[ORDER],
+    "flipped": lambda x: x.flip(0),
+    "rolled": lambda x: torch.roll(x, 1, 0),
+    "halves": lambda x: torch.cat([x[:4], x[:4]]),
+    "selected": lambda x: x.index_select(0, ORDER).contiguous() * 2,
+    "chunks": lambda x: torch.cat(x.chunk(4)[::-1]),
+}
+KEEPS = {
+    "there and back": lambda x: x[ORDER][ORDER.argsort()],
+    "other axes": lambda x: x.flip(3).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "two batches": lambda x: torch.cat([x, x + 0.1]).chunk(2)[0],
+    "stacked": lambda x: torch.stack([x, x]).flatten(0, 1).view(2, *x.shape)[1],
+    "noise": lambda x: torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x + 1e-3 * torch.rand(()), x),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_rows_that_a_training_step_moves(name):
+    with pytest.raises(ValueError, match=r"training_step moves, .* \(row \d of .* is sample \d\)"):
+        fit(MOVES[name])
+
+
+@pytest.mark.parametrize("hook", ["on_before_batch_transfer", "on_after_batch_transfer"])
+def test_rows_that_a_hook_moves(hook):
+    with pytest.raises(ValueError, match=f"{hook}, training_step moves, drops or repeats rows"):
+        fit(MOVES["shuffled"], hook)
+    fit(KEEPS["noise"], hook)
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_rows_that_are_kept_are_left_alone(name, caplog):
+    module, control = fit(KEEPS[name])
+    assert "rows" not in caplog.text
+    (loss,) = control.injection.losses.values()
+    assert loss.loss.sampler.count == 24
+    assert loss.looks is None
+    assert "transfer" not in " ".join(vars(module))
+
+
+def test_mixed_rows_are_told_once(caplog):
+    fit(lambda x: 0.7 * x + 0.3 * x[ORDER])
+    told = [r for r in caplog.records if "mixes rows of different samples" in r.getMessage()]
+    assert len(told) == 1
+
+
+def test_indexes_of_the_recipes_own_are_right():
+    if hosts.solo_generation():
+        pytest.skip("its batches hold the indexes themselves")
+    fit(MOVES["shuffled"], told=lambda step: 8 * step + ORDER)
+
+
+def test_marks_go_the_way_of_rows():
+    marks, x = RowMarks(), torch.randn(6, 4)
+    marks.begin({"x": [x]}, 6)
+    layer = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+    with marks:
+        z = layer(x)
+        moved = z[torch.tensor([5, 0, 1])]
+        written = x.clone()
+        written[1:3] = x[4:]
+        views = torch.stack([z, z.flip(0)], dim=1).flatten(0, 1)
+        product = z @ z.T
+        mixed = z + z.roll(2, 0)
+        thrice = z.repeat_interleave(3, dim=0)
+        parts = z.split([2, 4])
+        turned = z.unsqueeze(0).transpose(0, 1).squeeze(1)
+        lost = torch.from_numpy(z.detach().numpy())
+    assert marks.of(z).tolist() == marks.of(product).tolist() == list(range(6))
+    assert marks.of(moved).tolist() == [5, 0, 1]
+    assert marks.of(written).tolist() == [0, 4, 5, 3, 4, 5]
+    assert marks.of(views).tolist() == [0, 5, 1, 4, 2, 3, 3, 2, 4, 1, 5, 0]
+    assert set(marks.of(mixed).tolist()) == {MIXED}
+    assert marks.of(thrice).tolist() == [n // 3 for n in range(18)]
+    assert [marks.of(part).tolist() for part in parts] == [[0, 1], [2, 3, 4, 5]]
+    assert marks.of(turned).tolist() == list(range(6))
+    assert marks.of(lost) is None
+
+
+def test_a_batch_of_views_one_after_another_is_no_batch_of_other_samples():
+    """Packed by the collate function: twice as many rows as there are samples."""
+    if hosts.solo_generation():
+        pytest.skip("its batches are not packed")
+    module = hosts.recipe()
+    step = module.training_step
+
+    def training_step(batch, batch_idx):
+        packed, batch = batch
+        views = iter(packed.chunk(2))
+        return step(with_views(batch, lambda _: next(views)), batch_idx)
+
+    def pack(samples):
+        batch = torch.utils.data.default_collate(samples)
+        return torch.cat(next(part for part in batch if isinstance(part, list))), batch
+
+    module.training_step = training_step
+    loader = torch.utils.data.DataLoader(hosts.Pairs(16), batch_size=8, collate_fn=pack)
+    control = hosts.negative_control()("memory_bank()")
+    hosts.trainer(callbacks=[control]).fit(module, loader)
+    (loss,) = control.injection.losses.values()
+    assert loss.loss.sampler.count == 16

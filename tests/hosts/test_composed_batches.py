@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import armed
 import hosts
 import numpy as np
 import pytest
@@ -220,3 +221,24 @@ def test_a_class_in_each_batch(tmp_path):
         assert sorted(flat(batches)) == list(range(SIZE))
         for batch in batches[:3]:
             assert abs(int(kinds[batch].sum()) - 4) <= 1
+
+
+ENVIRONMENT = """
+import armed
+import hosts
+from composing import Seen, loader
+
+seen = Seen()
+hosts.lightning().seed_everything(0)
+hosts.trainer(callbacks=[seen], max_epochs=2).fit(hosts.recipe(), loader())
+print("batches", seen.epochs[1])
+"""
+
+
+def test_an_unmodified_recipe_is_composed(tmp_path):
+    """The command line sets the variable, and the environment's way in reads it."""
+    (tmp_path / "recipe.py").write_text(ENVIRONMENT)
+    run = ["-m", "negplug", "run", "--sampler", "in_batch()", "--compose", WALK, "recipe.py"]
+    done = armed.run(tmp_path, *run)
+    assert done.returncode == 0, done.stderr
+    assert f"batches {fit(WALK, epochs=2)[2][1]}" in done.stdout

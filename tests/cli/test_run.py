@@ -199,6 +199,8 @@ def test_a_process_enters_the_record_once(monkeypatch: pytest.MonkeyPatch) -> No
         (["--sampler", "in_batch()", "--objective", "infonec()", "touch.py"], "infonec"),
         (["--sampler", "baseline", "--objective", "infonce()", "touch.py"], "--objective"),
         (["--sampler", "baseline", "--accumulate", "8", "touch.py"], "--accumulate"),
+        (["--sampler", "baseline", "--compose", "clustered()", "touch.py"], "--compose"),
+        (["--sampler", "in_batch()", "--compose", "clustred()", "touch.py"], "clustred"),
         (["--sampler", "in_batch()", "missing.py"], "missing.py"),
     ],
 )

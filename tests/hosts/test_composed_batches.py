@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import armed
 import hosts
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from torch.utils.data import (
     Subset,
     WeightedRandomSampler,
 )
+
+from negplug import Rows, make_composer
+from negplug.hosts.embedding_bank import EmbeddingBank
+from negplug.hosts.trainer.composition import Composition
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -220,3 +225,57 @@ def test_a_class_in_each_batch(tmp_path):
         assert sorted(flat(batches)) == list(range(SIZE))
         for batch in batches[:3]:
             assert abs(int(kinds[batch].sum()) - 4) <= 1
+
+
+def test_a_damaged_state_is_refused():
+    composition = Composition(make_composer(WALK))
+    bank = EmbeddingBank(3)
+    bank.write(Rows(torch.eye(3), torch.arange(3), torch.arange(3)))
+    good = composition.state_dict() | {"bank": bank.state_dict()}
+    composition.load_state_dict(good)
+    assert same_state(composition.state_dict(), good)
+    for damaged in (
+        good | {"seed": "7"},
+        good | {"epoch": -1},
+        good | {"bank": 5},
+        good | {"bank": good["bank"] | {"stamps": torch.zeros(2, dtype=torch.int64)}},
+        good | {"bank": good["bank"] | {"rows": torch.zeros(3)}},
+        good | {"bank": good["bank"] | {"written": 1}},
+    ):
+        with pytest.raises(ValueError, match=r"the checkpoint's .* of the composer .*damaged"):
+            composition.load_state_dict(damaged)
+
+
+def test_of_a_sample_that_is_in_a_batch_twice_the_later_row_counts():
+    bank, rows = EmbeddingBank(4), torch.eye(4)
+    indexes = torch.tensor([2, 0, 2, 1])
+    bank.write(Rows(rows, indexes, indexes))
+    assert torch.equal(
+        bank.unit_rows(torch.arange(4)), rows[[1, 3, 2, 2]] * torch.tensor([[1], [1], [1], [0]])
+    )
+    bank.write(Rows(-rows[:1], indexes[:1], indexes[:1]))
+    assert torch.equal(bank.unit_rows(torch.tensor([2]))[0], -rows[0])
+    bank.write(Rows(rows[:1] * torch.nan, indexes[:1], indexes[:1]))
+    assert not bank.unit_rows(torch.tensor([2])).any()
+
+
+ENVIRONMENT = f"""
+import sys
+sys.path.insert(0, {str(hosts.__file__.rpartition("/")[0])!r})
+import hosts
+from composing import Seen, loader
+
+seen = Seen()
+hosts.lightning().seed_everything(0)
+hosts.trainer(callbacks=[seen], max_epochs=2).fit(hosts.recipe(), loader())
+print("batches", seen.epochs[1])
+"""
+
+
+def test_an_unmodified_recipe_is_composed(tmp_path):
+    """The command line sets the variable, and the environment's way in reads it."""
+    (tmp_path / "recipe.py").write_text(ENVIRONMENT)
+    run = ["-m", "negplug", "run", "--sampler", "in_batch()", "--compose", WALK, "recipe.py"]
+    done = armed.run(tmp_path, *run)
+    assert done.returncode == 0, done.stderr
+    assert f"batches {fit(WALK, epochs=2)[2][1]}" in done.stdout

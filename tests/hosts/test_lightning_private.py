@@ -81,6 +81,22 @@ def test_a_collection_is_no_loader(lightning):
     require(same and found, what, "training_loader", trainer)
 
 
+def test_epochs_done(lightning):
+    counts, early = [], []
+
+    class Ending(lightning.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            early.append(private.epochs_done(trainer))
+
+    note = lambda t, _: counts.append(private.epochs_done(t))  # noqa: E731
+    callbacks = {"callbacks": [Ending()]}
+    trainer, _ = fit(lightning, loader(2), max_epochs=2, **callbacks)
+    what = "an epoch is not over before its on_train_epoch_end"
+    require(early == [1, 2], what, "epochs_done", trainer)
+    fit(lightning, loader(2), note, max_epochs=2)
+    require(counts == [0, 0, 1, 1], "the epochs are counted in another way", "epochs_done", trainer)
+
+
 def test_batches_taken(lightning):
     counts = []
     trainer, _ = fit(lightning, loader(), lambda t, _: counts.append(private.batches_taken(t)))

@@ -68,6 +68,14 @@ def test_its_steps_cannot_be_split_from_outside(watch, monkeypatch):
         NTXentLoss()(*naive.embeddings(2, 8))
 
 
+def test_its_batches_cannot_be_composed_from_outside(watch, monkeypatch):
+    monkeypatch.setenv("NEGPLUG_COMPOSE", "clustered()")
+    watch("in_batch()")
+    here = r"not those of a plain PyTorch loop, .* NTXentLoss at \S*test_watch\.py:\d+; unset it"
+    with pytest.raises(ValueError, match=here):
+        NTXentLoss()(*naive.embeddings(2, 8))
+
+
 def test_what_the_script_has_injected_itself_stays(watch):
     z, criterion = naive.embeddings(2, 8), NTXentLoss()
     with negplug.inject(criterion, "uniform(num_negatives=3)") as handle:

@@ -16,6 +16,7 @@ NEEDS = {
     "start/sampler-author.md": (),
     "diagnostics.md": (),
     "how/accumulate.md": (),
+    "how/compose.md": (),
     "start/solo-learn.md": ("solo.utils.pretrain_dataloader", "pytorch_lightning", "sklearn"),
 }
 

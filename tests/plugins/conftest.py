@@ -1,7 +1,8 @@
 """The example distributions, really installed, and what processes of their own see of them.
 
 `examples` holds `negplug-nearest`, a sampler to copy; `tests/plugins_examples` two more:
-`negplug-toyhost`, an adapter and an objective, and `negplug-broken`, one module for each fault.
+`negplug-toyhost`, an adapter, an objective and a composer, and `negplug-broken`, one module for
+each fault.
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ facts["toyhost"] = {name: float(loss) for name, loss in losses.items()}
 facts["restored"] = "forward" not in vars(host)
 normal = torch.nn.functional.normalize
 facts["logits"] = (normal(queries, dim=1) @ normal(keys, dim=1).T / host.temperature).tolist()
+samples, random = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4]), negplug.Draws().random(0, rows.device)
+apart = negplug.make_composer("apart()")
+order = apart.order(negplug.Epoch(samples, (4, 4), random, None))
+facts["composed"] = samples[order].tolist()
 print(json.dumps(facts))
 """
 

@@ -11,11 +11,12 @@ import pluggy
 import pytest
 
 from negplug.contract import hookspecs
-from negplug.contract.hookspecs import AdapterSpec, ObjectiveSpec, SamplerSpec
+from negplug.contract.hookspecs import AdapterSpec, ComposerSpec, ObjectiveSpec, SamplerSpec
 
 HOOKS = {
     "negplug_samplers": SamplerSpec,
     "negplug_objectives": ObjectiveSpec,
+    "negplug_composers": ComposerSpec,
     "negplug_adapters": AdapterSpec,
 }
 
@@ -38,6 +39,12 @@ def test_hook_negplug_objectives(samplers_json, facts):
     losses = facts["toyhost"]
     assert losses["focal(gamma=0)"] == pytest.approx(losses["infonce()"])
     assert 0 < losses["focal(gamma=2.0)"] < losses["infonce()"]
+
+
+def test_hook_negplug_composers(samplers_json, facts):
+    (row,) = [row for row in samplers_json if row["name"] == "apart"]
+    assert (row["kind"], row["provider"]) == ("composer", "negplug-toyhost 0.4.0")
+    assert facts["composed"] == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def test_hook_negplug_adapters(facts):
@@ -72,7 +79,9 @@ def test_every_hook_has_an_example_that_works(hook):
     plugin = types.ModuleType("example")
     vars(plugin).update(vars(hookspecs))
     # What an author brings along: the factories and functions that the examples name.
-    vars(plugin).update(dict.fromkeys(("Nearest", "Margin", "find_losses", "report_methods"), list))
+    vars(plugin).update(
+        dict.fromkeys(("Nearest", "Margin", "Sorted", "find_losses", "report_methods"), list)
+    )
     before = set(vars(plugin)) - set(HOOKS)
     for specified in HOOKS:
         delattr(plugin, specified)

@@ -24,7 +24,11 @@ def test_every_plugin_is_listed_with_its_provenance_and_status(plugins_json):
 def test_a_listed_plugin_shows_its_hooks(plugins_json):
     hooks = {row["name"]: row["hooks"] for row in plugins_json["plugins"]}
     assert hooks["nearest"] == ["negplug_samplers"]
-    assert sorted(hooks["toyhost"]) == ["negplug_adapters", "negplug_objectives"]
+    assert sorted(hooks["toyhost"]) == [
+        "negplug_adapters",
+        "negplug_composers",
+        "negplug_objectives",
+    ]
     assert hooks["raises-in-hook"] == []
 
 

@@ -43,6 +43,7 @@ def test_a_flag_in_words_has_its_effect(value, sites, monkeypatch):
         {"NEGPLUG_TEMPERATURE": "0.2", "NEGPLUG_SAMPLER": ""},
         {"NEGPLUG_TEMPERATURE": "x" * 10_000},
         {"NEGPLUG_ACCUMULATE": "8"},
+        {"NEGPLUG_COMPOSE": "clustered()"},
     ],
 )
 def test_a_part_of_a_treatment_without_a_sampler_is_refused(environ):

@@ -1,4 +1,4 @@
-"""The plugin: ``PairLoss`` as a loss site, and ``focal(gamma=…)`` as an objective."""
+"""The plugin: ``PairLoss`` as a loss site, ``focal(gamma=…)`` as an objective, ``apart()``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torch.nn.functional import normalize
 
 from negplug import (
     AdapterSpec,
+    Composer,
+    ComposerSpec,
     Contrast,
     ContrastiveBatch,
+    Epoch,
     LossSite,
     MethodReport,
     Negatives,
@@ -44,6 +47,16 @@ class Focal(Objective):
         """Return the loss per anchor, ``[N]``."""
         loss: Tensor = self.infonce(batch, negatives, temperature)
         return (1 - torch.exp(-loss)) ** self.gamma * loss
+
+
+class Apart(Composer):
+    """Samples that are neighbours in the data set meet as seldom as can be."""
+
+    def compose(self, epoch: Epoch) -> Tensor:
+        """Return every B-th sample of the data set, then every B-th from the second on."""
+        batches = max(len(epoch.batches), 1)
+        place = epoch.samples.argsort().argsort()
+        return (place % batches * len(place) + place).argsort()
 
 
 class PairLossSite(LossSite):
@@ -95,6 +108,12 @@ def report_methods() -> Iterator[MethodReport]:
 def negplug_adapters() -> Iterable[AdapterSpec]:
     """Offer the adapter."""
     yield AdapterSpec("toyhost", find_sites, report_methods, "the one loss of toyhost")
+
+
+@hookimpl
+def negplug_composers() -> Iterable[ComposerSpec]:
+    """Offer ``apart``."""
+    yield ComposerSpec("apart", Apart, "neighbours in the data set do not meet")
 
 
 @hookimpl

@@ -81,6 +81,10 @@ def _callbacks(framework: str) -> list[Any]:
         from negplug.hosts.trainer.progress import progress
 
         callbacks.append(progress(importlib.import_module(framework).Callback))
+    # Who inspects a checkpoint in this process has loaded the module.
+    inspection = sys.modules.get("negplug.hosts.trainer.inspection")
+    if inspection is not None and (inspecting := inspection.callback(framework)) is not None:
+        callbacks.append(inspecting)
     return callbacks
 
 

@@ -38,6 +38,8 @@ class CheckpointMixin:
     def state_dict(self) -> dict[str, Any]:
         """Return the expressions and all state: tensors and built-in types only."""
         losses, dataset = self._kept.saved, self._kept.owner.dataset
+        # A run that resumes may change it; a reader of the file has to know it.
+        known = self._choice() | {"temperature": self.treatment.temperature}
         if self.injection is not None:
             # Another callback may save at the end of a batch before this one has closed it.
             self.injection.end_step()
@@ -49,8 +51,8 @@ class CheckpointMixin:
             if any(part.per_rank for part in self.injection.samplers()):
                 # Lightning asks every rank and writes what rank 0 answers.
                 whose = {"dataset": everyones(dataset), "losses": {}}
-                return self._choice() | whose | {"ranks": everyones(losses)} | composed
-        return self._choice() | {"dataset": dataset, "losses": losses or {}} | composed
+                return known | whose | {"ranks": everyones(losses)} | composed
+        return known | {"dataset": dataset, "losses": losses or {}} | composed
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Find the state where a callback with another target has saved it.

@@ -99,7 +99,7 @@ class ContactSheetMixin:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Insist on a treated loss."""
-        self._watches = any(_injections(trainer))
+        self._watches = any(injections_of(trainer))
         if self._watches:
             return
         what = f"no loss of {type(pl_module).__name__} is treated"
@@ -114,7 +114,7 @@ class ContactSheetMixin:
             return
         self._draws = {}
         dataset = getattr(training_loader(trainer), "dataset", None)
-        injections = _injections(trainer)
+        injections = injections_of(trainer)
         numbered = any(site.reads_metadata for each in injections for site in each.sites)
         self._images = Images(batch, dataset, numbered)
         for injection in injections:
@@ -124,13 +124,7 @@ class ContactSheetMixin:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Write the sheets of the step."""
-        if self._images is None:
-            return
-        for name, (sampler, draws) in self._draws.items():
-            when = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
-            sheet = sheet_of(f"{name} with {sampler}, {when}", draws, self._images)
-            self._write(trainer, pl_module, name, sheet)
-        self._let_go(trainer)
+        self._write_all(trainer, pl_module)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Say so if there was nothing to show."""
@@ -166,12 +160,30 @@ class ContactSheetMixin:
             limits = self._images.size, self.num_anchors, self.num_negatives
             self._draws[name] = sampler, draws_of(batch, negatives, *limits)
 
+    def _write_all(self, trainer: Any, pl_module: Any) -> None:
+        if self._images is None:
+            return
+        for name, (sampler, draws) in self._draws.items():
+            sheet = sheet_of(self._title(name, sampler, trainer), draws, self._images)
+            self._write(trainer, pl_module, name, sheet)
+        self._let_go(trainer)
+
+    def _when(self, trainer: Any) -> tuple[int, int]:
+        """Return epoch and step."""
+        return trainer.current_epoch, trainer.global_step
+
+    def _title(self, name: str, sampler: str, trainer: Any) -> str:
+        epoch, step = self._when(trainer)
+        return f"{name} with {sampler}, epoch {epoch}, step {step}"
+
     def _write(self, trainer: Any, module: Any, name: str, sheet: Sheet) -> None:
         picture = pixels(figure(sheet))
         self._folder.mkdir(parents=True, exist_ok=True)
-        stem = f"epoch={trainer.current_epoch:04d}-{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}"
+        stem = f"epoch={self._when(trainer)[0]:04d}-{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}"
         (self._folder / f"{stem}.png").write_bytes(png_of(picture))
-        (self._folder / f"{stem}.html").write_text(page_of(sheet), encoding="utf-8")
+        page = self._folder / f"{stem}.html"
+        page.write_text(page_of(sheet), encoding="utf-8")
+        self._keep_written(page, sheet)
         if not self._written:
             logger.info("negplug writes contact sheets to %s", self._folder)
         self._written += 1
@@ -179,6 +191,9 @@ class ContactSheetMixin:
         if math.isfinite(sheet.false_negatives):
             self._log(module, f"negplug/{name}/false_negatives", sheet.false_negatives)
             self._log(module, f"negplug/{name}/false_negative_share", sheet.false_negative_share)
+
+    def _keep_written(self, page: Path, sheet: Sheet) -> None:
+        """Be told of a page that was written."""
 
     def _log(self, module: Any, name: str, value: float) -> None:
         # Of the epoch: a step is handed to the loggers only if it is one of those to log.
@@ -190,12 +205,12 @@ class ContactSheetMixin:
             return
         self._images = None
         self._draws = {}
-        for injection in _injections(trainer):
+        for injection in injections_of(trainer):
             for treated in injection.losses.values():
                 treated.loss.witness = None
 
 
-def _injections(trainer: Any) -> list[Injection]:
+def injections_of(trainer: Any) -> list[Injection]:
     """Return the handles of what the Trainer's callbacks treat."""
     controls = (each for each in trainer.callbacks if isinstance(each, NegativeControlMixin))
     return [each.injection for each in controls if each.injection is not None]

@@ -14,6 +14,7 @@ from typing import Any
 
 _HOME = {
     "ContactSheet": "negplug.hosts.trainer.contact_sheet",
+    "Inspection": "negplug.hosts.trainer.inspection",
     "NegativeControl": "negplug.hosts.trainer.callback",
     "GradientSNR": "negplug.hosts.trainer.diagnostics",
     "RepresentationDiagnostics": "negplug.hosts.trainer.diagnostics",
@@ -25,8 +26,8 @@ def callback_class(name: str, *preferred: str) -> type[Any]:
     """Return a callback's class for the Lightning in use.
 
     Args:
-        name: ``"NegativeControl"``, ``"GradientSNR"``, ``"RepresentationDiagnostics"`` or
-            ``"ContactSheet"``.
+        name: ``"NegativeControl"``, ``"GradientSNR"``, ``"RepresentationDiagnostics"``,
+            ``"ContactSheet"`` or ``"Inspection"``.
         *preferred: Module names that hold a ``Callback``, the usual one first. Those that are
             imported already are in use; if none is, the first that is installed.
 

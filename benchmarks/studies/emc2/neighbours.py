@@ -1,6 +1,6 @@
-"""What this study takes from the recipes and from the speed benchmarks beside it.
+"""What this study takes from the recipes, the speed benchmarks and other studies.
 
-Their modules are scripts' helpers, found by their folder; both folders go behind this one.
+Their modules are scripts' helpers, found by their folder; these folders go behind this one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).parents[2] / "recipes"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "speed"))
+sys.path.insert(3, str(Path(__file__).parents[1]))
 
 from cluttered_digits import ClutteredDigits
 from datasets import MEAN, STD

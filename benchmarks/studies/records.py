@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from neighbours import Row, append
+from harness import Row, append
 
 
 def completed(

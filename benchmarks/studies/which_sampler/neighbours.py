@@ -1,0 +1,34 @@
+"""What this study takes from the recipes, the speed benchmarks and the study of EMC².
+
+Their modules are scripts' helpers, found by their folder; the folders go behind this one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_BENCHMARKS = Path(__file__).resolve().parents[2]
+for _place, _folder in enumerate(("recipes", "speed", "studies"), 1):
+    sys.path.insert(_place, str(_BENCHMARKS / _folder))
+
+from datasets import build_dataset, dataset_info
+from device_images import DeviceImages, build_augmentation, load, normalised, shape_of
+from evaluation import evaluate
+from harness import RESULTS, Row, machine
+from records import completed
+
+__all__ = [
+    "RESULTS",
+    "DeviceImages",
+    "Row",
+    "build_augmentation",
+    "build_dataset",
+    "completed",
+    "dataset_info",
+    "evaluate",
+    "load",
+    "machine",
+    "normalised",
+    "shape_of",
+]

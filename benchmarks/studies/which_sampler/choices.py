@@ -22,17 +22,23 @@ class Choice:
         sampler: Expression; None for the untouched recipe.
         objective: Expression; None for the host's own form.
         temperatures: The settings to tune over.
+        column: The column of the data set that it asks for, which not every data set has.
     """
 
     sampler: str | None
     objective: str | None = None
     temperatures: tuple[float, ...] = TEMPERATURES
+    column: str | None = None
 
 
 CHOICES = {
     UNTOUCHED: Choice(None, temperatures=(0.5,)),
     TUNED: Choice(None),
     "uniform": Choice("uniform(num_negatives=16)"),
+    "stratified, half": Choice(
+        'stratified(num_negatives=16, by="camera", same=0.5)', column="camera"
+    ),
+    "stratified": Choice('stratified(num_negatives=16, by="camera", same=1.0)', column="camera"),
     "hard": Choice("hard(num_negatives=16)"),
     "filtered": Choice("filtered(relative_margin=0.05)"),
     "synthetic": Choice("hierarchical(in_batch(), synthetic(num_mixed=16, num_hardest=32))"),
@@ -57,3 +63,15 @@ CHOICES = {
     "sogclr": Choice("in_batch()", "sogclr(gamma=0.9)"),
 }
 """By the name in the tables. Objectives go with all negatives of the batch."""
+
+COLUMNS = {"fashion-mnist": (), "cameras": ("camera",)}
+"""The columns that each data set has beside images and labels."""
+
+
+def choices_for(data: str) -> list[str]:
+    """Returns the names of the choices that a data set has the columns for."""
+    return [
+        name
+        for name, choice in CHOICES.items()
+        if choice.column is None or choice.column in COLUMNS[data]
+    ]

@@ -1,4 +1,4 @@
-"""What this study takes from the recipes, the speed benchmarks and the study of EMC².
+"""What this study takes from the recipes, the speed benchmarks and other studies.
 
 Their modules are scripts' helpers, found by their folder; the folders go behind this one.
 """
@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 _BENCHMARKS = Path(__file__).resolve().parents[2]
-for _place, _folder in enumerate(("recipes", "speed", "studies"), 1):
-    sys.path.insert(_place, str(_BENCHMARKS / _folder))
+sys.path.insert(1, str(_BENCHMARKS / "recipes"))
+sys.path.insert(2, str(_BENCHMARKS / "speed"))
+sys.path.insert(3, str(_BENCHMARKS / "studies"))
 
 from datasets import build_dataset, dataset_info
 from device_images import DeviceImages, build_augmentation, load, normalised, shape_of

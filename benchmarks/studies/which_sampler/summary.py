@@ -1,30 +1,105 @@
-"""Tables and the picture of the rows that were measured."""
+"""From rows to gains: each choice beside the tuned untouched recipe, paired by seed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from choices import CHOICES, TUNED
 from neighbours import Row
+from scipy import stats
+
+CONFIDENCE = 0.95
 
 
-def best_temperatures(rows: Sequence[Row]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Gain:
+    """A mean difference of accuracies, in points, and its interval.
+
+    Attributes:
+        mean: Over the seeds.
+        low: Lower end of Student's interval for paired differences, at :data:`CONFIDENCE`.
+        high: Its upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        """Returns it as tables have it; bold if the interval excludes zero."""
+        text = f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]".replace("-", "−")
+        return f"**{text}**" if self.clear else text
+
+
+def best_temperatures(rows: Iterable[Row]) -> dict[str, float]:
     """Returns each choice's temperature with the best linear accuracy on the validation split."""
     best: dict[str, Row] = {}
     for row in rows:
         name = str(row["choice"])
-        if name not in best or _number(row, "linear_acc") > _number(best[name], "linear_acc"):
+        if name not in best or number(row, "linear_acc") > number(best[name], "linear_acc"):
             best[name] = row
-    return {name: _number(row, "temperature") for name, row in best.items()}
+    return {name: number(row, "temperature") for name, row in best.items()}
 
 
-def table(rows: Sequence[Row]) -> str:
-    return ""
+def gain(rows: Sequence[Row], baseline: Sequence[Row], column: str) -> Gain:
+    """Returns the gain of a choice over another in an accuracy.
+
+    Args:
+        rows: Of one choice, a row per seed.
+        baseline: Of the other, with the same seeds.
+        column: Name of the accuracy.
+
+    Raises:
+        ValueError: If a seed has no partner.
+    """
+    mine, others = ({row["seed"]: number(row, column) for row in each} for each in (rows, baseline))
+    if mine.keys() != others.keys():
+        raise ValueError(f"seeds {sorted(map(str, mine))} and {sorted(map(str, others))} differ")
+    differences = [100 * (mine[seed] - others[seed]) for seed in mine]
+    mean = statistics.fmean(differences)
+    error = stats.sem(differences)
+    if error == 0:
+        return Gain(mean, mean, mean)
+    low, high = stats.t.interval(CONFIDENCE, len(differences) - 1, loc=mean, scale=error)
+    return Gain(mean, float(low), float(high))
 
 
-def draw(table: Path, path: Path) -> str:
-    return ""
+def by_choice(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Returns the rows of each choice that was scored, in the order of the choices."""
+    scored = [row for row in rows if row["split"] == "test"]
+    grouped = {name: [row for row in scored if row["choice"] == name] for name in CHOICES}
+    return {name: own for name, own in grouped.items() if own}
 
 
-def _number(row: Row, column: str) -> float:
+def table(rows: Iterable[Row]) -> str:
+    """Returns a table in Markdown of the rows of one data set and batch size."""
+    choices = by_choice(rows)
+    baseline = choices[TUNED]
+    lines = [
+        "| | τ | linear, % | gain [95 %] | 20-NN, % | gain [95 %] | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, own in choices.items():
+        cells = [name, f"{number(own[0], 'temperature'):g}"]
+        for column in ("linear_acc", "knn_acc"):
+            cells.append(f"{100 * statistics.fmean(number(row, column) for row in own):.1f}")
+            cells.append("" if name == TUNED else str(gain(own, baseline, column)))
+        cells.append(f"{_seconds(own) / _seconds(baseline):.2f}×")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def number(row: Row, column: str) -> float:
+    """Returns a number of a row."""
     return float(str(row[column]))
+
+
+def _seconds(rows: Sequence[Row]) -> float:
+    return statistics.median(number(row, "seconds") for row in rows)

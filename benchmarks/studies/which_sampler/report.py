@@ -33,11 +33,12 @@ def stored(path: Path) -> list[Row]:
 
 def settings(rows: Iterable[Row]) -> Iterator[tuple[str, int, list[Row]]]:
     """Returns each data set and batch size that was scored, with its rows."""
-    scored = [row for row in rows if row["split"] == "test"]
-    for data, size in dict.fromkeys(
-        (str(row["data"]), int(str(row["batch_size"]))) for row in scored
-    ):
-        own = [row for row in scored if row["data"] == data and number(row, "batch_size") == size]
+    scored: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row["split"] == "test":
+            key = (str(row["data"]), int(str(row["batch_size"])))
+            scored.setdefault(key, []).append(row)
+    for (data, size), own in scored.items():
         yield data, size, own
 
 
@@ -85,13 +86,8 @@ def _panel(axes: Axes, gains: dict[str, Gain], names: list[str]) -> None:
             continue
         colour = "0.45" if not found.clear else "tab:green" if found.mean > 0 else "tab:red"
         if found.mean < _LEAST:
-            axes.annotate(
-                f"◂ {found.mean:.0f}".replace("-", "−"),
-                (_LEAST, place),
-                fontsize=7.5,
-                color=colour,
-                va="center",
-            )
+            beyond = f"◂ {found.mean:.0f}".replace("-", "−")
+            axes.annotate(beyond, (_LEAST, place), fontsize=7.5, color=colour, va="center")
             continue
         axes.plot([max(found.low, _LEAST), found.high], [place, place], color=colour, linewidth=1.4)
         axes.plot([found.mean], [place], "o", color=colour, markersize=4)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_BENCHMARKS = Path(__file__).resolve().parents[2]
-sys.path.insert(1, str(_BENCHMARKS / "recipes"))
-sys.path.insert(2, str(_BENCHMARKS / "speed"))
-sys.path.insert(3, str(_BENCHMARKS / "studies"))
+sys.path.insert(1, str(Path(__file__).parents[2] / "recipes"))
+sys.path.insert(2, str(Path(__file__).parents[2] / "speed"))
+sys.path.insert(3, str(Path(__file__).parents[2] / "studies"))
 
 from datasets import build_dataset, dataset_info
 from device_images import DeviceImages, build_augmentation, load, normalised, shape_of

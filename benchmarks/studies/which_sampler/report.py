@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from choices import TUNED
 from neighbours import RESULTS, Row
-from summary import Gain, by_choice, gain, number, table
+from summary import Gain, by_choice, gain, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,8 +30,7 @@ from data import shuffled_batches
 from embeddings import EMBEDDINGS
 from estimators import ESTIMATORS, chosen, described
 from exact import embedding_gradient
-from neighbours import RESULTS, Row, machine, show
-from records import completed
+from neighbours import RESULTS, Row, completed, machine, show
 from torch import Tensor
 
 DEFAULT = tuple(name for name in ESTIMATORS if not name.startswith("uniform"))

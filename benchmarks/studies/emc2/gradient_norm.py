@@ -33,12 +33,11 @@ from typing import Annotated
 
 import torch
 import typer
-from data import PooledMLP, embed, fixed_views, shuffled_batches
+from data import NETWORKS, embed, fixed_views, shuffled_batches
 from estimators import ESTIMATORS, PAPER, SIMCLR, chosen, described
 from exact import parameter_gradient
 from gradient_norm_figure import draw, ends
-from neighbours import RESULTS, Row, machine
-from records import completed
+from neighbours import RESULTS, Row, completed, machine, mean
 from torch import Tensor
 
 DEFAULT = (
@@ -53,7 +52,6 @@ DEFAULT = (
     "isir, recompute",
 )
 EVALUATIONS = 20  # of the exact gradient, beside the one before training
-WARM_UP = 0.05  # share of the steps
 QUESTION = "emc2_gradient_norm"
 
 
@@ -70,6 +68,9 @@ class Run:
         learning_rate: At its highest.
         momentum: Of SGD.
         schedule: ``"constant"`` or ``"cosine"``, of the learning rate.
+        warm_up: Share of the steps in which the learning rate rises.
+        data: Name of a data set of the recipes.
+        network: Name in :data:`data.NETWORKS`.
         seed: Of the weights, of shuffling and of the estimator's draws.
     """
 
@@ -81,6 +82,9 @@ class Run:
     learning_rate: float
     momentum: float
     schedule: str
+    warm_up: float
+    data: str
+    network: str
     seed: int
 
 
@@ -88,9 +92,9 @@ def train(run: Run) -> list[Row]:
     """Train once; return a row per evaluation of the exact gradient."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    views = fixed_views(run.size)
+    views = fixed_views(run.size, run.data)
     torch.manual_seed(run.seed)
-    network = PooledMLP()
+    network = NETWORKS[run.network]()
     estimator = ESTIMATORS[run.estimator](run.size, run.temperature, run.seed)
 
     def encode(indexes: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +127,7 @@ def _share(run: Run, steps: int, step: int) -> float:
     """Return the share of the highest learning rate; chains that have just begun are noisy."""
     progress = step / steps
     fallen = (1 + math.cos(math.pi * progress)) / 2 if run.schedule == "cosine" else 1.0
-    return min(progress / WARM_UP, 1.0) * fallen
+    return min(progress / run.warm_up, 1.0) * fallen if run.warm_up else fallen
 
 
 def _row(run: Run, epoch: int, loss: float, squared_norm: float) -> Row:
@@ -132,7 +136,6 @@ def _row(run: Run, epoch: int, loss: float, squared_norm: float) -> Row:
         "question": QUESTION,
         **asdict(run),
         "expression": described(run.estimator),
-        "network": "PooledMLP",
         "samples_seen": epoch * (run.size // run.batch_size) * run.batch_size,
         "global_loss": round(loss, 5),
         "squared_norm": float(f"{squared_norm:.5g}"),
@@ -149,6 +152,9 @@ def main(
     learning_rate: Annotated[float, typer.Option(help="highest, the same for all")] = 0.02,
     momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
     schedule: Annotated[str, typer.Option(help="constant or cosine")] = "constant",
+    warm_up: Annotated[float, typer.Option(help="share of steps, of the learning rate")] = 0.05,
+    data: Annotated[str, typer.Option(help="a data set of the recipes")] = "digits",
+    network: Annotated[str, typer.Option(help=", ".join(NETWORKS))] = "PooledMLP",
     seeds: Annotated[int, typer.Option(help="runs per estimator")] = 3,
     processes: Annotated[int, typer.Option(help="runs at a time, one thread each")] = 2,
     results: Annotated[Path, typer.Option(help="folder of table and plot")] = RESULTS,
@@ -157,24 +163,35 @@ def main(
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
     setting = (temperature, size, batch_size, epochs, learning_rate, momentum, schedule)
+    setting = (*setting, warm_up, data, network)
     runs = [
         Run(name, *setting, seed) for seed in range(seeds) for name in chosen(estimator, DEFAULT)
     ]
     rows = completed(QUESTION, runs, train, processes, results)
     report(rows)
-    print(draw(rows, results / f"{QUESTION}_{schedule}.png"))
+    shown = schedule if data == "digits" else f"{data}_{schedule}"
+    print(draw(rows, results / f"{QUESTION}_{shown}.png"))
 
 
 def report(rows: Sequence[Row]) -> None:
     """Print the end of each estimator's runs, and how far below SimCLR's it is."""
     norms, losses = ends(rows, "squared_norm"), ends(rows, "global_loss")
     means = {name: statistics.geometric_mean(own) for name, own in norms.items()}
-    print("estimator: ‖∇L‖² at the end, geometric mean [least, most] of the seeds; SimCLR's ÷ this")
+    print(
+        "estimator: ‖∇L‖² at the end, geometric mean [least, most] of the seeds; SimCLR's ÷ this; "
+        "global loss, minus SimCLR's; intervals of 95 %, paired by seed, ratios by their logarithm"
+    )
     for name, own in norms.items():
-        ratio = f"{means[SIMCLR] / means[name]:.1f}" if SIMCLR in means else "–"
+        ratio = less = "–"
+        if name != SIMCLR and len(norms.get(SIMCLR, ())) == len(own):
+            logs = [math.log(s / o) for s, o in zip(norms[SIMCLR], own, strict=True)]
+            found = mean(logs)
+            ratio = f"{math.exp(found.middle):.2f}"
+            ratio += f" [{math.exp(found.low):.2f}, {math.exp(found.high):.2f}]"
+            less = str(mean([o - s for s, o in zip(losses[SIMCLR], losses[name], strict=True)]))
         print(
             f"  {name}: {means[name]:.3g} [{min(own):.3g}, {max(own):.3g}]; {ratio}; "
-            f"global loss {statistics.fmean(losses[name]):.3f}; {len(own)} seeds"
+            f"global loss {statistics.fmean(losses[name]):.3f}, {less}; {len(own)} seeds"
         )
 
 

@@ -49,16 +49,18 @@ def draw(rows: Sequence[Row], path: Path) -> str:
     _panel(loss, rows, "global_loss", "exact global loss")
     handles, names = norm.get_legend_handles_labels()
     picture.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, metadata={"Software": ""})
     row = rows[0]
     kept = "falling to 0" if row["schedule"] == "cosine" else "constant"
     seeds = len({row["seed"] for row in rows})
-    return (
-        f"{path.name}: SGD with batches of {row['batch_size']} on {row['size']} images with two "
-        f"fixed views, τ = {row['temperature']}, learning rate {row['learning_rate']}, {kept}; "
-        f"mean and range over {seeds} seeds."
+    caption = (
+        f"SGD with batches of {row['batch_size']} on {row['size']} images with two fixed views, "
+        f"τ = {row['temperature']}, learning rate {row['learning_rate']}, {kept}; "
+        f"lines: mean of {seeds} seeds, bands: their range"
     )
+    picture.suptitle(caption, fontsize=8.5, x=0.01, ha="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, metadata={"Software": ""})
+    return f"{path.name}: {caption}."
 
 
 def _panel(axes: Axes, rows: Sequence[Row], column: str, title: str) -> None:
@@ -89,6 +91,6 @@ def _panel(axes: Axes, rows: Sequence[Row], column: str, title: str) -> None:
         )
     axes.set_xlabel("samples seen", fontsize=8.5)
     axes.set_title(title, loc="left", fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(True, which="major", color="0.92", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -52,6 +52,9 @@ class PaperForm(nn.Module):
         seed: Of proposals and acceptances.
     """
 
+    states: Tensor
+    scores: Tensor
+
     def __init__(
         self,
         size: int,
@@ -70,8 +73,8 @@ class PaperForm(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
         # A state is the number of a view: view v of image i is v·n + i.
         chains = size if shared else 2 * size
-        self.states = torch.full((chains,), _NO_STATE)
-        self.scores = torch.full((chains,), -math.inf)
+        self.register_buffer("states", torch.full((chains,), _NO_STATE))
+        self.register_buffer("scores", torch.full((chains,), -math.inf))
 
     def forward(self, z0: Tensor, z1: Tensor, *, indexes: Tensor, encode: Encode) -> Tensor:
         """Return a loss whose gradient is the estimate; run every chain of the batch.
@@ -100,8 +103,8 @@ class PaperForm(nn.Module):
             pool = torch.cat([anchors, rows])
             names = torch.cat([own, outside, outside + self.size])
         similarities = anchors @ pool.T / self.temperature  # [2B, K]
-        column = torch.full((2 * self.size,), _NO_STATE)
-        column[names] = torch.arange(len(names))
+        column = own.new_full((2 * self.size,), _NO_STATE)
+        column[names] = torch.arange(len(names), device=own.device)
 
         weights = torch.zeros_like(similarities)
         logits = similarities.detach()
@@ -109,7 +112,8 @@ class PaperForm(nn.Module):
             visited = self._run(chains[part], proposals[part], logits[part], column)
             share = weights.new_full(visited.shape, 1 / visited.shape[1])
             weights[part].scatter_add_(1, column[visited], share)
-        positive = similarities[torch.arange(len(own)), column[(own + self.size) % (2 * self.size)]]
+        other_view = column[(own + self.size) % (2 * self.size)]
+        positive = similarities.gather(1, other_view[:, None])[:, 0]
         return ((weights * similarities).sum(1) - positive).mean()
 
     def _proposals(self, own: Tensor) -> Tensor:
@@ -118,9 +122,10 @@ class PaperForm(nn.Module):
         if self.independent:
             # Numbers of the other images' views: skip over the own image in each half.
             drawn = torch.randint(2 * (self.size - 1), (len(own), count), generator=self.generator)
+            drawn = drawn.to(own)
             view, image = drawn // (self.size - 1), drawn % (self.size - 1)
             return view * self.size + image + (image >= own[:, None] % self.size)
-        keys = torch.rand(len(own), len(own), generator=self.generator)
+        keys = torch.rand(len(own), len(own), generator=self.generator).to(own.device)
         keys[own[:, None] % self.size == own % self.size] = 2.0
         return own[keys.argsort(dim=1)[:, :count]]
 
@@ -138,7 +143,7 @@ class PaperForm(nn.Module):
         """
         count = proposals.shape[1]
         scores = logits.gather(1, column[proposals])
-        noise = torch.rand(scores.shape, generator=self.generator).log()
+        noise = torch.rand(scores.shape, generator=self.generator).to(scores).log()
         # A first visit accepts its first proposal: the score of no state is −inf.
         state, score = self.states[chains], self.scores[chains]
         history = []

@@ -10,17 +10,19 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).parents[2] / "recipes"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "speed"))
-sys.path.insert(3, str(Path(__file__).parents[2] / "studies"))
+sys.path.insert(3, str(Path(__file__).parents[1] / "shared"))
 
 from datasets import build_dataset, dataset_info
 from device_images import DeviceImages, build_augmentation, load, normalised, shape_of
 from evaluation import evaluate
 from harness import RESULTS, Row, machine
+from intervals import Interval, paired
 from records import completed
 
 __all__ = [
     "RESULTS",
     "DeviceImages",
+    "Interval",
     "Row",
     "build_augmentation",
     "build_dataset",
@@ -30,5 +32,6 @@ __all__ = [
     "load",
     "machine",
     "normalised",
+    "paired",
     "shape_of",
 ]

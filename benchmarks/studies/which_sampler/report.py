@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from choices import TUNED
-from neighbours import RESULTS, Row
-from summary import Gain, by_choice, gain, table
+from neighbours import RESULTS, Interval, Row
+from summary import by_choice, gain, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,19 +78,19 @@ def draw(rows: Iterable[Row], path: Path) -> None:
     picture.savefig(path, metadata={"Software": ""})
 
 
-def _panel(axes: Axes, gains: dict[str, Gain], names: list[str]) -> None:
+def _panel(axes: Axes, gains: dict[str, Interval], names: list[str]) -> None:
     """Draws one data set and batch size; a choice that was not tried there has no mark."""
     axes.axvline(0, color="0.6", linewidth=0.8)
     for place, name in enumerate(names):
         if (found := gains.get(name)) is None:
             continue
-        colour = "0.45" if not found.clear else "tab:green" if found.mean > 0 else "tab:red"
-        if found.mean < _LEAST:
-            beyond = f"◂ {found.mean:.0f}".replace("-", "−")
+        colour = "0.45" if not found.verdict else "tab:green" if found.verdict > 0 else "tab:red"
+        if found.middle < _LEAST:
+            beyond = f"◂ {found.middle:.0f}".replace("-", "−")
             axes.annotate(beyond, (_LEAST, place), fontsize=7.5, color=colour, va="center")
             continue
         axes.plot([max(found.low, _LEAST), found.high], [place, place], color=colour, linewidth=1.4)
-        axes.plot([found.mean], [place], "o", color=colour, markersize=4)
+        axes.plot([found.middle], [place], "o", color=colour, markersize=4)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(labelsize=8)

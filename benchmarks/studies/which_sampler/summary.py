@@ -4,38 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from choices import CHOICES, TUNED
-from neighbours import Row
-from scipy import stats
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A mean difference of accuracies, in points, and its interval.
-
-    Attributes:
-        mean: Over the seeds.
-        low: Lower end of Student's interval for paired differences, at :data:`CONFIDENCE`.
-        high: Its upper end.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        """Returns it as tables have it; bold if the interval excludes zero."""
-        text = f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]".replace("-", "−")
-        return f"**{text}**" if self.clear else text
+from neighbours import Interval, Row, paired
 
 
 def best_temperatures(rows: Iterable[Row]) -> dict[str, float]:
@@ -48,8 +19,8 @@ def best_temperatures(rows: Iterable[Row]) -> dict[str, float]:
     return {name: number(row, "temperature") for name, row in best.items()}
 
 
-def gain(rows: Sequence[Row], baseline: Sequence[Row], column: str) -> Gain:
-    """Returns the gain of a choice over another in an accuracy.
+def gain(rows: Sequence[Row], baseline: Sequence[Row], column: str) -> Interval:
+    """Returns the gain of a choice over another in an accuracy, in points.
 
     Args:
         rows: Of one choice, a row per seed.
@@ -59,16 +30,19 @@ def gain(rows: Sequence[Row], baseline: Sequence[Row], column: str) -> Gain:
     Raises:
         ValueError: If a seed has no partner.
     """
-    mine, others = ({row["seed"]: number(row, column) for row in each} for each in (rows, baseline))
+    mine, others = (
+        {int(number(row, "seed")): 100 * number(row, column) for row in each}
+        for each in (rows, baseline)
+    )
     if mine.keys() != others.keys():
-        raise ValueError(f"seeds {sorted(map(str, mine))} and {sorted(map(str, others))} differ")
-    differences = [100 * (mine[seed] - others[seed]) for seed in mine]
-    mean = statistics.fmean(differences)
-    error = stats.sem(differences)
-    if error == 0:
-        return Gain(mean, mean, mean)
-    low, high = stats.t.interval(CONFIDENCE, len(differences) - 1, loc=mean, scale=error)
-    return Gain(mean, float(low), float(high))
+        raise ValueError(f"seeds {sorted(mine)} and {sorted(others)} differ")
+    return paired(mine, others)
+
+
+def shown(found: Interval) -> str:
+    """Returns an interval as tables have it; bold if it excludes zero."""
+    text = f"{found.middle:+.1f} [{found.low:+.1f}, {found.high:+.1f}]".replace("-", "−")
+    return f"**{text}**" if found.verdict else text
 
 
 def by_choice(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -90,7 +64,7 @@ def table(rows: Iterable[Row]) -> str:
         cells = [name, f"{number(own[0], 'temperature'):g}"]
         for column in ("linear_acc", "knn_acc"):
             cells.append(f"{100 * statistics.fmean(number(row, column) for row in own):.1f}")
-            cells.append("" if name == TUNED else str(gain(own, baseline, column)))
+            cells.append("" if name == TUNED else shown(gain(own, baseline, column)))
         cells.append(f"{_seconds(own) / _seconds(baseline):.2f}×")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

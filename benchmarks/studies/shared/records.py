@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -29,31 +29,42 @@ def completed(
     Args:
         question: Name of the CSV file.
         settings: Dataclasses whose fields are columns of the file.
-        measure: Setting → its rows; called in a process of its own, with one thread.
-        processes: Measurements at a time.
+        measure: Setting → its rows, on one thread.
+        processes: Measurements at a time; several have a process of their own each.
         results: Folder of the file.
 
     Returns:
         Rows in the order of the settings, numbers as numbers.
     """
-    known = _stored(question, results)
+    known = stored(question, results)
     missing = [each for each in settings if not any(_is_of(row, each) for row in known)]
     print(f"{len(settings)} measurements, {len(settings) - len(missing)} of them known already")
-    if missing:
-        context = torch.multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context) as pool:
-            pending = {pool.submit(measure, each): each for each in missing}
-            for number, done in enumerate(as_completed(pending), 1):
-                rows = done.result()
-                append(rows, results)
-                print(
-                    f"{number}/{len(missing)}: {pending[done]}, {rows[-1]['seconds']} s", flush=True
-                )
-    known = _stored(question, results)
+    for number, (setting, rows) in enumerate(_measured(missing, measure, processes), 1):
+        append(rows, results)
+        print(f"{number}/{len(missing)}: {setting}, {rows[-1]['seconds']} s", flush=True)
+    known = stored(question, results)
     return [row for each in settings for row in known if _is_of(row, each)]
 
 
-def _stored(question: str, results: Path) -> list[Row]:
+def _measured(
+    settings: Sequence[Any], measure: Callable[[Any], list[Row]], processes: int
+) -> Iterator[tuple[Any, list[Row]]]:
+    """Yield each setting with its rows, in the order in which they are done."""
+    if processes == 1:
+        # Another process would import and load everything anew.
+        yield from ((each, measure(each)) for each in settings)
+        return
+    if not settings:
+        return
+    context = torch.multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context) as pool:
+        pending = {pool.submit(measure, each): each for each in settings}
+        for done in as_completed(pending):
+            yield pending[done], done.result()
+
+
+def stored(question: str, results: Path) -> list[Row]:
+    """Return all rows of a question's file, numbers as numbers; none if there is no file."""
     path = results / f"{question}.csv"
     if not path.exists():
         return []

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from negplug.contract.adapter import Contrast, LossSite, Metadata, MethodReport
     from negplug.contract.batch import ContrastiveBatch
+    from negplug.contract.composer import Composer, Epoch
     from negplug.contract.draws import Draws
     from negplug.contract.hookspecs import (
         HOOKSPEC_VERSION,
         AdapterSpec,
+        ComposerSpec,
         ObjectiveSpec,
         SamplerSpec,
         hookimpl,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from negplug.kernels.random.distinct import distinct_places
     from negplug.loss.contrastive import ContrastiveLoss
     from negplug.loss.temperature import LearnedTemperature
-    from negplug.plugins.build import make_objective, make_sampler
+    from negplug.plugins.build import make_composer, make_objective, make_sampler
     from negplug.samplers.common.choosing import ChoosingSampler
     from negplug.samplers.common.remembering import RememberingSampler
 
@@ -43,10 +45,13 @@ __all__ = [
     "AdapterSpec",
     "ChoosingSampler",
     "Columns",
+    "Composer",
+    "ComposerSpec",
     "Contrast",
     "ContrastiveBatch",
     "ContrastiveLoss",
     "Draws",
+    "Epoch",
     "Injection",
     "LearnedTemperature",
     "LossSite",
@@ -67,6 +72,7 @@ __all__ = [
     "distinct_places",
     "hookimpl",
     "inject",
+    "make_composer",
     "make_objective",
     "make_sampler",
 ]
@@ -76,10 +82,13 @@ _HOME = {
     "AdapterSpec": "negplug.contract.hookspecs",
     "ChoosingSampler": "negplug.samplers.common.choosing",
     "Columns": "negplug.contract.negatives",
+    "Composer": "negplug.contract.composer",
+    "ComposerSpec": "negplug.contract.hookspecs",
     "Contrast": "negplug.contract.adapter",
     "ContrastiveBatch": "negplug.contract.batch",
     "ContrastiveLoss": "negplug.loss.contrastive",
     "Draws": "negplug.contract.draws",
+    "Epoch": "negplug.contract.composer",
     "Injection": "negplug.hosts.injection",
     "LearnedTemperature": "negplug.loss.temperature",
     "LossSite": "negplug.contract.adapter",
@@ -100,6 +109,7 @@ _HOME = {
     "distinct_places": "negplug.kernels.random.distinct",
     "hookimpl": "negplug.contract.hookspecs",
     "inject": "negplug.hosts.injection",
+    "make_composer": "negplug.plugins.build",
     "make_objective": "negplug.plugins.build",
     "make_sampler": "negplug.plugins.build",
 }

@@ -199,7 +199,7 @@ def _by_ids(
         lasting=lasting,
         gather=True,
     )
-    return contrast(batch, objective=InfoNCE("sum"), temperature=temperature)
+    return contrast(batch, objective=InfoNCE(), temperature=temperature)
 
 
 def _by_classes(contrast: Contrast, anchors: Tensor, same: Tensor) -> ContrastiveBatch:

@@ -33,6 +33,8 @@ class Relational(Objective):
         temperature_key: τ_k > 0 of the teacher. The temperature in use is τ_q, the anchor's.
     """
 
+    several_positives = False  # the teacher is one row
+
     def __init__(self, temperature_key: float) -> None:
         super().__init__()
         self.temperature_key = temperature_key

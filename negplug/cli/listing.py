@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-_KINDS: tuple[Literal["sampler", "objective"], ...] = ("sampler", "objective")
+_KINDS: tuple[Literal["sampler", "objective", "composer"], ...] = (
+    "sampler",
+    "objective",
+    "composer",
+)
 
 # Distribution: what it is imported as.
 _PACKAGES = {
@@ -40,7 +44,7 @@ _PACKAGES = {
 
 
 def samplers(as_json: _JSON = False) -> None:
-    """List the samplers and objectives that expressions can name, and who provides them."""
+    """List the samplers, objectives and composers that expressions can name, and providers."""
     found = _plugins()
     rows = [
         {
@@ -57,7 +61,7 @@ def samplers(as_json: _JSON = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("kind", "expression", "negatives or loss", "source", "provider")
+    table = Table("kind", "expression", "negatives, loss or batches", "source", "provider")
     for row in rows:
         expression = f"{row['name']}({row['arguments']})"
         cells = (row["kind"], expression, row["summary"], row["paper"], row["provider"])

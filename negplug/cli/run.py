@@ -54,6 +54,15 @@ def run(
             "gradient of the whole batch, so that it fits a small memory.",
         ),
     ] = None,
+    compose: Annotated[
+        str | None,
+        typer.Option(
+            "--compose",
+            metavar="EXPR",
+            help="Compose the batches of a Lightning Trainer, as random_walk() does, so that hard "
+            "negatives meet; default: the script's own batches.",
+        ),
+    ] = None,
     treat: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,7 +104,7 @@ def run(
     die_with_parent()
     treated = sampler != BASELINE
     options = {"--objective": objective, "--temperature": temperature, "--treat": treat or None}
-    options["--accumulate"] = accumulate
+    options |= {"--accumulate": accumulate, "--compose": compose}
     given = [option for option, value in options.items() if value is not None]
     if not treated and given:
         fail(f"{given[0]} has no effect with --sampler {BASELINE}; remove it or name a sampler.")
@@ -103,12 +112,13 @@ def run(
         sys.path[0] = os.getcwd()  # as python -m does
     if not script_exists(script, module):
         fail(f"SCRIPT {script!r} is no {'module' if module else 'file'}; check its name.")
-    check_treatment([sampler], objective, temperature, treat or ())
+    check_treatment([sampler], objective, temperature, treat or (), compose)
     check_diagnostics(diagnose or ())
     _set_variable("NEGPLUG_SAMPLER", sampler if treated else None)
     _set_variable("NEGPLUG_OBJECTIVE", objective)
     _set_variable("NEGPLUG_TEMPERATURE", temperature)
     _set_variable("NEGPLUG_ACCUMULATE", accumulate)
+    _set_variable("NEGPLUG_COMPOSE", compose)
     if treat:  # else what the environment declares stays
         _set_variable(TREAT_VARIABLE, ",".join(treat))
     _set_variable(DIAGNOSTICS_VARIABLE, ",".join(diagnose or ()) or None)

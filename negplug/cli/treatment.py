@@ -23,6 +23,7 @@ def check_treatment(
     objective: str | None,
     temperature: float | None,
     treat: Iterable[str] = (),
+    compose: str | None = None,
 ) -> None:
     """End the command with one sentence unless all of a treatment can be built.
 
@@ -31,8 +32,9 @@ def check_treatment(
         objective: Objective expression, or ``None`` for the host's.
         temperature: Temperature, or ``None`` for the host's.
         treat: Declarations of classes.
+        compose: Composer expression, or ``None`` for the host's own batches.
     """
-    from negplug.plugins.build import make_objective, make_sampler
+    from negplug.plugins.build import make_composer, make_objective, make_sampler
     from negplug.plugins.manager import plugins
 
     try:
@@ -53,11 +55,13 @@ def check_treatment(
             make_sampler(sampler)
         except (TypeError, ValueError, OSError) as error:
             fail(f"--sampler {sampler!r}: {error}")
-    if objective is not None:
-        try:
-            make_objective(objective)
-        except (TypeError, ValueError, OSError) as error:
-            fail(f"--objective {objective!r}: {error}")
+    others = ("--objective", objective, make_objective), ("--compose", compose, make_composer)
+    for option, expression, make in others:
+        if expression is not None:
+            try:
+                make(expression)
+            except (TypeError, ValueError, OSError) as error:
+                fail(f"{option} {expression!r}: {error}")
 
 
 def check_diagnostics(names: Iterable[str]) -> None:

@@ -9,9 +9,10 @@ and the module implements any of the hooks below. Hooks return records, so that 
 knows which distribution a name came from.
 
 The specification has a version of its own, ``HOOKSPEC_VERSION``: major and minor. It covers the
-hooks, the records, and every public name of ``negplug`` that a sampler, an objective or an adapter
-is made of. The minor version rises where something is added, the major one where a plugin may have
-to change. A plugin may say which one it needs, and is left out with one sentence elsewhere::
+hooks, the records, and every public name of ``negplug`` that a sampler, an objective, a composer or
+an adapter is made of. The minor version rises where something is added, the major one where a
+plugin may have to change. A plugin may say which one it needs, and is left out with one sentence
+elsewhere::
 
     REQUIRES_HOOKSPEC = (1, 0)
 """
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from negplug.contract.adapter import LossSite, MethodReport
+    from negplug.contract.composer import Composer
     from negplug.contract.objective import Objective
     from negplug.contract.sampler import NegativeSampler
 
 PROJECT = "negplug"
 
 #: Major and minor version of the hook specification.
-HOOKSPEC_VERSION = (1, 0)
+HOOKSPEC_VERSION = (1, 1)
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -63,6 +65,16 @@ class ObjectiveSpec:
 
     name: str
     factory: Callable[..., Objective]
+    summary: str
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class ComposerSpec:
+    """A composer of batches on offer; attributes as in :class:`SamplerSpec`. Since 1.1."""
+
+    name: str
+    factory: Callable[..., Composer]
     summary: str
     paper: str = ""
 
@@ -111,6 +123,19 @@ def negplug_objectives() -> Iterable[ObjectiveSpec]:
         @hookimpl
         def negplug_objectives():
             yield ObjectiveSpec("margin", Margin, "InfoNCE with a margin", "Doe et al. 2025")
+    """
+    return ()
+
+
+@hookspec
+def negplug_composers() -> Iterable[ComposerSpec]:
+    """Offer composers of batches. Since 1.1.
+
+    Example::
+
+        @hookimpl
+        def negplug_composers():
+            yield ComposerSpec("sorted", Sorted, "samples of one size meet", "Doe et al. 2025")
     """
     return ()
 

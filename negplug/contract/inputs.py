@@ -35,6 +35,23 @@ def check_views(views: tuple[Tensor, ...], names: Sequence[str] = ()) -> None:
                 f"{what} have one shape [B, d], got {names[0] if names else 'z0'} "
                 f"{tuple(views[0].shape)} and {name} {tuple(view.shape)}"
             )
+        check_beside(names[0] if names else "z0", views[0], name, view)
+
+
+def check_beside(first: str, z: Tensor, name: str, other: Tensor) -> None:
+    """Raise unless embeddings can be compared as they are, on one device and in one precision.
+
+    Half precision is widened to float32, which loses nothing.
+    """
+    if other.device != z.device:
+        raise ValueError(
+            f"{name} must be on the device of {first}, {z.device}, got {other.device}; move it"
+        )
+    if (other.dtype == torch.float64) != (z.dtype == torch.float64):
+        raise TypeError(
+            f"{name} and {first} must both be torch.float64 or neither, got {other.dtype} and "
+            f"{z.dtype}; cast one of them"
+        )
 
 
 def finite_unit_rows(*views: Tensor, first: int = 0, names: Sequence[str] = ()) -> Tensor:

@@ -82,12 +82,16 @@ class Negatives:
         estimator: ``"partition"``: the weighted negatives estimate the softmax denominator.
             ``"posterior"``: they are draws from the softmax itself, weights summing to one over
             all pools.
+        attracted: ``[N, F]`` int64 columns of the pool that are further positives of each anchor,
+            padded with -1; none of them serves it, in any pool. A sampler that reads another hands
+            them on. None if nothing is attracted.
     """
 
     rows: Rows
     choice: Choice = field(default_factory=Whole)
     log_weight: Tensor | None = None
     estimator: Estimator = "partition"
+    attracted: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -205,7 +209,7 @@ def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:
     """
     if len(pools) == 1 and isinstance(pools[0].choice, Columns):
         return pools[0]
-    columns, first = [], 0
+    columns, attracted, first = [], list[Tensor](), 0
     for part in pools:
         if isinstance(part.choice, Mixtures):
             raise ValueError(
@@ -217,6 +221,8 @@ def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:
             columns.append(every.expand(len(anchors), -1) + first)
         else:
             columns.append(part.choice.columns + first)
+        if part.attracted is not None:
+            attracted.append(part.attracted.where(part.attracted < 0, part.attracted + first))
         first += len(part.rows)
     serving = torch.cat([part.serving(anchors) for part in pools], dim=1)
     weight = None
@@ -226,4 +232,5 @@ def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:
         weight = torch.cat([w.expand(c.shape) for w, c in zip(each, columns, strict=True)], dim=1)
     rows = pools[0].rows if len(pools) == 1 else Rows.joined([part.rows for part in pools])
     choice = Columns(torch.cat(columns, dim=1), serving)
-    return Negatives(rows, choice, weight, pools[0].estimator)
+    pulled = torch.cat(attracted, dim=1) if attracted else None
+    return Negatives(rows, choice, weight, pools[0].estimator, pulled)

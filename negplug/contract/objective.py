@@ -17,7 +17,14 @@ class Objective(Part, abc.ABC):
 
     One that remembers something across steps hands what it saw to :meth:`hold`, implements
     :meth:`update` and keeps its memory in a :class:`negplug.contract.state.Stateful`.
+
+    Attributes:
+        several_positives: Whether it pulls an anchor towards all of its positives, those that a
+            sampler attracts among them. One that reads the first alone says that it does not, and
+            is refused beside such a sampler.
     """
+
+    several_positives: bool = True
 
     @abc.abstractmethod
     def forward(
@@ -28,7 +35,7 @@ class Objective(Part, abc.ABC):
         An anchor without a positive or without a negative has loss 0, with its graph kept.
 
         Args:
-            batch: Anchors, keys and positives.
+            batch: Anchors, keys and positives, those that the sampler attracts behind the others.
             negatives: One entry for each pool, all of one estimator.
             temperature: τ > 0.
         """

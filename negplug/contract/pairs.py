@@ -7,7 +7,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
-from negplug.contract.inputs import check_form, finite_unit_rows
+from negplug.contract.inputs import check_beside, check_form, finite_unit_rows
 from negplug.contract.rows import KEYS, Rows
 
 _NAMES = "queries", "documents"
@@ -38,12 +38,14 @@ def batch_of_pairs(
     batch = ContrastiveBatch.from_pairs(anchors, keys, indexes, labels, names=names)
     if hard_negatives is None:
         return batch
-    pool = _with_negatives(batch.keys, _flat(hard_negatives, *anchors.shape))
+    negatives = _flat(hard_negatives, *anchors.shape)
+    check_beside(names[1], keys, "hard_negatives", hard_negatives)
+    pool = _with_negatives(batch.keys, finite_unit_rows(negatives, names=["hard_negatives"]))
     return ContrastiveBatch(batch.anchors, pool, batch.positives, unpadded=batch.positives)
 
 
 def _flat(hard_negatives: Tensor, size: int, width: int) -> Tensor:
-    """Return given negatives as unit rows ``[B·M, d]``."""
+    """Return given negatives ``[B·M, d]``."""
     z, name = hard_negatives, "hard_negatives"
     if isinstance(z, Tensor) and z.ndim == 3:
         if z.shape[0] != size or z.shape[2] != width:
@@ -52,7 +54,7 @@ def _flat(hard_negatives: Tensor, size: int, width: int) -> Tensor:
     check_form(name, z)
     if z.shape[0] % size or z.shape[1] != width:
         raise ValueError(_shape_error(hard_negatives, size, width))
-    return finite_unit_rows(z, names=[name])
+    return z
 
 
 def _shape_error(given: Tensor, size: int, width: int) -> str:
@@ -72,7 +74,7 @@ def _with_negatives(pool: Rows, negatives: Tensor) -> Rows:
     ids = joined(pool.ids)
     assert ids is not None
     return Rows(
-        torch.cat([pool.embeddings, negatives.to(pool.embeddings)]),
+        torch.cat([pool.embeddings, negatives]),
         ids,
         joined(pool.indexes),
         joined(pool.labels),

@@ -147,6 +147,19 @@ def most_samples(size: int | None) -> int:
     return MOST_SAMPLES if size is None else size
 
 
+def unnamed(name: str) -> ValueError:
+    """Return the error that says which rows have no index, where the batch has indexes.
+
+    Args:
+        name: Who needs them, for messages.
+    """
+    return ValueError(
+        f"{name}: needs the data set index of every row, but given hard negatives have none, being "
+        f"no samples of the batch; use a sampler that keeps nothing for each sample, such as "
+        f"queue(), or give the loss no hard negatives"
+    )
+
+
 def beyond(name: str, highest: int, size: int | None) -> ValueError:
     """Return the error that says why an index cannot be one.
 
@@ -173,11 +186,7 @@ def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
 
     def error() -> ValueError:
         lowest, highest = map(int, indexes.aminmax())
-        if lowest < 0:
-            return ValueError(
-                f"{name}: needs the data set index of every sample, but one is {lowest}"
-            )
-        return beyond(name, highest, size)
+        return unnamed(name) if lowest < 0 else beyond(name, highest, size)
 
     check(f"{name}: data set indexes", failed, error)
 

@@ -46,6 +46,7 @@ class NegativeSampler(Part, abc.ABC):
         most: The most rows that it can ever offer an anchor; None if the batch decides.
         turns: How many samplers take turns in it as training goes on.
         wants_epoch: Whether the number of the epoch decides whose turn it is.
+        attracts: Whether it may hand over positives too, see :class:`.Negatives`.
     """
 
     stream: int = 0
@@ -54,6 +55,7 @@ class NegativeSampler(Part, abc.ABC):
     most: int | None = None
     turns: int = 1
     wants_epoch: bool = False
+    attracts: bool = False
 
     @abc.abstractmethod
     def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...] | Sampled:

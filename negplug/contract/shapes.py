@@ -22,6 +22,8 @@ def check_negatives(pools: Sequence[Negatives], anchors: Rows) -> None:
         _check_rows(part.rows, anchors)
         _check_choice(part, len(anchors))
         _check_weight(part, len(anchors))
+        if part.attracted is not None:
+            _check_attracted(part.attracted, len(anchors))
         if part.estimator not in ("partition", "posterior"):
             raise ValueError(f"Negatives: unknown estimator {part.estimator!r}")
         if part.estimator != pools[0].estimator:
@@ -96,4 +98,12 @@ def _check_weight(part: Negatives, anchors: int) -> None:
         raise ValueError(
             f"Negatives: log_weight must broadcast to [{anchors}, {part.width}], got "
             f"{tuple(weight.shape)}"
+        )
+
+
+def _check_attracted(columns: Tensor, anchors: int) -> None:
+    if columns.dtype != torch.int64 or columns.ndim != 2 or len(columns) != anchors:
+        raise ValueError(
+            f"Negatives: attracted must be int64 [N, F] with N = {anchors} anchors, got "
+            f"{columns.dtype} {tuple(columns.shape)}"
         )

@@ -15,6 +15,7 @@ NAMES = (
         "OBJECTIVE",
         "TEMPERATURE",
         "ACCUMULATE",
+        "COMPOSE",
         "TREAT",
         "IGNORE",
         "DIAGNOSTICS",
@@ -58,7 +59,8 @@ def check_effect(environ: Mapping[str, str]) -> None:
         environ: The environment.
 
     Raises:
-        ValueError: If there is an objective, a temperature or micro-batches without a sampler.
+        ValueError: If there is an objective, a temperature, micro-batches or a composer without a
+            sampler.
     """
     given = [name.removeprefix(_PREFIX) for name in environ if name.startswith(_PREFIX)]
     for name in given:
@@ -66,7 +68,8 @@ def check_effect(environ: Mapping[str, str]) -> None:
             _name_misspelt(name)
     if environ.get("NEGPLUG_SAMPLER"):
         return
-    for name in ("NEGPLUG_OBJECTIVE", "NEGPLUG_TEMPERATURE", "NEGPLUG_ACCUMULATE"):
+    for name in ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE"):
+        name = f"{_PREFIX}{name}"
         if environ.get(name):
             raise ValueError(
                 f"{name}={environ[name][:40]!r} has no effect without NEGPLUG_SAMPLER; set that "

@@ -4,6 +4,7 @@ Environment:
     NEGPLUG_SAMPLER, NEGPLUG_OBJECTIVE, NEGPLUG_TEMPERATURE: As :func:`negplug.inject` takes them.
         Without the first, nothing is treated.
     NEGPLUG_ACCUMULATE: Number of micro-batches that a Trainer's steps are split into.
+    NEGPLUG_COMPOSE: Composes the batches of a Trainer, as ``NegativeControl`` takes it.
     NEGPLUG_IGNORE: Losses to leave alone, by name or by class, separated by commas.
 """
 
@@ -60,6 +61,11 @@ def micro_batches() -> int:
             f"NEGPLUG_ACCUMULATE must be a number of micro-batches, such as 8, got {given[:40]!r}"
         )
     return int(given)
+
+
+def composer() -> str | None:
+    """Return the expression of what composes a Trainer's batches, None if they are its own."""
+    return os.environ.get("NEGPLUG_COMPOSE") or None
 
 
 def ignored() -> frozenset[str]:

@@ -2,12 +2,14 @@
 
 A function can be neither treated nor found among modules. So while a recipe's first steps are
 watched, the functions that losses end with are wrapped where modules look them up. What a recipe
-has imported by name, or computes by other means, is not seen.
+has imported by name, or computes inline by other means, is found below the tensor with which the
+step's backward pass begins (:mod:`negplug.hosts.roots`).
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
@@ -18,8 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from negplug.hosts.loss_form import contrasts_data, parameters_of
+from negplug.hosts import roots
+from negplug.hosts.graph_axes import operation_of
+from negplug.hosts.loss_form import parameters_below, parameters_of, weigher_of_data
 from negplug.hosts.place import place
+from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.contrastive import ContrastiveLoss
 
@@ -40,8 +45,8 @@ class Found(NamedTuple):
     """A call of a function that is a contrastive loss.
 
     Attributes:
-        name: Of the function.
-        where: Of the call, in the recipe.
+        name: Of the function, or of the operation that weighs similarities inline.
+        where: Of the call, in the recipe, as a clause.
         inside: The modules whose forward pass it is part of.
         parameters: What it trains.
     """
@@ -89,15 +94,20 @@ class FunctionWatch:
             beside = trained is None or not each.parameters.isdisjoint(trained)
             if beside and where not in self._told and names.isdisjoint(ignore):
                 self._told.add(where)
-                told.append(f"{each.name} (called at {where})")
+                told.append(f"{each.name} ({each.where})")
         return told
 
     def note(self, name: str, value: Tensor) -> None:
         """Note a call that has just been made."""
         inside = _modules_around()
         if not any(isinstance(module, ContrastiveLoss) for module in inside):
-            where = place()[0]
+            where = f"called at {place()[0]}"
             self.found[where] = Found(name, where, weakref.WeakSet(inside), parameters_of(value))
+
+    def note_inline(self, name: str, parameters: set[Tensor]) -> None:
+        """Note what a backward pass begins with."""
+        where = f"of similarities, inline in the loss whose backward pass begins at {place()[0]}"
+        self.found[where] = Found(name, where, weakref.WeakSet(), parameters)
 
 
 _watching: set[FunctionWatch] = set()
@@ -109,6 +119,7 @@ def _wrap() -> None:
         if name not in _own:
             _own[name] = getattr(functional, name)
             setattr(functional, name, _noting(name, _own[name]))
+    roots.watch(_look_at_root)
 
 
 def _unwrap() -> None:
@@ -117,6 +128,7 @@ def _unwrap() -> None:
         if getattr(getattr(functional, name), "__wrapped__", None) is own:
             setattr(functional, name, own)
             del _own[name]
+    roots.stop()
 
 
 def _noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,9 +148,19 @@ def _noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 @outside_graphs
 def _look(name: str, value: Any) -> None:
     if _watching and isinstance(value, Tensor) and value.requires_grad:
-        if name in _OF_TUPLES or contrasts_data(value):
+        if name in _OF_TUPLES or weigher_of_data(value) is not None:
             for watching in _watching:
                 watching.note(name, value)
+            mark(value)
+
+
+@outside_graphs
+def _look_at_root(root: Tensor) -> None:
+    weigher = weigher_of_data(root)
+    if weigher is not None:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation_of(weigher)).lower()
+        for watching in _watching:
+            watching.note_inline(name, parameters_below(weigher))
 
 
 def _modules_around() -> list[nn.Module]:

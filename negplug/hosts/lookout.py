@@ -19,6 +19,7 @@ from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.distributed import rank
+from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss.contrastive import ContrastiveLoss
 
@@ -156,6 +157,7 @@ class Lookout:
         else:
             if self._judge.leaves_alone(module):
                 self._functions.leave_to(module)
+                mark(output)
             return
         self._functions.leave_to(module)
         self._found[name] = _Beside(why, mend, parameters_of(output))

@@ -15,7 +15,7 @@ positives: each embedding is multiplied with its own, beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from negplug.hosts.graph_axes import (
     spread_over,
 )
 from negplug.kernels.distributed import world_size
+from negplug.kernels.graph_marks import is_marked
 from negplug.kernels.torch_private import output_shape
 
 _WEIGHS = frozenset(
@@ -89,61 +90,72 @@ def contrasts(output: Tensor, given: Any) -> bool:
     # Embeddings with classes alone: what they are multiplied with are weights.
     matrices = sum(tensor.is_floating_point() and tensor.ndim > 1 for tensor in tensors)
     keys = matrices > 1 or all(tensor.is_floating_point() for tensor in tensors)
-    return bool(sources) and _weighs_products(output, sources.__contains__, sources, keys)
+    if not sources:
+        return False
+    return _weigher(output, sources.__contains__, sources.__contains__, keys) is not None
 
 
-def contrasts_data(output: Tensor) -> bool:
-    """Return whether a tensor is a contrastive loss of whatever networks make of data.
+def weigher_of_data(output: Tensor) -> Node | None:
+    """Return what weighs similarities in a contrastive loss of whatever networks make of data.
 
     Args:
-        output: With a gradient.
+        output: With a gradient. Losses in it that are marked as known are passed over.
+
+    Returns:
+        The operation, None if there is no such loss.
     """
-    return _weighs_products(output, _takes_in_data)
+    return _weigher(output, _takes_in_data, is_marked)
 
 
 def parameters_of(output: Tensor) -> set[Tensor]:
     """Return the parameters that a tensor depends on."""
-    leaves = (getattr(node, "variable", None) for node in _below(output.grad_fn))
+    return parameters_below(output.grad_fn)
+
+
+def parameters_below(start: Node | None) -> set[Tensor]:
+    """Return the parameters that an operation depends on."""
+    leaves = (getattr(node, "variable", None) for node in _below(start))
     return {leaf for leaf in leaves if isinstance(leaf, nn.Parameter)}
 
 
-def _weighs_products(
+def _weigher(
     output: Tensor,
     is_source: Callable[[Node], bool],
-    ends: Collection[Node] = (),
+    is_end: Callable[[Node], bool],
     keys: bool = True,
-) -> bool:
-    """Return whether products of embeddings are weighed.
+) -> Node | None:
+    """Return what weighs products of embeddings, None if nothing does.
 
     Args:
         output: The scalar.
         is_source: Whether a node returns embeddings.
-        ends: Nodes below which nothing is looked at.
+        is_end: Whether nothing below a node is looked at.
         keys: Whether as many constants as there are embeddings are their keys.
     """
-    todo: list[tuple[Node | None, bool]] = [(output.grad_fn, False)]
+    todo: list[tuple[Node | None, Node | None]] = [(output.grad_fn, None)]
     seen: set[tuple[Node, bool]] = set()
-    with_constants = with_own = False
+    with_constants, with_own = None, False
     while todo and len(seen) < MOST_NODES:
-        node, weighed = todo.pop()
-        if node is None or node in ends or (node, weighed) in seen:
+        node, weigher = todo.pop()
+        if node is None or (node, weigher is None) in seen or is_end(node):
             continue
-        seen.add((node, weighed))
+        seen.add((node, weigher is None))
         operation = operation_of(node)
-        if weighed and (factors := _factors(node, operation)):
+        if weigher is not None and (factors := _factors(node, operation)):
             if _of_embeddings(factors, is_source):
                 if all(axis is not None for axis in factors) or (keys and _of_keys(node)):
-                    return True
-                with_constants = True
+                    return weigher
+                with_constants = weigher
         with_own = with_own or _multiplies_rows(node, operation, is_source)
-        if with_constants and with_own:
-            return True
+        if with_constants is not None and with_own:
+            return with_constants
         # What is below a layer is no longer what the loss makes of similarities.
         if operation in _LAYERS:
             continue
-        weighed = weighed or operation in _WEIGHS
-        todo += [(following, weighed) for following, _ in node.next_functions]
-    return False
+        if weigher is None and operation in _WEIGHS:
+            weigher = node
+        todo += [(following, weigher) for following, _ in node.next_functions]
+    return None
 
 
 def _tensors(given: Any) -> Iterable[Tensor]:

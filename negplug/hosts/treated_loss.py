@@ -47,6 +47,7 @@ class TreatedLoss:
         dataset: What its batches can say of the data set.
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
+        collector: Told of each training call's batch, before its loss is computed.
         name: Of the site.
         rows_by_view: As the site says, of the arguments of its loss.
         shared: Likewise.
@@ -77,12 +78,17 @@ class TreatedLoss:
         self.temperature = temperature
         self.evaluating = False
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
+        self.collector: Callable[[ContrastiveBatch], None] | None = None
         self._evaluations: list[Tensor] = []
         self._rows = 0
         self.name = site.name
         self.rows_by_view = site.rows_by_view
         self.shared = site.shared
         self.rerouted: Callable[[Any, Callable[[], Tensor]], Tensor] | None = None
+
+    def collect_for(self, collector: Callable[[ContrastiveBatch], None]) -> None:
+        """Tell ``collector`` of each training call's batch, with the samples' data set indexes."""
+        self.collector, self._by_place = collector, False
 
     @property
     def captures(self) -> bool:
@@ -159,6 +165,8 @@ class TreatedLoss:
         if batch.training:
             self._used = self.loss.next_step
             self.calls += 1
+            if self.collector is not None:
+                self.collector(batch)
             if not call_record.recorded_here():
                 call_record.record_call(rank(), world_size())
         self.loss.to(batch.anchors.embeddings.device)
@@ -203,7 +211,7 @@ class TreatedLoss:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model is another training's.
-        return vars(self) | {"watcher": None, "rerouted": None}
+        return vars(self) | {"watcher": None, "rerouted": None, "collector": None}
 
     def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""

@@ -35,6 +35,7 @@ from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.hosts.untreated import Judge, UntreatedLossError
+from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss import optimizers
 
@@ -124,6 +125,7 @@ class Watch:
         site = self._judge.site_of(module)
         if self._functions is not None and (site is not None or self._judge.leaves_alone(module)):
             self._functions.leave_to(module)
+            mark(output)
         if site is not None:
             first_call = self._treat(site, module)
             treated: Tensor = module.forward(*args, **kwargs)
@@ -153,6 +155,12 @@ class Watch:
                 f"NEGPLUG_ACCUMULATE cannot split the steps of a plain PyTorch loop, such as the "
                 f"one that calls {type(module).__name__} at {place()[0]}; call "
                 f"negplug.accumulated() in it"
+            )
+        if environment.composer() is not None:
+            raise ValueError(
+                f"NEGPLUG_COMPOSE composes the batches of a Lightning Trainer, not those of a "
+                f"plain PyTorch loop, such as the one that calls {type(module).__name__} at "
+                f"{place()[0]}; unset it"
             )
         # Of a name of its own, from which the seed of its draws is made.
         number = len(self.injections)

@@ -38,7 +38,7 @@ from negplug.kernels.torch_private import backward_runs
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_VARIABLES = ("BACKEND", "DISABLED_PLUGINS", "OBJECTIVE", "SAMPLER", "TEMPERATURE")
+_VARIABLES = ("BACKEND", "COMPOSE", "DISABLED_PLUGINS", "OBJECTIVE", "SAMPLER", "TEMPERATURE")
 """Of the environment: what changes the losses of a rank."""
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the description of a function, of each process

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite
+from negplug.contract.attraction import attracting, check_handed_on, check_pulls
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess, Encoder
 from negplug.contract.draws import Draws
@@ -96,6 +97,9 @@ class ContrastiveLoss(TwoTowerLoss):
             part.fit_host(site)  # sources first: who reads one may look at what it took
         self._turns = max(part.turns for part in parts)
         self._by_epoch = any(part.wants_epoch for part in parts)
+        self._attracts = any(part.attracts for part in parts)
+        if self._attracts:
+            check_pulls(self.objective, self.sampler)
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
         self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
@@ -215,7 +219,7 @@ class ContrastiveLoss(TwoTowerLoss):
             given = given if learned is None else learned
             epoch = self.epoch if self._by_epoch else None
             self._seed = self.ranks.settle(self._seed, given, *terms, epoch)
-        draws = Draws(self._seed, step, number, rank())
+        draws = Draws(self._seed, step, place if call is None else call.drawn, rank())
         training = batch.training if done is not None else call is not None
         if counts and training:
             self.graphs.advance()
@@ -232,12 +236,18 @@ class ContrastiveLoss(TwoTowerLoss):
                     rehearse(state, objective, batch, self._turns)
                     self.ranks.disregard()
                 negatives = sampler(batch)
-                weighed = batch, negatives
+                pulled = attracting(batch, negatives)
+                if pulled is not batch:
+                    check_pulls(objective, sampler)
+                elif self._attracts:
+                    check_handed_on(sampler, batch)
+                weighed = pulled, negatives
                 if learned is not None:
-                    weighed = sharpened(batch, negatives, tau, learned)
+                    weighed = sharpened(pulled, negatives, tau, learned)
                 with blaming(objective.provider, "the objective"):
                     losses: Tensor = objective(*weighed, tau)
-            loss = mean_over_anchors(batch, losses, self.ranks)
+            # Where every anchor has a positive of its own, none is counted.
+            loss = mean_over_anchors(pulled if batch.padded else batch, losses, self.ranks)
         except BaseException:
             call = None  # the traceback, which may be kept, would keep it
             raise

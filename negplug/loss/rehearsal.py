@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from negplug.contract.attraction import attracting, check_pulls
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
@@ -28,7 +29,10 @@ def rehearse(state: CallState, objective: Objective, batch: ContrastiveBatch, tu
         for turn in range(1, turns):
             then = batch.within(turn=turn)
             negatives = state.sampler(then)
+            pulled = attracting(then, negatives)
+            if pulled is not then:
+                check_pulls(objective, state.sampler)
             with blaming(objective.provider, "the objective"):
-                objective(then, negatives, then.temperature)
+                objective(pulled, negatives, then.temperature)
     finally:
         state.release()

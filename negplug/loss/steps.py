@@ -2,8 +2,9 @@
 
 A call counts once a backward pass has reached its loss. Until then it may be a probe, a validation
 without ``no_grad()`` or a batch that is skipped, and later calls are numbered as if it had not been
-made: it is forgotten with its graph, and the first of another step may take its place. One that is
-kept in a loss's first step takes a number, for nothing tells it from the first of two losses.
+made: it is forgotten with its graph, and the first of another step may take its place. Nothing
+tells one that is kept in a loss's first step from the first of two losses, so all calls of that
+step draw alike, whatever their numbers.
 
 A step is over when a backward pass that frees its graph has reached one of its calls, or when an
 optimizer has stepped since one was reached; the next call begins another. A pass that keeps its
@@ -29,10 +30,12 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.kernels import late
+from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
 from negplug.loss.fingerprint import Fingerprint
+from negplug.loss.refusals import no_second_derivative, unknown_call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
 _KEPT = 32  # steps that were forgotten and may count after all
@@ -47,6 +50,7 @@ class Call:
     Attributes:
         step: Number of its step.
         number: Its number in the step.
+        drawn: The number by which it draws, see the module.
         shared: Whether it uses the first call's state, whatever its number.
         held: What its step takes in once it is over: the place of a part among those of the
             call's state that update, and what it was given to hold. None until it was computed
@@ -64,6 +68,7 @@ class Call:
         self.serial = next(_serial)
         self.step = steps.number
         self.number = number
+        self.drawn = 0 if steps.most is None else number
         self.shared = shared
         self.graph = graph
         self.held: list[tuple[int, Any]] | None = None
@@ -83,6 +88,7 @@ class Call:
             self._steps.passes.look_at(loss)
             hook = self._reach
             self._hook = weakref.ref(hook)
+            mark(loss)
             loss.register_hook(hook)  # type: ignore[no-untyped-call]
 
     @property
@@ -91,6 +97,8 @@ class Call:
         return self._hook is not None and self._hook() is not None
 
     def _reach(self, _: Tensor) -> None:
+        if torch.is_grad_enabled():  # in a backward pass that makes a graph of its own
+            raise no_second_derivative()
         self._steps.reach(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,16 +205,14 @@ class Steps:
         calls = [*_alive(self._earlier), *_alive(self._calls)]
         alike = [call for call in calls if call.fingerprint.shapes == print_.shapes]
         if not alike:
-            raise _unknown()
+            raise unknown_call()
         call = alike[0]
         if len(alike) > 1:
             each = [print_.distance(call.fingerprint) for call in alike]
             apart = torch.stack(each).tolist()
             nearest = [c for c, d in zip(alike, apart, strict=True) if d <= min(apart) + _SAME]
             call = min(nearest, key=lambda call: call.times)
-        late.check(
-            "call computed again", print_.distance(call.fingerprint) > _ALIKE, lambda: _unknown()
-        )
+        late.check("call computed again", print_.distance(call.fingerprint) > _ALIKE, unknown_call)
         if call.closed:
             raise RuntimeError(
                 "a loss call is computed again after its step was closed and its memory changed; "
@@ -243,8 +249,8 @@ class Steps:
         self.ended += bool(reached)
         numbers = [call.number for call in reached]
         # Calls before the first one were none of the step, as were those whose place was taken.
-        once = len(set(numbers)) == len(numbers)
-        states = [n - min(numbers) + begun for n in numbers] if once else range(len(numbers))
+        rising = numbers == sorted(set(numbers))
+        states = [n - min(numbers) + begun for n in numbers] if rising else range(len(numbers))
         every = list(zip(states, reached, strict=True))
         discarded = all(call.discarded for call in reached)
         self._forgotten += [every] if discarded and dropped else []
@@ -288,11 +294,3 @@ def _alive(calls: list[weakref.ref[Call]]) -> list[Call]:
     if len(alive) < len(calls):
         calls[:] = [weakref.ref(call) for call in alive]
     return alive
-
-
-def _unknown() -> RuntimeError:
-    return RuntimeError(
-        "a loss was called inside of a backward pass with embeddings of no call before it, so it "
-        "is unknown which call is computed again; call the loss outside of backward passes, and "
-        "let what is checkpointed compute the same twice"
-    )

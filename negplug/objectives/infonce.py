@@ -8,7 +8,8 @@ With s⁺_p the logits of anchor i's positives p and ℓ⁻ = log Σ_j w_ij e^{s
 - ``"mean"``: mean over p of −log e^{s_p}/(Σ_q e^{s_q} + e^{ℓ⁻})   (SupCon, Khosla et al. 2020,
   equation 2)
 
-All three agree for one positive. The loss is log1p of the ratio of negatives to positives, so
+All three agree for one positive. Where a sampler attracts further positives, ``"mean"`` is the loss
+of Huynh et al. 2022 (arXiv:2011.11765, the attraction loss): log Σ over all keys − mean s_p. The loss is log1p of the ratio of negatives to positives, so
 nothing cancels where the positive dominates.
 
 Draws Z_r from the softmax over the negatives, of weights w_r, have no denominator. Their loss is
@@ -27,6 +28,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from negplug.contract.attraction import attracts
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
 from negplug.contract.negatives import Negatives
@@ -41,7 +43,8 @@ class InfoNCE(Objective):
     """The softmax contrastive loss.
 
     Args:
-        positives: How several positives of an anchor combine, see the module.
+        positives: How several positives of an anchor combine, see the module. None is ``"sum"``,
+            and ``"mean"`` where a sampler attracts further ones.
 
     Raises:
         ValueError: If ``positives`` has another form than the three.
@@ -49,12 +52,13 @@ class InfoNCE(Objective):
 
     expression = "infonce()"
 
-    def __init__(self, positives: Literal["sum", "each", "mean"] = "sum") -> None:
+    def __init__(self, positives: Literal["sum", "each", "mean"] | None = None) -> None:
         super().__init__()
-        if positives not in _FORMS:
+        if positives not in (None, *_FORMS):
             raise ValueError(f"infonce: positives must be one of {_FORMS}, got {positives!r}")
         self.positives = positives
-        self.expression = f"infonce(positives={positives!r})"
+        if positives is not None:
+            self.expression = f"infonce(positives={positives!r})"
 
     def forward(
         self, batch: ContrastiveBatch, negatives: Sequence[Negatives], temperature: float
@@ -66,7 +70,7 @@ class InfoNCE(Objective):
             batch.positives,
             negative_term(batch, negatives, temperature),
             temperature,
-            self.positives,
+            self.positives or ("mean" if attracts(negatives) else "sum"),
             apart=negatives[0].estimator == "posterior",
         )
 

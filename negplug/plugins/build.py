@@ -1,19 +1,21 @@
-"""From an expression to a sampler or an objective."""
+"""From an expression to a sampler, an objective or a composer."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+from negplug.contract.composer import Composer
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.plugins.expression import Argument, Call, parse, short
 from negplug.plugins.manager import Kind, Provided, UnknownNameError, plugins
 
-_BUILDS: dict[str, type[NegativeSampler] | type[Objective]] = {
+_BUILDS: dict[str, type[NegativeSampler] | type[Objective] | type[Composer]] = {
     "sampler": NegativeSampler,
     "objective": Objective,
+    "composer": Composer,
 }
 
 
@@ -43,6 +45,16 @@ def make_objective(expression: str) -> Objective:
     return objective
 
 
+def make_composer(expression: str) -> Composer:
+    """Build the composer of batches that an expression such as ``"clustered()"`` describes.
+
+    Raises:
+        ExpressionError, ValueError, TypeError: As :func:`make_sampler`.
+    """
+    composer: Composer = _build("composer", parse(expression))
+    return composer
+
+
 def as_sampler(sampler: NegativeSampler | str) -> NegativeSampler:
     """Return the sampler itself, or the one that an expression describes."""
     return sampler if isinstance(sampler, NegativeSampler) else make_sampler(sampler)
@@ -51,6 +63,11 @@ def as_sampler(sampler: NegativeSampler | str) -> NegativeSampler:
 def as_objective(objective: Objective | str) -> Objective:
     """Return the objective itself, or the one that an expression describes."""
     return objective if isinstance(objective, Objective) else make_objective(objective)
+
+
+def as_composer(composer: Composer | str) -> Composer:
+    """Return the composer itself, or the one that an expression describes."""
+    return composer if isinstance(composer, Composer) else make_composer(composer)
 
 
 def _build(kind: Kind, call: Call) -> Any:

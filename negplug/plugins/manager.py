@@ -27,8 +27,15 @@ from typing import Any, Literal
 
 import pluggy
 
+from negplug.composers import plugins as builtin_composers
 from negplug.contract import hookspecs, variables
-from negplug.contract.hookspecs import PROJECT, AdapterSpec, ObjectiveSpec, SamplerSpec
+from negplug.contract.hookspecs import (
+    PROJECT,
+    AdapterSpec,
+    ComposerSpec,
+    ObjectiveSpec,
+    SamplerSpec,
+)
 from negplug.contract.provenance import (
     PluginError,
     PluginFailure,
@@ -43,11 +50,12 @@ from negplug.plugins.patience import named_if_slow
 from negplug.plugins.requirement import check_requirement
 from negplug.samplers import plugins as builtin_samplers
 
-Kind = Literal["sampler", "objective", "adapter"]
+Kind = Literal["sampler", "objective", "composer", "adapter"]
 
 _HOOKS: dict[str, tuple[Kind, type]] = {
     "negplug_samplers": ("sampler", SamplerSpec),
     "negplug_objectives": ("objective", ObjectiveSpec),
+    "negplug_composers": ("composer", ComposerSpec),
     "negplug_adapters": ("adapter", AdapterSpec),
 }
 
@@ -87,12 +95,12 @@ class Plugins:
         self.plugins: list[PluginInfo] = []
         self.failures: list[PluginFailure] = []
         self._strict = variables.flag("NEGPLUG_STRICT", environ)
-        self._provided: dict[Kind, list[Provided]] = {"sampler": [], "objective": [], "adapter": []}
+        self._provided: dict[Kind, list[Provided]] = {kind: [] for kind, _ in _HOOKS.values()}
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         asked = environ.get("NEGPLUG_DISABLED_PLUGINS", "").split(",")
         self._disabled = {_normal(name): name.strip() for name in asked if name.strip()}
-        for module in (*builtin_samplers, *builtin_objectives):
+        for module in (*builtin_samplers, *builtin_objectives, *builtin_composers):
             info = self._own(module.__name__.rpartition(".")[2])
             if not self._is_disabled(info):
                 self._register(module, info)
@@ -244,7 +252,7 @@ def _checked(hook: str, result: object) -> list[Any]:
     for record in records:
         if not isinstance(record, wanted):
             raise TypeError(f"{hook} must return {wanted.__name__} records, got {record!r}")
-        if isinstance(record, (SamplerSpec, ObjectiveSpec)):
+        if isinstance(record, (SamplerSpec, ObjectiveSpec, ComposerSpec)):
             if not record.name.isidentifier():
                 raise ValueError(f"{hook}: the name {record.name!r} is no identifier")
             # Expressions are checked against the signature, and listings show it.

@@ -2,6 +2,7 @@
 
 from negplug.samplers import (
     emc2,
+    false_negatives,
     filtered,
     gather,
     gumbel_max,
@@ -25,6 +26,7 @@ plugins = [
     memory_bank,
     hard,
     filtered,
+    false_negatives,
     stratified,
     hierarchical,
     schedule,

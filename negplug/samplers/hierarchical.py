@@ -18,6 +18,7 @@ Equal memories in one expression, ``queue(size=1024)`` written twice, are one me
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -78,9 +79,10 @@ class Hierarchical(NegativeSampler):
         Raises:
             ValueError: If a tier draws from the softmax, so that its draws weigh more than one
                 row; or if tiers overlap and one weighs its rows, since the weight of a row that
-                several tiers may choose is then not defined.
+                several tiers may choose is then not defined, or attracts some, which another may
+                push away.
         """
-        parts: list[Negatives] = []
+        parts: list[_Part] = []
         for number, tier in enumerate(self._tiers(), start=1):
             offered: tuple[Negatives, ...] = tier(batch)
             if offered[0].estimator != "partition":
@@ -88,8 +90,10 @@ class Hierarchical(NegativeSampler):
                     f"hierarchical: tier {number}, {tier}, draws from the softmax and stands for "
                     f"all negatives; it cannot share a denominator"
                 )
-            parts.extend(offered)
-        return tuple(_without_repeats([_placed(batch, part) for part in parts]))
+            placed = [_placed(batch, part) for part in offered]
+            _check_attraction(parts, placed)
+            parts.extend(placed)
+        return tuple(_without_repeats(parts))
 
     def __str__(self) -> str:
         """Return the expression, or the tiers if it was made without one."""
@@ -147,6 +151,23 @@ class _Part:
 def _placed(batch: ContrastiveBatch, part: Negatives) -> _Part:
     """Find where the pool lies: this rank's keys are some of the gathered ones."""
     return _Part(part, *batch.place_of(part.rows))
+
+
+def _check_attraction(before: list[_Part], parts: list[_Part]) -> None:
+    """Raise ``ValueError`` if a tier reads a pool of which an earlier one attracts, or vice versa.
+
+    Args:
+        before: Of earlier tiers.
+        parts: Of one tier.
+    """
+    for one, other in itertools.product(before, parts):
+        attracted = one.negatives.attracted is not None or other.negatives.attracted is not None
+        if attracted and one.pool and one.pool == other.pool:
+            raise ValueError(
+                f"hierarchical: two tiers read the {one.pool}, and one of them attracts some, which "
+                f"the other may push away; write false_negatives(source=hierarchical(…)), so that "
+                f"it decides for all"
+            )
 
 
 def _without_repeats(parts: list[_Part]) -> list[Negatives]:

@@ -34,7 +34,7 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
-from negplug.contract.sample_table import beyond, most_samples
+from negplug.contract.sample_table import beyond, most_samples, unnamed
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.averages import average_
 from negplug.kernels.distributed import world_size
@@ -116,7 +116,7 @@ class MemoryBank(RememberingSampler):
                 return ValueError(f"{needs} {unindexed}")
             lowest, highest = map(int, indexes.aminmax())
             if lowest < 0:
-                return ValueError(f"{needs} one is {lowest}")
+                return unnamed("memory_bank")
             if self.size is None:
                 return beyond("memory_bank", highest, None)
             return ValueError(

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from negplug.contract.sampler import NegativeSampler
+from negplug.testing.composers import check_composer
 from negplug.testing.composition import (
     it_serves_as_a_source,
     rows_are_what_they_are_called,
@@ -58,9 +59,10 @@ from negplug.testing.values import (
     pool_rows_have_unit_length,
     shapes_and_types_fit,
     weights_are_finite,
+    what_is_attracted_is_no_negative,
 )
 
-__all__ = ["CHECKS", "Subject", "check_sampler"]
+__all__ = ["CHECKS", "Subject", "check_composer", "check_sampler"]
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     shapes_and_types_fit,
@@ -69,6 +71,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     weights_are_finite,
     pool_rows_have_unit_length,
     no_anchor_meets_its_own_sample,
+    what_is_attracted_is_no_negative,
     a_ragged_batch_is_served,
     rows_are_what_they_are_called,
     rows_keep_what_is_known_of_them,

@@ -2,7 +2,8 @@
 
 A sampler whose draws come from the softmax, or whose negatives are mixtures, is the outermost one:
 the samplers that choose refuse it with a sentence, which counts as composing. So does the refusal
-of ``hierarchical`` where tiers overlap and one weighs its rows: such a weight is not defined.
+of ``hierarchical`` where tiers overlap and one weighs its rows, a weight that is not defined, or
+attracts some.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ def it_serves_as_a_source(subject: Subject) -> None:
     outermost = any(
         part.estimator == "posterior" or isinstance(part.choice, Mixtures) for part in alone
     )
-    weighs = any(part.log_weight is not None for part in alone)
+    excludes = any(part.log_weight is not None or part.attracted is not None for part in alone)
     for name, compose in _COMPOSED.items():
         loss = ContrastiveLoss(compose(subject.new()), temperature=TEMPERATURE, seed=0)
         try:
             steps = train(subject, loss.to(subject.device), range(4))
         except ValueError as error:
-            if outermost or (weighs and name.startswith("hierarchical")):
+            if outermost or (excludes and name.startswith("hierarchical")):
                 continue
             raise AssertionError(f"{name} cannot have {sampler} as its source: {error}") from error
         for number, step in enumerate(steps):

@@ -83,17 +83,21 @@ def _naive_loss(step: Step) -> Tensor:
     batch = step.batch
     losses = []
     for i, anchor in enumerate(batch.anchors.embeddings):
-        positive = batch.keys.embeddings[batch.positives[i, 0]] @ anchor / TEMPERATURE
+        pulled = [batch.keys.embeddings[batch.positives[i, :1]]]
+        for part in step.negatives:
+            if part.attracted is not None:
+                pulled.append(part.rows.embeddings[part.attracted[i][part.attracted[i] >= 0]])
+        positives = torch.cat(pulled) @ anchor / TEMPERATURE
         parts = [_logits(part, i, anchor, batch.anchors.ids) for part in step.negatives]
         logits = torch.cat([logits for logits, _ in parts])
         weights = torch.cat([weights for _, weights in parts])
         if not len(logits):
             losses.append(0 * anchor.sum())
         elif step.negatives[0].estimator == "posterior":
-            losses.append((weights.exp() * logits).sum() - positive)
+            losses.append((weights.exp() * logits).sum() - positives.mean())
         else:
-            every = torch.cat([positive[None], logits + weights])
-            losses.append(every.logsumexp(0) - positive)
+            every = torch.cat([positives, logits + weights])
+            losses.append(every.logsumexp(0) - positives.mean())
     return torch.stack(losses).mean()
 
 

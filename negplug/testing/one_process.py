@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from negplug.contract.attraction import attracting
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.draws import Draws
 from negplug.contract.gathering import GATHERED, Gathering
@@ -94,7 +95,7 @@ def mean_loss(losses: list[ContrastiveLoss], batches: list[ContrastiveBatch], st
         assert isinstance(tau, float)
         inside = batch.within(Draws(seed, step, 0, rank), tau)
         negatives = loss.sampler(inside)
-        sums.append(loss.objective(inside, negatives, tau).sum())
+        sums.append(loss.objective(attracting(inside, negatives), negatives, tau).sum())
         paying.append((inside.positives >= 0).any(1).sum())
         ties.append(inside.tie is not None)
     assert all(ties) or not any(ties), "some ranks gather and others do not, and would hang"

@@ -31,6 +31,9 @@ from torch.multiprocessing.spawn import start_processes
 PRELOADED = ["negplug.testing.preloaded"]
 """What the fork server imports when it starts; add what many ranks need before the first run."""
 
+# How long ranks may take to import what they run, before they exchange anything.
+_JOINING = datetime.timedelta(minutes=10)
+
 # Whether this process is a rank that imports what it is to run.
 _loading = False
 
@@ -109,6 +112,9 @@ def _rank(rank: int, world: int, folder: str, timeout: float, call: bytes) -> No
     patience = datetime.timedelta(seconds=timeout)
     # By its path: in a URL `?`, `#`, `%` and a drive's `:` have a meaning.
     store = dist.FileStore(str(Path(folder) / "store"), world)  # type: ignore[attr-defined]
+    store.set_timeout(_JOINING)
+    store.set(f"rank {rank}", "is here")
+    store.wait([f"rank {other}" for other in range(world)])
     store.set_timeout(patience)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
     try:

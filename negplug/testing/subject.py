@@ -168,18 +168,17 @@ def call(
         first, second = first.to(device), second.to(device)
     views = (first.requires_grad_(training), second.requires_grad_(training))
     seen: list[tuple[ContrastiveBatch, tuple[Negatives, ...], list[dict[str, Any]]]] = []
-
-    # At the objective's door: which sampler serves the call is the loss's own affair.
-    def look(_: Any, given: tuple[Any, ...]) -> None:
-        insist_on_rows_of_the_pool(given[1])
-        seen.append((given[0], given[1], copied(given[1])))
-
-    hook = loss.objective.register_forward_pre_hook(look)
+    hook = loss.objective.register_forward_pre_hook(
+        lambda _, given: insist_on_rows_of_the_pool(given[1])
+    )
+    # Which sampler serves the call is the loss's own affair, and so is what its objective is given.
+    loss.witness = lambda batch, pools: seen.append((batch, pools, copied(pools)))
     try:
         with torch.set_grad_enabled(training):
             value = loss.contrast(subject.batch(views, number, form))
     finally:
         hook.remove()
+        loss.witness = None
     return Step(views, *seen[0], value)
 
 
@@ -216,6 +215,11 @@ def insist_on_rows_of_the_pool(negatives: Sequence[Negatives]) -> None:
                 f"{name} holds {int(wrong[0])}, but the pool has {len(part.rows)} rows (masked "
                 f"entries must name a row too)"
             )
+        if part.attracted is not None:
+            wrong = part.attracted[(part.attracted < -1) | (part.attracted >= len(part.rows))]
+            assert not wrong.numel(), (
+                f"attracted holds {int(wrong[0])}, but the pool has {len(part.rows)} rows"
+            )
 
 
 def _columns(choice: Whole | Columns | Mixtures) -> dict[str, Tensor]:
@@ -234,6 +238,7 @@ def copied(negatives: Sequence[Negatives]) -> list[dict[str, Any]]:
             "choice": _plain(part.choice if part.blocks is None else Whole(part.mask)),
             "log_weight": _copy(part.log_weight),
             "estimator": part.estimator,
+            "attracted": _copy(part.attracted),
         }
         for part in negatives
     ]
@@ -258,6 +263,7 @@ def restored(values: Sequence[dict[str, Any]]) -> tuple[Negatives, ...]:
             kinds[part["kind"]](**part["choice"]),
             part["log_weight"],
             part["estimator"],
+            part["attracted"],
         )
         for part in values
     )

@@ -97,6 +97,27 @@ def no_anchor_meets_its_own_sample(subject: Subject) -> None:
             )
 
 
+def what_is_attracted_is_no_negative(subject: Subject) -> None:
+    """A row that an anchor attracts is none of its negatives, nor of its sample, and comes once."""
+    for where, now, part in _parts(subject):
+        if part.attracted is None:
+            continue
+        anchors = now.batch.anchors
+        chosen, columns = part.serving(anchors), _columns(part)
+        for anchor, attracted in enumerate(part.attracted):
+            rows = attracted[attracted >= 0]
+            assert len(rows.unique()) == len(rows), (  # type: ignore[no-untyped-call]
+                f"{where}: anchor {anchor} attracts a row twice, of {rows.tolist()}"
+            )
+            own = part.rows.ids[rows] == comparable_ids(anchors.ids)[anchor]
+            assert not own.any(), f"{where}: anchor {anchor} attracts its own sample"
+            serves = columns.expand_as(chosen)[anchor][chosen[anchor]]
+            both = rows[torch.isin(rows, serves)]
+            assert not len(both), (
+                f"{where}: anchor {anchor} has row {int(both[0])} as a negative and attracts it"
+            )
+
+
 def a_ragged_batch_is_served(subject: Subject) -> None:
     """A last batch of one sample after full ones gives a finite loss and gradient."""
     loss = subject.loss()

@@ -118,7 +118,7 @@ def test_a_signal_leaves_nothing_in_the_temporary_folder(tmp_path: Path, name: s
     process = start(tmp_path, WAITING)
     wait_for((tmp_path / "started").exists)
     process.send_signal(getattr(signal, name))
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     wait_for(partial(is_empty, tmp_path / "temporary"))
 
 

@@ -18,8 +18,13 @@ pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")
 
 
-def in_a_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run `negplug …` in a terminal of 100 columns; returns its exit code and what it showed."""
+def in_a_terminal(
+    folder: Path, *arguments: str, awaited: str | None = None, **environment: str
+) -> tuple[int, str]:
+    """Run `negplug …` in a terminal of 100 columns; returns its exit code and what it showed.
+
+    The file `seen` is made in its folder once it has shown what is ``awaited``.
+    """
     number, terminal = pty.fork()
     if number == 0:
         os.chdir(folder)
@@ -35,6 +40,8 @@ def in_a_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[in
         if not part:
             break
         shown += part
+        if awaited is not None and awaited in words_of(shown.decode(errors="replace")):
+            (folder / "seen").touch()
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), shown.decode()
 
@@ -84,11 +91,14 @@ def test_run_shows_a_table_in_place_of_the_bar(tmp_path: Path) -> None:
 # It has no Trainer, and says itself where it stands, until it is seen.
 SAID = """
 import json, os, sys, time
+deadline = time.monotonic() + 120
 for epoch in (1, 2):
     line = {"epoch": epoch, "max_epochs": 4, "metrics": {"train_loss": 0.125 * epoch}}
     with open(os.environ["NEGPLUG_METRICS"], "a") as file:
         print(json.dumps(line), file=file)
-    time.sleep(1.2)
+    time.sleep(1.2)  # so that the table is drawn more than once
+while not os.path.exists("seen") and time.monotonic() < deadline:
+    time.sleep(0.05)
 """
 
 
@@ -97,10 +107,10 @@ def test_sweep_shows_the_run_in_progress(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "script.py").write_text(SAID)
     arguments = ("--sampler", "baseline", "--seeds", "1", "--out", "out")
-    code, shown = in_a_terminal(tmp_path, "sweep", "script.py", *arguments)
+    code, shown = in_a_terminal(tmp_path, "sweep", "script.py", *arguments, awaited="2/4")
     assert code == 0, shown
     words = words_of(shown)
-    assert {"train_loss", "0.125", "2/4", "elapsed", "left", "0/1"} <= set(words)
+    assert {"train_loss", "2/4", "elapsed", "left", "0/1"} <= set(words)
     assert "[1/1] baseline, seed 0: finished in" in plain(shown)
     assert "baseline, seed 0: started" not in plain(shown)  # what is said where there is no table
     assert not list(tmp_path.glob("out/runs/*/progress.json"))

@@ -121,10 +121,30 @@ def test_the_picture_of_numbers_shows_means_deviations_and_the_reference() -> No
     assert "`baseline`, which takes all negatives" in caption
 
 
+def legend_of(figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_reference_that_counts_its_negatives_is_listed_once() -> None:
+    counted = [
+        Result(r.run, r.seconds, r.metrics | {COUNT: 254}, r.gradient_snr)
+        if r.run.sampler == "baseline"
+        else r
+        for r in made_up(0)
+    ]
+    figure, _ = num_negatives_figure(Summary(counted, []))
+    assert legend_of(figure) == ["baseline: all", "uniform(num_negatives=M)", "in_batch()"]
+    points = [list(c.lines[0].get_xdata()) for c in figure.axes[0].containers]
+    assert points == [[1, 10], [254], [254]]
+
+
 def test_without_a_baseline_the_batch_is_the_reference() -> None:
     results = [result for result in made_up(0) if result.run.sampler != "baseline"]
     figure, caption = num_negatives_figure(Summary(results, []))
-    assert "in_batch(): all" in figure.axes[0].get_legend_handles_labels()[1]
+    assert legend_of(figure) == ["in_batch(): all", "uniform(num_negatives=M)"]
+    points = [list(c.lines[0].get_xdata()) for c in figure.axes[0].containers]
+    assert points == [[1, 10], [254]]  # its point is there, beside its line
     assert "`in_batch()`, which takes all negatives" in caption
 
 

@@ -192,7 +192,7 @@ def test_a_sweep_that_is_killed_leaves_nothing_in_the_temporary_folder(tmp_path:
     process = place.start("--sampler", "in_batch()", "--seeds", "1", TMPDIR=str(temporary))
     wait_for(started.exists)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     wait_for(partial(is_empty, temporary))
 
 

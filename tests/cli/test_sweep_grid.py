@@ -32,7 +32,7 @@ lr, seed = float(sys.argv[1]), int(sys.argv[2])
 number = int(reached["SAMPLER"].partition("=")[2].rstrip(")")) if reached["SAMPLER"] else 0
 start = Path("starts", f"{number}-{lr}-{seed}-{os.getpid()}")
 start.write_text(json.dumps({**reached, "ARGS": sys.argv[1:]}))
-for _ in range(1200):
+for _ in range(12_000):
     if not Path("control", f"hang-{number}-{lr}-{seed}").exists():
         break
     time.sleep(0.05)
@@ -234,7 +234,7 @@ def test_two_folders_on_one_storage_share_the_runs_and_survive_a_kill(place: Wor
     first.communicate()
     wait_for(lambda: place.starts().count("0-0.2-0") == 2)
     place.control("hang-0-0.2-0").unlink()
-    out, errors = second.communicate(timeout=120)
+    out, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
     assert "1 of 3 runs were finished before" in out
 

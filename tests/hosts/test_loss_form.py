@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from negplug.hosts.loss_form import contrasts, contrasts_data, parameters_of
+from negplug.hosts.loss_form import contrasts, parameters_of, weigher_of_data
 
 ROWS = 6
 OWN = torch.arange(ROWS)
@@ -66,20 +66,20 @@ def test_not_contrastive(name, views):
 
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_contrastive_by_what_networks_make_of_data(name, views):
-    assert contrasts_data(CONTRASTIVE[name](*views))
+    assert weigher_of_data(CONTRASTIVE[name](*views))
     convolved = nn.Conv1d(3, 4, 1)(torch.randn(2 * ROWS, 3, 1)).mean(2)
-    assert contrasts_data(CONTRASTIVE[name](*convolved.chunk(2)))
+    assert weigher_of_data(CONTRASTIVE[name](*convolved.chunk(2)))
 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_not_contrastive_by_what_networks_make_of_data(name, views):
-    assert not contrasts_data(OTHER[name](*views))
+    assert not weigher_of_data(OTHER[name](*views))
 
 
 def test_weights_that_are_made_of_weights_are_no_data(views):
     low, rank = nn.Parameter(torch.randn(5, 2)), nn.Parameter(torch.randn(2, 4))
     logits = F.linear(views[0], F.normalize(CLASSES + 0.5 * (low @ rank), dim=1))
-    assert not contrasts_data(F.cross_entropy(logits, OWN % 5))
+    assert not weigher_of_data(F.cross_entropy(logits, OWN % 5))
 
 
 def test_parameters_of(views):

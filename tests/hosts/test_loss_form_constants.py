@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from negplug.hosts.loss_form import contrasts, contrasts_data
+from negplug.hosts.loss_form import contrasts, weigher_of_data
 
 ROWS, WIDTH, CLASSES = 6, 4, 5
 TARGETS = torch.arange(ROWS) % CLASSES
@@ -107,7 +107,7 @@ def views():
 def test_classifiers(name, views):
     loss = classified(CLASSIFIERS[name](views[0]))
     assert not contrasts(loss, (views[0], TARGETS))
-    assert not contrasts_data(loss)
+    assert not weigher_of_data(loss)
 
 
 @pytest.mark.parametrize("name", KEYED)
@@ -115,7 +115,7 @@ def test_keys_that_do_not_learn(name, views):
     a, keys = views[0], views[1].detach()
     loss = KEYED[name](a, keys)
     assert contrasts(loss, (a, keys))
-    assert contrasts_data(loss)
+    assert weigher_of_data(loss)
 
 
 def test_as_many_classes_as_samples_are_weights_where_classes_are_given(views):
@@ -148,4 +148,4 @@ def test_maps_of_features(views):
     logits = torch.einsum("ncq,nck->nqk", *maps)
     loss = F.cross_entropy(logits.flatten(0, 1), torch.arange(9).repeat(ROWS))
     assert contrasts(loss, maps)
-    assert contrasts_data(loss)
+    assert weigher_of_data(loss)

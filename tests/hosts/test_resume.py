@@ -110,7 +110,7 @@ def survivors(tmp_path_factory):
     with started(folder, "--stall", str(HALF)) as launcher:
         for number in range(len(KILLED)):
             os.kill(int(contents(folder / str(number) / "stalled", launcher)), signal.SIGKILL)
-        launcher.wait(timeout=60)
+        launcher.wait(timeout=240)
     assert "exit codes -9 -9 -9\n" in (folder / "output").read_text()
     for number in range(len(KILLED)):
         saved = {path.name for path in (folder / str(number)).glob("*.ckpt")}

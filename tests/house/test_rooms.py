@@ -16,6 +16,7 @@ ROOMS = (
     "contract",
     "objectives",
     "samplers",
+    "composers",
     "plugins",
     "diagnostics",
     "loss",

@@ -114,9 +114,9 @@ def test_samplers_by_index_take_pairs(sampler):
         assert loss.isfinite()
 
 
-@pytest.mark.parametrize("sampler", ["emc2()", "isir()"])
-def test_chains_refuse_rows_that_are_no_samples(sampler):
-    with pytest.raises(ValueError, match="needs the data set index of every sample, but one is -1"):
+@pytest.mark.parametrize("sampler", ["emc2()", "isir()", "memory_bank()", "memory_bank(size=9)"])
+def test_what_keeps_something_by_sample_refuses_rows_that_are_none(sampler):
+    with pytest.raises(ValueError, match="of every row, but given hard negatives have none"):
         ContrastiveLoss(sampler).pairs(*towers(hard=2), indexes=torch.arange(6, device=DEVICE))
 
 
@@ -174,6 +174,14 @@ def test_what_cannot_be_used_is_refused():
     for wrong in (hard[:3], hard[..., :4], hard.flatten(end_dim=1)[:5]):
         with pytest.raises(ValueError, match=r"hard_negatives must have shape \[6, M, 8\] or"):
             pairs(queries, documents, wrong)
+    with pytest.raises(TypeError, match="hard_negatives and documents must both be"):
+        pairs(queries, documents, hard.float())
+    with pytest.raises(TypeError, match="documents and queries must both be"):
+        pairs(queries, documents.half())
+    with pytest.raises(ValueError, match="hard_negatives must be on the device of documents, cpu"):
+        pairs(queries.cpu(), documents.cpu(), hard.to("meta"))
+    with pytest.raises(ValueError, match="z1 must be on the device of z0, cpu, got meta"):
+        ContrastiveLoss()(queries.cpu(), documents.to("meta"))
     with pytest.raises(TypeError, match="hard_negatives must be a tensor"):
         pairs(queries, documents, [1.0])
     with pytest.raises(ValueError, match="hard_negatives holds NaN or infinite"):

@@ -44,7 +44,7 @@ def late(rank, world):
     """Rank 1 is slow, and then the first call fails on it."""
     os.environ[meeting.VARIABLE] = "x"
     heard = [said(train, ContrastiveLoss("gather()", seed=3), rank, 0)]
-    os.environ[meeting.VARIABLE] = "30"
+    os.environ[meeting.VARIABLE] = "120"
     loss_fn = ContrastiveLoss("gather()", seed=3)
     time.sleep(rank)
     bad = {"z0": torch.full((4, 6), torch.nan)} if rank else {}

@@ -157,7 +157,7 @@ def world(request):
 @pytest.fixture(scope="module")
 def trained(world):
     """For each sampler what every rank found; the processes serve all samplers."""
-    found = ranks.run(on_this_rank, world, SAMPLERS, timeout=30)
+    found = ranks.run(on_this_rank, world, SAMPLERS, timeout=120)
     return dict(zip(SAMPLERS, zip(*found, strict=True), strict=True))
 
 

@@ -244,5 +244,5 @@ def everything(rank, world):
 @pytest.fixture(scope="module")
 def heard():
     """What each rank found in each part, in rank order; a rank that waits ends all of them."""
-    each = ranks.run(everything, 2, timeout=20.0)
+    each = ranks.run(everything, 2, timeout=60.0)
     return {name: [found[name] for found in each] for name in each[0]}

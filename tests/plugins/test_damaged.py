@@ -94,7 +94,7 @@ def test_a_plugin_that_hangs_is_named(tmp_path, hook):
     assert process.stderr is not None
     named = process.stderr.readline()
     (tmp_path / "enough").touch()
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     stage = "registration" if hook else "import"
     assert f"still waiting for plugin sloth (distribution sloth 3) at {stage}" in named
     assert output == "['active']\n", errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+from negplug.composers import plugins as composers
 from negplug.objectives import plugins as objectives
 from negplug.samplers import plugins as samplers
 
@@ -29,7 +30,7 @@ FAULTS = {
 }
 # Registered without complaint; their faults show later, or not at all.
 LOADED = {"taken-name", "stumbles", "no-sampler"}
-BUILT_IN = {module.__name__.rpartition(".")[2] for module in (*samplers, *objectives)}
+BUILT_IN = {module.__name__.rpartition(".")[2] for module in (*samplers, *objectives, *composers)}
 OWN = {*BUILT_IN, "lightly", "solo-learn"}
 
 

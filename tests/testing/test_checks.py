@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
 )
 def test_a_broken_sampler_is_found_out(sampler, check, message):
     with pytest.raises(AssertionError, match=message):
-        check_sampler(sampler, checks=[check], timeout=2)
+        check_sampler(sampler, checks=[check], timeout=5)
 
 
 def test_each_check_has_a_sampler_that_fails_it():

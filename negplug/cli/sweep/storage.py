@@ -23,7 +23,7 @@ _HEARTBEAT_SECONDS = 3
 _GRACE_SECONDS = 12
 
 # How long another sweep may take to make its tables, or a study that it has begun to make.
-_PATIENCE_SECONDS = 10
+_PATIENCE_SECONDS = 60
 
 # How long to wait while another sweep writes to the same SQLite file.
 _LOCK_SECONDS = 60

@@ -100,5 +100,6 @@ def _control(framework: str, asked: environment.Asked) -> Any:
         *asked,
         ignore=environment.ignored(),
         accumulate=environment.micro_batches(),
+        compose=environment.composer(),
         from_environment=True,
     )

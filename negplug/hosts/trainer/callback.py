@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from negplug.contract.composer import Composer
 from negplug.contract.dataset import DatasetAccess
 from negplug.contract.declarations import Declarations, as_declared
 from negplug.contract.inputs import check_integer
@@ -28,11 +29,13 @@ from negplug.hosts.trainer import several
 from negplug.hosts.trainer.accumulated_step import inject_accumulated
 from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.checkpoint import CheckpointMixin
+from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Samplers, Treatment
+from negplug.plugins.build import as_composer
 
 logger = logging.getLogger("negplug")
 
@@ -49,6 +52,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         ignore: Contrastive losses that may stay untreated, by name or class.
         treat: As :func:`negplug.inject` takes it.
         accumulate: Number of micro-batches of a step (:mod:`negplug.hosts.accumulation.cache`).
+        compose: A composer of batches or an expression, such as ``"random_walk()"``: it decides
+            which samples meet in a batch, in place of the recipe's own order.
         from_environment: Set by negplug itself when ``NEGPLUG_SAMPLER`` asks for the callback: a
             model without a known loss is then left alone.
 
@@ -69,6 +74,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         ignore: str | Collection[str] = (),
         treat: Declarations | None = None,
         accumulate: int = 1,
+        compose: Composer | str | None = None,
         *,
         from_environment: bool = False,
     ) -> None:
@@ -84,6 +90,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self._declared = as_declared(treat)
         self.accumulate = check_integer("NegativeControl", "accumulate", accumulate, 1)
+        self.composition = None if compose is None else Composition(as_composer(compose))
         self.injection: Injection | None = None
         self._from_environment = from_environment
         self._kept = KeptState()
@@ -107,9 +114,13 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         others = self._others(trainer)
         several.check_targets(self.target, [other.target for other in others])
         several.check_accumulate(self.accumulate, [other.accumulate for other in others])
-        if self.treatment.wants_indexes:
+        several.check_compose(self.composition, [other.composition for other in others])
+        if self.treatment.wants_indexes or self.composition is not None:
             # Now, before any loader is iterated.
             self._recorder = several.shared_recorder(trainer, [each._recorder for each in others])
+        if self.composition is not None and self._recorder is not None:
+            self.composition.begin(trainer)
+            self._recorder.compose(self.composition.place)
         # A tuner sets up too, and trains without this callback's other hooks.
         trained = self.injection if self._counts is not None else None
         self._kept.take_over(trained, pl_module)
@@ -136,11 +147,14 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._every:
             self.injection.look_out(pl_module, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
-        if all(site.reads_metadata for site in self.injection.sites):
+        if self.composition is not None:
+            self.composition.watch(self.injection)
+        elif all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
         self._kept.restore(self.injection)
+        composer = None if self.composition is None else self.composition.composer
         prefix = self.state_key if self._others(trainer) else "negplug"
-        chosen = several.hyperparameters(self.treatment, self.target, prefix)
+        chosen = several.hyperparameters(self.treatment, self.target, prefix, composer)
         for experiment in trainer.loggers:
             experiment.log_hyperparams(chosen)
 
@@ -150,14 +164,15 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             beside = several.losses_of(each.injection for each in self._others(trainer))
             self._encoder = RecipeEncoder(pl_module, self.injection.losses.values(), beside)
             self._counts = CallCounts(self.injection)
-            self._kept.check(trainer, self.injection)
+            self._kept.check(trainer, self.injection, composition=self.composition)
             notices.untrained(self.injection.losses, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count the epoch's calls; insist on the same data set."""
         if self.injection is not None and self._counts is not None:
             self._counts.begin()
-            self._kept.check(trainer, self.injection, f"from epoch {trainer.current_epoch} on")
+            when = f"from epoch {trainer.current_epoch} on"
+            self._kept.check(trainer, self.injection, when, self.composition)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
         """Say whose samples the batch holds; measure the steps that will be logged."""
@@ -196,6 +211,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         """Insist that every treated loss was called in the epoch: a host may have replaced it."""
         if self.injection is not None and self._counts is not None and self._checked:
             insist(self._counts.uncalled(), pl_module, f"epoch {trainer.current_epoch}")
+            if self.composition is not None:
+                self.composition.end_epoch()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the model back as it was; the samplers' state stays for checkpoints."""
@@ -227,8 +244,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._recorder is not None:
             indexes = self._recorder.indexes(self)
             reason = self._recorder.reason
+        # A bank is of the loader's own indexes, whatever a host calls its samples.
+        collects = self.composition is not None and self.composition.collects
         for site in self.injection.sites:
-            if not site.reads_metadata:
+            if collects or not site.reads_metadata:
                 known = replace(site.metadata(batch), indexes=indexes, unindexed=reason)
                 self.injection.losses[site.name].provide(known)
 
@@ -247,6 +266,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._recorder is not None:
             self._recorder.remove()
             self._recorder = None
+        if self.composition is not None:
+            self.composition.end()
 
     def _leave_alone(self, trainer: Any, model: nn.Module, reason: str) -> None:
         # From here on its losses are those of a plain loop.

@@ -6,6 +6,7 @@ from typing import Any
 
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import several
+from negplug.hosts.trainer.composition import Composition, check_same
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.saved import losses_of
 from negplug.hosts.treatment import Treatment
@@ -19,11 +20,13 @@ class CheckpointMixin:
         treatment: What the losses get.
         target: Name of the one loss to treat, if there is one.
         injection: The treated losses, while they are treated.
+        composition: Composes the batches, if they are composed.
     """
 
     treatment: Treatment
     target: str | None
     injection: Injection | None
+    composition: Composition | None
     _kept: KeptState
     _stage: str | None
 
@@ -39,11 +42,15 @@ class CheckpointMixin:
             # Another callback may save at the end of a batch before this one has closed it.
             self.injection.end_step()
             losses = self.injection.state_dict()
+        composed = {}
+        if self.composition is not None:
+            composed["composed"] = self.composition.state_dict()
+        if self.injection is not None:
             if any(part.per_rank for part in self.injection.samplers()):
                 # Lightning asks every rank and writes what rank 0 answers.
                 whose = {"dataset": everyones(dataset), "losses": {}}
-                return self._choice() | whose | {"ranks": everyones(losses)}
-        return self._choice() | {"dataset": dataset, "losses": losses or {}}
+                return self._choice() | whose | {"ranks": everyones(losses)} | composed
+        return self._choice() | {"dataset": dataset, "losses": losses or {}} | composed
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Find the state where a callback with another target has saved it.
@@ -61,9 +68,13 @@ class CheckpointMixin:
         """Keep the state until the model is treated; a stage outside ``fit`` has no use for it.
 
         Raises:
-            ValueError: As :func:`losses_of`.
+            ValueError: As :func:`losses_of`; or if its batches were composed in another way.
         """
         if self._stage in (None, "fit") and (saved := losses_of(state, self._choice())):
+            composed = state.get("composed")
+            check_same(composed, None if self.composition is None else self.composition.composer)
+            if self.composition is not None:
+                self.composition.load_state_dict(composed)
             self._kept.resume(saved, state.get("dataset"))
 
     def _choice(self) -> dict[str, str | None]:

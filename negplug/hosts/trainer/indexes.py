@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from negplug.hosts.trainer import private
 from negplug.hosts.trainer.collate import disagreement, unwatch_collate, watch_collate
+from negplug.hosts.trainer.stand_in import StandIn
 from negplug.kernels.torch_private import set_batch_sampler
 
 
@@ -49,7 +50,8 @@ class IndexRecorder:
     def __init__(self, trainer: Any) -> None:
         self.reason = ""
         self._trainer = trainer
-        self._loaders: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+        self._loaders = weakref.WeakKeyDictionary[DataLoader[Any], Any]()  # and their own batches
+        self._compose: Callable[[DataLoader[Any], Any], Any] | None = None
         self._replaced = private.own_loader_hook(trainer)
         self._process = private.loader_hook(trainer)
         self._active = True
@@ -77,20 +79,28 @@ class IndexRecorder:
         ready = private.batches_taken(self._trainer)
         indexes = sampler.take(ready, private.prefetched(loader))
         if indexes is None:
-            kind = type(sampler.recorded).__name__
+            kind = type(sampler.replaced).__name__
             self.reason = f"the batch sampler {kind} yields no lists of non-negative integers"
         else:
             self.reason = disagreement(loader, len(indexes))
         return None if self.reason else indexes
+
+    def compose(self, by: Callable[[DataLoader[Any], Any], Any]) -> None:
+        """Have other batches take the place of those of each loader, and record these.
+
+        Args:
+            by: Given a loader and its own batch sampler, returns the batch sampler to take.
+        """
+        self._compose = by
 
     def remove(self) -> None:
         """Put back the strategy's method, and every loader's batch sampler and collate function."""
         if not self._active:
             return
         self._active = False
-        for loader in self._loaders:
+        for loader, own in self._loaders.items():
             if isinstance(loader.batch_sampler, _RecordingBatchSampler):
-                set_batch_sampler(loader, loader.batch_sampler.recorded)
+                set_batch_sampler(loader, own)
             unwatch_collate(loader)
         private.set_loader_hook(self._trainer, self._replaced)
 
@@ -98,11 +108,13 @@ class IndexRecorder:
         # Lightning 1.9 sets up the loaders of validation at this stage too; they stay unread.
         if self._trainer.training and not unknowable(dataloader):
             sampler = dataloader.batch_sampler
-            if isinstance(sampler, _RecordingBatchSampler):
-                sampler = sampler.recorded  # set up again, or left by a recorder never removed
+            while isinstance(sampler, StandIn):
+                sampler = sampler.replaced  # set up again, or left by a recorder never removed
+            self._loaders[dataloader] = sampler
+            if self._compose is not None:
+                sampler = self._compose(dataloader, sampler)
             set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
             watch_collate(dataloader)
-            self._loaders.add(dataloader)
         return self._process(dataloader)
 
 
@@ -115,44 +127,26 @@ class _Pass:
     ready: int | None = None
 
 
-class _RecordingBatchSampler(BatchSampler):
-    """A batch sampler that remembers what its training passes draw.
+class _RecordingBatchSampler(StandIn):
+    """A batch sampler that remembers what its training passes draw."""
 
-    Its attributes are those of the recorded sampler, to read and to set; its copy or pickle is
-    the recorded sampler.
-    """
-
-    recorded: Any
     _trainer: Any
     _passes: weakref.WeakKeyDictionary[Iterator[Any], _Pass]
 
     def __init__(self, recorded: Any, trainer: Any) -> None:
         # A pass lives as long as its iterator: until the DataLoader's own iterator dies.
         passes = weakref.WeakKeyDictionary[Iterator[Any], _Pass]()
-        self.__dict__.update(recorded=recorded, _trainer=trainer, _passes=passes)
+        super().__init__(recorded, _trainer=trainer, _passes=passes)
 
     def __iter__(self) -> Iterator[Any]:
         # Now, not at the first batch: a sampler may use a random number generator here.
-        batches: Iterator[Any] = iter(self.recorded)
+        batches: Iterator[Any] = iter(self.replaced)
         if not self._trainer.training:
             return batches  # the training loader serves validation too
         record = _Pass()
         recording = _draw(batches, record)
         self._passes[recording] = record
         return recording
-
-    def __len__(self) -> int:
-        return len(self.recorded)
-
-    def __getattr__(self, name: str) -> Any:
-        # An AttributeError before __init__ too, which Lightning may have wrapped.
-        return getattr(object.__getattribute__(self, "recorded"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.recorded, name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _same, (self.recorded,)
 
     def take(self, ready: int, prefetched: int) -> Tensor | None:
         """Return the indexes of batch number ``ready``; None if they are no indexes.
@@ -207,10 +201,6 @@ def _as_indexes(batch: Any) -> Tensor | None:
         return None
     indexes = indexes.to("cpu", torch.int64, copy=True)
     return None if bool((indexes < 0).any()) else indexes  # as are those beyond int64
-
-
-def _same(sampler: Any) -> Any:
-    return sampler
 
 
 def unknowable(loader: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
+from negplug.hosts.trainer.composition import Composition, compare
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
@@ -142,7 +143,13 @@ class KeptState:
             self._fresh = None if self._resumes else fresh
             self.saved = None
 
-    def check(self, trainer: Any, injection: Injection, when: str = "") -> None:
+    def check(
+        self,
+        trainer: Any,
+        injection: Injection,
+        when: str = "",
+        composition: Composition | None = None,
+    ) -> None:
         """See that the Trainer trains on the data set that the state is of.
 
         Args:
@@ -150,20 +157,25 @@ class KeptState:
             injection: The treated model's handle.
             when: Which epoch begins, as a clause; empty before the first of a fit, where state of
                 another data set is dropped.
+            composition: Composes its batches, if they are composed.
 
         Raises:
-            ValueError: If it is another one, and state is kept under its indexes.
+            ValueError: If it is another one, and state is kept under its indexes; or if the ranks
+                do not compose the same batches.
         """
         inside = all(site.reads_metadata for site in injection.sites)
         loader = private.training_loader(trainer)
         dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
         fresh, self._fresh = self._fresh, None
         found = self.owner.changed(dataset)
+        terms = "no compose" if composition is None else composition.check()
+        told = everyones((None if found is None else str(found), terms))
+        compare([said for _, said in told])
         # Of any rank, so that all of them start afresh or raise.
-        now = next(filter(None, everyones(None if found is None else str(found))), None)
+        now = next((name for name, _ in told if name), None)
         if now is None:
             return
-        part = _per_sample(injection)
+        part = _per_sample(injection) or ("" if composition is None else composition.keeps)
         if fresh is not None:
             injection.load_state_dict(fresh)
             _say(f"its state was of {before}, this is {now}")

@@ -84,6 +84,18 @@ def batches_taken(trainer: Any) -> int:
         raise changed(trainer, what, "batches_taken") from error
 
 
+def epochs_done(trainer: Any) -> int:
+    """Return how many epochs of a fit, and of the runs that it goes on from, are over.
+
+    An epoch is over before its ``on_train_epoch_end``, as a checkpoint that is saved there has it.
+    """
+    try:
+        return int(trainer.fit_loop.epoch_progress.current.processed)
+    except AttributeError as error:
+        what = f"a Trainer counts its epochs elsewhere ({error})"
+        raise changed(trainer, what, "epochs_done") from error
+
+
 def prefetched(loader: DataLoader[Any]) -> int:
     """Return how many batches are drawn beyond the one handed out, until the end.
 

@@ -7,11 +7,13 @@ so that naming the only loss, or no longer naming it, loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from negplug.contract.composer import Composer
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer.indexes import IndexRecorder
 from negplug.hosts.treated_loss import TreatedLoss
@@ -70,6 +72,20 @@ def check_accumulate(accumulate: int, others: Sequence[int]) -> None:
         )
 
 
+def check_compose(compose: object, others: Iterable[object]) -> None:
+    """Raise ``ValueError`` if more than one callback of a Trainer composes its batches.
+
+    Args:
+        compose: The composition of one callback, None if it has none.
+        others: Those of the other callbacks.
+    """
+    if compose is not None and any(other is not None for other in others):
+        raise ValueError(
+            "two NegativeControl callbacks of a Trainer have compose=; its losses train on the "
+            "same batches, so give it to one of them"
+        )
+
+
 def losses_of(injections: Iterable[Injection | None]) -> list[TreatedLoss]:
     """Return the treated losses of several handles."""
     return [treated for each in injections if each for treated in each.losses.values()]
@@ -114,13 +130,16 @@ def _losses(state: Any) -> list[str]:
     return [str(name) for name in losses] if isinstance(losses, Mapping) else []
 
 
-def hyperparameters(treatment: Treatment, target: str | None, prefix: str) -> dict[str, str]:
+def hyperparameters(
+    treatment: Treatment, target: str | None, prefix: str, compose: Composer | None = None
+) -> dict[str, str]:
     """Return what was chosen, for loggers, under names that begin with ``prefix``."""
     given = {
         "sampler": treatment.describe(),
         "objective": treatment.objective,
         "temperature": treatment.temperature,
         "target": target,
+        "compose": compose,
     }
     return {f"{prefix}/{key}": str(value) for key, value in given.items() if value is not None}
 
@@ -155,6 +174,10 @@ class SharedRecorder:
             self._indexes = self._recorder.advance()
         self._told.add(id(callback))
         return self._indexes
+
+    def compose(self, by: Callable[[DataLoader[Any], Any], Any]) -> None:
+        """Have other batches take the place of a loader's, see :meth:`IndexRecorder.compose`."""
+        self._recorder.compose(by)
 
     def remove(self) -> None:
         """Stop recording, for all callbacks."""

@@ -89,6 +89,15 @@ class Metadata:
         self.table = self.table.to(anchors.indexes.device)
         return self._looked_up(anchors.indexes), self._looked_up(rows.indexes)
 
+    def at(self, indexes: Tensor, dataset: DatasetAccess) -> Tensor:
+        """Return what the table holds of samples ``[n]`` of a data set, ``[n, …]``.
+
+        Raises:
+            TypeError, ValueError: If the table is not that data set's, or it has no such column.
+        """
+        self._fit(dataset)
+        return self.table[indexes]
+
     def _nothing(self, rows: Rows) -> Looked:
         values = self.table.new_zeros(len(rows), *self.table.shape[1:], device=rows.ids.device)
         return Looked(values, torch.zeros_like(rows.ids, dtype=torch.bool))

@@ -184,7 +184,7 @@ def on_a_rank(rank, world):
 
 
 def test_an_index_that_is_bad_on_one_rank_is_refused_on_all():
-    first, second = ranks.run(on_a_rank, 2, timeout=30)
+    first, second = ranks.run(on_a_rank, 2, timeout=60)
     expected = [message for _, message in BAD for _ in range(2)]
     for message, one, other in zip(expected, first, second, strict=True):
         assert message in one[0]

@@ -44,9 +44,10 @@ def num_negatives_figure(summary: Summary) -> tuple[Figure, str] | None:
         names = (name for name in summary.metrics if name.rpartition("/")[2] == ending)
         metrics += [name for name in names if name not in metrics][:1]
     families: dict[str, list[str]] = {}
-    for sampler in sorted(numbers, key=numbers.__getitem__):
-        families.setdefault(family(sampler), []).append(sampler)
     reference = reference_of(summary)
+    # The reference has a line of its own, so that its point comes last and takes no colour.
+    for sampler in sorted(numbers, key=lambda name: (name == reference, numbers[name])):
+        families.setdefault(family(sampler), []).append(sampler)
 
     figure = new_figure(7.5, 0.5 + 2.3 * len(metrics))
     panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
@@ -56,16 +57,17 @@ def num_negatives_figure(summary: Summary) -> tuple[Figure, str] | None:
         if reference is not None:
             _draw_reference(axes, summary.values(reference, metric), reference)
         for i, (name, samplers) in enumerate(families.items()):
+            again = name == reference  # a label that begins with "_" is left out of the legend
             axes.errorbar(
                 [numbers[sampler] for sampler in samplers],
                 [mean(summary.values(sampler, metric)) for sampler in samplers],
                 yerr=[deviation(summary.values(sampler, metric)) for sampler in samplers],
                 fmt="o-",
-                color=PALETTE[i % len(PALETTE)],
+                color=GREY if again else PALETTE[i % len(PALETTE)],
                 markersize=5,
                 capsize=3,
                 linewidth=1.4,
-                label=wrapped(name),
+                label="_" if again else wrapped(name),
             )
     _number_axis(panels[-1], sorted(set(numbers.values())))
     legend(figure, *panels[0].get_legend_handles_labels())

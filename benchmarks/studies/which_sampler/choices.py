@@ -41,6 +41,8 @@ CHOICES = {
     "stratified": Choice('stratified(num_negatives=16, by="camera", same=1.0)', column="camera"),
     "hard": Choice("hard(num_negatives=16)"),
     "filtered": Choice("filtered(relative_margin=0.05)"),
+    # Of supervised recipes: tells how much false negatives cost at most.
+    "filtered, true labels": Choice('filtered(by="labels")'),
     "synthetic": Choice("hierarchical(in_batch(), synthetic(num_mixed=16, num_hardest=32))"),
     "queue": Choice("hierarchical(in_batch(), queue(size=1024))"),
     "queue, later": Choice(

@@ -224,13 +224,16 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """Sweep the Lightly recipe on the embedded data; table, plot and report in sweep/."""
+    """Sweep the Lightly recipe on digits of eight cameras; table, plot and report in sweep/."""
     session.install(".[lightly,sweep]", "scikit-learn")
-    samplers = ("baseline", "uniform(num_negatives=1)", "uniform(num_negatives=16)", "in_batch()")
+    samplers = (
+        *("baseline", "uniform(num_negatives=16)"),
+        'stratified(num_negatives=16, by="camera", same=1.0)',
+    )
     chosen = [part for sampler in samplers for part in ("--sampler", sampler)]
     script = "benchmarks/recipes/lightly_simclr.py"
-    command = ("negplug", "sweep", script, *chosen, "--seeds", "2", "--out", "sweep")
-    recipe = ("--epochs", "4", "--seed", "{seed}", *session.posargs)
+    command = ("negplug", "sweep", script, *chosen, "--seeds", "3", "--out", "sweep")
+    recipe = ("--data", "cameras", "--epochs", "4", "--seed", "{seed}", *session.posargs)
     session.run(*command, "--", *recipe, env=ENVIRONMENT)
 
 

@@ -18,7 +18,8 @@ _SIDE = 32  # pixels of a rendered image
 _GRID = 5  # colours along one side of the smooth background
 _DISCS = 4  # coloured discs scattered over the background
 _SOURCES = {True: 1437, False: 360}
-_DRAWS = 1 + 3 + 3 + 3 * _GRID**2 + 6 * _DISCS  # random numbers that describe one image
+_BACKGROUND = 3 * _GRID**2 + 6 * _DISCS  # random numbers that describe a background
+_DRAWS = 1 + 3 + 3 + _BACKGROUND  # and an image
 
 
 class ClutteredDigits(VisionDataset):  # type: ignore[misc]  # torchvision has no stubs
@@ -37,6 +38,8 @@ class ClutteredDigits(VisionDataset):  # type: ignore[misc]  # torchvision has n
         train: Whether to draw from the 1,437 training digits or from the 360 test digits.
         size: Number of images. Default: 4,000 for training, 1,000 for testing.
         seed: Seed of all images.
+        cameras: Number of fixed cameras, each with one background for all of its images; test
+            images are of other cameras. Default: each image has a background of its own.
         transform: Maps a PIL image to what the data set returns as image.
         target_transform: Maps a label to what the data set returns as label.
 
@@ -44,6 +47,7 @@ class ClutteredDigits(VisionDataset):  # type: ignore[misc]  # torchvision has n
         data: The images.
             Shape: (size, 32, 32, 3), unsigned bytes
         targets: The digit that each image shows.
+        camera: The camera of each image, from 0 on.
         classes: The class names, ``"0"`` to ``"9"``.
 
     Examples:
@@ -60,6 +64,7 @@ class ClutteredDigits(VisionDataset):  # type: ignore[misc]  # torchvision has n
         train: bool = True,
         size: int | None = None,
         seed: int = 0,
+        cameras: int | None = None,
         transform: Callable[..., Any] | None = None,
         target_transform: Callable[..., Any] | None = None,
     ) -> None:
@@ -68,6 +73,8 @@ class ClutteredDigits(VisionDataset):  # type: ignore[misc]  # torchvision has n
             size = 4000 if train else 1000
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}.")
+        if cameras is not None and cameras < 1:
+            raise ValueError(f"cameras must be at least 1, got {cameras}.")
         self.train = train
         glyphs, labels = _source_digits(train)
         # One generator per image: image i stays the same whatever the size of the data set.
@@ -75,6 +82,13 @@ class ClutteredDigits(VisionDataset):  # type: ignore[misc]  # torchvision has n
             [np.random.default_rng([seed, int(train), i]).random(_DRAWS) for i in range(size)]
         )
         chosen = (draws[:, 0] * len(labels)).astype(np.int64)
+        self.camera = list(range(size))
+        if cameras is not None:
+            # The first number of its own background says whose an image gets instead.
+            backgrounds = np.random.default_rng([seed, int(train)]).random((cameras, _BACKGROUND))
+            shared = (draws[:, -_BACKGROUND] * cameras).astype(np.int64)
+            draws[:, -_BACKGROUND:] = backgrounds[shared]
+            self.camera = shared.tolist()
         # Some images at a time: intermediate arrays that fit the cache make this 4 times faster.
         parts = np.array_split(np.arange(size), -(-size // 32))
         self.data = np.concatenate([_render(glyphs[chosen[p]], draws[p, 1:]) for p in parts])

@@ -43,16 +43,19 @@ def normalised(images: Tensor, labels: Tensor) -> TensorDataset:
     return TensorDataset(_normalise(_from_bytes(images)), labels.cpu())
 
 
-def build_augmentation(info: DatasetInfo) -> nn.Module:
+def build_augmentation(info: DatasetInfo, min_scale: float = 0.6) -> nn.Module:
     """Returns SimCLR's augmentations as the twin with loader processes has them, of whole batches.
+
+    Args:
+        info: The data set.
+        min_scale: Least share of an image that a crop keeps; below 0.6 digits are cut out of it.
 
     Shape:
         - Input: (batch_size, channels, height, width), in [0, 1]
         - Output: (batch_size, channels, image_size, image_size), in [0, 1]
     """
     side = (info.image_size, info.image_size)
-    # Smaller crops would cut the digits out of the image.
-    steps = [K.RandomResizedCrop(side, scale=(0.6, 1.0), cropping_mode="resample")]
+    steps = [K.RandomResizedCrop(side, scale=(min_scale, 1.0), cropping_mode="resample")]
     if info.mirrored:
         steps.append(K.RandomHorizontalFlip())
     if info.grey:

@@ -32,8 +32,8 @@ def recipe_parser(
     data.add_argument(
         "--data",
         default="digits",
-        help="digits (embedded), fashion-mnist, cifar10, cifar100, stl10, or a folder with one "
-        "sub-folder per class in train/ and in val/ or test/",
+        help="digits and cameras (embedded), fashion-mnist, cifar10, cifar100, stl10, or a "
+        "folder with one sub-folder per class in train/ and in val/ or test/",
     )
     data.add_argument("--data-root", default="data", help="folder of downloaded data sets")
     data.add_argument("--download", action="store_true", help="let torchvision download the data")

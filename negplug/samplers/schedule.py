@@ -35,6 +35,7 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
+from negplug.samplers.common.remembering import RememberingSampler
 from negplug.samplers.common.sharing import fit_again, share_memories
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ class Schedule(Stateful, NegativeSampler):
         self.turns = len(samplers)
         self.samplers = nn.ModuleList(samplers)
         share_memories(self)
+        first, *others = ({*sampler.all_samplers()} for sampler in self._each())
+        for part in set().union(*others) - first:
+            if isinstance(part, RememberingSampler):
+                part.later = True
         self.add_state("turn", default=0)
 
     @property

@@ -1,11 +1,17 @@
 """Rows of past steps: what a queue and a memory bank have in common.
 
 Each row keeps three names beside it: its id, its data set index and its label (-1 = unknown).
+
+A row of the past has no gradient. Where the loss trains its keys, as SimCLR's does, nothing pushes
+back on the anchors, and the embeddings run from where they were instead of spreading; with a
+momentum encoder (He et al. 2020, arXiv:1911.05722) the keys of the loss have no gradient either,
+and the positive holds the anchor. The first step tells one from the other, and warns.
 """
 
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +55,7 @@ class RememberingSampler(Stateful, NegativeSampler):
     Attributes:
         ranks: What its states are declared with.
         num_views: That of its rows, see :class:`.Rows`.
+        later: Whether a schedule lets it serve only later.
     """
 
     wants_indexes = True
@@ -58,6 +65,7 @@ class RememberingSampler(Stateful, NegativeSampler):
     count: int
     size: int | None = None
     num_views: int | None = None
+    later = False
 
     def __init__(self, gather: bool) -> None:
         super().__init__()
@@ -66,6 +74,7 @@ class RememberingSampler(Stateful, NegativeSampler):
         self.add_state("rows", 0.0, (None, None), self.ranks)
         self.add_state("names", UNKNOWN, (_NAMES, None), self.ranks)
         self.add_state("count", 0, ranks=self.ranks)
+        self._warned = False
         # Of no other memory, equal ones included; copies serve other calls.
         self._name = f"{type(self).__name__.lower()} {next(_numbers)}"
 
@@ -86,6 +95,8 @@ class RememberingSampler(Stateful, NegativeSampler):
             bytes_each = anchors.shape[1] * anchors.element_size() + 8 * _NAMES
             name, _, _ = str(self).partition("(")
             check_room(name, "size", self.size, self.size * bytes_each, anchors.device)
+        if batch.training and not self._warned:
+            self._warn_of_trained_keys(batch.keys.embeddings)
         if self.rows.device != anchors.device:
             # A memory that was loaded in a plain loop, which does not move the loss.
             self.to(anchors.device)
@@ -94,6 +105,17 @@ class RememberingSampler(Stateful, NegativeSampler):
         ids, indexes, labels = self.names[:, : self.count]
         pool = Rows(rows.to(anchors), ids, indexes, labels, None, self.num_views, self._name)
         return Sampled(Negatives(pool), self._arriving(batch) if batch.training else None)
+
+    def _warn_of_trained_keys(self, keys: Tensor) -> None:
+        """Warn once, in the first training step, if the loss trains its keys."""
+        self._warned = True
+        if keys.requires_grad and not self.count and not self.later:
+            warnings.warn(
+                f"{self}: the loss trains its keys, and those of earlier steps have no gradient: "
+                f"without a momentum encoder this can ruin the training; see whether "
+                f"schedule(in_batch(), {self}, from_epochs=(0, 10)) does better",
+                stacklevel=2,
+            )
 
     def _arriving(self, batch: ContrastiveBatch) -> Arriving:
         """Return the keys of this step and their names; the only exchange with other ranks."""

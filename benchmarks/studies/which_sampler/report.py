@@ -1,0 +1,109 @@
+"""Writes the tables of the guide and draws its picture, from the rows of ``study.py``.
+
+Usage: python report.py
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from choices import TUNED
+from neighbours import RESULTS, Interval, Row
+from summary import by_choice, gain, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "which-sampler.md"
+TABLES = re.compile(r"(<!-- table: (\S+) (\d+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+
+# The picture ends here: what is lost beyond is written beside the mark.
+_LEAST = -6.0
+
+
+def stored(path: Path) -> list[Row]:
+    """Returns the rows of the study."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def settings(rows: Iterable[Row]) -> Iterator[tuple[str, int, list[Row]]]:
+    """Returns each data set and batch size that was scored, with its rows."""
+    scored: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row["split"] == "test":
+            key = (str(row["data"]), int(str(row["batch_size"])))
+            scored.setdefault(key, []).append(row)
+    for (data, size), own in scored.items():
+        yield data, size, own
+
+
+def written(page: str, rows: Iterable[Row]) -> str:
+    """Returns the page with its tables written anew; each stands between two comments."""
+    tables = {(data, size): table(own) for data, size, own in settings(rows)}
+
+    def replaced(found: re.Match[str]) -> str:
+        start, data, size, end = found.groups()
+        return f"{start}\n{tables[data, int(size)]}\n{end}"
+
+    return TABLES.sub(replaced, page)
+
+
+def draw(rows: Iterable[Row], path: Path) -> None:
+    """Draws the gain of every choice, with its interval, in a panel per data set and batch size."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        (data, size, {n: gain(own, found[TUNED], "linear_acc") for n, own in found.items()})
+        for data, size, each in settings(rows)
+        for found in [by_choice(each)]
+    ]
+    names = list(dict.fromkeys(name for *_, gains in panels for name in gains if name != TUNED))
+    picture = Figure(figsize=(2.2 + 2.3 * len(panels), 0.3 * len(names) + 1.4), dpi=160)
+    picture.set_layout_engine("constrained")
+    for axes, (data, size, gains) in zip(
+        picture.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        _panel(axes, gains, names)
+        axes.set_title(f"{data}, B = {size}", fontsize=8.5, loc="left")
+    picture.supxlabel(
+        "linear accuracy, points above the untouched recipe at its best temperature; "
+        "bars: 95 % intervals over paired seeds",
+        fontsize=8,
+    )
+    picture.savefig(path, metadata={"Software": ""})
+
+
+def _panel(axes: Axes, gains: dict[str, Interval], names: list[str]) -> None:
+    """Draws one data set and batch size; a choice that was not tried there has no mark."""
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    for place, name in enumerate(names):
+        if (found := gains.get(name)) is None:
+            continue
+        colour = "0.45" if not found.verdict else "tab:green" if found.verdict > 0 else "tab:red"
+        if found.middle < _LEAST:
+            beyond = f"◂ {found.middle:.0f}".replace("-", "−")
+            axes.annotate(beyond, (_LEAST, place), fontsize=7.5, color=colour, va="center")
+            continue
+        axes.plot([max(found.low, _LEAST), found.high], [place, place], color=colour, linewidth=1.4)
+        axes.plot([found.middle], [place], "o", color=colour, markersize=4)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="y", color="0.93", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    """Writes both."""
+    rows = stored(RESULTS / "which_sampler.csv")
+    PAGE.write_text(written(PAGE.read_text("utf-8"), rows), "utf-8")
+    draw(rows, RESULTS / "which_sampler.png")
+
+
+if __name__ == "__main__":
+    main()

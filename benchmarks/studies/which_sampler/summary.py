@@ -1,0 +1,79 @@
+"""From rows to gains: each choice beside the tuned untouched recipe, paired by seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from choices import CHOICES, TUNED
+from neighbours import Interval, Row, paired
+
+
+def best_temperatures(rows: Iterable[Row]) -> dict[str, float]:
+    """Returns each choice's temperature with the best linear accuracy on the validation split."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        name = str(row["choice"])
+        if name not in best or number(row, "linear_acc") > number(best[name], "linear_acc"):
+            best[name] = row
+    return {name: number(row, "temperature") for name, row in best.items()}
+
+
+def gain(rows: Sequence[Row], baseline: Sequence[Row], column: str) -> Interval:
+    """Returns the gain of a choice over another in an accuracy, in points.
+
+    Args:
+        rows: Of one choice, a row per seed.
+        baseline: Of the other, with the same seeds.
+        column: Name of the accuracy.
+
+    Raises:
+        ValueError: If a seed has no partner.
+    """
+    mine, others = (
+        {int(number(row, "seed")): 100 * number(row, column) for row in each}
+        for each in (rows, baseline)
+    )
+    if mine.keys() != others.keys():
+        raise ValueError(f"seeds {sorted(mine)} and {sorted(others)} differ")
+    return paired(mine, others)
+
+
+def shown(found: Interval) -> str:
+    """Returns an interval as tables have it; bold if it excludes zero."""
+    text = f"{found.middle:+.1f} [{found.low:+.1f}, {found.high:+.1f}]".replace("-", "−")
+    return f"**{text}**" if found.verdict else text
+
+
+def by_choice(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Returns the rows of each choice that was scored, in the order of the choices."""
+    scored = [row for row in rows if row["split"] == "test"]
+    grouped = {name: [row for row in scored if row["choice"] == name] for name in CHOICES}
+    return {name: own for name, own in grouped.items() if own}
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Returns a table in Markdown of the rows of one data set and batch size."""
+    choices = by_choice(rows)
+    baseline = choices[TUNED]
+    lines = [
+        "| | τ | linear, % | gain [95 %] | 20-NN, % | gain [95 %] | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, own in choices.items():
+        cells = [name, f"{number(own[0], 'temperature'):g}"]
+        for column in ("linear_acc", "knn_acc"):
+            cells.append(f"{100 * statistics.fmean(number(row, column) for row in own):.1f}")
+            cells.append("" if name == TUNED else shown(gain(own, baseline, column)))
+        cells.append(f"{_seconds(own) / _seconds(baseline):.2f}×")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def number(row: Row, column: str) -> float:
+    """Returns a number of a row."""
+    return float(str(row[column]))
+
+
+def _seconds(rows: Sequence[Row]) -> float:
+    return statistics.median(number(row, "seconds") for row in rows)

@@ -1,0 +1,178 @@
+"""One run: Lightly's SimCLR in a plain loop, its loss untouched or given other negatives.
+
+Images are one tensor on the device and augmented there, so that a run takes seconds. The loss is
+Lightly's ``NTXentLoss``; ``negplug.inject`` treats it in place, and the loop stays what it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from choices import CHOICES
+from lightly.loss import NTXentLoss
+from neighbours import (
+    DeviceImages,
+    Row,
+    build_augmentation,
+    build_dataset,
+    dataset_info,
+    evaluate,
+    load,
+    machine,
+    normalised,
+    shape_of,
+)
+from torch import Tensor, nn
+
+import negplug
+
+QUESTION = "which_sampler"
+
+VALIDATION_SIZE = {"fashion-mnist": 5_000, "cameras": 1_000}
+"""Data sets, and how many of their last training images settings are chosen by."""
+
+# Tried on the untouched recipe at B = 32, on Fashion-MNIST: 5e-4, 1e-3, 2e-3, 4e-3.
+LEARNING_RATE = 2e-3
+# Smaller crops cut the digits out of an image.
+MIN_SCALE = {"fashion-mnist": 0.4, "cameras": 0.6}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; equal settings are the same run.
+
+    Attributes:
+        data: Name in :data:`VALIDATION_SIZE`.
+        batch_size: B.
+        choice: Name in :data:`choices.CHOICES`.
+        temperature: τ.
+        split: ``"validation"``, the last images of the training set, or ``"test"``.
+        seed: Of the weights, the batches and the augmentations.
+        train_size: Number of images to train on, the first of the training set.
+        epochs: Passes over them.
+        width: Channels of the first of three convolutions.
+        device: Of everything.
+    """
+
+    data: str
+    batch_size: int
+    choice: str
+    temperature: float
+    split: str
+    seed: int
+    train_size: int
+    epochs: int
+    width: int
+    device: str
+
+
+class SimCLR(nn.Module):
+    """Three convolutions with batch normalisation, a projection head and Lightly's loss."""
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__()
+        size = 4 * width
+        self.backbone = nn.Sequential(
+            *_convolution(3, width),
+            *_convolution(width, 2 * width),
+            *_convolution(2 * width, size),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.projection_head = nn.Sequential(
+            nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, 64)
+        )
+        self.criterion = NTXentLoss(temperature=temperature)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Returns the loss of (2 * batch_size, 3, side, side), all first views ahead."""
+        z0, z1 = self.projection_head(self.backbone(views)).chunk(2)
+        loss: Tensor = self.criterion(z0, z1)
+        return loss
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def train(run: Run) -> list[Row]:
+    """Trains and scores once; returns one row."""
+    torch.set_num_threads(1)
+    device = torch.device(run.device)
+    torch.manual_seed(run.seed)
+    model = SimCLR(run.width, run.temperature).to(device)
+    choice = CHOICES[run.choice]
+    handle = None
+    if choice.sampler is not None:
+        handle = negplug.inject(model, choice.sampler, choice.objective)
+        if choice.column is not None:
+            handle.provide(dataset=build_dataset(run.data, True))
+    seconds = _fit(run, model, handle, device)
+    return [
+        {
+            "question": QUESTION,
+            **asdict(run),
+            "sampler": choice.sampler or "",
+            "objective": choice.objective or "",
+            **_scores(run, model, device),
+            "seconds": round(seconds, 1),
+            **machine(1, device),
+        }
+    ]
+
+
+def _fit(run: Run, model: SimCLR, handle: negplug.Injection | None, device: torch.device) -> float:
+    """Trains with Adam and a cosine over all steps; returns the seconds that it took."""
+    images, labels = _all(run.data, True, device)
+    if run.train_size > len(images) - VALIDATION_SIZE[run.data]:
+        raise ValueError(f"train_size={run.train_size} takes images that settings are chosen by")
+    images, labels = images[: run.train_size], labels[: run.train_size]
+    augmentation = build_augmentation(dataset_info(run.data), MIN_SCALE[run.data]).to(device)
+    loader = DeviceImages(images, labels, augmentation, _arranged).loader(run.batch_size)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs * len(loader))
+    started = time.perf_counter()
+    for epoch in range(run.epochs):
+        if handle is not None:
+            handle.set_epoch(epoch)
+        for indexes, views, labels in loader:
+            if handle is not None:
+                handle.provide(indexes=indexes, labels=labels)
+            loss = model(views)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _scores(run: Run, model: SimCLR, device: torch.device) -> dict[str, float]:
+    """Returns the accuracies of frozen features; settings are never chosen by the test set."""
+    images, labels = _all(run.data, True, device)
+    known = images[: run.train_size], labels[: run.train_size]
+    held_out = VALIDATION_SIZE[run.data]
+    asked = images[-held_out:], labels[-held_out:]
+    if run.split == "test":
+        asked = _all(run.data, False, device)
+    scores = evaluate(model.backbone, normalised(*known), normalised(*asked))
+    return {name: round(value, 5) for name, value in scores.items()}
+
+
+@functools.cache
+def _all(data: str, train: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the images and labels of a split; a process loads them once."""
+    return load(build_dataset(data, train, shape_of(dataset_info(data))), device)
+
+
+def _arranged(indexes: Tensor, views: list[Tensor], labels: Tensor) -> Any:
+    return indexes, torch.cat(views), labels

@@ -72,7 +72,8 @@ def test_a_memory_that_serves_later_is_left_alone(expression):
 
 
 def test_a_memory_that_serves_at_once_and_later_is_told():
-    shared = "schedule(queue(size=16), hierarchical(in_batch(), queue(size=16)), from_epochs=(0, 1))"
+    later = "hierarchical(in_batch(), queue(size=16))"
+    shared = f"schedule(queue(size=16), {later}, from_epochs=(0, 1))"
     first, second = steps(shared, trained=True)
     assert len(first) == 1
     assert second == []

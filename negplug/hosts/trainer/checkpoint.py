@@ -40,19 +40,17 @@ class CheckpointMixin:
         losses, dataset = self._kept.saved, self._kept.owner.dataset
         # A run that resumes may change it; a reader of the file has to know it.
         known = self._choice() | {"temperature": self.treatment.temperature}
+        if self.composition is not None:
+            known["composed"] = self.composition.state_dict()
         if self.injection is not None:
             # Another callback may save at the end of a batch before this one has closed it.
             self.injection.end_step()
             losses = self.injection.state_dict()
-        composed = {}
-        if self.composition is not None:
-            composed["composed"] = self.composition.state_dict()
-        if self.injection is not None:
             if any(part.per_rank for part in self.injection.samplers()):
                 # Lightning asks every rank and writes what rank 0 answers.
                 whose = {"dataset": everyones(dataset), "losses": {}}
-                return known | whose | {"ranks": everyones(losses)} | composed
-        return known | {"dataset": dataset, "losses": losses or {}} | composed
+                return known | whose | {"ranks": everyones(losses)}
+        return known | {"dataset": dataset, "losses": losses or {}}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Find the state where a callback with another target has saved it.

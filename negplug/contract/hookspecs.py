@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PROJECT = "negplug"
 
 #: Major and minor version of the hook specification.
-HOOKSPEC_VERSION = (1, 0)
+HOOKSPEC_VERSION = (1, 1)
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -99,6 +99,6 @@ def _control(framework: str, asked: environment.Asked) -> Any:
     return callback_class("NegativeControl", framework)(
         *asked,
         ignore=environment.ignored(),
-        accumulate=environment.micro_batches(),
+        accumulate=environment.accumulate(),
         from_environment=True,
     )

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 import typer
 
 from negplug.cli import listing, run
+from negplug.cli.recommend import main as recommend
 from negplug.cli.sweep import main as sweep
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command("doctor")(listing.doctor)
 # Everything behind SCRIPT belongs to the script, its options included.
 app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("recommend")(recommend.recommend)
 
 
 def main() -> None:

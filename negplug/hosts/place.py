@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-_OURS = ("torch", "negplug", "negplug_lightly", "negplug_solo")
+_OURS = ("torch", "negplug", "negplug_adapters", "negplug_lightly", "negplug_solo")
 
 
 def place() -> tuple[str, tuple[str, int]]:

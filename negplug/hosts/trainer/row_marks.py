@@ -2,8 +2,10 @@
 
 Rows are marked with numbers of samples. What moves rows (an index, a flip, a concatenation) moves
 their marks; any other function hands them on to a result with as many rows. Where rows of
-different samples meet, as in mixup, they are mixed. What torch is not asked for in Python (compiled
-code, NumPy, a function of autograd) drops the marks, and of tensors without marks nothing is said.
+different samples meet, as in mixup, they are mixed. Rows that are made in the form of others, as
+by ``empty_like``, are of no sample until they are written to. What torch is not asked for in Python
+(compiled code, NumPy, a function of autograd) drops the marks, and of tensors without marks nothing
+is said.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from torch.overrides import TorchFunctionMode
 MIXED = -2
 """The mark of a row that is made of several samples."""
 
+BLANK = -3
+"""The mark of a row that is of no sample yet: noise, or what a collective may fill unseen."""
+
 _SPLITS = frozenset(
     ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_split")
 )
@@ -30,6 +35,10 @@ _JOINS = frozenset(("cat", "concat", "concatenate", "stack"))
 _SAME = frozenset(("flip", "roll"))
 _RESHAPES = frozenset(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"))
 _PERMUTES = frozenset(("permute", "transpose", "swapaxes", "swapdims", "movedim", "t"))
+_MAKES = frozenset(
+    "empty_like zeros_like ones_like full_like rand_like randn_like randint_like "
+    "new_empty new_zeros new_ones new_full new_tensor".split()
+)
 _LOSES = frozenset(("gather", "sort", "masked_select", "take", "scatter", "where", "randperm"))
 
 
@@ -88,7 +97,9 @@ class RowMarks(TorchFunctionMode):
         if name in ("__setitem__", "copy_"):
             self._write(name, args)
             return
-        if name in _JOINS:
+        if name in _MAKES:
+            moved = torch.full_like(rows[0], BLANK)
+        elif name in _JOINS:
             every = list(tensors_in(args[0]))
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             moved = self._joined(name, every, dim)
@@ -118,8 +129,13 @@ class RowMarks(TorchFunctionMode):
         if written is None or rows is None:
             return  # values of no sample, a mask say
         if name == "__setitem__":
-            first = args[1][0] if isinstance(args[1], tuple) else args[1]
-            written = rows.clone().index_put_((torch.arange(len(rows))[first],), written)
+            first, *inside = args[1] if isinstance(args[1], tuple) else (args[1],)
+            place = torch.arange(len(rows))[first]
+            if any(part is not Ellipsis and part != slice(None) for part in inside) or (
+                first is Ellipsis and inside
+            ):
+                written = _met([rows[place], written])  # a part of each row, as in CutMix
+            written = rows.clone().index_put_((place,), written)
         self.set(args[0], written)
 
     def _of(self, tensor: Tensor) -> Tensor:
@@ -169,7 +185,8 @@ def _met(rows: list[Tensor]) -> Tensor:
     first = max(rows, key=lambda each: each.numel())
     for other in rows:
         if other.shape == first.shape:
-            first = torch.where(first == other, first, MIXED)
+            first = first.where(first != BLANK, other)
+            first = first.where((first == other) | (other == BLANK), MIXED)
     return first
 
 

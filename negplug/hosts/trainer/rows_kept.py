@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from negplug.hosts.trainer.collate import INSTEAD
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks, tensors_in
+from negplug.hosts.trainer.row_marks import BLANK, MIXED, RowMarks, tensors_in
 from negplug.hosts.treated_loss import TreatedLoss
 
 logger = logging.getLogger("negplug")
@@ -141,6 +141,8 @@ def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:
     mixed = rows == MIXED
     if mixed.any():
         return int(mixed.nonzero()[0]), MIXED
+    if (rows == BLANK).any():
+        return None  # what has filled them, other ranks say, is not known
     views, places = len(rows) // size, torch.arange(len(rows))
     if torch.equal(rows, places % size) or int(rows.max()) >= size:
         return None  # in order; or of a batch of another form, in which views follow one another

@@ -37,6 +37,7 @@ DRAWN = {
     "stratified": "stratified(num_negatives=8, same=0.75)",
     "hard": "hard(num_negatives=8)",
     "filtered": 'filtered(by="labels")',
+    "false_negatives": "false_negatives(top=5, threshold=0.9)",
     "synthetic": "synthetic(num_mixed=6, num_mixed_with_anchor=6, num_hardest=8)",
     "gumbel_max": "gumbel_max(num_negatives=8)",
     "emc2": "emc2()",
@@ -48,7 +49,7 @@ WARM, COUNTED = 60, 240
 TURN = WARM + COUNTED // 2  # the step at which the schedule's second sampler begins
 TEMPERATURE = 0.3
 ANCHOR = 0
-BLUE = "#3f51b5"
+BLUE, PINK = "#3f51b5", "#d81b60"
 
 
 @dataclass
@@ -60,12 +61,14 @@ class Seen:
         given: How often it was a negative, likewise.
         weight: The sum of its weights, likewise.
         made: Angles of synthetic negatives, in degrees.
+        attracted: How often a row was attracted, by its sample.
     """
 
     offered: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     given: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     weight: dict[tuple[int, int], float] = field(default_factory=lambda: defaultdict(float))
     made: list[float] = field(default_factory=list)
+    attracted: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
 
 @dataclass
@@ -163,6 +166,10 @@ def note(seen: Seen, part: Negatives, around: Surroundings) -> None:
     for key, row_id in zip(keys, part.rows.ids.tolist(), strict=True):
         if row_id != anchors.ids[0]:
             seen.offered[key] += 1
+    if part.attracted is not None:
+        for column in part.attracted[0].tolist():
+            if column >= 0:
+                seen.attracted[keys[column][0]] += 1
     columns = part.choice.columns[0] if isinstance(part.choice, Columns) else range(len(keys))
     weights = torch.ones(len(serving))
     if part.log_weight is not None:
@@ -219,8 +226,12 @@ def draw_turn(axes: Any, seen: Seen) -> None:
         else:
             style |= {"s": 9, "facecolors": "none", "edgecolors": "#b4b4b4", "lw": 0.7}
         dot(float(angles[index]), radius, **style)
+    for index, times in sorted(seen.attracted.items()):
+        area = 9 + 95 * min(1.0, times / seen.offered[index, 0])
+        style = {"marker": "os^"[int(labels[index])], "color": PINK, "lw": 0}
+        dot(float(angles[index]), 1.18, s=area, **style)
     for angle in seen.made[:: max(1, len(seen.made) // 160)]:
-        dot(angle, 1.18, s=7, marker="D", color="#d81b60", lw=0)
+        dot(angle, 1.18, s=7, marker="D", color=PINK, lw=0)
     dot(float(angles[ANCHOR]), 1.0, s=150, marker="*", color="black", zorder=3)
     said = f"weight {high:.2g}"
     if not equal:

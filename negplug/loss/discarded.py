@@ -3,6 +3,7 @@
 - A ``GradScaler`` skips an optimizer's step where it finds infinite gradients. Torch has no hook
   for that, so ``GradScaler.step`` is wrapped. A fused optimizer skips on its device, and is asked
   once the device has got there.
+- A probe asks for a gradient (:mod:`negplug.loss.asked_for`), and no optimizer steps next.
 - A guard throws the gradients away: no optimizer has stepped with them, and none is left. In
   gradient accumulation they are still there, unless the loop has put them aside
   (:mod:`negplug.loss.put_aside`).
@@ -26,7 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from negplug.kernels import late
 from negplug.kernels.torch_private import backward_runs, found_infinite
-from negplug.loss import optimizers
+from negplug.loss import asked_for, optimizers
 from negplug.loss.put_aside import PutAside
 
 _UNUSED = 3  # passes without a step by an optimizer that has never stepped: another one trains
@@ -78,6 +79,7 @@ class Passes:
     def clear(self) -> None:
         """Begin another step."""
         self._open: list[Reached] = []
+        self._asked = False
         self._since = _number
         self._fresh = True
         self.dropped = False
@@ -93,6 +95,7 @@ class Passes:
         """Take note of a pass, which is running."""
         self.settle()
         call.discarded = False
+        self._asked = asked_for.running() and (self._asked or not self._open)
         self._open.append(call)
         self._since = _number
 
@@ -113,7 +116,9 @@ class Passes:
         if skipped:
             return all(skipped)
         # While a pass runs its gradients are still to come.
-        if not theirs or backward_runs() or any(map(_has_gradients, theirs)):
+        if not theirs or backward_runs():
+            return None
+        if not self._asked and any(map(_has_gradients, theirs)):
             return None
         self._unused = 0 if steps else self._unused + 1
         if self._unused < _UNUSED:

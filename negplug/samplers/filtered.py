@@ -13,7 +13,8 @@ anchor i this takes out those that any criterion names:
   beside its positive (:mod:`negplug.samplers.filtering.limits`).
 
 The paper compares a candidate with several further views of the anchor, aggregates, and takes the
-top k, a threshold, or both: here it is compared with the anchor itself, as the loss sees it.
+top k, a threshold, or both: :mod:`negplug.samplers.false_negatives` does. Here it is compared with
+the anchor itself, as the loss sees it.
 
 Weights of the source stay: one whose weighted draws estimate a sum over its negatives then
 estimates the sum over those that are kept. For a whole pool the result is a mask ``[N, K]`` of

@@ -79,8 +79,9 @@ class Uniform(ChoosingSampler):
         one_pool = len(offered) == 1 and (offered[0].one_whole_pool or serves is not None)
         if self.shared and not one_pool:
             raise ValueError(
-                f"uniform: shared=True needs a source that is one whole pool for all anchors; "
-                f"{self.source} is not"
+                f"uniform: shared=True draws one set for all anchors, but {self.source} offers "
+                f"them different rows; leave shared out, or give a source that is one whole pool "
+                f"for all, such as in_batch() or a queue"
             )
         others = None
         if one_pool and not self.shared:

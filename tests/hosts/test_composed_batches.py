@@ -155,6 +155,9 @@ def test_validation_on_the_same_loader_sees_its_own_batches():
     hosts.lightning().seed_everything(0)
     module = hosts.recipe()
     module.validation_step = lambda batch, batch_idx: None
+    module.on_validation_epoch_end = lambda: None
+    if hasattr(module, "validation_epoch_end"):
+        module.validation_epoch_end = lambda outputs: None
     control = hosts.negative_control()("in_batch()", compose=WALK)
     options = {"num_sanity_val_steps": 0, "max_epochs": 3, "callbacks": [control, Validated()]}
     hosts.trainer(**options).fit(module, data, data)

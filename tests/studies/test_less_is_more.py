@@ -119,9 +119,9 @@ def test_the_floor_is_the_ratio_of_pure_noise():
                 assert moments.snr().mean == pytest.approx(floor(decay, step), rel=0.1)
 
 
-def region(offset):
+def region(offset, bare=0.3):
     """Few negatives that are better by ``offset`` points, the more so the tighter the classes."""
-    rows = []
+    rows = [row("untrained", 0, seed, bare) for seed in (1, 2, 3)]
     for objective in ("SimCLR", "ReLIC"):
         for number in (1, 10, 0):
             rows.append(row(objective, number, 0, 0.5 + (number == 10) * 0.1))
@@ -158,11 +158,18 @@ def test_verdicts_say_on_which_side_of_zero_an_interval_lies():
         assert found["SimCLR: accuracy goes not with silhouette"] == "not reproduced"
 
 
+def test_nothing_is_said_of_accuracy_where_training_gains_nothing():
+    from verdicts import findings
+
+    for finding, _, word in findings(region(3.0, bare=0.6), ratios(40)):
+        assert word == ("reproduced" if "SNR" in finding else "undecided"), finding
+
+
 def test_the_picture_is_drawn_of_one_objective_alone_too(tmp_path):
     from verdicts_figure import draw
 
-    own = [each for each in region(1.0) if each["objective"] == "SimCLR"]
+    own = [each for each in region(1.0) if each["objective"] != "ReLIC"]
     ends = [{**each, "floor": 0.03, "temperature": 1.0} for each in ratios(40)]
     caption = draw(own, ends, tmp_path / "some.png")
     assert (tmp_path / "some.png").stat().st_size > 10_000
-    assert "9 test runs, 9 runs whose gradients were watched" in caption
+    assert "12 test runs, 9 runs whose gradients were watched" in caption

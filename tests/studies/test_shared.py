@@ -93,6 +93,8 @@ def test_an_interval_is_students_of_the_differences_of_equal_seeds():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.count == 3
     assert found.verdict == 0
+    assert str(found) == f"+1.83 [{expected.low:+.2f}, {expected.high:+.2f}]"
+    assert str(paired({0: 0.05}, {0: 0.0})) == "+0.050"
     assert paired({0: 1.0, 1: 1.1}, {0: 0.0, 1: 0.0}).verdict == 1
     assert paired({0: 0.0, 1: 0.0}, {0: 1.0, 1: 1.1}).verdict == -1
     assert paired({0: 1.0}, {0: 0.0}).verdict == 0  # of one seed there is no interval

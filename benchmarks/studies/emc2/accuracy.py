@@ -81,7 +81,7 @@ class Run:
 def perceptron() -> tuple[nn.Module, int]:
     """Return two hidden layers on 14x14 pixels, and the size of their representation."""
     layers = [nn.Linear(14 * 14, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()]
-    return nn.Sequential(nn.AdaptiveAvgPool2d(14), nn.Flatten(), *layers), 128
+    return nn.Sequential(nn.Flatten(), *layers), 128
 
 
 def residual() -> tuple[nn.Module, int]:
@@ -104,7 +104,7 @@ ENCODERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
 def train(run: Run, device: str) -> list[Row]:
     """Train once and score the representation; return one row."""
     torch.set_num_threads(1)
-    data = fashion(run.size, 0, device)
+    data = fashion(run.size, 0, device, shrink=2 if run.network == "MLP" else 1)
     images = data.train.images
     torch.manual_seed(run.seed)
     encoder, features = ENCODERS[run.network]()

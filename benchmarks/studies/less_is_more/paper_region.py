@@ -13,7 +13,8 @@ seed 0 and the linear accuracy of *validation* images, one after the other,
 
 Ties go to the value that comes first. The setting that is left is trained with further seeds and
 scored on the *test* images, which nothing else sees: :mod:`verdicts` reads these rows. Equal seeds
-share weights, batches and views, so that settings are compared seed by seed.
+share weights, batches and views, so that settings are compared seed by seed. Beside them stands the
+same network untrained.
 
 Rows go to ``less_is_more_region.csv`` in ``benchmarks/results`` as they come; a run that the file
 holds is not repeated.
@@ -132,7 +133,9 @@ def main(
         processes=processes,
         results=results_of(results, device),
     )
-    best = tuned(start, run)
+    # A learning rate of 0: what accuracy is worth without any training.
+    untrained = Setting("untrained", 0, 1.0, 0.0, 0.0, *common)
+    best = [*tuned(start, run), untrained]
     run([replace(each, seed=TUNING_SEED + 1 + seed) for seed in range(seeds) for each in best])
 
 

@@ -30,7 +30,7 @@ class Setting:
     """One training; equal settings are the same run.
 
     Attributes:
-        objective: ``"SimCLR"`` or ``"ReLIC"``.
+        objective: ``"SimCLR"`` or ``"ReLIC"``; other names say what else a run of InfoNCE is.
         num_negatives: M, or 0 for all of the other view.
         temperature: τ.
         alpha: α of ReLIC; 0 for SimCLR.

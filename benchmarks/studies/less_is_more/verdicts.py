@@ -13,7 +13,8 @@ of equal seeds, unless something else is said:
   over the test runs, with Fisher's interval; the same of the silhouette.
 
 A finding is reproduced where the interval excludes zero on the paper's side, not reproduced where
-it does on the other, and undecided where it holds zero.
+it does on the other, and undecided where it holds zero. What is said of accuracy is undecided
+too where training gains nothing: the best M has to be above the untrained network.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from verdicts_figure import draw
 FEW = 10
 ALL = 0
 OBJECTIVES = ("SimCLR", "ReLIC")
+UNTRAINED = "untrained"
 WORDS = {1: "reproduced", -1: "not reproduced", 0: "undecided"}
 
 Seeds = Mapping[int, float]
@@ -74,6 +76,20 @@ def above(region: Sequence[Row]) -> Interval:
     return mean([statistics.fmean(relic[m][s] - simclr[m][s] for m in numbers) for s in seeds])
 
 
+def gain(region: Sequence[Row]) -> Interval:
+    """Return how many points the best M is above the network without training."""
+    tested = [row for row in region if row["scored"] == "test"]
+    bare = by_number([r for r in tested if r["objective"] == UNTRAINED], "linear_acc", 100)[ALL]
+    gains = [
+        paired(values, bare)
+        for name in OBJECTIVES
+        for values in by_number(
+            [row for row in tested if row["objective"] == name], "linear_acc", 100
+        ).values()
+    ]
+    return max(gains, key=lambda each: each.low)
+
+
 def signal(ratios: Sequence[Row], objective: str) -> Interval:
     """Return how far the ratio of M = 1 is above that of all, at the end of the runs."""
     last = max(int(str(row["step"])) for row in ratios)
@@ -97,11 +113,12 @@ def findings(region: Sequence[Row], ratios: Sequence[Row]) -> list[tuple[str, In
         ratios: Rows of ``snr_at_one.py``.
     """
     found: list[tuple[str, Interval, str]] = []
+    learned = gain(region).verdict > 0
 
-    def tell(finding: str, interval: Interval, side: int = 1) -> None:
-        found.append((finding, interval, WORDS[side * interval.verdict]))
+    def tell(finding: str, interval: Interval, side: int = 1, learns: bool = learned) -> None:
+        found.append((finding, interval, WORDS[side * interval.verdict if learns else 0]))
 
-    present = {str(row["objective"]) for row in region if row["scored"] == "test"}
+    present = {str(row["objective"]) for row in region if row["scored"] == "test"} - {UNTRAINED}
     for name in OBJECTIVES:
         if name in present:
             number, interval = few_against_all(region, name)
@@ -110,13 +127,13 @@ def findings(region: Sequence[Row], ratios: Sequence[Row]) -> list[tuple[str, In
         tell("ReLIC is above SimCLR, points", above(region))
     for name in OBJECTIVES:
         if name in {row["objective"] for row in ratios}:
-            tell(f"{name}: SNR of M = 1 is above that of all", signal(ratios, name))
+            tell(f"{name}: SNR of M = 1 is above that of all", signal(ratios, name), learns=True)
     for column, side in (("intra_class_distance", -1), ("silhouette", 1)):
         if "ReLIC" in present:
             tell(f"ReLIC: accuracy goes with {column}, ρ", clusters(region, "ReLIC", column), side)
         if "SimCLR" in present:
             rho = clusters(region, "SimCLR", column)
-            verdict = "undecided" if not rho.verdict else "not reproduced"
+            verdict = "not reproduced" if rho.verdict and learned else "undecided"
             found.append((f"SimCLR: accuracy goes not with {column}, ρ", rho, verdict))
     return found
 
@@ -132,13 +149,17 @@ def accuracies(tested: Sequence[Row]) -> list[str]:
         found = by_number(own, "linear_acc", 100)
         for number, values in found.items():
             chosen = next(row for row in own if row["num_negatives"] == number)
-            gain = paired(values, found[ALL]) if number != ALL and ALL in found else "–"
+            more = paired(values, found[ALL]) if number != ALL and ALL in found else "–"
             alpha = chosen["alpha"] if name == "ReLIC" else "–"
             lines.append(
                 f"| {name} | {number or 'all'} | {chosen['temperature']} | {alpha} | "
-                f"{chosen['learning_rate']} | {statistics.fmean(values.values()):.1f} | {gain} | "
+                f"{chosen['learning_rate']} | {statistics.fmean(values.values()):.1f} | {more} | "
                 f"{len(values)} |"
             )
+    bare = by_number([row for row in tested if row["objective"] == UNTRAINED], "linear_acc", 100)
+    for values in bare.values():
+        score = statistics.fmean(values.values())
+        lines.append(f"| {UNTRAINED} | – | – | – | – | {score:.1f} | – | {len(values)} |")
     return lines
 
 
@@ -166,6 +187,7 @@ def main(
         raise typer.BadParameter(f"the table mixes runs of {sorted(sizes)}: move some away")
     tested = [row for row in region if row["scored"] == "test"]
     print("\n".join([*accuracies(tested), "", *told(findings(region, ratios)), ""]))
+    print(f"the best M minus the untrained network, points: {gain(region)}")
     print(draw(region, ratios, results / "less_is_more_region.png"))
 
 

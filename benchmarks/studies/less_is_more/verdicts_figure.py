@@ -33,7 +33,10 @@ def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
     tested = [row for row in region if row["scored"] == "test"]
     last = max((int(str(row["step"])) for row in ratios), default=0)
     ends = [row for row in ratios if row["step"] == last]
-    _panel(accuracy, tested, "linear_acc", 100)
+    _panel(accuracy, [row for row in tested if row["objective"] in COLOURS], "linear_acc", 100)
+    bare = [100 * float(str(r["linear_acc"])) for r in tested if r["objective"] == "untrained"]
+    if bare:
+        _level(accuracy, mean(bare).middle, "untrained network")
     accuracy.set_ylabel("linear accuracy, test images (%)", fontsize=8.5)
     accuracy.set_title(
         f"best setting of each M; {_seeds(tested)} seeds, bars: 95 % interval", loc="left"
@@ -41,8 +44,7 @@ def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
     _panel(snr, ends, "snr", 1)
     if ends:
         floor = float(str(ends[0]["floor"]))
-        snr.axhline(floor, color="0.5", linestyle=":", linewidth=1)
-        snr.annotate("pure noise", (0, floor), fontsize=7.5, color="0.4", va="bottom")
+        _level(snr, floor, "pure noise")
         snr.set_ylabel(f"mean |E g|/std g after {last:,} steps", fontsize=8.5)
         snr.set_title(
             f"τ = {ends[0]['temperature']:g}; {_seeds(ends)} seeds, the same bars", loc="left"
@@ -90,6 +92,11 @@ def _panel(axes: Axes, rows: Sequence[Row], column: str, scale: float) -> None:
                 marker="o",
             )
     axes.set_xticks(range(len(numbers)), [str(m or "all") for m in numbers])
+
+
+def _level(axes: Axes, height: float, name: str) -> None:
+    axes.axhline(height, color="0.5", linestyle=":", linewidth=1)
+    axes.annotate(name, (0, height), fontsize=7.5, color="0.4", va="bottom")
 
 
 def _seeds(rows: Sequence[Row]) -> int:

@@ -27,7 +27,9 @@ class Interval:
 
     def __str__(self) -> str:
         """Return it as tables print it."""
-        return f"{self.middle:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        digits = 2 if abs(self.middle) >= 0.1 else 3
+        middle, low, high = (f"{v:+.{digits}f}" for v in (self.middle, self.low, self.high))
+        return middle if math.isnan(self.low) else f"{middle} [{low}, {high}]"
 
     @property
     def verdict(self) -> int:

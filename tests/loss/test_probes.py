@@ -1,0 +1,85 @@
+"""``torch.autograd.grad``: of a probe it is no step; of a loop that trains with it, it is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from device import DEVICE
+from torch import nn
+
+from negplug import ContrastiveLoss
+
+SAMPLERS = ["uniform(num_negatives=2)", "queue(size=64)", "memory_bank()", "isir()"]
+SIZE, STEPS = 6, 5
+
+
+class Loop:
+    """A plain loop of a linear layer with an optimizer."""
+
+    def __init__(self, sampler):
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, 6).to(DEVICE)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.1)
+        self.loss_fn = ContrastiveLoss(sampler, seed=2)
+
+    def loss(self, number):
+        views = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number)).to(DEVICE)
+        indexes = (torch.arange(SIZE, device=DEVICE) + 5 * number) % 40
+        return self.loss_fn(*map(self.layer, views), indexes=indexes)
+
+    def asked(self, number):
+        return torch.autograd.grad(self.loss(number), list(self.layer.parameters()))
+
+    def run(self, step):
+        values = []
+        for number in range(STEPS):
+            values.append(step(self, number))
+            self.optimizer.step()
+        return values, self.layer.weight.detach(), self.loss_fn.state_dict()["_extra_state"]
+
+
+def plain(loop, number):
+    loop.optimizer.zero_grad()
+    loss = loop.loss(number)
+    loss.backward()
+    return loss.item()
+
+
+def probed_before(loop, number):
+    loop.asked(100 + number)  # while the gradients of the step before are still there
+    return plain(loop, number)
+
+
+def probed_on_cleared_gradients(loop, number):
+    loop.optimizer.zero_grad()
+    loop.asked(100 + number)
+    loop.asked(200 + number)
+    return plain(loop, number)
+
+
+def by_asking(loop, number):
+    loss = loop.loss(number)
+    gradients = torch.autograd.grad(loss, list(loop.layer.parameters()))
+    for parameter, gradient in zip(loop.layer.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    return loss.item()
+
+
+@pytest.mark.parametrize("step", [probed_before, probed_on_cleared_gradients, by_asking])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_as_a_plain_loop(sampler, step):
+    found, wanted = Loop(sampler).run(step), Loop(sampler).run(plain)
+    assert found[0] == pytest.approx(wanted[0], abs=1e-6)
+    torch.testing.assert_close(found[1], wanted[1])
+    assert found[2] == wanted[2]
+
+
+def test_gradients_that_are_asked_for_and_added_up_train():
+    def added_up(loop, number):
+        parts = zip(loop.asked(2 * number), loop.asked(2 * number + 1), strict=True)
+        for parameter, (one, other) in zip(loop.layer.parameters(), parts, strict=True):
+            parameter.grad = one + other
+
+    loop = Loop("queue(size=128)")
+    loop.run(added_up)
+    assert loop.loss_fn.sampler.count == 2 * STEPS * 2 * SIZE

@@ -13,6 +13,7 @@ import typer
 
 from negplug.cli import listing, run
 from negplug.cli.inspection import command as inspection
+from negplug.cli.recommend import main as recommend
 from negplug.cli.sweep import main as sweep
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command("doctor")(listing.doctor)
 app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("inspect", context_settings={"allow_interspersed_args": False})(inspection.inspect)
+app.command("recommend")(recommend.recommend)
 
 
 def main() -> None:

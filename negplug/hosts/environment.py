@@ -49,7 +49,7 @@ def asked() -> Asked | None:
     return Asked(sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number)
 
 
-def micro_batches() -> int:
+def accumulate() -> int:
     """Return how many micro-batches the environment asks each step to be split into, by default 1.
 
     Raises:

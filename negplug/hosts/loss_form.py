@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from negplug.hosts.graph_axes import (
@@ -152,10 +153,15 @@ def _weigher(
         # What is below a layer is no longer what the loss makes of similarities.
         if operation in _LAYERS:
             continue
-        if weigher is None and operation in _WEIGHS:
+        if weigher is None and (operation in _WEIGHS or _is_fused(node)):
             weigher = node
         todo += [(following, weigher) for following, _ in node.next_functions]
     return None
+
+
+def _is_fused(node: Node) -> bool:
+    """Return whether a function of autograd makes a loss of similarities, unseen."""
+    return isinstance(node, BackwardCFunction) and len(output_shape(node)) <= 1
 
 
 def _tensors(given: Any) -> Iterable[Tensor]:

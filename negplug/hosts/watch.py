@@ -36,6 +36,7 @@ from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.graph_marks import mark
+from negplug.kernels.rng_states import RngStates
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss import optimizers
 
@@ -128,7 +129,10 @@ class Watch:
             mark(output)
         if site is not None:
             first_call = self._treat(site, module)
+            # Some losses embed the batch themselves, again here: draws to come stay as they were.
+            draws = RngStates.now(output.device)
             treated: Tensor = module.forward(*args, **kwargs)
+            draws.restore()
             if treated.requires_grad:
                 treated.register_hook(first_call.end_step)  # type: ignore[no-untyped-call]
             return treated
@@ -150,7 +154,7 @@ class Watch:
                 )
 
     def _treat(self, site: LossSite, module: nn.Module) -> _FirstCall:
-        if environment.micro_batches() > 1:
+        if environment.accumulate() > 1:
             raise ValueError(
                 f"NEGPLUG_ACCUMULATE cannot split the steps of a plain PyTorch loop, such as the "
                 f"one that calls {type(module).__name__} at {place()[0]}; call "

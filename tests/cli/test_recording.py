@@ -146,3 +146,44 @@ def test_a_second_trainer_counts_on_and_a_torn_line_is_left_out(
     assert recording.final_metrics() == {"acc": 0.2}
     (fault,) = recording.faults
     assert fault.startswith("line 3 is no record: ")
+
+
+def test_the_recorder_tells_batches_and_training_time_without_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from negplug.hosts.trainer import metrics
+
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    file = tmp_path / "metrics.jsonl"
+    monkeypatch.setenv("NEGPLUG_METRICS", str(file))
+    trainer = SimpleNamespace(
+        callback_metrics={},
+        current_epoch=0,
+        global_step=1,
+        is_global_zero=True,
+        max_epochs=1,
+        sanity_checking=True,
+        world_size=2,
+    )
+    images = SimpleNamespace(shape=(32, 3, 8, 8))
+    told = metrics.recorder(object)
+    told.on_validation_start(trainer, None)  # type: ignore[attr-defined]
+    told.on_validation_end(trainer, None)  # type: ignore[attr-defined]
+    trainer.sanity_checking = False
+    for batch in ({"names": ["a.png"], "views": [images, images]}, [SimpleNamespace(shape=(3,))]):
+        now[0] += 100.0
+        told.on_train_epoch_start(trainer, None)  # type: ignore[attr-defined]
+        told.on_train_batch_start(trainer, None, batch, 0)  # type: ignore[attr-defined]
+        now[0] += 3.0
+        told.on_validation_start(trainer, None)  # type: ignore[attr-defined]
+        now[0] += 50.0
+        told.on_validation_end(trainer, None)  # type: ignore[attr-defined]
+        now[0] += 1.0
+        told.on_train_epoch_end(trainer, None)  # type: ignore[attr-defined]
+    told.on_fit_end(trainer, None)  # type: ignore[attr-defined]
+    records = read_recording(file).records
+    assert [record["train_seconds"] for record in records] == [3.0, 4.0, 7.0, 8.0, 8.0]
+    assert {record["batch_size"] for record in records} == {64}

@@ -254,6 +254,9 @@ def test_a_lightning_recipe_is_recorded(tmp_path: Path, sampler: str) -> None:
     assert [record["epoch"] for record in records] == [0, 0, 1, 1, 2]
     assert {record["trainer"] for record in records} == {0}
     assert records[-1]["step"] == 8
+    assert {record["batch_size"] for record in records} == {8}
+    seconds = [record["train_seconds"] for record in records]
+    assert 0 < seconds[0] <= seconds[1] < seconds[2] <= seconds[3] == seconds[4]
     final = recording.final_metrics()
     assert final["val_acc"] == 0.5
     assert final["late"] == 1.0
@@ -274,4 +277,5 @@ def test_other_ranks_are_treated_and_recorded_once(tmp_path: Path, strategy: str
     assert done.returncode == 0, done.stderr
     recording = read_recording(file)
     assert [record["event"] for record in recording.records].count("fit_end") == 1
+    assert {record["batch_size"] for record in recording.records} == {16}  # of both ranks
     assert recording.final_metrics()["val_acc"] == 0.5

@@ -100,11 +100,13 @@ def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) ->
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from importlib import import_module
+
     from typer.testing import CliRunner
 
     from negplug.cli import app
 
-    monkeypatch.setattr("negplug.cli.sweep.find_spec", lambda name: None)
+    monkeypatch.setattr(import_module("negplug.cli.sweep.ready"), "find_spec", lambda name: None)
     arguments = ["sweep", "x.py", "--sampler", "baseline", "--seeds", "1", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1

@@ -97,7 +97,7 @@ def test_a_batch_of_the_steps_own_is_refused():
     ],
 )
 def test_arguments_are_named(changed, error, named):
-    given = {"step": len, "micro_batches": 2, "model": Net(), "loss": ContrastiveLoss()} | changed
+    given = {"step": len, "accumulate": 2, "model": Net(), "loss": ContrastiveLoss()} | changed
     with pytest.raises(error, match=f"accumulated: {named}"):
         accumulated(**given)
 
@@ -123,3 +123,22 @@ def test_what_the_objective_of_a_treated_loss_learns_has_its_gradient(caplog):
         assert said in caplog.text
         caplog.clear()
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.tolist, torch.Tensor.numpy])
+def test_labels_in_lists_and_arrays_are_joined(form):
+    def step(loop, batch):
+        views, known = batch
+        return loop.loss_fn(*map(loop.model, views), labels=form(known["labels"]))
+
+    values = [Loop('filtered(by="labels")', count, step=step).train(3) for count in (1, COUNT)]
+    torch.testing.assert_close(values[1], values[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_list_of_tensors_is_refused():
+    def step(loop, batch):
+        views, known = batch
+        return loop.loss_fn(*map(loop.model, views), labels=list(known["labels"][:, None]))
+
+    with pytest.raises(ValueError, match="is given labels, a list of tensors, which cannot be"):
+        Loop(step=step).run(next(batches(1)))

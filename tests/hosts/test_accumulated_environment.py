@@ -34,13 +34,13 @@ def test_an_unmodified_recipe_runs_in_micro_batches(tmp_path):
 def test_what_is_no_number_of_micro_batches(monkeypatch, value):
     monkeypatch.setenv("NEGPLUG_ACCUMULATE", value)
     with pytest.raises(ValueError, match="NEGPLUG_ACCUMULATE must be a number of micro-") as caught:
-        environment.micro_batches()
+        environment.accumulate()
     assert len(str(caught.value)) < 150
 
 
 def test_without_the_variable_a_step_is_whole(monkeypatch):
     for value in ("", "1"):
         monkeypatch.setenv("NEGPLUG_ACCUMULATE", value)
-        assert environment.micro_batches() == 1
+        assert environment.accumulate() == 1
     monkeypatch.delenv("NEGPLUG_ACCUMULATE")
-    assert environment.micro_batches() == 1
+    assert environment.accumulate() == 1

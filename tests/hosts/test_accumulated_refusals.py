@@ -214,8 +214,8 @@ def test_batchnorm_is_said_once_and_its_statistics_go_on(caplog):
 @pytest.mark.parametrize(
     ("count", "model", "loss", "message"),
     [
-        (0, Net(), ContrastiveLoss(), "micro_batches must be at least 1, got 0"),
-        (2.5, Net(), ContrastiveLoss(), "micro_batches must be an integer, got 2.5"),
+        (0, Net(), ContrastiveLoss(), "accumulate must be at least 1, got 0"),
+        (2.5, Net(), ContrastiveLoss(), "accumulate must be an integer, got 2.5"),
         (2, lambda x: x, ContrastiveLoss(), "model must be a torch.nn.Module, got function"),
         (2, Net(), [nn.MSELoss()], "loss must be a negplug.ContrastiveLoss .* got MSELoss"),
     ],

@@ -1,6 +1,7 @@
 """The site's pages run as written, each on the hosts that it needs."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ NEEDS = {
     "diagnostics.md": (),
     "how/accumulate.md": (),
     "how/compose.md": (),
+    "tutorials/treat.md": ("lightly", "pytorch_lightning", "sklearn"),
+    "tutorials/temperature.md": ("lightly", "pytorch_lightning", "sklearn", "optuna"),
+    "tutorials/sampler.md": (),
+    "tutorials/diagnose.md": ("lightly", "pytorch_lightning", "sklearn", "matplotlib"),
     "start/solo-learn.md": ("solo.utils.pretrain_dataloader", "pytorch_lightning", "sklearn"),
 }
 
@@ -50,5 +55,7 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     if missing:
         pytest.skip(f"needs {missing[0]}")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as a notebook's folder is on its path
+    monkeypatch.delitem(sys.modules, "recipe", raising=False)
     monkeypatch.setenv("NEGPLUG_BACKEND", "torch")  # numba compiles for longer than a page takes
     mktestdocs.check_md_file(DOCS / page, memory=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -59,6 +60,23 @@ def test_the_diagram_names_files_that_exist():
             folder = (CHECKOUT / first).parent
             for other in others:
                 assert other == "…" or (folder / other).exists(), other
+
+
+def test_a_notebook_is_what_its_page_says():
+    notebooks = script("notebooks")
+    pages = notebooks.pages()
+    assert len(pages) == 4
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        own = page.with_suffix(".ipynb")
+        written = own.read_text(encoding="utf-8")
+        assert written == notebooks.notebook(text), "run docs/scripts/notebooks.py"
+        assert f"/blob/main/docs/tutorials/{own.name})" in text  # the link that opens it
+        cells = json.loads(written)["cells"]
+        blocks = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][1:]
+        assert [block + "\n" for block in blocks] == re.findall(r"(?ms)^```python\n(.*?)^```", text)
+        for link in re.findall(r"\]\((https://github.com/[^)#]+)", written):
+            assert (CHECKOUT / link.partition("/blob/main/")[2]).exists(), link
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("sampler", "samplers"), ("objective", "objectives")])

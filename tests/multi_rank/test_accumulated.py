@@ -38,10 +38,11 @@ def train(rank, world, sampler, count):
 
     run = accumulated(step, count, model=model, loss=loss_fn)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    # The last batch of a rank is smaller than the other's.
+    # The last batch of a rank is smaller than the others'.
+    own = 24 // world
     for number, (views, known) in enumerate(batches(STEPS, 24)):
         end = 24 if number < STEPS - 1 else 21
-        mine = slice(rank * 12, min((rank + 1) * 12, end))
+        mine = slice(rank * own, min((rank + 1) * own, end))
         batch = [view[mine] for view in views], {n: value[mine] for n, value in known.items()}
         run(batch).backward()
         optimizer.step()
@@ -54,12 +55,13 @@ def every_sampler(rank, world):
 
 
 def test_ranks_train_as_on_their_whole_batches_and_exchange_once():
-    first, second = ranks.run(every_sampler, 2)
+    first, *others = ranks.run(every_sampler, 4)
     for whole, split in first:
         torch.testing.assert_close(split[0], whole[0], rtol=1e-4, atol=2e-6)
         assert split[1] == whole[1] == STEPS
-    for one, two in zip(first, second, strict=True):
-        assert torch.equal(one[1][0], two[1][0])
+    for other in others:
+        for one, two in zip(first, other, strict=True):
+            assert torch.equal(one[1][0], two[1][0])
 
 
 def fits():

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import torch
 import torch.distributed as dist
+from broken_attraction import BROKEN_ATTRACTION
 from broken_composition import BROKEN_COMPOSITION
 
 from negplug import Columns, Draws, Negatives, NegativeSampler, Rows, Sampled, Whole
@@ -257,6 +258,7 @@ BROKEN = [
     (NamelessQueue, values.no_anchor_meets_its_own_sample, r"training step [1-5] \(views\)"),
     (NeedsSix, values.a_ragged_batch_is_served, "out of range"),
     *BROKEN_COMPOSITION,
+    *BROKEN_ATTRACTION,
     (WritesWhileSampling, gradients.the_loss_is_that_of_the_negatives, "gradient by the views"),
     (Detached, gradients.keys_of_the_batch_carry_their_gradient, "but detached from them"),
     (NaNGradient, gradients.gradients_are_finite_at_any_temperature, "gradient is not finite"),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from negplug.cli.sweep.spread import mean
-from negplug.cli.sweep.study import Point, Result
+from negplug.cli.sweep.trials import Point, Result
 
 
 def values_of(results: Iterable[Result], metric: str) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from negplug.cli.sweep.grid import filled
-from negplug.cli.sweep.study import Run, Settings
+from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.treatment import BASELINE
 
 

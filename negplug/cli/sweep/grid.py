@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from negplug.cli.sweep.study import Run, Settings
+from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.treatment import BASELINE
 
 # `${name}` is the interpolation of hydra and of shells, and none of ours.

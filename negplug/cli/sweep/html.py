@@ -37,13 +37,16 @@ summary { cursor: pointer; color: var(--soft); }
 """
 
 
-def write_html(report: Path, pictures: Sequence[Picture], path: Path) -> None:
+def write_html(
+    report: Path, pictures: Sequence[Picture], path: Path, title: str = "negplug sweep"
+) -> None:
     """Write the twin of a report.
 
     Args:
         report: ``report.md``.
         pictures: The pictures that lie beside it.
         path: Where the page goes.
+        title: Of the page.
     """
     from markdown_it import MarkdownIt
 
@@ -61,7 +64,7 @@ def write_html(report: Path, pictures: Sequence[Picture], path: Path) -> None:
     ):
         renderer.add_render_rule(name, rule)
     body = renderer.render(report.read_text(encoding="utf-8"), {"pictures": known})
-    path.write_text(page("negplug sweep", body, _STYLE), encoding="utf-8")
+    path.write_text(page(title, body, _STYLE), encoding="utf-8")
 
 
 def _html(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from negplug.cli.sweep.command import sweep_command, treatment_of
+from negplug.cli.sweep.command import run_command, sweep_command, treatment_of
 from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.figures import draw_pictures
 from negplug.cli.sweep.grid import (
@@ -23,11 +19,13 @@ from negplug.cli.sweep.grid import (
     parse_grid,
 )
 from negplug.cli.sweep.html import write_html
+from negplug.cli.sweep.ready import check_installed, end_runs_on_signals
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
-from negplug.cli.sweep.study import Run, Settings, SweepStudy
+from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.sweep.summary import Summary
+from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.terminal import plain
 from negplug.cli.treatment import check_diagnostics, check_treatment, fail
 
@@ -124,16 +122,7 @@ def sweep(
 
     Started twice at once, the two share the runs.
     """
-    if sys.platform == "win32" or not hasattr(os, "killpg"):
-        fail(
-            "sweep ends its runs through process groups, which this system lacks; use it on Linux, "
-            "macOS or WSL, or 'negplug run' here.",
-            code=1,
-        )
-    needed = ("optuna", "matplotlib", "markdown_it")
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        fail(f'sweep needs {" and ".join(missing)}: pip install "negplug[sweep]"', code=1)
+    check_installed("sweep", ("optuna", "matplotlib", "markdown_it"))
     if not script.is_file():
         fail(f"SCRIPT {str(script)!r} is no file; check its name.")
     if minimize and metric is None:
@@ -154,10 +143,7 @@ def sweep(
         runs = _planned(sampler, settings, parse_grid(grid or ()), seeds)
     except ValueError as error:
         fail(f"{error}.")
-    # A terminated sweep has to end its child as an interrupted one does; nohup stays nohup.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    end_runs_on_signals()
     # A shared storage tells its studies apart by name; a folder of its own may be renamed.
     name = (study or out.resolve().name) if storage else "sweep"
     given = f"--study {name}" if storage else f"--out {out}"
@@ -176,7 +162,10 @@ def sweep(
                 order = [run.sampler for run in runs]
                 return Summary(shared.results(), order, metric, minimize, treatment_of(settings))
 
-            do_runs(runs, shared, settings, summarize, out, timeout)
+            def keep() -> None:
+                write_csv(summarize(), out / "results.csv")
+
+            do_runs(runs, shared, lambda run: run_command(run, settings), keep, out, timeout)
             summary, failures = summarize(), shared.failures()
             options = ["--out", str(out)]
             if metric is not None:
@@ -185,7 +174,7 @@ def sweep(
                 options += ["--timeout", f"{timeout:g}"]
             everything = [*runs, *(result.run for result in summary.results)]
             command = sweep_command(script, settings, everything, options)
-            write_csv(summary, out / "results.csv")
+            keep()
             pictures, report = draw_pictures(summary, out), out / "report.md"
             write_report(summary, failures, command, pictures, report)
             write_html(report, pictures, out / "report.html")

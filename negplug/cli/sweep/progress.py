@@ -13,7 +13,7 @@ from rich.text import Text
 
 from negplug.cli.child import METRICS_FILE
 from negplug.cli.live import LiveTable, duration, is_live
-from negplug.cli.sweep.study import Run
+from negplug.cli.sweep.trials import Run
 from negplug.hosts.trainer.recording import Record
 
 # Of the lines of a run that cannot be used; a script may write the same fault at every step.

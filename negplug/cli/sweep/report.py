@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from negplug.cli.sweep.figures import Picture
-from negplug.cli.sweep.study import Run
 from negplug.cli.sweep.summary import Summary
+from negplug.cli.sweep.trials import Run
 from negplug.contract.provenance import installed_version
 
 _PACKAGES = (
@@ -64,28 +64,40 @@ def write_report(
         command,
         "```",
         "",
-        f"- Date: {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        f"- Device: {_device()}",
-        f"- Versions: {_versions()}",
+        *made_with(),
         "",
         "## Results",
         "",
     ]
     if summary.results:
-        lines += [*_markdown_table(summary.header(), summary.rows()), "", summary.note(), ""]
+        lines += [*markdown_table(summary.header(), summary.rows()), "", summary.note(), ""]
     else:
         lines += ["No run finished.", ""]
     for picture in pictures:
         lines += [f"![{picture.title}]({picture.file})", "", picture.caption, ""]
     lines += _all_settings(summary)
-    if failures:
-        lines += ["## Failed runs", ""]
+    lines += failed_runs(failures)
+    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
+
+
+def made_with() -> list[str]:
+    """Return when and with what a report was made, as a list."""
+    return [
+        f"- Date: {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        f"- Device: {_device()}",
+        f"- Versions: {_versions()}",
+    ]
+
+
+def failed_runs(failures: Mapping[Run, str]) -> list[str]:
+    """Return the section of the runs that failed, with the end of their log."""
+    lines = ["## Failed runs", ""] if failures else []
     for run, error in failures.items():
         setting = ", ".join([f"`{run.sampler}`", *(f"{n}={v}" for n, v in run.point)])
         # Longer than any fence that a log may hold.
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", error)), default=0))
         lines += [f"{setting}, seed {run.seed}:", "", f"{fence}text", error, fence, ""]
-    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
+    return lines
 
 
 def _all_settings(summary: Summary) -> list[str]:
@@ -95,12 +107,13 @@ def _all_settings(summary: Summary) -> list[str]:
         return []
     if len(rows) > _MOST_POINTS:
         return [f"All {len(rows)} settings are in results.csv.", ""]
-    table = _markdown_table(summary.header(), rows)
+    table = markdown_table(summary.header(), rows)
     title = f"<summary>All {len(rows)} settings, by sampler, the best first</summary>"
     return ["<details>", title, "", *table, "", "</details>", ""]
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table whose first column is code."""
     lines = [_markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
     return lines + [_markdown_row([f"`{sampler}`", *cells]) for sampler, *cells in rows]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from negplug.cli.sweep.summary import Summary
@@ -20,13 +20,17 @@ def write_csv(summary: Summary, path: Path) -> None:
     header = ["sampler", *names, "seed", *(["chosen"] if names else []), "seconds"]
     # A recipe may log its learning rate under the name that the grid has for it.
     header += [f"logged {name}" if name in header else name for name in metrics]
-    # Swapped in whole: another process of the same sweep may be writing too.
+    write_rows(path, header, _rows(summary))
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, swapped in whole: another process of the same sweep may be writing too."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with partial.open("w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
             writer.writerow(header)
-            writer.writerows(_rows(summary))
+            writer.writerows(rows)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -143,18 +143,24 @@ def _lock_before_reading(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def open_study(storage: RDBStorage, name: str, settings: dict[str, Any]) -> Study:
+def open_study(
+    storage: RDBStorage, name: str, settings: dict[str, Any], minimize: bool = True
+) -> Study:
     """Open a study, made with these settings if it is new.
 
     Args:
         storage: Where it is.
         name: Its name in the storage.
         settings: Become its attribute ``settings`` if it is new.
+        minimize: Whether less is better of what its trials report, if it is new.
     """
     import optuna
 
     try:
-        study = optuna.create_study(storage=storage, study_name=name)
+        direction = optuna.study.StudyDirection.MINIMIZE
+        if not minimize:
+            direction = optuna.study.StudyDirection.MAXIMIZE
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=name)
         # Whoever made the study says its settings next, unless it was killed in between.

@@ -8,6 +8,8 @@ What makes a run is in attributes rather than parameters, because the choices of
 categorical are fixed with the first trial, while a sweep may grow. The metrics are attributes too:
 Optuna keeps only finite values, and a metric may be NaN or absent; a trial's value is its seconds.
 So the storage has all that a report needs, wherever the runs were done.
+
+A pruner of Optuna's may stop runs early, by what they report while they go on.
 """
 
 from __future__ import annotations
@@ -16,60 +18,19 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from negplug.cli.child import RunFailedError
-from negplug.cli.sweep.curve import Curve
 from negplug.cli.sweep.storage import StorageError, open_storage, open_study, told
-from negplug.hosts.trainer.recording import numbers
+from negplug.cli.sweep.trials import Result, Run, Settings, StoppedEarlyError, result_of, run_of
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial
-
-
-#: Values of a grid, sorted by name: ``(("lr", "0.1"), ("tau", "0.2"))``.
-Point = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all runs of a study share; results under different settings are never mixed.
-
-    Args, objective and temperature may hold placeholders, see :mod:`negplug.cli.sweep.grid`.
-    """
-
-    script: str
-    args: tuple[str, ...]
-    objective: str | None
-    temperature: float | str | None
-    diagnose: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell of the grid."""
-
-    sampler: str
-    seed: int
-    point: Point = ()
-
-    def __str__(self) -> str:
-        values = (f"{name}={value}" for name, value in self.point)
-        return ", ".join([self.sampler, *values, f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run; ``gradient_snr`` is over training, empty if it was not logged."""
-
-    run: Run
-    seconds: float
-    metrics: dict[str, float]
-    gradient_snr: Curve = ()
 
 
 class SweepStudy:
@@ -79,13 +40,16 @@ class SweepStudy:
         where: A file for SQLite, or the SQLAlchemy URL of a storage.
         name: Name of the study in the storage.
         settings: What all runs share.
+        minimize: Whether less is better of what runs report, see :meth:`is_behind`.
 
     Raises:
         ValueError: If the storage cannot be opened, or the study has other settings.
         StorageError: If it cannot be read or written; every method may raise it too.
     """
 
-    def __init__(self, where: Path | str, name: str, settings: Settings) -> None:
+    def __init__(
+        self, where: Path | str, name: str, settings: Settings, minimize: bool = True
+    ) -> None:
         import optuna
 
         # What a sweep does and what fails in it is reported by the sweep itself.
@@ -94,7 +58,7 @@ class SweepStudy:
         wanted = json.loads(json.dumps(asdict(settings)))
         storage = open_storage(where)
         with told():
-            self._study = open_study(storage, name, wanted)
+            self._study = open_study(storage, name, wanted, minimize)
             stored = dict(self._study.user_attrs["settings"])
         for key, value in wanted.items():
             before = stored.get(key, [])  # `diagnose` is younger than some studies
@@ -104,6 +68,23 @@ class SweepStudy:
                     "results must not be mixed; repeat its settings or start another study"
                 )
         self._began = datetime.now()
+        self._in_hand: Trial | None = None
+
+    def prune_by(self, pruner: BasePruner) -> None:
+        """Have :meth:`is_behind` ask this pruner."""
+        self._study.pruner = pruner
+
+    def is_behind(self, epochs: int, value: float) -> bool:
+        """Report what the run in hand has reached, and return whether it may stop.
+
+        Args:
+            epochs: How many it has done.
+            value: Of the metric.
+        """
+        assert self._in_hand is not None
+        with told():
+            self._in_hand.report(value, epochs)
+            return self._in_hand.should_prune()
 
     def enqueue(self, runs: Iterable[Run]) -> None:
         """Enqueue the runs that are still to do and that nobody has in hand."""
@@ -124,7 +105,7 @@ class SweepStudy:
 
         Args:
             runs: The grid.
-            execute: Does one run.
+            execute: Does one run, or raises :class:`StoppedEarlyError`.
             on_wait: Told, when nothing is left to do here, what other sweeps are doing.
         """
         import optuna
@@ -132,13 +113,17 @@ class SweepStudy:
         ours: list[Exception] = []  # what is no fault of the storage
 
         def objective(trial: Trial) -> float:
-            run = _run_of(trial.user_attrs)
+            run = run_of(trial.user_attrs)
             # Optuna makes a trial up when its queue is empty; another call may ask for more runs
             # than this one; and two sweeps that start at the same moment may enqueue one run twice.
             if run is None or run not in runs or self._is_taken(run, trial.number):
                 raise optuna.TrialPruned
+            self._in_hand = trial
             try:
                 result = execute(run)
+            except StoppedEarlyError as stop:
+                trial.set_user_attr("stopped", stop.epochs)
+                raise optuna.TrialPruned from None
             except RunFailedError as error:
                 trial.set_user_attr("error", str(error))
                 raise
@@ -147,6 +132,8 @@ class SweepStudy:
                 raise
             trial.set_user_attr("metrics", result.metrics)
             trial.set_user_attr("gradient_snr", result.gradient_snr)
+            trial.set_user_attr("batch_size", result.batch_size)
+            trial.set_user_attr("step_seconds", result.step_seconds)
             return result.seconds
 
         while True:
@@ -173,15 +160,33 @@ class SweepStudy:
         """Return all finished runs, in the order in which they were asked for."""
         with told():
             return [
-                _result_of(run, trial)
+                result_of(run, trial)
                 for run, trials in self._trials().items()
                 for trial in trials
                 if trial.state.name == "COMPLETE"
             ]
 
+    def stopped(self) -> dict[Run, int]:
+        """Return the runs that were stopped early, and after how many epochs."""
+        return {
+            run: trial.user_attrs["stopped"]
+            for run, trials in self._trials().items()
+            for trial in trials
+            if trial.state.name == "PRUNED" and "stopped" in trial.user_attrs
+        }
+
+    def reported(self) -> dict[Run, dict[int, float]]:
+        """Return what runs have reported that were finished or stopped: values by epochs."""
+        return {
+            run: dict(sorted(trial.intermediate_values.items()))
+            for run, trials in self._trials().items()
+            for trial in trials
+            if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values
+        }
+
     def failures(self) -> dict[Run, str]:
-        """Return the runs that failed and were not finished since, with the end of their log."""
-        finished = {result.run for result in self.results()}
+        """Return the runs that failed and ended well in no attempt, with the end of their log."""
+        finished = {result.run for result in self.results()} | set(self.stopped())
         return {
             run: trial.user_attrs["error"]
             for run, trials in self._trials().items()
@@ -194,6 +199,8 @@ class SweepStudy:
         if trial.state.name == "FAIL":
             ended = trial.datetime_complete
             return "error" in trial.user_attrs and ended is not None and ended >= self._began
+        if trial.state.name == "PRUNED":  # a trial that was not for this sweep is one too
+            return "stopped" in trial.user_attrs
         return trial.state.name in ("COMPLETE", "RUNNING", "WAITING")
 
     def _is_taken(self, run: Run, number: int) -> bool:
@@ -201,7 +208,7 @@ class SweepStudy:
         return any(
             self._settles(trial)
             for trial in self._trials()[run]
-            if trial.state.name in ("COMPLETE", "FAIL")
+            if trial.state.name in ("COMPLETE", "FAIL", "PRUNED")
             or (trial.state.name == "RUNNING" and trial.number < number)
         )
 
@@ -209,21 +216,7 @@ class SweepStudy:
         grouped: dict[Run, list[FrozenTrial]] = {}
         with told():
             for trial in self._study.get_trials(deepcopy=False):
-                run = _run_of(trial.user_attrs)
+                run = run_of(trial.user_attrs)
                 if run is not None:
                     grouped.setdefault(run, []).append(trial)
         return grouped
-
-
-def _run_of(attributes: dict[str, object]) -> Run | None:
-    if "sampler" not in attributes:
-        return None
-    point = cast(dict[str, str], attributes.get("point", {}))
-    sampler, seed = str(attributes["sampler"]), cast(int, attributes["seed"])
-    return Run(sampler, seed, tuple(sorted(point.items())))
-
-
-def _result_of(run: Run, trial: FrozenTrial) -> Result:
-    curve = [(step, value) for step, value in trial.user_attrs.get("gradient_snr", [])]
-    # What scripts logged before it was checked may be in a study too.
-    return Result(run, float(cast(float, trial.value)), numbers(trial.user_attrs["metrics"]), curve)

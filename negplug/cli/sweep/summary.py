@@ -10,7 +10,7 @@ from functools import cached_property
 
 from negplug.cli.sweep.choice import ranked, values_of
 from negplug.cli.sweep.spread import count, mean, mean_and_deviation
-from negplug.cli.sweep.study import Point, Result
+from negplug.cli.sweep.trials import Point, Result
 from negplug.cli.treatment import BASELINE
 
 # More columns than these do not fit a page; results.csv has them all.

@@ -46,7 +46,7 @@ class GradientCache:
     Args:
         model: All that the step trains.
         losses: The contrastive losses that it calls.
-        count: Number of micro-batches of a logical batch.
+        accumulate: Number of micro-batches of a logical batch.
         insists: Whether the first step has to call one of the losses.
 
     Attributes:
@@ -54,10 +54,10 @@ class GradientCache:
     """
 
     def __init__(
-        self, model: nn.Module, losses: Iterable[Loss], count: int, insists: bool = False
+        self, model: nn.Module, losses: Iterable[Loss], accumulate: int, insists: bool = False
     ) -> None:
         self.losses = list(losses)
-        self.count = count
+        self.accumulate = accumulate
         self._insists = insists
         self._model = model
         self._checked = False
@@ -77,7 +77,7 @@ class GradientCache:
                 is not the step on the whole; see :mod:`negplug.hosts.accumulation.requirements`.
             RuntimeError: If a micro-batch is not the same when it is run again.
         """
-        parts = split(batch, self.count)
+        parts = split(batch, self.accumulate)
         if len(parts) < 2:
             return step(batch)
         first = None if self._checked else Requirements(self._model, self._insists)

@@ -119,6 +119,10 @@ class Call:
 
     def _joined(self, name: Any) -> Any:
         values = [_named(given)[name] for given in self._given]
+        if isinstance(values[0], (list, tuple)):
+            return self._joined_list(name, values)
+        if hasattr(values[0], "__array__"):
+            values = [torch.as_tensor(value) for value in values]
         if not self._has_rows(name, values[0]):
             return values[0]
         if values[0].dtype is torch.bool and values[0].ndim == 2:
@@ -130,6 +134,17 @@ class Call:
             return torch.cat(values)
         views = [self._views(name, value, n) for value, n in zip(values, self._rows, strict=True)]
         return torch.cat(views, 1).flatten(0, 1)
+
+    def _joined_list(self, name: Any, values: list[Any]) -> Any:
+        """Join lists with one entry for each row, such as labels; another is the same in each."""
+        if any(isinstance(each, Tensor) and each.ndim for each in values[0]):
+            raise ValueError(
+                f"accumulate: {self._where} is given {name}, a list of tensors, which cannot be "
+                f"joined; give tensors, or remove accumulate"
+            )
+        if [len(value) for value in values] == list(self._rows):
+            return [each for value in values for each in value]
+        return values[0]
 
     def _pieces(self, name: Any, gradient: Tensor) -> list[Tensor]:
         """Split the gradient of a joined argument into that of each micro-batch's mean."""

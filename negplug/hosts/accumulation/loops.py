@@ -17,7 +17,7 @@ from negplug.loss.contrastive import ContrastiveLoss
 
 def accumulated(
     step: Callable[[Any], Any],
-    micro_batches: int,
+    accumulate: int,
     *,
     model: nn.Module,
     loss: ContrastiveLoss | Injection | Iterable[ContrastiveLoss | Injection],
@@ -32,7 +32,7 @@ def accumulated(
     Args:
         step: Maps a batch to the loss, from ``model`` and ``loss``; or to a mapping with it under
             ``"loss"``.
-        micro_batches: How many to split each batch into, along the rows of its tensors.
+        accumulate: Number of micro-batches, which each batch is split into along its rows.
         model: All that the step trains, ``DistributedDataParallel`` included.
         loss: What the step calls for its contrastive losses, or the handle of a model that
             :func:`negplug.inject` has treated. ``provide`` takes what is known of the whole batch.
@@ -47,13 +47,13 @@ def accumulated(
     """
     if not callable(step):
         raise TypeError(f"accumulated: step must be a function of a batch, got {step!r}")
-    count = check_integer("accumulated", "micro_batches", micro_batches, 1)
+    accumulate = check_integer("accumulated", "accumulate", accumulate, 1)
     if not isinstance(model, nn.Module):
         raise TypeError(f"accumulated: model must be a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
         raise ValueError(f"accumulated: model has no parameters, so nothing trains, got {model}")
     losses = list(dict.fromkeys(_losses(loss)))
-    cache = GradientCache(model, losses, count, insists=True)
+    cache = GradientCache(model, losses, accumulate, insists=True)
     return lambda batch: cache.run(step, batch, scaler) if torch.is_grad_enabled() else step(batch)
 
 

@@ -34,7 +34,7 @@ class MicroBatch:
         return _cut(self.logical, _rows(self.logical), slice(self.start, self.start + self.rows))
 
 
-def split(batch: Any, count: int) -> list[MicroBatch]:
+def split(batch: Any, accumulate: int) -> list[MicroBatch]:
     """Split a batch into micro-batches of equal size, up to one row.
 
     Tensors and arrays are split along their first dimension, in lists, tuples, mappings and data
@@ -43,15 +43,15 @@ def split(batch: Any, count: int) -> list[MicroBatch]:
 
     Args:
         batch: What a loader gives.
-        count: Number of micro-batches; a batch of fewer rows gives fewer.
+        accumulate: Number of micro-batches; a batch of fewer rows gives fewer.
 
     Raises:
         ValueError: If it has no tensor, or tensors with different numbers of rows.
         TypeError: If something in it cannot be split.
     """
     rows = _rows(batch)
-    count = max(1, min(count, rows))
-    bounds = [rows * number // count for number in range(count + 1)]
+    parts = max(1, min(accumulate, rows))
+    bounds = [rows * number // parts for number in range(parts + 1)]
     return [MicroBatch(batch, start, stop - start) for start, stop in itertools.pairwise(bounds)]
 
 

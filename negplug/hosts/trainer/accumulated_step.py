@@ -28,13 +28,13 @@ class AccumulatedStep:
     Args:
         model: The ``LightningModule``.
         step: Its ``training_step``.
-        count: Number of micro-batches.
+        accumulate: Number of micro-batches.
     """
 
-    def __init__(self, model: Any, step: Callable[..., Any], count: int) -> None:
+    def __init__(self, model: Any, step: Callable[..., Any], accumulate: int) -> None:
         self.__wrapped__ = step
         self._model = model
-        self._cache = GradientCache(model, (), count)
+        self._cache = GradientCache(model, (), accumulate)
         self._before = {n: v for n, v in vars(model).items() if n == "training_step"}
 
     @property
@@ -66,18 +66,18 @@ class AccumulatedStep:
             vars(self._model).update(self._before)
 
 
-def inject_accumulated(count: int, model: Any, *how: Any) -> Injection:
+def inject_accumulated(accumulate: int, model: Any, *how: Any) -> Injection:
     """Return the handle of a treated model, whose training step is split until its removal.
 
     Args:
-        count: Number of micro-batches; one changes nothing.
+        accumulate: Number of micro-batches; one changes nothing.
         model: The ``LightningModule``. Its step may be split already, for its other losses.
         *how: As :func:`inject_where` treats it.
 
     Raises:
         ValueError: If the recipe's step cannot be run for a part of its batch.
     """
-    if count == 1:
+    if accumulate == 1:
         return inject_where(model, *how)
     if not model.automatic_optimization:
         raise ValueError(
@@ -87,7 +87,7 @@ def inject_accumulated(count: int, model: Any, *how: Any) -> Injection:
     step = vars(model).get("training_step")
     if not isinstance(step, AccumulatedStep):
         # Before the treatment: what a site does around a step, it does around all micro-batches.
-        step = AccumulatedStep(model, model.training_step, count)
+        step = AccumulatedStep(model, model.training_step, accumulate)
         model.training_step = step
     try:
         injection = inject_where(model, *how)

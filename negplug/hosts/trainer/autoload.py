@@ -103,7 +103,7 @@ def _control(framework: str, asked: environment.Asked) -> Any:
     return callback_class("NegativeControl", framework)(
         *asked,
         ignore=environment.ignored(),
-        accumulate=environment.micro_batches(),
+        accumulate=environment.accumulate(),
         compose=environment.composer(),
         from_environment=True,
     )

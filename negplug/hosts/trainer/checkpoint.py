@@ -39,7 +39,7 @@ class CheckpointMixin:
         """Return the expressions and all state: tensors and built-in types only."""
         losses, dataset = self._kept.saved, self._kept.owner.dataset
         # A run that resumes may change it; a reader of the file has to know it.
-        known = self._choice() | {"temperature": self.treatment.temperature}
+        known: dict[str, Any] = self._choice() | {"temperature": self.treatment.temperature}
         if self.composition is not None:
             known["composed"] = self.composition.state_dict()
         if self.injection is not None:

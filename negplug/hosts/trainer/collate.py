@@ -3,8 +3,9 @@
 The recorder of indexes knows what a batch sampler draws, and a batch has those rows in that order
 only if the collate function keeps them. ``default_collate`` does. Any other is watched while it
 works, in the process where it works: it gets its samples and the recipe gets its batch, untouched,
-and :mod:`negplug.hosts.trainer.arrangement` compares the two. What was found lies in memory that
-worker processes share, so it is known by the time that the batch is.
+and :mod:`negplug.hosts.trainer.arrangement` compares the two. Images that it changes as well are
+followed by their marks (:mod:`negplug.hosts.trainer.row_marks`) in the first batches. What was
+found lies in memory that worker processes share, so it is known by the time that the batch is.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from negplug.hosts.trainer.arrangement import misplaced
+from negplug.hosts.trainer.row_marks import MIXED, collated_with_marks
 
 _IN_ORDER, _BROKEN, _ROW, _SAMPLE = range(4)
+_MARKED = 2
+"""So many batches of a process are collated with rows that are marked."""
+
 INSTEAD = (
     "so the indexes that the sampler drew are not known to be those of the rows; let the data set "
     "give each sample's index and hand the batch's over in training_step, by provide(indexes=…) "
@@ -81,6 +86,7 @@ class WatchedCollate:
 
     def __init__(self, collate: Any, shared: bool) -> None:
         self.collate = collate
+        self._left = _MARKED
         self._found = torch.zeros(4, dtype=torch.int64)
         if shared:
             self._found.share_memory_()  # type: ignore[no-untyped-call]
@@ -89,8 +95,14 @@ class WatchedCollate:
         """Return the batch of the samples."""
         # A list of our own, for the function may sort or clear the one that it is given.
         before = list(samples) if isinstance(samples, list) else samples
-        batch = self.collate(samples)
+        if self._left and isinstance(samples, list):
+            self._left -= 1
+            batch, wrong = collated_with_marks(self.collate, samples)
+        else:
+            batch, wrong = self.collate(samples), None
         if batch is not None:  # Lightning passes over such a batch
+            if wrong is not None:
+                self._break(*wrong)
             self._look(before, batch)
         return batch
 
@@ -107,8 +119,15 @@ class WatchedCollate:
         """Return why a batch of ``size`` samples may have other rows, or nothing."""
         in_order, broken, row, sample = self._found.tolist()
         if broken:
-            what = f"row {row} of a batch was sample {sample}" if row >= 0 else ""
-            what = what or f"sample {sample} of a batch was lost, replaced or repeated"
+            if row < 0:
+                what = f"sample {sample} of a batch was lost, replaced or repeated"
+            elif sample == MIXED:
+                return (
+                    f"the collate function {name} mixes samples (row {row} of a batch was made of "
+                    f"several), {INSTEAD}"
+                )
+            else:
+                what = f"row {row} of a batch was sample {sample}"
             return (
                 f"the collate function {name} drops, moves or repeats samples ({what}), {INSTEAD}"
             )
@@ -131,8 +150,12 @@ class WatchedCollate:
             return  # values of a kind of their own: nothing is known, and nothing may fail
         if wrong is False:
             self._found[_IN_ORDER] = 1
-        elif wrong is not None and not self._found[_BROKEN]:
-            self._found[_ROW], self._found[_SAMPLE] = wrong
+        elif wrong is not None:
+            self._break(*wrong)
+
+    def _break(self, row: int, sample: int) -> None:
+        if not self._found[_BROKEN]:
+            self._found[_ROW], self._found[_SAMPLE] = row, sample
             self._found[_BROKEN] = 1
 
 

@@ -6,7 +6,10 @@ made by :func:`recorder`. ``negplug sweep`` reads the file for its progress bar 
 the same form itself; only ``metrics`` is required in them::
 
     {"trainer": 0, "event": "fit_end", "epoch": 1, "max_epochs": 1, "step": 8,
-     "metrics": {"linear_acc": 0.71}}
+     "batch_size": 32, "train_seconds": 2.5, "metrics": {"linear_acc": 0.71}}
+
+``batch_size`` counts the samples of a step's batch on all ranks together, and ``train_seconds``
+runs while the fit trains, not while it validates.
 
 This module imports neither torch nor Lightning, because it is loaded in every Trainer's start-up.
 """
@@ -15,9 +18,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from negplug.hosts.trainer.recording import Record, read_recording
 
@@ -33,6 +37,7 @@ class _Trainer(Protocol):
     is_global_zero: bool
     max_epochs: int | None
     sanity_checking: bool
+    world_size: int
 
 
 class _RecorderHooks:
@@ -44,13 +49,29 @@ class _RecorderHooks:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._trainer_number: int | None = None
+        self._batch_size: int | None = None
+        self._watch = _StopWatch()
+
+    def on_train_epoch_start(self, trainer: _Trainer, pl_module: object) -> None:
+        self._watch.start()
+
+    def on_train_batch_start(
+        self, trainer: _Trainer, pl_module: object, batch: Any, *_: Any
+    ) -> None:
+        if self._batch_size is None:
+            self._batch_size = _num_samples(batch) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: _Trainer, pl_module: object) -> None:
         self._record(trainer, "train_epoch_end")
+        self._watch.stop()
+
+    def on_validation_start(self, trainer: _Trainer, pl_module: object) -> None:
+        self._watch.pause()
 
     def on_validation_end(self, trainer: _Trainer, pl_module: object) -> None:
         if not trainer.sanity_checking:
             self._record(trainer, "validation_end")
+        self._watch.go_on()
 
     def on_test_end(self, trainer: _Trainer, pl_module: object) -> None:
         self._record(trainer, "test_end")
@@ -79,8 +100,52 @@ class _RecorderHooks:
             "step": trainer.global_step,
             "metrics": metrics,
         }
+        if self._batch_size:
+            record["batch_size"] = self._batch_size
+            record["train_seconds"] = self._watch.seconds
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+class _StopWatch:
+    """Counts seconds, with pauses in which others count theirs."""
+
+    def __init__(self) -> None:
+        self._counted = 0.0
+        self._since: float | None = None
+        self._pauses = False
+
+    @property
+    def seconds(self) -> float:
+        """What has been counted so far."""
+        here = 0.0 if self._since is None else time.monotonic() - self._since
+        return self._counted + here
+
+    def start(self) -> None:
+        self._since = time.monotonic()
+
+    def stop(self) -> None:
+        self._counted, self._since = self.seconds, None
+
+    def pause(self) -> None:
+        self._pauses = self._since is not None
+        self.stop()
+
+    def go_on(self) -> None:
+        if self._pauses:
+            self.start()
+
+
+def _num_samples(batch: object) -> int:
+    """Return the length of the first array in a batch, 0 if it has none."""
+    shape = getattr(batch, "shape", None)
+    if isinstance(shape, tuple):
+        return int(shape[0]) if shape else 0
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        return next(filter(None, map(_num_samples, batch)), 0)
+    return 0
 
 
 def recorder(callback_base: type) -> object:

@@ -20,13 +20,15 @@ _LONGEST_NAME = 200
 # Of a file, to find its last line in, in bytes.
 _TAIL_BYTES = 2**16
 
-_COUNTS = ("trainer", "epoch", "max_epochs", "step")
+_COUNTS = ("trainer", "epoch", "max_epochs", "step", "batch_size")
+_SECONDS = ("left", "train_seconds")
 
 
 class Record(TypedDict, total=False):
     """One line of the file; counts are Lightning's, epochs are completed ones at ``fit_end``.
 
-    ``left`` is in seconds, until the end of the fit.
+    ``left`` is in seconds, until the end of the fit; ``train_seconds`` since it began, without
+    those of its validations. ``batch_size`` is over all ranks.
     """
 
     trainer: int
@@ -34,8 +36,10 @@ class Record(TypedDict, total=False):
     epoch: int
     max_epochs: int | None
     step: int
+    batch_size: int
     metrics: dict[str, float]
     left: float
+    train_seconds: float
 
 
 @dataclass
@@ -109,9 +113,10 @@ def _read(line: bytes, where: str, recording: Recording) -> None:
             recording.faults.append(f"{where}: {name} is {reprlib.repr(value)}, no count")
     if isinstance(record.get("event"), str):
         read["event"] = record["event"]
-    left: Any = record.get("left")
-    if _is_number(left) and 0 <= left < 1e9:
-        read["left"] = float(left)
+    for name in _SECONDS:
+        seconds: Any = record.get(name)
+        if _is_number(seconds) and 0 <= seconds < 1e9:
+            read[name] = float(seconds)
     metrics = record.get("metrics", {})
     if not isinstance(metrics, dict):
         recording.faults.append(

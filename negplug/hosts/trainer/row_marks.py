@@ -1,9 +1,10 @@
 """Which sample each row of a tensor is of, carried along while torch computes with it.
 
-Rows are marked with numbers of samples. What moves rows (an index, a flip, a concatenation) moves
-their marks; any other function hands them on to a result with as many rows. Where rows of
-different samples meet, as in mixup, they are mixed. What torch is not asked for in Python (compiled
-code, NumPy, a function of autograd) drops the marks, and of tensors without marks nothing is said.
+Rows are marked with numbers of samples, or a sample's own tensor with its one number. What moves
+rows (an index, a flip, a concatenation) moves their marks; any other function hands them on to a
+result with as many rows. Where rows of different samples meet, as in mixup, they are mixed. What
+torch is not asked for in Python (compiled code, NumPy, a function of autograd) drops the marks, and
+of tensors without marks nothing is said.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class RowMarks(TorchFunctionMode):
         rows = [self._of(tensor) for tensor in given]
         own = rows[0] if args and given[0] is args[0] else None
         moved: Any
-        if name in _LOSES:
-            return
+        if name in _LOSES or name.endswith("_like") or name.startswith("new_"):
+            return  # other values, or in an order that only they know
         if name in ("__setitem__", "copy_"):
             self._write(name, args)
             return
@@ -92,7 +93,7 @@ class RowMarks(TorchFunctionMode):
             every = list(tensors_in(args[0]))
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             moved = self._joined(name, every, dim)
-        elif own is None:
+        elif own is None or not own.ndim:
             moved = _met(rows)
         elif name == "__getitem__":
             moved = _indexed(own, args[1])
@@ -109,7 +110,7 @@ class RowMarks(TorchFunctionMode):
         results = list(tensors_in(result))
         for number, tensor in enumerate(results):
             marks = moved[number] if isinstance(moved, (list, tuple)) else moved
-            if marks is not None and tensor.shape[: marks.ndim] == marks.shape and marks.ndim:
+            if marks is not None and tensor.shape[: marks.ndim] == marks.shape:
                 self.set(tensor, marks)
 
     def _write(self, name: str, args: tuple[Any, ...]) -> None:
@@ -136,6 +137,34 @@ class RowMarks(TorchFunctionMode):
         if name == "stack":
             return _short(torch.stack(rows, dim))
         return _short(torch.cat(rows, dim))
+
+
+def collated_with_marks(
+    collate: Callable[[Any], Any], samples: list[Any]
+) -> tuple[Any, tuple[int, int] | None]:
+    """Collate samples, and look where their rows have gone.
+
+    Returns:
+        The batch; and a row and the sample that it is where no column of embeddings or images is
+        in order, None if one is or nothing is known. The sample is :data:`MIXED` where it is made
+        of several.
+    """
+    marks, size = RowMarks(), len(samples)
+    for number, sample in enumerate(samples):
+        for tensor in tensors_in(sample):
+            marks.set(tensor, torch.tensor(number))
+    with marks:
+        batch = collate(samples)
+    order, wrong = torch.arange(size), None
+    for tensor in tensors_in(batch):
+        rows = marks.of(tensor)
+        if rows is None or rows.shape != (size,) or tensor.ndim < 2:
+            continue
+        if torch.equal(rows, order):
+            return batch, None
+        row = int((rows != order).nonzero()[0])
+        wrong = wrong or (row, int(rows[row]))
+    return batch, wrong
 
 
 def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,8 +19,6 @@ from torch import Tensor, nn
 from negplug.hosts.trainer.collate import INSTEAD
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks, tensors_in
 from negplug.hosts.treated_loss import TreatedLoss
-
-logger = logging.getLogger("negplug")
 
 _STEPS = 2
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -48,7 +45,6 @@ class RowsKept:
         self._losses = list(losses)
         self._marks = RowMarks()
         self._left = _STEPS
-        self._told = False
         self._size = 1
         self._put_back: list[Callable[[], None]] = []
         self._hooks: list[str] = []
@@ -120,18 +116,10 @@ class RowsKept:
 
     def _say(self, treated: TreatedLoss, row: int, sample: int) -> None:
         where = ", ".join([*self._hooks, "training_step"])
-        if sample == MIXED:
-            if not self._told:
-                self._told = True
-                logger.warning(
-                    "negplug: %s mixes rows of different samples, and what samplers keep by sample "
-                    "is kept for the first of them that the data loader gave in that row",
-                    where,
-                )
-            return
+        what = "is made of several samples" if sample == MIXED else f"is sample {sample}"
         self.reason = (
-            f"{where} moves, drops or repeats rows of a batch (row {row} of what the loss gets is "
-            f"sample {sample}), {INSTEAD}"
+            f"{where} moves, drops, repeats or mixes rows of a batch (row {row} of what the loss "
+            f"gets {what}), {INSTEAD}"
         )
         treated.disown(self.reason)
 

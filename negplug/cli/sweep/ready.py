@@ -1,0 +1,33 @@
+"""What commands that start runs need of the system, and how they end with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from negplug.cli.treatment import fail
+
+
+def check_installed(command: str, packages: Iterable[str]) -> None:
+    """End the command with one sentence where it cannot work."""
+    if sys.platform == "win32" or not hasattr(os, "killpg"):
+        fail(
+            f"{command} ends its runs through process groups, which this system lacks; use it on "
+            "Linux, macOS or WSL, or 'negplug run' here.",
+            code=1,
+        )
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        fail(f'{command} needs {" and ".join(missing)}: pip install "negplug[sweep]"', code=1)
+
+
+def end_runs_on_signals() -> None:
+    """Have a terminated command end its run as an interrupted one does; nohup stays nohup."""
+    if sys.platform == "win32":  # where no run starts
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)

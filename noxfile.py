@@ -10,6 +10,8 @@ NEGPLUG_COVERAGE=1 nox -s tests_lightly tests_solo tests_solo_main coverage
                     which lines and branches the tests run
 nox -s tests_old_lightly
                     Lightly 1.4.21, 1.5.0 and 1.5.15: its criteria treated
+nox -s tests_clients
+                    the adapters of further hosts (pytorch-metric-learning, …); minutes to install
 nox -s tests_gpu    what computes, on a GPU (NEGPLUG_TEST_DEVICE, cuda unless set)
 nox -s quickstart   the main job: sweep a recipe, baseline against a few samplers
 nox -s speed        every question of cost, beside both hosts (an idle machine, please);
@@ -118,6 +120,16 @@ def tests_old_lightly(session: nox.Session, version: str) -> None:
     tests = ("lightly/test_old_versions", "test_plain_untreated", "test_injected_lookout")
     files = (f"tests/hosts/{name}.py" for name in (*tests, "test_functions"))
     session.run("pytest", *files, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python="3.11")
+def tests_clients(session: nox.Session) -> None:
+    """The adapters of further hosts, with what these have released by now."""
+    hosts = "pytorch-metric-learning sentence-transformers[train] stable-pretraining".split()
+    session.install(".[dev]", "lightning", *hosts)
+    names = "pytorch_metric_learning sentence_transformers stable_pretraining".split()
+    folders = (f"tests/hosts/{name}" for name in names)
+    session.run("pytest", *folders, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(python="3.11")

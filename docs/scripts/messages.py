@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("negplug", "integrations/negplug_lightly", "integrations/negplug_solo")
+PACKAGES = (
+    *("negplug", "integrations/negplug_adapters"),
+    *("integrations/negplug_lightly", "integrations/negplug_solo"),
+)
 
 # Calls that say something to a user, beside those of exceptions, and what they are called here.
 SAYING = {"warn": "warning", "fail": "ends a command"}

@@ -38,6 +38,9 @@ _PACKAGES = {
     "pytorch-lightning": "pytorch_lightning",
     "lightly": "lightly",
     "solo-learn": "solo",
+    "pytorch-metric-learning": "pytorch_metric_learning",
+    "sentence-transformers": "sentence_transformers",
+    "stable-pretraining": "stable_pretraining",
     "optuna": "optuna",
     "numba": "numba",
 }

@@ -128,6 +128,8 @@ class LossSite(abc.ABC):
         rows_by_view: Whether what its loss is given may hold the rows of several views, view after
             view.
         shared: Names of arguments of its loss that are not of the batch, such as a queue.
+        past_keys: Whether its keys are past ones, of a memory that the host keeps. A sampler that
+            remembers keys would remember them over and over, and is refused.
     """
 
     name: str
@@ -136,6 +138,7 @@ class LossSite(abc.ABC):
     reads_metadata: bool = False
     rows_by_view: bool = False
     shared: tuple[str, ...] = ()
+    past_keys: bool = False
 
     @abc.abstractmethod
     def treat(self, contrast: Contrast) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ def batch_of_pairs(
     indexes: Tensor | None = None,
     labels: Tensor | None = None,
     direction: int = 0,
+    unindexed: str = "",
+    unlabeled: str = "",
 ) -> ContrastiveBatch:
     """Build the batch of one direction: anchor b against key b and other keys.
 
@@ -30,18 +34,21 @@ def batch_of_pairs(
         indexes: ``[B]`` data set indexes.
         labels: ``[B]`` or any other form of :func:`negplug.contract.labels.as_labels`.
         direction: 0 if the anchors are the queries, 1 if they are the documents; for messages.
+        unindexed: Why ``indexes`` is None.
+        unlabeled: Why ``labels`` is None.
 
     Raises:
         ValueError, TypeError: If something given cannot be used; the message names it.
     """
     names = _NAMES[direction], _NAMES[1 - direction]
-    batch = ContrastiveBatch.from_pairs(anchors, keys, indexes, labels, names=names)
+    known = indexes, labels, unindexed, unlabeled
+    batch = ContrastiveBatch.from_pairs(anchors, keys, *known, names)
     if hard_negatives is None:
         return batch
     negatives = _flat(hard_negatives, *anchors.shape)
     check_beside(names[1], keys, "hard_negatives", hard_negatives)
     pool = _with_negatives(batch.keys, finite_unit_rows(negatives, names=["hard_negatives"]))
-    return ContrastiveBatch(batch.anchors, pool, batch.positives, unpadded=batch.positives)
+    return replace(batch, keys=pool)
 
 
 def _flat(hard_negatives: Tensor, size: int, width: int) -> Tensor:

@@ -99,7 +99,7 @@ class FunctionWatch:
 
     def note(self, name: str, value: Tensor) -> None:
         """Note a call that has just been made."""
-        inside = _modules_around()
+        inside = modules_around()
         if not any(isinstance(module, ContrastiveLoss) for module in inside):
             where = f"called at {place()[0]}"
             self.found[where] = Found(name, where, weakref.WeakSet(inside), parameters_of(value))
@@ -163,7 +163,7 @@ def _look_at_root(root: Tensor) -> None:
             watching.note_inline(name, parameters_below(weigher))
 
 
-def _modules_around() -> list[nn.Module]:
+def modules_around() -> list[nn.Module]:
     """Return the modules whose forward pass is running."""
     frames = (frame for frame, _ in traceback.walk_stack(None))
     owners = (f.f_locals.get("self") for f in frames if f.f_code.co_name == "forward")

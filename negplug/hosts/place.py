@@ -8,6 +8,7 @@ from pathlib import Path
 _BETWEEN = (
     "torch",
     "negplug",
+    "negplug_adapters",
     "negplug_lightly",
     "negplug_solo",
     "lightning",

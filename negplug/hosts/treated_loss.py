@@ -65,6 +65,12 @@ class TreatedLoss:
         # Of the site's name too, so that two losses of a model draw different negatives.
         seed = torch.initial_seed() + zlib.crc32(site.name.encode())
         self.loss = ContrastiveLoss(sampler, objective or InfoNCE(), seed=seed, site=site)
+        if site.past_keys and any(part.updates for part in self.loss.sampler.parts_inside()):
+            raise ValueError(
+                f"{sampler}: {site.host} compares with a memory of its own, and a sampler that "
+                f"remembers keys would remember that over and over; choose among it, with "
+                f"in_batch(), uniform(…) or hard(…), say"
+            )
         parts = (*self.loss.sampler.parts_inside(), *self.loss.objective.parts_inside())
         self._by_place = not any(part.wants_indexes for part in parts)
         self.calls = 0

@@ -119,7 +119,7 @@ class Judge:
         kind = type(module)
         package = kind.__module__.partition(".")[0]
         for adapter in self._adapters:
-            if adapter.spec.name == package:
+            if adapter.spec.name.replace("-", "_") == package:
                 with blaming(adapter.plugin, "methods()"):
                     reports = [r for r in adapter.spec.methods() if r.method == kind.__name__]
                 return any(not r.treatable and not r.contrastive for r in reports)

@@ -256,7 +256,7 @@ def test_a_lightning_recipe_is_recorded(tmp_path: Path, sampler: str) -> None:
     assert records[-1]["step"] == 8
     assert {record["batch_size"] for record in records} == {8}
     seconds = [record["train_seconds"] for record in records]
-    assert 0 < seconds[0] <= seconds[1] < seconds[2] <= seconds[3] == seconds[4]
+    assert 0 < seconds[0] <= seconds[1] < seconds[2] <= seconds[3] <= seconds[4]
     final = recording.final_metrics()
     assert final["val_acc"] == 0.5
     assert final["late"] == 1.0

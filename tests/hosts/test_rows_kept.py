@@ -77,9 +77,16 @@ def test_rows_that_are_kept_are_left_alone(name, caplog):
     assert "transfer" not in " ".join(vars(module))
 
 
-def test_rows_that_a_training_step_mixes():
+def cut_and_paste(x):
+    x = x.clone()
+    x[:, :, :2, :2] = x[ORDER][:, :, :2, :2]
+    return x
+
+
+@pytest.mark.parametrize("mix", [lambda x: 0.7 * x + 0.3 * x[ORDER], cut_and_paste])
+def test_rows_that_a_training_step_mixes(mix):
     with pytest.raises(ValueError, match=r"or mixes rows .*row 0 of .* is made of several samples"):
-        fit(lambda x: 0.7 * x + 0.3 * x[ORDER])
+        fit(mix)
 
 
 def changed(change):
@@ -150,6 +157,27 @@ def test_marks_go_the_way_of_rows():
     assert [marks.of(part).tolist() for part in parts] == [[0, 1], [2, 3, 4, 5]]
     assert marks.of(turned).tolist() == list(range(6))
     assert marks.of(lost) is None
+
+
+def test_of_rows_in_the_form_of_others_nothing_is_said():
+    """MoCo shuffles a batch among ranks; a collective fills its buffers where nobody sees it."""
+    marks, x, order = RowMarks(), torch.randn(4, 6), torch.tensor([2, 0, 3, 1])
+    marks.begin([x], 4)
+    with marks:
+        buffers = [torch.empty_like(x) for _ in range(2)]
+        for buffer in buffers:
+            buffer.numpy()[:] = x.numpy()
+        gathered = torch.cat(buffers)[torch.tensor([6, 1, 3, 4])]
+        noisy = x + torch.randn_like(x)[order]
+        masked = x.clone()
+        masked[:, 2:4] = x.new_zeros(4, 2)[order]
+        moved = torch.empty_like(x)
+        moved[order] = x
+        mixed = x.clone()
+        mixed[..., :3] = x[order][..., :3]
+    assert marks.of(gathered) is marks.of(moved) is None
+    assert marks.of(noisy).tolist() == marks.of(masked).tolist() == list(range(4))
+    assert set(marks.of(mixed).tolist()) == {MIXED}
 
 
 def test_a_batch_of_views_one_after_another_is_no_batch_of_other_samples():

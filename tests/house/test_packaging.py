@@ -16,11 +16,15 @@ from distributions import CHECKOUT, build_wheel, python
 
 import negplug
 
-PACKAGES = {"negplug", "negplug_lightly", "negplug_solo"}
+PACKAGES = {"negplug", "negplug_adapters", "negplug_lightly", "negplug_solo"}
 
-ADAPTERS = {"negplug_lightly", "negplug_solo"}
+ADAPTERS = {"negplug_adapters", "negplug_lightly", "negplug_solo"}
 
-HOSTS = {"lightly", "solo", "lightning", "pytorch_lightning", "lightning_fabric"}
+HOSTS = {
+    *("lightly", "solo", "lightning", "pytorch_lightning", "lightning_fabric"),
+    *("pytorch_metric_learning", "sentence_transformers", "stable_pretraining"),
+    *("lightly_train", "torchgeo"),
+}
 
 # Slow to import, and of no use before a command or a Trainer asks for them.
 HEAVY = {
@@ -52,10 +56,10 @@ def dist_info(wheel: dict[str, str], name: str) -> str:
     return text
 
 
-def test_the_wheel_holds_three_packages_and_nothing_else(wheel):
+def test_the_wheel_holds_four_packages_and_nothing_else(wheel):
     top = {path.partition("/")[0] for path in wheel}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
-    assert len(top) == 4
+    assert len(top) == 5
     assert {p for p in wheel if p.endswith("py.typed")} == {f"{p}/py.typed" for p in PACKAGES}
 
 
@@ -86,7 +90,13 @@ def test_the_wheels_entry_points(wheel):
     parser.read_string(dist_info(wheel, "entry_points.txt"))
     assert {section: dict(parser[section]) for section in parser.sections()} == {
         "console_scripts": {"negplug": "negplug.cli:main"},
-        "negplug": {"lightly": "negplug_lightly.plugin", "solo-learn": "negplug_solo.plugin"},
+        "negplug": {
+            "lightly": "negplug_lightly.plugin",
+            "pytorch-metric-learning": "negplug_adapters.pytorch_metric_learning",
+            "sentence-transformers": "negplug_adapters.sentence_transformers",
+            "solo-learn": "negplug_solo.plugin",
+            "stable-pretraining": "negplug_adapters.stable_pretraining",
+        },
         "lightning.pytorch.callbacks_factory": {
             "negplug": "negplug.hosts.trainer.autoload:lightning"
         },
@@ -112,7 +122,10 @@ def test_the_wheel_is_the_package_wherever_it_is_unpacked(wheel, tmp_path):
     done = python("-c", script, sites=(site,), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     adapters, files = map(ast.literal_eval, done.stdout.splitlines())
-    assert adapters == ["lightly", "solo-learn"]
+    assert sorted(adapters) == [
+        *("lightly", "pytorch-metric-learning", "sentence-transformers", "solo-learn"),
+        "stable-pretraining",
+    ]
     assert all(Path(file).is_relative_to(site) for file in files)
 
 
@@ -237,7 +250,8 @@ def test_the_core_imports_neither_host_nor_adapter(path):
 
 @pytest.mark.parametrize("adapter", sorted(ADAPTERS))
 def test_an_adapter_imports_no_other_host(adapter):
-    other = {"negplug_lightly": {"solo"}, "negplug_solo": {"lightly"}}[adapter]
+    own = {"negplug_lightly": "lightly", "negplug_solo": "solo"}.get(adapter)
+    other = HOSTS - {own, "lightning", "pytorch_lightning", "lightning_fabric"}
     for path in files(f"integrations/{adapter}"):
         names = top_level(imported(path.read_text()))
         assert not names & {*other, *ADAPTERS - {adapter}}, path

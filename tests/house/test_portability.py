@@ -38,9 +38,9 @@ for module, names in {
 """
 
 IMPORT_ALL = """
-import negplug, negplug_lightly, negplug_solo
+import negplug, negplug_adapters, negplug_lightly, negplug_solo
 needing_triton = []
-for package in (negplug, negplug_lightly, negplug_solo):
+for package in (negplug, negplug_adapters, negplug_lightly, negplug_solo):
     prefix = f"{package.__name__}."
     for found in pkgutil.walk_packages(package.__path__, prefix):
         if found.name == "negplug.__main__":

@@ -18,7 +18,7 @@ import pytest
 SUBSTITUTE = Path(__file__).parents[1] / "upstream" / "substitute"
 BATCH = 8
 """Images of a rank in each step."""
-NEGPLUG = ("negplug", "negplug_lightly", "negplug_solo")
+NEGPLUG = ("negplug", "negplug_adapters", "negplug_lightly", "negplug_solo")
 """What is absent where negplug is not installed: its distribution and its packages."""
 
 

@@ -87,7 +87,7 @@ def gain(region: Sequence[Row]) -> Interval:
             [row for row in tested if row["objective"] == name], "linear_acc", 100
         ).values()
     ]
-    return max(gains, key=lambda each: each.low)
+    return max(gains, key=lambda each: each.middle)
 
 
 def signal(ratios: Sequence[Row], objective: str) -> Interval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neighbours import Row, mean
 
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {"SimCLR": "#b0482f", "ReLIC": "#0b66a8"}
+TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9}
 SHIFT = {"SimCLR": -0.08, "ReLIC": 0.08}
 
 
 def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
-    """Draw a panel for each table: means over seeds, 95 % intervals, and every seed as a dot.
+    """Draw a panel for each table: means over seeds, 95 % intervals, and every seed as a dash.
 
     Args:
         region: Rows of ``paper_region.py``.
@@ -39,7 +40,7 @@ def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
         _level(accuracy, mean(bare).middle, "untrained network")
     accuracy.set_ylabel("linear accuracy, test images (%)", fontsize=8.5)
     accuracy.set_title(
-        f"best setting of each M; {_seeds(tested)} seeds, bars: 95 % interval", loc="left"
+        f"best setting of each M; {_seeds(tested)} seeds, bars: 95 % interval", **TITLE
     )
     _panel(snr, ends, "snr", 1)
     if ends:
@@ -47,10 +48,9 @@ def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
         _level(snr, floor, "pure noise")
         snr.set_ylabel(f"mean |E g|/std g after {last:,} steps", fontsize=8.5)
         snr.set_title(
-            f"τ = {ends[0]['temperature']:g}; {_seeds(ends)} seeds, the same bars", loc="left"
+            f"τ = {ends[0]['temperature']:g}; {_seeds(ends)} seeds, the same bars", **TITLE
         )
     for axes in (accuracy, snr):
-        axes.title.set_fontsize(9)
         axes.set_xlabel("negatives per anchor, M, of the other view", fontsize=8.5)
         axes.tick_params(labelsize=8)
         axes.grid(True, axis="y", color="0.92", linewidth=0.7)
@@ -79,7 +79,7 @@ def _panel(axes: Axes, rows: Sequence[Row], column: str, scale: float) -> None:
             middles.append(interval.middle)
             halves.append(interval.high - interval.middle)
             dots = [places[-1]] * len(values)
-            axes.plot(dots, values, ".", color=colour, markersize=3, alpha=0.6)
+            axes.plot(dots, values, "_", color=colour, markersize=7, alpha=0.6)
         if places:
             axes.errorbar(
                 places,
@@ -91,12 +91,13 @@ def _panel(axes: Axes, rows: Sequence[Row], column: str, scale: float) -> None:
                 capsize=3,
                 marker="o",
             )
+    axes.set_xlim(-0.5, len(numbers) - 0.5)
     axes.set_xticks(range(len(numbers)), [str(m or "all") for m in numbers])
 
 
 def _level(axes: Axes, height: float, name: str) -> None:
     axes.axhline(height, color="0.5", linestyle=":", linewidth=1)
-    axes.annotate(name, (0, height), fontsize=7.5, color="0.4", va="bottom")
+    axes.annotate(name, (-0.45, height), fontsize=7.5, color="0.4", va="bottom")
 
 
 def _seeds(rows: Sequence[Row]) -> int:

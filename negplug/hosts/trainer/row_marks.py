@@ -2,9 +2,10 @@
 
 Rows are marked with numbers of samples, or a sample's own tensor with its one number. What moves
 rows (an index, a flip, a concatenation) moves their marks; any other function hands them on to a
-result with as many rows. Where rows of different samples meet, as in mixup, they are mixed. What
-torch is not asked for in Python (compiled code, NumPy, a function of autograd) drops the marks, and
-of tensors without marks nothing is said.
+result with as many rows. Where rows of different samples meet, as in mixup, they are mixed. Rows
+that are made in the form of others, as by ``empty_like``, have no marks. What torch is not asked
+for in Python (compiled code, NumPy, a function of autograd) drops them, and of tensors without
+marks nothing is said.
 """
 
 from __future__ import annotations
@@ -119,8 +120,13 @@ class RowMarks(TorchFunctionMode):
         if written is None or rows is None:
             return  # values of no sample, a mask say
         if name == "__setitem__":
-            first = args[1][0] if isinstance(args[1], tuple) else args[1]
-            written = rows.clone().index_put_((torch.arange(len(rows))[first],), written)
+            first, *inside = args[1] if isinstance(args[1], tuple) else (args[1],)
+            place = torch.arange(len(rows))[first]
+            if any(part is not Ellipsis and part != slice(None) for part in inside) or (
+                first is Ellipsis and inside
+            ):
+                written = _met([rows[place], written])  # a part of each row, as in CutMix
+            written = rows.clone().index_put_((place,), written)
         self.set(args[0], written)
 
     def _of(self, tensor: Tensor) -> Tensor:

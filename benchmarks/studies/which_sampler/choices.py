@@ -36,9 +36,9 @@ CHOICES = {
     TUNED: Choice(None),
     "uniform": Choice("uniform(num_negatives=16)"),
     "stratified, half": Choice(
-        'stratified(num_negatives=16, by="camera", same=0.5)', column="camera"
+        'stratified(num_negatives=8, by="camera", same=0.5)', column="camera"
     ),
-    "stratified": Choice('stratified(num_negatives=16, by="camera", same=1.0)', column="camera"),
+    "stratified": Choice('stratified(num_negatives=8, by="camera", same=1.0)', column="camera"),
     "hard": Choice("hard(num_negatives=16)"),
     "filtered": Choice("filtered(relative_margin=0.05)"),
     # Of supervised recipes: tells how much false negatives cost at most.

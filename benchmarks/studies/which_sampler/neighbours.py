@@ -12,6 +12,7 @@ sys.path.insert(1, str(Path(__file__).parents[2] / "recipes"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "speed"))
 sys.path.insert(3, str(Path(__file__).parents[1] / "shared"))
 
+from cluttered_digits import ClutteredDigits
 from datasets import build_dataset, dataset_info
 from device_images import DeviceImages, build_augmentation, load, normalised, shape_of
 from evaluation import evaluate
@@ -21,6 +22,7 @@ from records import completed
 
 __all__ = [
     "RESULTS",
+    "ClutteredDigits",
     "DeviceImages",
     "Interval",
     "Row",

@@ -5,7 +5,7 @@ Usage: python study.py
        python study.py --device cuda --processes 4 --train-size 55000 --epochs 30 --width 48
 
 Protocol. Every choice is tuned over the same number of temperatures, by linear accuracy on images
-of the training set that nothing is trained on, with a seed that is used for nothing else. At the
+that are neither of the training nor of the test, with a seed that is used for nothing else. At the
 best temperature it is trained with further seeds and scored once on the test set. A choice is
 compared with the untouched recipe at that recipe's own best temperature, seed by seed: the same
 weights to begin with, the same batches and the same views.

@@ -149,7 +149,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._every:
             self.injection.look_out(pl_module, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
-        if self.treatment.wants_indexes and self.accumulate == 1:
+        collects = self.composition is not None and self.composition.collects
+        if (self.treatment.wants_indexes or collects) and self.accumulate == 1:
             self._rows_kept = RowsKept(trainer, pl_module, self.injection.losses.values())
         if self.composition is not None:
             self.composition.watch(self.injection)

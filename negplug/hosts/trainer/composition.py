@@ -32,6 +32,7 @@ from negplug.hosts.trainer.composed_batches import (
     replaced_in,
     uncomposable,
 )
+from negplug.kernels import late
 from negplug.kernels.announcing import default_device, exchanged
 from negplug.kernels.distributed import world_size
 from negplug.kernels.errors import RanksError
@@ -193,6 +194,17 @@ class Composition:
         if self._bank is None:
             loader = private.training_loader(self._trainer)
             self._bank = EmbeddingBank(len(loader.dataset))
+        indexes, size = anchors.indexes, self._bank.size
+
+        def error() -> ValueError:
+            lowest, highest = map(int, indexes.aminmax())
+            return ValueError(
+                f"compose={self.composer} needs indexes of the data set, from 0 to {size - 1}, but "
+                f"those that were provided go from {lowest} to {highest}; provide places in the "
+                f"data set, or none"
+            )
+
+        late.check("indexes of a composer", ((indexes < 0) | (indexes >= size)).any(), error)
         self._bank.write(anchors)
 
 

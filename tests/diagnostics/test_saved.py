@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pathlib
+import zipfile
 from collections import Counter
 
 import pytest
@@ -89,6 +90,28 @@ def test_what_torch_blocks_and_what_is_no_checkpoint_are_refused(tmp_path):
         read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"LongStorage", b"LongSto7age"),
+        (b"K\x04", b"\x8a\x09"),  # a number that is longer than the file has it
+        (b"}q", b"aq"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_sentence(tmp_path, before, after):
+    torch.save({"rows": torch.arange(4), "more": {"step": 4}}, tmp_path / "good.ckpt")
+    path = tmp_path / "damaged.ckpt"
+    with zipfile.ZipFile(tmp_path / "good.ckpt") as good, zipfile.ZipFile(path, "w") as damaged:
+        for name in good.namelist():
+            data = good.read(name)
+            if name.endswith("data.pkl"):
+                assert before in data
+                data = data.replace(before, after)
+            damaged.writestr(name, data)
+    with pytest.raises(ValueError, match=r"damaged.ckpt cannot be read as a checkpoint"):
+        read_checkpoint(path)
 
 
 def test_a_memory_is_as_full_as_a_naive_count_says(tmp_path):

@@ -53,7 +53,9 @@ def read_checkpoint(path: str | Path) -> Any:
         names = get_unsafe_globals_in_checkpoint(str(path))
         with safe_globals([_stand_in(name) for name in names]):
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: an unpickler believes what it reads
         # torch wraps what it found in the advice to run the code.
         found = error.__context__ if isinstance(error, pickle.UnpicklingError) else error
         why = " ".join(str(found or error).split())[:_LONGEST]

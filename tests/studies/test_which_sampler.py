@@ -48,7 +48,7 @@ def test_every_choice_can_be_had_and_is_tuned_alike(data):
     for name in choices_for(data):
         choice = CHOICES[name]
         if choice.sampler is not None:
-            negplug.ContrastiveLoss(choice.sampler, objective=choice.objective)
+            negplug.ContrastiveLoss(choice.sampler, objective=choice.objective or "infonce()")
 
 
 def test_a_run_scores_what_it_trained():

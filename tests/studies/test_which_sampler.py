@@ -57,7 +57,7 @@ def test_a_run_scores_what_it_trained():
     from choices import TUNED
     from training import Run, train
 
-    run = Run("cameras", 16, TUNED, 0.1, "validation", 0, 64, 1, 4, "cpu")
+    run = Run("cameras", 64, TUNED, 0.1, "validation", 0, 128, 1, 4, "cpu")
     (untouched,) = train(run)
     (again,) = train(run)
     (stratified,) = train(dataclasses.replace(run, choice="stratified"))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from choices import TUNED
+from choices import CHOICES, TUNED
 from neighbours import RESULTS, Interval, Row
 from summary import by_choice, gain, table
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "which-sampler.md"
-TABLES = re.compile(r"(<!-- table: (\S+) (\d+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+TABLES = re.compile(r"(<!-- table: (\S+) (\d+) -->).*?(<!-- end of table -->)", re.DOTALL)
 
 # The picture ends here: what is lost beyond is written beside the mark.
 _LEAST = -6.0
@@ -38,7 +38,7 @@ def settings(rows: Iterable[Row]) -> Iterator[tuple[str, int, list[Row]]]:
         if row["split"] == "test":
             key = (str(row["data"]), int(str(row["batch_size"])))
             scored.setdefault(key, []).append(row)
-    for (data, size), own in scored.items():
+    for (data, size), own in sorted(scored.items()):
         yield data, size, own
 
 
@@ -48,7 +48,7 @@ def written(page: str, rows: Iterable[Row]) -> str:
 
     def replaced(found: re.Match[str]) -> str:
         start, data, size, end = found.groups()
-        return f"{start}\n{tables[data, int(size)]}\n{end}"
+        return f"{start}\n\n{tables[data, int(size)]}\n\n{end}"
 
     return TABLES.sub(replaced, page)
 
@@ -62,7 +62,9 @@ def draw(rows: Iterable[Row], path: Path) -> None:
         for data, size, each in settings(rows)
         for found in [by_choice(each)]
     ]
-    names = list(dict.fromkeys(name for *_, gains in panels for name in gains if name != TUNED))
+    tried = {name for *_, gains in panels for name in gains} - {TUNED}
+    names = [name for name in CHOICES if name in tried]
+    seeds = {each.count for *_, gains in panels for each in gains.values()}
     picture = Figure(figsize=(2.2 + 2.3 * len(panels), 0.3 * len(names) + 1.4), dpi=160)
     picture.set_layout_engine("constrained")
     for axes, (data, size, gains) in zip(
@@ -70,9 +72,10 @@ def draw(rows: Iterable[Row], path: Path) -> None:
     ):
         _panel(axes, gains, names)
         axes.set_title(f"{data}, B = {size}", fontsize=8.5, loc="left")
+    count = "/".join(map(str, sorted(seeds)))
     picture.supxlabel(
         "linear accuracy, points above the untouched recipe at its best temperature; "
-        "bars: 95 % intervals over paired seeds",
+        f"bars: 95 % intervals over {count} paired seeds, coloured if they exclude zero",
         fontsize=8,
     )
     picture.savefig(path, metadata={"Software": ""})
@@ -91,6 +94,7 @@ def _panel(axes: Axes, gains: dict[str, Interval], names: list[str]) -> None:
             continue
         axes.plot([max(found.low, _LEAST), found.high], [place, place], color=colour, linewidth=1.4)
         axes.plot([found.middle], [place], "o", color=colour, markersize=4)
+    axes.set_xlim(left=_LEAST - 0.3)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(labelsize=8)

@@ -57,15 +57,14 @@ def table(rows: Iterable[Row]) -> str:
     choices = by_choice(rows)
     baseline = choices[TUNED]
     lines = [
-        "| | τ | linear, % | gain [95 %] | 20-NN, % | gain [95 %] | time |",
-        "|---|---|---|---|---|---|---|",
+        "| | τ | linear, % | gain [95 %] | 20-NN, % | gain [95 %] |",
+        "|---|---|---|---|---|---|",
     ]
     for name, own in choices.items():
         cells = [name, f"{number(own[0], 'temperature'):g}"]
         for column in ("linear_acc", "knn_acc"):
             cells.append(f"{100 * statistics.fmean(number(row, column) for row in own):.1f}")
             cells.append("" if name == TUNED else shown(gain(own, baseline, column)))
-        cells.append(f"{_seconds(own) / _seconds(baseline):.2f}×")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -73,7 +72,3 @@ def table(rows: Iterable[Row]) -> str:
 def number(row: Row, column: str) -> float:
     """Returns a number of a row."""
     return float(str(row[column]))
-
-
-def _seconds(rows: Sequence[Row]) -> float:
-    return statistics.median(number(row, "seconds") for row in rows)

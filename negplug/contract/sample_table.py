@@ -147,16 +147,17 @@ def most_samples(size: int | None) -> int:
     return MOST_SAMPLES if size is None else size
 
 
-def unnamed(name: str) -> ValueError:
+def unnamed(name: str, index: int) -> ValueError:
     """Return the error that says which rows have no index, where the batch has indexes.
 
     Args:
         name: Who needs them, for messages.
+        index: What stands for one.
     """
     return ValueError(
-        f"{name}: needs the data set index of every row, but given hard negatives have none, being "
-        f"no samples of the batch; use a sampler that keeps nothing for each sample, such as "
-        f"queue(), or give the loss no hard negatives"
+        f"{name}: needs the data set index of every sample, but one is {index}; given hard "
+        f"negatives, being no samples of the batch, have none: beside them use a sampler that keeps "
+        f"nothing for each sample, such as queue()"
     )
 
 
@@ -186,7 +187,7 @@ def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
 
     def error() -> ValueError:
         lowest, highest = map(int, indexes.aminmax())
-        return unnamed(name) if lowest < 0 else beyond(name, highest, size)
+        return unnamed(name, lowest) if lowest < 0 else beyond(name, highest, size)
 
     check(f"{name}: data set indexes", failed, error)
 

@@ -6,8 +6,9 @@ wrapped where modules look it up.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,17 @@ _depth = 0
 def running() -> bool:
     """Return whether a call of ``torch.autograd.grad`` is running."""
     return _depth > 0
+
+
+@contextlib.contextmanager
+def to_train() -> Iterator[None]:
+    """Inside, a gradient that is asked for trains: that of a loss over micro-batches does."""
+    global _depth
+    _depth -= 1
+    try:
+        yield
+    finally:
+        _depth += 1
 
 
 def _noting(grad: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,7 +68,7 @@ class Call:
         self.serial = next(_serial)
         self.step = steps.number
         self.number = number
-        self.drawn = 0 if steps.most is None else number
+        self.drawn = 0 if steps.most is None and not steps.number else number
         self.shared = shared
         self.graph = graph
         self.held: list[tuple[int, Any]] | None = None

@@ -82,7 +82,7 @@ class Hierarchical(NegativeSampler):
                 several tiers may choose is then not defined, or attracts some, which another may
                 push away.
         """
-        parts: list[_Part] = []
+        tiers: list[tuple[Negatives, ...]] = []
         for number, tier in enumerate(self._tiers(), start=1):
             offered: tuple[Negatives, ...] = tier(batch)
             if offered[0].estimator != "partition":
@@ -90,6 +90,10 @@ class Hierarchical(NegativeSampler):
                     f"hierarchical: tier {number}, {tier}, draws from the softmax and stands for "
                     f"all negatives; it cannot share a denominator"
                 )
+            tiers.append(offered)
+        # Afterwards: where the batch's own rows are, a tier that gathers decides.
+        parts: list[_Part] = []
+        for offered in tiers:
             placed = [_placed(batch, part) for part in offered]
             _check_attraction(parts, placed)
             parts.extend(placed)

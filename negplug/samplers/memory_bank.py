@@ -116,7 +116,7 @@ class MemoryBank(RememberingSampler):
                 return ValueError(f"{needs} {unindexed}")
             lowest, highest = map(int, indexes.aminmax())
             if lowest < 0:
-                return unnamed("memory_bank")
+                return unnamed("memory_bank", lowest)
             if self.size is None:
                 return beyond("memory_bank", highest, None)
             return ValueError(

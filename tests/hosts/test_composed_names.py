@@ -23,7 +23,7 @@ def hashed(control, batch):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (shuffled, "training_step moves, drops or repeats rows"),
+        (shuffled, "training_step moves, drops, repeats or mixes rows"),
         (hashed, "from 0 to 25, but those that were provided go from 1099511627776"),
     ],
 )

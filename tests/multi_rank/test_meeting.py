@@ -47,7 +47,7 @@ def late(rank, world):
     os.environ[meeting.VARIABLE] = "120"
     loss_fn = ContrastiveLoss("gather()", seed=3)
     time.sleep(rank)
-    bad = {"z0": torch.full((4, 6), torch.nan)} if rank else {}
+    bad = {"z0": torch.full((4, 6), torch.nan, dtype=torch.float64)} if rank else {}
     heard.append(said(train, loss_fn, rank, 0, **bad))
     os.environ[meeting.VARIABLE] = "1"
     time.sleep(1.5 * rank)  # they have met: a later step may take its time

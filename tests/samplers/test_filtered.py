@@ -96,6 +96,7 @@ def test_a_filter_that_leaves_nothing_says_so():
     with warnings.catch_warnings():
         # One that has nothing to filter yet is fine.
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*the loss trains its keys")
         settled(ContrastiveLoss("filtered(queue(size=8), similarity=0.5)"), *z)
 
 

@@ -17,6 +17,7 @@ from negplug.hosts.accumulation.functions import linked, replayed
 from negplug.hosts.accumulation.rerouting import Loss
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.kernels.precision import without_autocast
+from negplug.loss import asked_for
 
 
 class Call:
@@ -71,7 +72,7 @@ class Call:
             scale: Of a ``GradScaler``, so that half precision does not lose what is small.
         """
         wanted = [*self._arguments, *parameters]
-        with without_autocast(loss.device):
+        with without_autocast(loss.device), asked_for.to_train():
             found = torch.autograd.grad(loss, wanted, scale, allow_unused=True)
         if scale is not None:
             found = tuple(None if g is None else g.float() / scale for g in found)

@@ -19,6 +19,7 @@ from negplug.hosts.accumulation.rerouting import Loss, rerouted
 from negplug.hosts.accumulation.splitting import MicroBatch
 from negplug.kernels.precision import without_autocast
 from negplug.kernels.rng_states import RngStates
+from negplug.loss import asked_for
 
 Given = list[tuple[Loss, functools.partial[Tensor]]]
 
@@ -137,7 +138,7 @@ class LogicalBatch:
                 if self._first is not None:
                     self._first.check_leaves(loss, wanted)
                 scaled = loss if scale is None else loss * scale
-                with without_autocast(self._device):
+                with without_autocast(self._device), asked_for.to_train():
                     found = torch.autograd.grad(scaled, wanted, allow_unused=True)
                 _add(gradients, found[: len(gradients)])
                 _add(weights, found[len(gradients) :])

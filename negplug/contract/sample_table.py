@@ -156,8 +156,8 @@ def unnamed(name: str, index: int) -> ValueError:
     """
     return ValueError(
         f"{name}: needs the data set index of every sample, but one is {index}; given hard "
-        f"negatives, being no samples of the batch, have none: beside them use a sampler that keeps "
-        f"nothing for each sample, such as queue()"
+        f"negatives, being no samples of the batch, have none: beside them use a sampler that "
+        f"keeps nothing for each sample, such as queue()"
     )
 
 

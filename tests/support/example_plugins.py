@@ -31,7 +31,8 @@ FAULTS = {
 # Registered without complaint; their faults show later, or not at all.
 LOADED = {"taken-name", "stumbles", "no-sampler"}
 BUILT_IN = {module.__name__.rpartition(".")[2] for module in (*samplers, *objectives, *composers)}
-OWN = {*BUILT_IN, "lightly", "solo-learn"}
+HOSTS = {"pytorch-metric-learning", "sentence-transformers", "stable-pretraining"}
+OWN = {*BUILT_IN, "lightly", "solo-learn", *HOSTS}
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

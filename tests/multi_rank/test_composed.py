@@ -56,6 +56,7 @@ def fit(folder, world, compose, resume=None):
 def test_ranks_share_the_same_batches_and_resume(tmp_path):
     if hosts.solo_generation() == "1.0.2":
         pytest.skip("its Lightning wraps the sampler of several ranks, which is refused")
+
     def train():
         found = {}
         for world, compose in ((2, Sorted()), (4, "balanced(by='kinds')")):

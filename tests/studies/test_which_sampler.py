@@ -72,7 +72,7 @@ def test_the_tables_of_the_guide_are_those_of_the_rows():
 
     page = PAGE.read_text("utf-8")
     assert "<!-- table:" in page
-    assert written(page, stored(scripts.BENCHMARKS / "results" / f"{QUESTION}.csv")) == page
+    assert written(page, stored(QUESTION, scripts.BENCHMARKS / "results")) == page
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_gains_of_the_readme_are_those_of_the_rows(data, size, choice):
     from report import settings, stored
     from summary import by_choice, gain, shown
 
-    rows = stored(scripts.BENCHMARKS / "results" / "which_sampler.csv")
+    rows = stored("which_sampler", scripts.BENCHMARKS / "results")
     (own,) = (
         by_choice(each) for name, batch, each in settings(rows) if (name, batch) == (data, size)
     )

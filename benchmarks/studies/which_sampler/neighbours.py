@@ -18,7 +18,7 @@ from device_images import DeviceImages, build_augmentation, load, normalised, sh
 from evaluation import evaluate
 from harness import RESULTS, Row, machine
 from intervals import Interval, paired
-from records import completed
+from records import completed, stored
 
 __all__ = [
     "RESULTS",
@@ -36,4 +36,5 @@ __all__ = [
     "normalised",
     "paired",
     "shape_of",
+    "stored",
 ]

@@ -5,14 +5,13 @@ Usage: python report.py
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from choices import CHOICES, TUNED
-from neighbours import RESULTS, Interval, Row
+from neighbours import RESULTS, Interval, Row, stored
 from summary import by_choice, gain, table
 
 if TYPE_CHECKING:
@@ -23,12 +22,6 @@ TABLES = re.compile(r"(<!-- table: (\S+) (\d+) -->).*?(<!-- end of table -->)", 
 
 # The picture ends here: what is lost beyond is written beside the mark.
 _LEAST = -6.0
-
-
-def stored(path: Path) -> list[Row]:
-    """Returns the rows of the study."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [dict(row) for row in csv.DictReader(file)]
 
 
 def settings(rows: Iterable[Row]) -> Iterator[tuple[str, int, list[Row]]]:
@@ -104,7 +97,7 @@ def _panel(axes: Axes, gains: dict[str, Interval], names: list[str]) -> None:
 
 def main() -> None:
     """Writes both."""
-    rows = stored(RESULTS / "which_sampler.csv")
+    rows = stored("which_sampler", RESULTS)
     PAGE.write_text(written(PAGE.read_text("utf-8"), rows), "utf-8")
     draw(rows, RESULTS / "which_sampler.png")
 

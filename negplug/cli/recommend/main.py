@@ -15,7 +15,7 @@ from negplug.cli.recommend.report import write_report
 from negplug.cli.recommend.shortlist import choices_for
 from negplug.cli.recommend.verdict import Verdict, verdict_on
 from negplug.cli.sweep.faults import one_sentence
-from negplug.cli.sweep.ready import check_installed, end_runs_on_signals
+from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.terminal import plain
 from negplug.cli.treatment import fail
@@ -101,12 +101,7 @@ def recommend(
     Started again, it goes on.
     """
     check_installed("recommend", ("optuna", "scipy", "matplotlib", "markdown_it"))
-    if not script.is_file():
-        fail(f"SCRIPT {str(script)!r} is no file; check its name.")
-    if study is not None and storage is None:
-        fail(f"--study {study!r} has no effect without --storage; give the storage's URL.")
-    if timeout is not None and not timeout > 0:
-        fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
+    check_given(script, study, storage, timeout)
     if re.search("(?<![a-z])test", metric.lower()):
         typer.echo(
             plain(

@@ -19,7 +19,7 @@ from negplug.cli.sweep.grid import (
     parse_grid,
 )
 from negplug.cli.sweep.html import write_html
-from negplug.cli.sweep.ready import check_installed, end_runs_on_signals
+from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
@@ -123,14 +123,9 @@ def sweep(
     Started twice at once, the two share the runs.
     """
     check_installed("sweep", ("optuna", "matplotlib", "markdown_it"))
-    if not script.is_file():
-        fail(f"SCRIPT {str(script)!r} is no file; check its name.")
+    check_given(script, study, storage, timeout)
     if minimize and metric is None:
         fail("--minimize has no effect without --metric; name the metric.")
-    if study is not None and storage is None:
-        fail(f"--study {study!r} has no effect without --storage; give the storage's URL.")
-    if timeout is not None and not timeout > 0:
-        fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
     check_diagnostics(diagnose or ())
     try:
         settings = Settings(

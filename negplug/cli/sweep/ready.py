@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 
 from negplug.cli.treatment import fail
 
@@ -22,6 +23,18 @@ def check_installed(command: str, packages: Iterable[str]) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         fail(f'{command} needs {" and ".join(missing)}: pip install "negplug[sweep]"', code=1)
+
+
+def check_given(
+    script: Path, study: str | None, storage: str | None, timeout: float | None
+) -> None:
+    """Exit with a sentence if what a sweep of any kind is given cannot be used."""
+    if not script.is_file():
+        fail(f"SCRIPT {str(script)!r} is no file; check its name.")
+    if study is not None and storage is None:
+        fail(f"--study {study!r} has no effect without --storage; give the storage's URL.")
+    if timeout is not None and not timeout > 0:
+        fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
 
 
 def end_runs_on_signals() -> None:

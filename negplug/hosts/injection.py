@@ -17,6 +17,7 @@ from negplug.contract.labels import as_labels
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.hosts import environment
 from negplug.hosts.columns import Columns
 from negplug.hosts.lookout import Lookout, PlainLookout
 from negplug.hosts.subsets import length
@@ -216,7 +217,7 @@ def inject(
 
     Raises:
         NoLossFoundError: If no known loss is found.
-        ValueError, TypeError: If an argument cannot be used, or a loss cannot be treated.
+        ValueError, TypeError: If an argument or loss cannot be used, or NEGPLUG_SAMPLER is set.
         UntreatedLossError: In one of the first steps, if what trains the same parameters as a
             treated loss is a contrastive loss that is not treated; not with a ``target``.
 
@@ -226,11 +227,15 @@ def inject(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"inject: model must be a torch.nn.Module, got {type(model).__name__}")
+    if environment.asked() is not None:
+        raise ValueError(
+            "NEGPLUG_SAMPLER (or --sampler) is set and the script calls inject() too; drop either"
+        )
     treatment = Treatment.of(sampler, objective, temperature)
-    ignored = frozenset([ignore] if isinstance(ignore, str) else ignore)
-    injection = inject_where(model, treatment, target, ignored, as_declared(treat))
+    ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
+    injection = inject_where(model, treatment, target, ignore, as_declared(treat))
     if treatment.targets(target) is None:
-        injection.look_out(model, ignored, plain=True)
+        injection.look_out(model, ignore, plain=True)
     return injection
 
 

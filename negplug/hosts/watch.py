@@ -45,7 +45,8 @@ logger = logging.getLogger("negplug")
 
 _UNINDEXED = (
     "a plain PyTorch loop does not say which samples it trains on; call negplug.inject() in the "
-    "script and say it with handle.provide(indexes=…), or train with a Lightning Trainer"
+    "script, in place of the variable or option, and say it with handle.provide(indexes=…), or "
+    "train with a Lightning Trainer"
 )
 
 _watch: Watch | None = None

@@ -60,6 +60,23 @@ class Kernel(Generic[Question]):
         return self.load()
 
 
+def lazily(module: str, name: str) -> Callable[[], Callable[..., Any]]:
+    """Return what loads a kernel whose module imports what is not installed everywhere.
+
+    Args:
+        module: Below ``negplug.kernels``, such as ``"chain.fused"``.
+        name: Of the function there.
+    """
+
+    def load() -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(
+            importlib.import_module(f"negplug.kernels.{module}"), name
+        )
+        return function
+
+    return load
+
+
 @dataclass(frozen=True, eq=False)
 class Operation(Generic[Question]):
     """What has several kernels.

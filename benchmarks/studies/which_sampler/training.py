@@ -1,4 +1,4 @@
-"""One run: Lightly's SimCLR in a plain loop, its loss untouched or given other negatives.
+"""One run: Lightly's SimCLR or MoCo in a plain loop, its loss untouched or given other negatives.
 
 Images are one tensor on the device and augmented there, so that a run takes seconds. The loss is
 Lightly's ``NTXentLoss``; ``negplug.inject`` treats it in place, and the loop stays what it is.
@@ -6,6 +6,7 @@ Lightly's ``NTXentLoss``; ``negplug.inject`` treats it in place, and the loop st
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from choices import CHOICES
 from lightly.loss import NTXentLoss
+from lightly.models.utils import deactivate_requires_grad, update_momentum
 from neighbours import (
     ClutteredDigits,
     DeviceImages,
@@ -41,12 +43,18 @@ LEARNING_RATE = 2e-3
 # Smaller crops cut the digits out of an image.
 MIN_SCALE = {"fashion-mnist": 0.4, "cameras": 0.6}
 
+# MoCo's 0.999 moves too little in the few hundred steps of a run.
+MOMENTUM = 0.99
+QUEUE_SIZE = 1_024
+DIM = 64
+
 
 @dataclass(frozen=True)
 class Run:
     """One training; equal settings are the same run.
 
     Attributes:
+        recipe: Name in :data:`choices.RECIPES`.
         data: ``"fashion-mnist"`` or ``"cameras"``.
         batch_size: B.
         choice: Name in :data:`choices.CHOICES`.
@@ -59,6 +67,7 @@ class Run:
         device: Of everything.
     """
 
+    recipe: str
     data: str
     batch_size: int
     choice: str
@@ -85,7 +94,7 @@ class SimCLR(nn.Module):
             nn.Flatten(),
         )
         self.projection_head = nn.Sequential(
-            nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, 64)
+            nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, DIM)
         )
         self.criterion = NTXentLoss(temperature=temperature)
 
@@ -94,6 +103,32 @@ class SimCLR(nn.Module):
         z0, z1 = self.projection_head(self.backbone(views)).chunk(2)
         loss: Tensor = self.criterion(z0, z1)
         return loss
+
+
+class MoCo(SimCLR):
+    """The same network with a slow copy, which embeds the keys, and Lightly's queue of these."""
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__(width, temperature)
+        self.slow = nn.Sequential(
+            copy.deepcopy(self.backbone), copy.deepcopy(self.projection_head)
+        )
+        deactivate_requires_grad(self.slow)
+        self.criterion = NTXentLoss(temperature=temperature, memory_bank_size=(QUEUE_SIZE, DIM))
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Returns the loss of (2 * batch_size, 3, side, side), all first views ahead."""
+        update_momentum(self.backbone, self.slow[0], MOMENTUM)
+        update_momentum(self.projection_head, self.slow[1], MOMENTUM)
+        first, second = views.chunk(2)
+        queries = self.projection_head(self.backbone(first))
+        with torch.no_grad():
+            keys = self.slow(second)
+        loss: Tensor = self.criterion(queries, keys)
+        return loss
+
+
+MODELS = {"simclr": SimCLR, "moco": MoCo}
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
@@ -109,7 +144,7 @@ def train(run: Run) -> list[Row]:
     torch.set_num_threads(1)
     device = torch.device(run.device)
     torch.manual_seed(run.seed)
-    model = SimCLR(run.width, run.temperature).to(device)
+    model = MODELS[run.recipe](run.width, run.temperature).to(device)
     choice = CHOICES[run.choice]
     handle = None
     if choice.sampler is not None:
@@ -123,6 +158,7 @@ def train(run: Run) -> list[Row]:
             **asdict(run),
             "sampler": choice.sampler or "",
             "objective": choice.objective or "",
+            "compose": choice.compose or "",
             **_scores(run, model, device),
             "seconds": round(seconds, 1),
             **machine(1, device),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from negplug.hosts.composing.epochs import check_same
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import several
-from negplug.hosts.trainer.composition import Composition, check_same
+from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.saved import losses_of
 from negplug.hosts.treatment import Treatment

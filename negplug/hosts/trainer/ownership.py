@@ -12,9 +12,10 @@ import logging
 import weakref
 from typing import Any
 
+from negplug.hosts.composing.epochs import compare
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.composition import Composition, compare
+from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size

@@ -47,8 +47,11 @@ CHOICES = {
     "stratified, half": Choice(
         'stratified(num_negatives=8, by="camera", same=0.5)', column="camera"
     ),
-    "stratified": Choice(
-        'stratified(num_negatives=8, by="camera", same=1.0)', column="camera", recipes=RECIPES
+    "stratified": Choice('stratified(num_negatives=8, by="camera", same=1.0)', column="camera"),
+    "stratified, queue": Choice(
+        'stratified(num_negatives=16, by="camera", same=1.0, source=queue(size=1024))',
+        column="camera",
+        recipes=("moco",),
     ),
     "hard": Choice("hard(num_negatives=16)"),
     "filtered": Choice("filtered(relative_margin=0.05)"),

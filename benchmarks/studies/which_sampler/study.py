@@ -9,8 +9,10 @@ Protocol. Every choice is tuned over the same number of temperatures, by linear 
 that are neither of the training nor of the test, with a seed that is used for nothing else. At the
 best temperature it is trained with further seeds and scored once on the test set. A choice is
 compared with the untouched recipe at that recipe's own best temperature, seed by seed: the same
-weights to begin with, the same batches and the same views. Of some twenty choices the best looks
-better than it is: ``--again`` trains choices with fifteen seeds that nothing was chosen by.
+weights to begin with, and the same batches and views unless batches are composed.
+
+Of some twenty choices the best looks better than it is: ``--again`` trains some of them with
+fifteen seeds that nothing was chosen by.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def main(
     if unknown := set(choice or ()) - set(names):
         raise typer.BadParameter(f"no choice {min(unknown)!r}; there are: {', '.join(names)}")
     if choice:
-        names = [name for name in names if name in (*choice, TUNED, *(() if again else (UNTOUCHED,)))]
+        names = [
+            name for name in names if name in (*choice, TUNED, *(() if again else (UNTOUCHED,)))
+        ]
     rest = (train_size, epochs, width, device)
     sizes = batch_size or [32, 128, 512]
     for size in sizes:

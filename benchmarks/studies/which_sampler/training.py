@@ -98,11 +98,10 @@ class SimCLR(nn.Module):
         )
         self.criterion = NTXentLoss(temperature=temperature)
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Returns the loss of (2 * batch_size, 3, side, side), all first views ahead."""
-        z0, z1 = self.projection_head(self.backbone(views)).chunk(2)
-        loss: Tensor = self.criterion(z0, z1)
-        return loss
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what the loss takes, of (2 * batch_size, 3, side, side), first views ahead."""
+        first, second = self.projection_head(self.backbone(views)).chunk(2)
+        return first, second
 
 
 class MoCo(SimCLR):
@@ -110,22 +109,18 @@ class MoCo(SimCLR):
 
     def __init__(self, width: int, temperature: float) -> None:
         super().__init__(width, temperature)
-        self.slow = nn.Sequential(
-            copy.deepcopy(self.backbone), copy.deepcopy(self.projection_head)
-        )
+        self.slow = nn.Sequential(copy.deepcopy(self.backbone), copy.deepcopy(self.projection_head))
         deactivate_requires_grad(self.slow)
         self.criterion = NTXentLoss(temperature=temperature, memory_bank_size=(QUEUE_SIZE, DIM))
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Returns the loss of (2 * batch_size, 3, side, side), all first views ahead."""
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns queries and keys."""
         update_momentum(self.backbone, self.slow[0], MOMENTUM)
         update_momentum(self.projection_head, self.slow[1], MOMENTUM)
         first, second = views.chunk(2)
-        queries = self.projection_head(self.backbone(first))
         with torch.no_grad():
             keys = self.slow(second)
-        loss: Tensor = self.criterion(queries, keys)
-        return loss
+        return self.projection_head(self.backbone(first)), keys
 
 
 MODELS = {"simclr": SimCLR, "moco": MoCo}
@@ -170,17 +165,24 @@ def _fit(run: Run, model: SimCLR, handle: negplug.Injection | None, device: torc
     """Trains with Adam and a cosine over all steps; returns the seconds that it took."""
     images, labels = (each[: run.train_size] for each in _images(run.data, "train", device))
     augmentation = build_augmentation(dataset_info(run.data), MIN_SCALE[run.data]).to(device)
-    loader = DeviceImages(images, labels, augmentation, _arranged).loader(run.batch_size)
+    data = DeviceImages(images, labels, augmentation, _arranged)
+    batches = _composed(run, data)
+    loader = data.loader(run.batch_size, batches)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs * len(loader))
     started = time.perf_counter()
     for epoch in range(run.epochs):
         if handle is not None:
             handle.set_epoch(epoch)
+        if batches is not None:
+            batches.set_epoch(epoch)
         for indexes, views, labels in loader:
             if handle is not None:
                 handle.provide(indexes=indexes, labels=labels)
-            loss = model(views)
+            embeddings = model(views)
+            if batches is not None:
+                batches.update(indexes, *embeddings)
+            loss = model.criterion(*embeddings)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -188,6 +190,16 @@ def _fit(run: Run, model: SimCLR, handle: negplug.Injection | None, device: torc
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def _composed(run: Run, data: DeviceImages) -> negplug.ComposedBatchSampler | None:
+    """Returns which images meet; None where it is any."""
+    compose = CHOICES[run.choice].compose
+    if compose is None:
+        return None
+    return negplug.ComposedBatchSampler(
+        compose, dataset=data, batch_size=run.batch_size, drop_last=True, seed=run.seed
+    )
 
 
 def _scores(run: Run, model: SimCLR, device: torch.device) -> dict[str, float]:

@@ -47,6 +47,8 @@ class NegativeSampler(Part, abc.ABC):
         turns: How many samplers take turns in it as training goes on.
         wants_epoch: Whether the number of the epoch decides whose turn it is.
         attracts: Whether it may hand over positives too, see :class:`.Negatives`.
+        streams: Whether it may hand over keys that go around a ring of ranks, which a sampler that
+            reads another one hands on as they are; see :mod:`negplug.contract.streaming`.
     """
 
     stream: int = 0
@@ -56,6 +58,7 @@ class NegativeSampler(Part, abc.ABC):
     turns: int = 1
     wants_epoch: bool = False
     attracts: bool = False
+    streams: bool = False
 
     @abc.abstractmethod
     def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...] | Sampled:

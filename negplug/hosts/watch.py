@@ -164,7 +164,8 @@ class Watch:
             raise ValueError(
                 f"NEGPLUG_COMPOSE composes the batches of a Lightning Trainer, not those of a "
                 f"plain PyTorch loop, such as the one that calls {type(module).__name__} at "
-                f"{place()[0]}; give its DataLoader a negplug.ComposedBatchSampler"
+                f"{place()[0]}; unset it and give the DataLoader a "
+                f"negplug.ComposedBatchSampler"
             )
         # Of a name of its own, from which the seed of its draws is made.
         number = len(self.injections)

@@ -10,7 +10,6 @@ number of the epoch alone. Bank and seed are in the checkpoint.
 from __future__ import annotations
 
 import functools
-import json
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.composer import Composer
-from negplug.hosts.composing.epochs import ComposedEpochs, compare
+from negplug.hosts.composing.epochs import ComposedEpochs
 from negplug.hosts.composing.shares import Shares
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
@@ -59,18 +58,11 @@ class Composition:
         self._composed: tuple[object, Tensor] | None = None
 
     def begin(self, trainer: Any) -> None:
-        """Begin a fit, which knows nothing of the fits before; all ranks take rank 0's seed.
-
-        Raises:
-            RanksError: If the ranks have different composers, or some have none.
-        """
+        """Begin a fit, which knows nothing of the fits before; all ranks take rank 0's seed."""
         self._forget()
         self._trainer, self._epochs.seed = trainer, seed_of_run(None)
         if world_size() > 1:
-            own = json.dumps({"seed": self._epochs.seed, "composer": f"compose={self.composer}"})
-            said = [json.loads(text) for text in exchanged(own, default_device())]
-            compare([each["composer"] for each in said])
-            self._epochs.seed = int(said[0]["seed"])
+            self._epochs.seed = int(exchanged(str(self._epochs.seed), default_device())[0])
 
     def end(self) -> None:
         """End the fit; what was learnt stays for checkpoints."""

@@ -120,8 +120,8 @@ class KeptState:
 
         Args:
             saved: The state, by loss.
-            dataset: Text of the data set's fingerprint, or that of each rank; None in checkpoints
-                of earlier versions.
+            dataset: Text of the data set's fingerprint, or that of each rank; None if none was
+                known.
 
         Raises:
             ValueError: If ``dataset`` is something else.

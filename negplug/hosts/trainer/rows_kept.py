@@ -129,7 +129,7 @@ def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:
     mixed = rows == MIXED
     if mixed.any():
         return int(mixed.nonzero()[0]), MIXED
-    views, places = len(rows) // size, torch.arange(len(rows))
+    views, places = len(rows) // size, torch.arange(len(rows), dtype=rows.dtype)
     if torch.equal(rows, places % size) or int(rows.max()) >= size:
         return None  # in order; or of a batch of another form, in which views follow one another
     if views > 1 and torch.equal(rows, places // views):

@@ -7,8 +7,6 @@ from typing import Any
 from negplug.kernels.distributed import rank, world_size
 
 _OF_THE_HOST = "of the host"
-# What 0.1.0 saved for an expression that is written otherwise today.
-_TODAY: dict[str | None, str] = {"infonce(positives='sum')": "infonce()"}
 _LONGEST = 1000  # characters of an expression in a message
 
 
@@ -40,7 +38,7 @@ def losses_of(state: Any, choice: dict[str, str | None]) -> dict[str, Any]:
         return {}
     for kind, own in choice.items():
         saved = state[kind]
-        if type(saved) is not type(own) or own not in (saved, _TODAY.get(saved)):
+        if type(saved) is not type(own) or saved != own:
             named = _OF_THE_HOST if saved is None else str(saved)[:_LONGEST]
             raise ValueError(
                 f"the checkpoint was written with the {kind} {named}, this run has "

@@ -164,12 +164,15 @@ def merged_parts(
     """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     part = tl.arange(0, BP)
-    highest = tl.full([BM], float("-inf"), tl.float32)
+    # The greatest of each column of parts first: where a loop's maximum over loaded numbers is used
+    # more than once, Triton 3.2 aborts the process, and 3.6 fails.
+    each = tl.full([BM, BP], float("-inf"), tl.float32)
     for start in range(0, parts, BP):
         place = (start + part)[None, :] * rows + row[:, None]
         there = (row[:, None] < rows) & (start + part < parts)[None, :]
         own = tl.load(Highest + place, mask=there, other=float("-inf"))
-        highest = tl.maximum(highest, tl.max(own, 1))
+        each = tl.maximum(each, own)
+    highest = tl.max(each, 1)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
     dim = tl.program_id(1) * BD + tl.arange(0, BD)
     sums = tl.zeros([BM], tl.float32)

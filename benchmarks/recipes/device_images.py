@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import kornia.augmentation as K
 import torch
 from datasets import MEAN, STD, DatasetInfo
 from torch import Tensor, nn
@@ -54,6 +53,8 @@ def build_augmentation(info: DatasetInfo, min_scale: float = 0.6) -> nn.Module:
         - Input: (batch_size, channels, height, width), in [0, 1]
         - Output: (batch_size, channels, image_size, image_size), in [0, 1]
     """
+    import kornia.augmentation as K  # of the extra "device"; images are loaded without it
+
     side = (info.image_size, info.image_size)
     steps = [K.RandomResizedCrop(side, scale=(min_scale, 1.0), cropping_mode="resample")]
     if info.mirrored:

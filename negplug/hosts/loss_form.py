@@ -15,7 +15,7 @@ positives: each embedding is multiplied with its own, beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from negplug.hosts.graph_axes import (
     operation_of,
     spread_over,
 )
+from negplug.hosts.nested import tensors_in
 from negplug.kernels.distributed import world_size
 from negplug.kernels.graph_marks import is_marked
 from negplug.kernels.torch_private import output_shape
@@ -85,7 +86,7 @@ def contrasts(output: Tensor, given: Any) -> bool:
         output: The value, or that of each sample, with a gradient.
         given: The module's arguments; tensors are looked for in lists, tuples and mappings too.
     """
-    tensors = [tensor for tensor in _tensors(given) if not isinstance(tensor, nn.Parameter)]
+    tensors = [tensor for tensor in tensors_in(given) if not isinstance(tensor, nn.Parameter)]
     nodes = {get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad}
     sources = {node for node in nodes if not _of_weights(node)} or nodes
     # Embeddings with classes alone: what they are multiplied with are weights.
@@ -162,17 +163,6 @@ def _weigher(
 def _is_fused(node: Node) -> bool:
     """Return whether a function of autograd makes a loss of similarities, unseen."""
     return isinstance(node, BackwardCFunction) and len(output_shape(node)) <= 1
-
-
-def _tensors(given: Any) -> Iterable[Tensor]:
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, Mapping):
-        for value in given.values():
-            yield from _tensors(value)
-    elif isinstance(given, (list, tuple)):
-        for value in given:
-            yield from _tensors(value)
 
 
 def _factors(node: Node, operation: str) -> list[Axis | None] | None:

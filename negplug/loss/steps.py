@@ -34,7 +34,7 @@ from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
-from negplug.loss.fingerprint import Fingerprint
+from negplug.loss.fingerprint import BatchFingerprint
 from negplug.loss.refusals import no_second_derivative, unknown_call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
@@ -72,7 +72,7 @@ class Call:
         self.shared = shared
         self.graph = graph
         self.held: list[tuple[int, Any]] | None = None
-        self.fingerprint = Fingerprint.of(batch)
+        self.fingerprint = BatchFingerprint.of(batch)
         self.times = 1
         self.closed = False
         self.discarded = False
@@ -187,7 +187,7 @@ class Steps:
             known = [call for call in self._reached if call.number == self._again]
             self._again = self._again + 1 if known else None
             if known:
-                known[0].fingerprint = Fingerprint.of(batch)
+                known[0].fingerprint = BatchFingerprint.of(batch)
                 return known[0]
         call = Call(self, self.following, shared, graph, batch)
         self._calls.append(weakref.ref(call))
@@ -201,7 +201,7 @@ class Steps:
         Raises:
             RuntimeError: If there was no such call, or its memory has changed since.
         """
-        print_ = Fingerprint.of(batch)
+        print_ = BatchFingerprint.of(batch)
         calls = [*_alive(self._earlier), *_alive(self._calls)]
         alike = [call for call in calls if call.fingerprint.shapes == print_.shapes]
         if not alike:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from negplug.cli.sweep.curve import Curve
+from negplug.cli.sweep.recorded import Curve
 from negplug.hosts.trainer.recording import numbers
 
 if TYPE_CHECKING:

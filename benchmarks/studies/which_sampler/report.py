@@ -49,7 +49,7 @@ def draw(rows: Iterable[Row], recipe: str, path: Path) -> None:
     tried = {name for *_, gains in panels for name in gains} - {TUNED}
     names = [name for name in CHOICES if name in tried]
     seeds = {each.count for *_, gains in panels for each in gains.values()}
-    picture = Figure(figsize=(2.2 + 2.3 * len(panels), 0.3 * len(names) + 1.4), dpi=160)
+    picture = Figure(figsize=(2.8 + 2.3 * len(panels), 0.3 * len(names) + 1.4), dpi=160)
     picture.set_layout_engine("constrained")
     for axes, (data, size, gains) in zip(
         picture.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
@@ -57,11 +57,11 @@ def draw(rows: Iterable[Row], recipe: str, path: Path) -> None:
         _panel(axes, gains, names)
         axes.set_title(f"{data}, B = {size}", fontsize=8.5, loc="left")
     count = "/".join(map(str, sorted(seeds)))
-    picture.supxlabel(
-        "linear accuracy, points above the untouched recipe at its best temperature; "
+    caption = (
+        "linear accuracy, points above the untouched recipe at its best temperature;",
         f"bars: 95 % intervals over {count} paired seeds, coloured if they exclude zero",
-        fontsize=8,
     )
+    picture.supxlabel(("\n" if len(panels) < 3 else " ").join(caption), fontsize=8)
     picture.savefig(path, metadata={"Software": ""})
 
 

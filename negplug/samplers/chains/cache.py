@@ -78,8 +78,8 @@ class EmbeddingCache(SampleTable):
         anchors = batch.anchors.embeddings
         if not self.known.numel():
             # Nothing was shown yet, or a state was loaded without the embeddings.
-            nowhere = torch.zeros(1, len(anchors), dtype=torch.bool, device=anchors.device)
-            pool = Rows.unknown(anchors.detach())
+            nowhere = torch.zeros(1, 1, dtype=torch.bool, device=anchors.device)
+            pool = Rows.unknown(anchors.new_zeros(1, anchors.shape[1]))
             return AbsentStates.of(batch, step, step.state, pool, nowhere)
         # The table itself: what is drawn of it is not copied.
         rows = self.embedding.flatten(0, 1).to(anchors)

@@ -102,7 +102,7 @@ class Call:
         self._steps.reach(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_hook": None}
+        return vars(self) | {"_hook": None, "place": ()}
 
 
 class Steps:

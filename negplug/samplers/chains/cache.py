@@ -11,7 +11,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.rows import Rows
-from negplug.contract.sample_table import SampleTable, occurrences, room_for
+from negplug.contract.sample_table import Room, SampleTable, occurrences
 from negplug.kernels.late import free_to_read
 from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.chains.step import ChainStep
@@ -41,7 +41,7 @@ class ShownKeys(NamedTuple):
         keys = batch.gathered().keys
         assert keys.indexes is not None
         views = occurrences(keys.indexes) if keys.views is None else keys.views
-        room = room_for(keys.indexes, views, keys.num_views, size)
+        room = Room(keys.indexes, views, keys.num_views, size)
         complete = keys.num_views is not None
         return cls(keys.embeddings.detach(), keys.indexes, views, complete, room)
 

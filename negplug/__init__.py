@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from negplug.contract.sampler import NegativeSampler, Sampled
     from negplug.contract.state import Stateful
     from negplug.hosts.accumulation.loops import accumulated
+    from negplug.hosts.composing.loops import ComposedBatchSampler
     from negplug.hosts.injection import Injection, inject
     from negplug.kernels.random.distinct import distinct_places
     from negplug.loss.contrastive import ContrastiveLoss
@@ -45,6 +46,7 @@ __all__ = [
     "AdapterSpec",
     "ChoosingSampler",
     "Columns",
+    "ComposedBatchSampler",
     "Composer",
     "ComposerSpec",
     "Contrast",
@@ -82,6 +84,7 @@ _HOME = {
     "AdapterSpec": "negplug.contract.hookspecs",
     "ChoosingSampler": "negplug.samplers.common.choosing",
     "Columns": "negplug.contract.negatives",
+    "ComposedBatchSampler": "negplug.hosts.composing.loops",
     "Composer": "negplug.contract.composer",
     "ComposerSpec": "negplug.contract.hookspecs",
     "Contrast": "negplug.contract.adapter",

@@ -102,9 +102,11 @@ class ContrastiveBatch:
 
     @property
     def tie(self) -> Tensor | None:
-        """The token of the keys' gathering; None if no sampler has gathered them."""
-        gathered: ContrastiveBatch = self.context.memo.get("gathered", self)
-        return None if gathered.gathering is None else gathered.gathering.token
+        """A zero that ties the loss to what the call has exchanged; None if that is no keys."""
+        gathering: Gathering | None = self.context.memo.get("gathered", self).gathering
+        token: Tensor | None = self.context.memo.get("token")
+        own = None if gathering is None else gathering.token
+        return token if own is None else own if token is None else own + token
 
     @classmethod
     def from_views(
@@ -294,6 +296,5 @@ class ContrastiveBatch:
 
     def detach(self) -> ContrastiveBatch:
         """Return the batch without its graph."""
-        context = replace(self.context, training=False, memo={})
-        anchors, keys = self.anchors.detach(), self.keys.detach()
-        return replace(self, anchors=anchors, keys=keys, context=context)
+        other = replace(self.context, training=False, memo={})
+        return replace(self, anchors=self.anchors.detach(), keys=self.keys.detach(), context=other)

@@ -14,6 +14,9 @@ from negplug.kernels.distributed import gather_rows
 GATHERED = "keys of all ranks"
 """The name of gathered keys in their loss call."""
 
+STREAMED = "keys of all ranks, this one's part"
+"""The name of keys that go around a ring, on the rank whose they are."""
+
 
 @dataclass(frozen=True)
 class Gathering:

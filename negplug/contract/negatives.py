@@ -3,7 +3,8 @@
 A sampler returns ``Negatives``, or a tuple of them where several pools serve in one denominator.
 Which rows serve is a choice of three kinds: the :class:`Whole` pool, :class:`Columns` of it for
 each anchor, or :class:`Mixtures` of two columns. Each lists E entries for an anchor, and the
-``mask`` of each means the same: True where the entry serves the anchor.
+``mask`` of each means the same: True where the entry serves the anchor. A fourth, the keys of
+:class:`EveryRank`, lists none, since no rank holds them all.
 """
 
 from __future__ import annotations
@@ -66,7 +67,17 @@ class Mixtures:
     mask: Tensor | None = None
 
 
-Choice = Whole | Columns | Mixtures
+@dataclass(frozen=True, eq=False)
+class EveryRank:
+    """The rows of all ranks but those with the anchor's id; the pool's rows are this rank's.
+
+    They go around a ring of ranks, see :mod:`negplug.contract.streaming`. Every rank chooses so.
+    """
+
+    mask: None = None
+
+
+Choice = Whole | Columns | Mixtures | EveryRank
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +107,10 @@ class Negatives:
     @property
     def width(self) -> int:
         """E, the number of entries of each anchor, masked ones included."""
-        if isinstance(self.choice, Whole):
+        choice = self._listed
+        if isinstance(choice, Whole):
             return len(self.rows)
-        columns = self.choice.columns if isinstance(self.choice, Columns) else self.choice.first
+        columns = choice.columns if isinstance(choice, Columns) else choice.first
         return columns.shape[1]
 
     @property
@@ -134,7 +146,7 @@ class Negatives:
         """Return the same negatives where ``mask`` ``[N, E]`` is True too."""
         own = self.mask
         mask = mask if own is None else own & mask
-        choice = self.choice if self.blocks is None else Whole()
+        choice = self._listed if self.blocks is None else Whole()
         return replace(self, choice=replace(choice, mask=mask))
 
     def subset(self, rows: Tensor) -> Negatives:
@@ -184,6 +196,16 @@ class Negatives:
         return replace(self, rows=self.rows.detach())
 
     @property
+    def _listed(self) -> Whole | Columns | Mixtures:
+        """The choice, whose entries can be listed; raises ``ValueError`` otherwise."""
+        if isinstance(self.choice, EveryRank):
+            raise ValueError(
+                "keys that go around a ring cannot be listed, since no rank holds them all; leave "
+                "ring=True out"
+            )
+        return self.choice
+
+    @property
     def _drops_draws(self) -> bool:
         """Whether weights of 0 say what was not drawn."""
         return self.estimator == "posterior" and self.log_weight is not None
@@ -211,7 +233,7 @@ def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:
         return pools[0]
     columns, attracted, first = [], list[Tensor](), 0
     for part in pools:
-        if isinstance(part.choice, Mixtures):
+        if isinstance(part._listed, Mixtures):
             raise ValueError(
                 "synthetic negatives are no rows of a pool, so no sampler can choose among them; "
                 "make synthetic(…) the outermost sampler"
@@ -220,6 +242,7 @@ def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:
             every = torch.arange(len(part.rows), device=anchors.ids.device)
             columns.append(every.expand(len(anchors), -1) + first)
         else:
+            assert isinstance(part.choice, Columns)
             columns.append(part.choice.columns + first)
         if part.attracted is not None:
             attracted.append(part.attracted.where(part.attracted < 0, part.attracted + first))

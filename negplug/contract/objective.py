@@ -22,9 +22,12 @@ class Objective(Part, abc.ABC):
         several_positives: Whether it pulls an anchor towards all of its positives, those that a
             sampler attracts among them. One that reads the first alone says that it does not, and
             is refused beside such a sampler.
+        takes_streams: Whether the log-sum-exp of its negatives is all that it asks of them, so that
+            they may go around a ring of ranks, see :mod:`negplug.contract.streaming`.
     """
 
     several_positives: bool = True
+    takes_streams: bool = False
 
     @abc.abstractmethod
     def forward(

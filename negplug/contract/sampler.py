@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +46,8 @@ class NegativeSampler(Part, abc.ABC):
         turns: How many samplers take turns in it as training goes on.
         wants_epoch: Whether the number of the epoch decides whose turn it is.
         attracts: Whether it may hand over positives too, see :class:`.Negatives`.
+        streams: Whether it may hand over keys that go around a ring of ranks, which a sampler that
+            reads another one hands on as they are; see :mod:`negplug.contract.streaming`.
     """
 
     stream: int = 0
@@ -56,6 +57,7 @@ class NegativeSampler(Part, abc.ABC):
     turns: int = 1
     wants_epoch: bool = False
     attracts: bool = False
+    streams: bool = False
 
     @abc.abstractmethod
     def sample(self, batch: ContrastiveBatch) -> Negatives | tuple[Negatives, ...] | Sampled:
@@ -118,14 +120,6 @@ class NegativeSampler(Part, abc.ABC):
     def random(self, batch: ContrastiveBatch) -> RandomNumbers:
         """Return this sampler's own random numbers for this call, on the batch's device."""
         return batch.context.draws.random(self.stream, batch.anchors.embeddings.device)
-
-    def __str__(self) -> str:
-        """Return the expression, or what describes a sampler that was made without one."""
-        if self.expression:
-            return self.expression
-        given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
-        arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
-        return f"{type(self).__name__}({arguments})"
 
 
 def _unpacked(sampled: object) -> tuple[tuple[Negatives, ...], Any]:

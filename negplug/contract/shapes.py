@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
+from negplug.contract.negatives import Columns, EveryRank, Mixtures, Negatives, Whole
 from negplug.contract.rows import Rows
 
 
@@ -62,9 +62,12 @@ def _check_choice(part: Negatives, anchors: int) -> None:
                 f"Mixtures: coefficients must be [{anchors}, {part.width}, 2], got "
                 f"{tuple(choice.coefficients.shape)}"
             )
+    elif isinstance(choice, EveryRank):
+        return
     elif not isinstance(choice, Whole):
+        kind = type(choice).__name__
         raise TypeError(
-            f"Negatives: choice must be Whole, Columns or Mixtures, got {type(choice).__name__}"
+            f"Negatives: choice must be Whole, Columns, Mixtures or EveryRank, got {kind}"
         )
     mask = choice.mask
     if mask is not None and (mask.shape != (anchors, part.width) or mask.dtype != torch.bool):

@@ -23,7 +23,7 @@ from negplug.kernels.distributed import world_size
 from negplug.kernels.precision import not_inference
 
 FORMAT = 2
-"""Of the saved state. 1 was that of negplug before ``add_state``."""
+"""Of the saved state."""
 
 _LONGEST = 200  # characters of a value in a message
 
@@ -145,14 +145,13 @@ def check_format(whose: str, state: Any) -> None:
         whose: Whose state it is, for messages.
         state: The extra state.
     """
-    found = state.get("format", 1) if isinstance(state, dict) else type(state).__name__
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if type(found) is int and found == FORMAT:
         return
     found = short(found) if isinstance(state, dict) else found
     raise ValueError(
-        f"{whose}: the saved state is of format {found}, this negplug reads format {FORMAT} "
-        f"(format 1 is of negplug 0.1 before its contract changed); resume with the version that "
-        f"saved it, or start the samplers afresh"
+        f"{whose}: the saved state is of format {found}, this negplug reads format {FORMAT}; "
+        f"resume with the version that saved it, or start the samplers afresh"
     )
 
 

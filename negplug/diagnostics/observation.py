@@ -12,7 +12,8 @@ Every value is without gradient, and is only computed in the calls that will be 
 - ``uniformity``: log of the mean e^{−2‖a − b‖²} of anchors that are not positives of each other;
 - and what each sampler says of its own draws, see :meth:`NegativeSampler.metrics`.
 
-What does not exist, the hardness of no negatives say, is left out.
+What does not exist, the hardness of no negatives say, is left out; so is what needs keys that other
+ranks hold (``gather(ring=True)``): the first three.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.negatives import Negatives, total_counts
 from negplug.contract.sampler import NegativeSampler
+from negplug.contract.streaming import streamed
 from negplug.diagnostics.hypersphere import uniformity
 from negplug.diagnostics.negatives import effective_number, hardness
 from negplug.objectives.infonce import InfoNCE
@@ -51,20 +53,26 @@ def observe(
 
 def _measure(batch: ContrastiveBatch, negatives: Sequence[Negatives]) -> dict[str, Tensor]:
     detached, given = batch.detach(), [part.detach() for part in negatives]
-    number = total_counts(negatives, batch.anchors)
     paired = batch.positives >= 0
     paying = paired.any(1).sum().clamp(min=1)
     comparable = InfoNCE()(detached, [detached.all_keys()], batch.temperature).sum() / paying
-    measured = {"num_negatives": number.float().mean(), "infonce": comparable}
-    if given[0].estimator == "partition":
-        effective = effective_number(detached, given, batch.temperature)
-        measured["effective_negatives"] = effective.mean()
-    if number.any():
-        measured["hardness"] = hardness(detached, given)[number > 0].mean()
+    measured = {"infonce": comparable}
+    if not streamed(given):
+        measured |= _of_negatives(detached, given)
     if paired.any():
         # ‖a − k‖² = 2 − 2⟨a, k⟩ for rows of unit length
         measured["alignment"] = 2 - 2 * positive_logits(detached, 1.0)[paired].mean()
     ids = batch.anchors.ids
     if len(ids) > 1 and ((ids != ids[0]) | (ids == UNKNOWN)).any():
         measured["uniformity"] = uniformity(detached.anchors.embeddings, ids=ids)
+    return measured
+
+
+def _of_negatives(batch: ContrastiveBatch, given: Sequence[Negatives]) -> dict[str, Tensor]:
+    number = total_counts(given, batch.anchors)
+    measured = {"num_negatives": number.float().mean()}
+    if given[0].estimator == "partition":
+        measured["effective_negatives"] = effective_number(batch, given, batch.temperature).mean()
+    if number.any():
+        measured["hardness"] = hardness(batch, given)[number > 0].mean()
     return measured

@@ -40,6 +40,8 @@ class Injection:
 
     def __init__(self, sites: list[LossSite], losses: list[TreatedLoss]) -> None:
         self.losses = {site.name: loss for site, loss in zip(sites, losses, strict=True)}
+        for loss in losses:
+            loss.loss.ranks.beside = ", ".join(self.losses)
         self.sites = sites
         self._lookout: Lookout | None = None
         self._columns = Columns()

@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     COUNT = 2
     TERMS = 3
     END = 4
+    RING = 5
 
 
 _DOES = {
@@ -37,6 +38,7 @@ _DOES = {
     Purpose.COUNT: "counts its anchors",
     Purpose.TERMS: "compares its settings",
     Purpose.END: "ends the call",
+    Purpose.RING: "passes its keys on around the ring",
 }
 
 _announced = 0
@@ -65,7 +67,7 @@ def announce(
     """
     global _announced
     meet()
-    if purpose in (Purpose.ROWS, Purpose.COUNT):
+    if purpose in (Purpose.ROWS, Purpose.COUNT, Purpose.RING):
         _announced += 1
     padding = [0] * (_NUMBERS - len(numbers))
     header = torch.tensor([purpose, len(said), *numbers, *padding], device=device)

@@ -6,8 +6,8 @@ question (its sizes, say) computes it. A new kernel is a file and a line in its 
 Environment:
     NEGPLUG_BACKEND: forces the kernels of one backend wherever it has any: ``numba`` (loops
         compiled for the CPU, with ``negplug[fast]``), ``triton`` (programs for a GPU, which come
-        with torch there), ``torch`` (torch operations, on any device; numpy's for a few numbers on
-        the CPU), or ``reference`` (the equations, plainly, in torch and autograd; for comparison).
+        with torch there), ``numpy`` (a few numbers on the CPU), ``torch`` (torch operations, on any
+        device), or ``reference`` (the equations, plainly, in torch and autograd; for comparison).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import torch
 
-Backend = Literal["numba", "triton", "torch", "reference"]
+Backend = Literal["numba", "triton", "numpy", "torch", "reference"]
 _VARIABLE = "NEGPLUG_BACKEND"
 
 # Triton looks too when its programs are defined, and never again.
@@ -132,9 +132,14 @@ def forced_backend() -> Backend | None:
 def numba_refusal(device: torch.device) -> str | None:
     """Return why compiled loops cannot serve a device here; None if they can."""
     if device.type != "cpu":
-        return f"it serves the CPU only, and the tensors are on {device.type!r}"
+        return _cpu_only(device)
     failure = _import_failure("numba")
     return failure and f"numba cannot be imported ({failure}), which negplug[fast] installs"
+
+
+def numpy_refusal(device: torch.device) -> str | None:
+    """Return why numpy cannot serve a device; None if it can."""
+    return None if device.type == "cpu" else _cpu_only(device)
 
 
 def triton_refusal(device: torch.device) -> str | None:
@@ -167,6 +172,10 @@ def _launch_failure(device: torch.device) -> str | None:
         warnings.warn(f"{failure}. Torch operations compute instead, more slowly", stacklevel=2)
         return failure
     return None
+
+
+def _cpu_only(device: torch.device) -> str:
+    return f"it serves the CPU only, and the tensors are on {device.type!r}"
 
 
 @functools.cache

@@ -109,12 +109,28 @@ def gather_rows(rows: Tensor, names: Tensor) -> Gathered:
         RanksError: If the width or type of the rows differs between ranks, if only some of them
             carry gradient, or if a rank has failed; on every rank, so that none is left waiting.
     """
+    sizes = agree_on_rows(Purpose.ROWS, rows, len(names))
+    gathered, packed_names, token = _GatherRows.apply(rows, names, sizes)
+    return Gathered(gathered, packed_names, sum(sizes[: rank()]), token)
+
+
+def agree_on_rows(purpose: Purpose, rows: Tensor, named: int) -> tuple[int, ...]:
+    """Return the number of every rank's rows, once all ranks are about to exchange such rows.
+
+    Args:
+        purpose: How they are exchanged.
+        rows: This rank's, ``[n, d]``.
+        named: How many integers go with each.
+
+    Raises:
+        RanksError: As :func:`gather_rows`.
+    """
     # The backward pass is a collective too.
     learns = torch.is_grad_enabled() and rows.requires_grad
-    own = (*rows.shape, rows.element_size(), len(names), learns)
-    everyones = announce(Purpose.ROWS, rows.device, own)
-    sizes, widths, bytes_each, named, gradients = zip(*everyones, strict=True)
-    if len(set(zip(widths, bytes_each, named, strict=True))) > 1:
+    own = (*rows.shape, rows.element_size(), named, learns)
+    everyones = announce(purpose, rows.device, own)
+    sizes, widths, bytes_each, names, gradients = zip(*everyones, strict=True)
+    if len(set(zip(widths, bytes_each, names, strict=True))) > 1:
         raise RanksError(
             f"the ranks have embeddings of widths {list(widths)} with {list(bytes_each)} bytes per "
             f"number; gathering needs the same on all"
@@ -125,8 +141,7 @@ def gather_rows(rows: Tensor, names: Tensor) -> Gathered:
             f"the embeddings carry gradient on some ranks only, not on {lacking}; let the model "
             f"compute them with gradient on all ranks or on none"
         )
-    gathered, packed_names, token = _GatherRows.apply(rows, names, sizes)
-    return Gathered(gathered, packed_names, sum(sizes[: rank()]), token)
+    return sizes
 
 
 class _GatherRows(torch.autograd.Function):

@@ -32,14 +32,6 @@ def free_to_read(device: torch.device) -> bool:
     return device.type == "cpu" and forced_backend() != "triton"
 
 
-def host_refusal(device: torch.device) -> str | None:
-    """Return why a kernel that reads values cannot serve a device; None if it can.
-
-    A CPU that stands in for a GPU may read them, but is forced to take Triton's.
-    """
-    return None if device.type == "cpu" else f"it would have to wait for {device.type!r}"
-
-
 def capturing(device: torch.device) -> bool:
     """Return whether a CUDA graph takes up what is asked of a device, and nothing is computed."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -34,20 +32,21 @@ from negplug.kernels.announcing import (
 from negplug.kernels.distributed import world_size
 from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import backward_runs
+from negplug.loss.terms import compare, plain, variables
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_VARIABLES = ("BACKEND", "COMPOSE", "DISABLED_PLUGINS", "OBJECTIVE", "SAMPLER", "TEMPERATURE")
-"""Of the environment: what changes the losses of a rank."""
-
-_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the description of a function, of each process
-
 
 class Agreement:
-    """What the ranks of one loss have agreed on, and how its calls fail on all of them."""
+    """What the ranks of one loss have agreed on, and how its calls fail on all of them.
+
+    Attributes:
+        beside: The losses of the model that are treated, by name; empty for a loss by itself.
+    """
 
     def __init__(self) -> None:
+        self.beside = ""
         self._temperature: float | None = None
         self._epoch: int | None = None
         self._agreed = False
@@ -131,9 +130,10 @@ class Agreement:
         self._comparing = True
         parts = {"sampler": sampler, "objective": objective}
         terms = _terms(step, parts, constant, rows) | {"epoch": str(epoch)}
+        terms |= {"treated losses": self.beside}
         said = json.dumps({"seed": seed, "terms": terms})
         everyones = [json.loads(text) for text in exchanged(said, rows.device)]
-        _compare([found["terms"] for found in everyones])
+        compare([found["terms"] for found in everyones])
         return int(everyones[0]["seed"])
 
     def disregard(self) -> None:
@@ -243,24 +243,4 @@ def _terms(
     terms["type of the embeddings"] = str(rows.dtype)
     terms["width of the embeddings"] = str(rows.shape[1])
     terms["number of training steps done"] = str(step)
-    for variable in _VARIABLES:
-        name = f"NEGPLUG_{variable}"
-        terms[f"variable {name}"] = os.environ.get(name, "unset")
-    return {name: _ADDRESS.sub("", value) for name, value in terms.items()}
-
-
-def _compare(everyones: list[dict[str, str]]) -> None:
-    """Raise unless all ranks have the same terms.
-
-    Raises:
-        RanksError: Names the first that differs, and two ranks.
-    """
-    first = everyones[0]
-    for rank, terms in enumerate(everyones):
-        for name in (*first, *terms):
-            own, other = first.get(name), terms.get(name)
-            if own != other:
-                raise RanksError(
-                    f"the ranks differ in the {name}: rank 0 has {own}, rank {rank} has {other}; "
-                    f"all ranks of a run need the same"
-                )
+    return plain(terms | variables())

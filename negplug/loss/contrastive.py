@@ -23,6 +23,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
+from negplug.contract.streaming import check_streams, of_this_rank
 from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank
@@ -100,6 +101,8 @@ class ContrastiveLoss(TwoTowerLoss):
         self._attracts = any(part.attracts for part in parts)
         if self._attracts:
             check_pulls(self.objective, self.sampler)
+        check_streams(self.objective, self.sampler)
+        self._streams = self.sampler.streams
         # The second and further calls of a step remember for themselves.
         self.further = nn.ModuleList()
         self._own = [CallState(self.sampler, self.objective)]  # in a list it has no keys
@@ -241,6 +244,8 @@ class ContrastiveLoss(TwoTowerLoss):
                     check_pulls(objective, sampler)
                 elif self._attracts:
                     check_handed_on(sampler, batch)
+                if self._streams:
+                    check_streams(objective, sampler)
                 weighed = pulled, negatives
                 if learned is not None:
                     weighed = sharpened(pulled, negatives, tau, learned)
@@ -258,7 +263,7 @@ class ContrastiveLoss(TwoTowerLoss):
             if self.observe:
                 self.observed = observe(batch, sampler, negatives)
             if self.witness is not None:
-                self.witness(batch, negatives)
+                self.witness(batch, of_this_rank(negatives))
         if call is not None and loss.requires_grad:
             call.computed(loss, held)
         return loss

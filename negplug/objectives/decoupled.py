@@ -49,6 +49,7 @@ class Decoupled(Objective):
     """
 
     expression = "decoupled()"
+    takes_streams = True
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()

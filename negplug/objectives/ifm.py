@@ -42,6 +42,7 @@ class IFM(Objective):
     """
 
     expression = "ifm()"
+    takes_streams = True
 
     def __init__(self, epsilon: float = 0.1, alpha: float = 1.0) -> None:
         super().__init__()

@@ -52,6 +52,7 @@ class InfoNCE(Objective):
     """
 
     expression = "infonce()"
+    takes_streams = True
 
     def __init__(self, positives: Literal["sum", "each", "mean"] | None = None) -> None:
         super().__init__()

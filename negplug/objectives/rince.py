@@ -51,6 +51,7 @@ class RINCE(Objective):
     """
 
     expression = "rince()"
+    takes_streams = True
 
     def __init__(self, q: float = 0.5, lam: float = 0.025) -> None:
         super().__init__()

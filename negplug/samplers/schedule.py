@@ -89,6 +89,7 @@ class Schedule(Stateful, NegativeSampler):
         self.starts = _check_starts(name, given, len(samplers))
         self._name = name
         self.turns = len(samplers)
+        self.streams = any(sampler.streams for sampler in samplers)
         self.samplers = nn.ModuleList(samplers)
         share_memories(self)
         first, *others = ({*sampler.all_samplers()} for sampler in self._each())

@@ -1,7 +1,8 @@
 """Checks of composition: a sampler serves as the source of others, and its rows are what they say.
 
-A sampler whose draws come from the softmax, or whose negatives are mixtures, is the outermost one:
-the samplers that choose refuse it with a sentence, which counts as composing. So does the refusal
+A sampler whose draws come from the softmax, whose negatives are mixtures, or whose keys go around a
+ring is the outermost one: the samplers that choose are refused with a sentence, which counts as
+composing. So does the refusal
 of ``hierarchical`` where tiers overlap and one weighs its rows, a weight that is not defined, or
 attracts some.
 """
@@ -33,13 +34,14 @@ def it_serves_as_a_source(subject: Subject) -> None:
     sampler = subject.loss().sampler
     # A memory starts empty, and there is nothing to mix then.
     alone = [part for step in train(subject, subject.loss(), range(4)) for part in step.negatives]
-    outermost = any(
+    outermost = sampler.streams or any(
         part.estimator == "posterior" or isinstance(part.choice, Mixtures) for part in alone
     )
     excludes = any(part.log_weight is not None or part.attracted is not None for part in alone)
     for name, compose in _COMPOSED.items():
-        loss = ContrastiveLoss(compose(subject.new()), temperature=TEMPERATURE, seed=0)
+        composed = compose(subject.new())
         try:
+            loss = ContrastiveLoss(composed, temperature=TEMPERATURE, seed=0)
             steps = train(subject, loss.to(subject.device), range(4))
         except ValueError as error:
             if outermost or (excludes and name.startswith("hierarchical")):

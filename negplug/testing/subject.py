@@ -16,7 +16,7 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
-from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
+from negplug.contract.negatives import Choice, Columns, Mixtures, Negatives, Whole
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.loss.contrastive import ContrastiveLoss
@@ -222,7 +222,7 @@ def insist_on_rows_of_the_pool(negatives: Sequence[Negatives]) -> None:
             )
 
 
-def _columns(choice: Whole | Columns | Mixtures) -> dict[str, Tensor]:
+def _columns(choice: Choice) -> dict[str, Tensor]:
     """Return the columns that a choice holds, by name."""
     if isinstance(choice, Columns):
         return {"columns": choice.columns}
@@ -244,7 +244,7 @@ def copied(negatives: Sequence[Negatives]) -> list[dict[str, Any]]:
     ]
 
 
-def _plain(value: Rows | Whole | Columns | Mixtures) -> dict[str, Any]:
+def _plain(value: Rows | Choice) -> dict[str, Any]:
     # Names of rows tell one memory of a process from another; a second run has others.
     held = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "name"}
     return {name: _copy(part) for name, part in held.items()}

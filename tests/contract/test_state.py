@@ -94,15 +94,15 @@ def test_only_a_state_of_one_rank_makes_it_per_rank():
     assert not Memory.per_rank
 
 
-FORMAT_1 = {"settings": {"size": 3}, "rows": torch.zeros(3, 4), "next": 2}
+OLD = {"settings": {"size": 3}, "rows": torch.zeros(3, 4), "next": 2}
 
 
 @pytest.mark.parametrize(
     ("state", "found"),
     [
-        (FORMAT_1, "format 1"),
-        ({}, "format 1"),
-        ({**FORMAT_1, "format": 3}, "format 3"),
+        ({**OLD, "format": 1}, "format 1"),
+        ({}, "format None"),
+        ({**OLD, "format": 3}, "format 3"),
         ([1], "format list"),
         (None, "format NoneType"),
     ],
@@ -111,9 +111,8 @@ def test_another_format_is_refused_by_its_name(state, found):
     memory = filled()
     before = held(memory)
     message = (
-        f"memory(): the saved state is of {found}, this negplug reads format 2 (format 1 is of "
-        f"negplug 0.1 before its contract changed); resume with the version that saved it, or "
-        f"start the samplers afresh"
+        f"memory(): the saved state is of {found}, this negplug reads format 2; resume "
+        f"with the version that saved it, or start the samplers afresh"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         memory.set_extra_state(state)
@@ -121,13 +120,13 @@ def test_another_format_is_refused_by_its_name(state, found):
 
 
 @pytest.mark.parametrize("expression", ["queue(size=16)", "memory_bank()", "emc2()"])
-def test_a_samplers_state_of_format_1_is_refused_whole(expression):
+def test_a_samplers_state_of_another_format_is_refused_whole(expression):
     loss_fn = ContrastiveLoss(expression, seed=4)
     views = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss_fn(*views, indexes=torch.arange(4)).backward()
     before = loss_fn.state_dict()
     state = copy.deepcopy(before)
-    old = {"settings": {"size": 16, "world_size": 1}, "rows": torch.zeros(0, 0)}
+    old = state["sampler._extra_state"] | {"format": 1}
     state["sampler._extra_state"] = old
     with pytest.raises(ValueError, match="saved state is of format 1, this negplug reads format 2"):
         loss_fn.load_state_dict(state)

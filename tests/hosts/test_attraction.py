@@ -6,8 +6,7 @@ import hosts
 import pytest
 import torch
 
-from negplug import inject, make_objective
-from negplug.hosts.trainer.saved import losses_of
+from negplug import inject
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -47,11 +46,3 @@ def test_a_method_that_has_one_teacher_refuses():
     trainer = hosts.trainer(callbacks=[control], max_steps=2)
     with pytest.raises(ValueError, match=r"ReSSL's relational objective.*cannot take those that"):
         trainer.fit(model, hosts.loader())
-
-
-def test_a_checkpoint_of_the_form_that_was_the_default_goes_on():
-    saved = {"losses": {"loss": {"step": 3}}, "objective": "infonce(positives='sum')"}
-    for expression in ("infonce()", "infonce(positives='sum')"):
-        assert losses_of(saved, {"objective": str(make_objective(expression))}) == saved["losses"]
-    with pytest.raises(ValueError, match="the checkpoint was written with the objective infonce"):
-        losses_of(saved, {"objective": "infonce(positives='mean')"})

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from negplug import Rows, make_composer
-from negplug.hosts.embedding_bank import EmbeddingBank
+from negplug.hosts.composing.embedding_bank import EmbeddingBank
 from negplug.hosts.trainer.composition import Composition
 
 pytestmark = pytest.mark.filterwarnings("ignore")

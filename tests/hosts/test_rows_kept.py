@@ -135,6 +135,7 @@ def test_indexes_of_the_recipes_own_are_right():
 def test_marks_go_the_way_of_rows():
     marks, x = RowMarks(), torch.randn(6, 4)
     marks.begin({"x": [x]}, 6)
+    filled = torch.empty(6, 4)
     layer = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
     with marks:
         z = layer(x)
@@ -146,6 +147,8 @@ def test_marks_go_the_way_of_rows():
         mixed = z + z.roll(2, 0)
         thrice = z.repeat_interleave(3, dim=0)
         parts = z.split([2, 4])
+        twice = z.expand(2, 6, 6).reshape(12, 6)
+        torch.cat([x[3:], x[:3]], out=filled)
         turned = z.unsqueeze(0).transpose(0, 1).squeeze(1)
         lost = torch.from_numpy(z.detach().numpy())
     assert marks.of(z).tolist() == marks.of(product).tolist() == list(range(6))
@@ -155,6 +158,9 @@ def test_marks_go_the_way_of_rows():
     assert set(marks.of(mixed).tolist()) == {MIXED}
     assert marks.of(thrice).tolist() == [n // 3 for n in range(18)]
     assert [marks.of(part).tolist() for part in parts] == [[0, 1], [2, 3, 4, 5]]
+    assert marks.of(twice).tolist() == [*range(6), *range(6)]
+    assert marks.of(filled).tolist() == [3, 4, 5, 0, 1, 2]
+    assert torch.equal(filled, torch.cat([x[3:], x[:3]]))
     assert marks.of(turned).tolist() == list(range(6))
     assert marks.of(lost) is None
 

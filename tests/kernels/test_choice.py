@@ -24,6 +24,9 @@ from negplug.kernels.pool import POOL, pool_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp
 from negplug.kernels.random import DISTINCT, distinct_integers
 from negplug.kernels.random.floyd import floyd_integers
+from negplug.kernels.table import READING
+from negplug.kernels.table.host import entries_on_host
+from negplug.kernels.table.indexing import indexed_entries
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 
@@ -50,6 +53,18 @@ def test_the_question_chooses(monkeypatch):
     monkeypatch.setenv("NEGPLUG_BACKEND", "cuda")
     with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND must be one of .*, got 'cuda'"):
         chosen_similarities(a, k, chosen)
+
+
+def test_numpy_is_a_backend_of_its_own(monkeypatch):
+    for forced in (None, "numpy", "numba"):
+        monkeypatch.setenv("NEGPLUG_BACKEND", forced or "")
+        assert READING.kernel(CPU, None) is entries_on_host
+    monkeypatch.setenv("NEGPLUG_BACKEND", "torch")
+    assert READING.kernel(CPU, None) is indexed_entries
+    monkeypatch.setenv("NEGPLUG_BACKEND", "numpy")
+    assert POOL.backend(CPU, POOL.typical) != "numpy"  # which has none
+    with pytest.raises(ValueError, match=r"NEGPLUG_BACKEND is 'numpy'.*serves the CPU only"):
+        READING.kernel(ELSEWHERE, None)
 
 
 @needs_numba

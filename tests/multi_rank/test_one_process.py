@@ -29,6 +29,8 @@ FULL = 6
 # steps, since the order of the keys inside a step is another one there.
 PLAIN = [
     "gather()",
+    "gather(ring=True)",
+    "schedule(gather(ring=True), gather(), from_steps=(0, 2))",
     "queue(size={two_steps})",
     "memory_bank(momentum=0.5)",
     "hierarchical(gather(), queue(size={two_steps}))",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -24,7 +25,7 @@ from negplug import ContrastiveLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
 
-GATHERING = ["gather()", "queue(size=16)", "memory_bank()", "emc2()"]
+GATHERING = ["gather()", "gather(ring=True)", "queue(size=16)", "memory_bank()", "emc2()"]
 
 
 def settings(rank, world):
@@ -117,12 +118,14 @@ def parts_that_fail(rank, world):
     """What each rank says where a sampler or an objective of rank 1 fails, and of the next step."""
     found = []
     for call in (0, 1):
-        for where in ("before", "after", "objective", "indexes", "encode"):
+        for where in ("before", "after", "objective", "ring", "indexes", "encode"):
             options = {"sampler": "gather()"}
             if where in {"before", "after"}:
                 options["sampler"] = Failing(call, first=where == "before")
             elif where == "objective":
                 options["objective"] = FailingObjective(call)
+            elif where == "ring":
+                options = {"sampler": "gather(ring=True)", "objective": FailingObjective(call)}
             elif where == "indexes":  # without gathered keys, but with an exchange
                 options = {"sampler": "in_batch()", "objective": "sogclr()"}
             elif where == "encode":
@@ -216,8 +219,9 @@ def test_the_seed_of_the_draws_is_one_whatever_the_ranks_were_given(heard):
 def checkpointed(rank, world):
     """Loss and gradients of steps whose loss is computed again in the backward pass, or not."""
     found = []
-    for reentrant in (None, False, True):
-        loss_fn = ContrastiveLoss("uniform(num_negatives=3, source=gather())", seed=7 + rank)
+    samplers = ("uniform(num_negatives=3, source=gather())", "gather(ring=True)")
+    for reentrant, sampler in itertools.product((None, False, True), samplers):
+        loss_fn = ContrastiveLoss(sampler, seed=7 + rank)
         for step in range(3):
             views = views_of(rank, step)
             if reentrant is None:
@@ -231,7 +235,7 @@ def checkpointed(rank, world):
 
 def test_a_call_computed_again_is_the_same_on_all_ranks(heard):
     for found in heard["checkpointed"]:
-        plain, again, reentrant = found[:3], found[3:6], found[6:]
+        plain, again, reentrant = found[:6], found[6:12], found[12:]
         assert same_state(plain, again)
         assert same_state(plain, reentrant)
 

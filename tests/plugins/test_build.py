@@ -45,12 +45,12 @@ def test_a_call_is_looked_up_among_plugins_only(text, tmp_path, monkeypatch, cap
             "unknown argument 'num_negative' of uniform(); it takes num_negatives, shared, "
             "correction, source",
         ),
-        ("gather(«size»=3)", "unknown argument 'size' of gather(); it takes no arguments"),
+        ("gather(«size»=3)", "unknown argument 'size' of gather(); it takes ring"),
         (
             "«uniform»()",
             "uniform(): missing a required argument: 'num_negatives'; it takes num_negatives, ",
         ),
-        ("«gather»(3)", "gather(): too many positional arguments; it takes no arguments"),
+        ("«gather»(True, 3)", "gather(): too many positional arguments; it takes ring"),
         (
             "«uniform»(3, num_negatives=4)",
             "uniform(): multiple values for argument 'num_negatives'; it takes num_negatives, ",

@@ -65,6 +65,7 @@ class FailingObjective(Objective):
     """An InfoNCE that fails on rank 1 in some call."""
 
     expression = "failing()"
+    takes_streams = True
 
     def __init__(self, call):
         super().__init__()
@@ -103,6 +104,7 @@ def differing(rank):
         ("momentum=0.9", of("memory_bank(momentum=0.5)", "memory_bank(momentum=0.9)")),
         ("gather=False", of("queue(size=64)", "queue(size=64, gather=False)")),
         ("gather()", of("gather()", "in_batch()")),
+        ("ring=True", of("gather()", "gather(ring=True)")),
         ("in_batch()", of("in_batch()", "memory_bank()")),
         ("out_of_batch='drop'", of("emc2()", "emc2(out_of_batch='drop')")),
         ("burn_in=0.25", of("emc2()", "emc2(burn_in=0.25)")),

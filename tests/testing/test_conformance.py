@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
 # 16 samples in two views: a memory of 70 rows keeps two steps of one rank, one of two ranks.
 EXAMPLES = {
     "in_batch": ["in_batch()", "in_batch(views='cross')"],
-    "gather": ["gather()"],
+    "gather": ["gather()", "gather(ring=True)"],
     "uniform": [
         "uniform(num_negatives=4)",
         "uniform(num_negatives=4, correction=True)",

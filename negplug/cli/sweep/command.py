@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from negplug.cli.sweep.grid import filled
+from negplug.cli.sweep.grid import OWN_BATCHES, filled
 from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.treatment import BASELINE
 
@@ -19,6 +19,7 @@ def run_command(run: Run, settings: Settings) -> list[str]:
     inputs = filled(settings, run)
     command = [sys.executable, "-m", "negplug", "run", "--sampler", run.sampler]
     command += _options(inputs.objective, inputs.temperature, settings.diagnose)
+    command += ["--compose", run.compose] if run.compose else []
     return [*command, "--seed", str(run.seed), settings.script, *inputs.args]
 
 
@@ -37,6 +38,10 @@ def sweep_command(
     command = ["negplug", "sweep", str(script)]
     for sampler in sorted(samplers, key=lambda sampler: sampler != BASELINE):
         command += ["--sampler", sampler]
+    composers = dict.fromkeys(run.compose for run in runs if run.sampler != BASELINE)
+    if any(composers):
+        for compose in composers:
+            command += ["--compose", compose or OWN_BATCHES]
     grid: dict[str, dict[str, None]] = {}
     for name, value in (pair for run in runs for pair in run.point):
         grid.setdefault(name, {})[value] = None
@@ -56,7 +61,8 @@ def treatment_of(settings: Settings) -> str:
 
 def run_folder(run: Run) -> str:
     """Return a readable folder name; a hash keeps apart what the readable part may not."""
-    parts = [run.sampler, *(f"{name}={value}" for name, value in run.point)]
+    parts = [run.sampler, *([run.compose] if run.compose else [])]
+    parts += [f"{name}={value}" for name, value in run.point]
     name = "-".join(re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
     plain = r"\w+(\([\w=., +-]*\))?|\w+=[\w.+-]+"
     if len(name) > 80 or not all(re.fullmatch(plain, part) for part in parts):

@@ -1,9 +1,9 @@
 """The grid of a sweep: ``--grid lr=0.1,0.3``, the ``{lr}`` it fills in, and the runs it makes.
 
-A run is what reaches its process. A name in ``--sampler`` makes samplers of their own, which are
-compared. A name elsewhere makes settings, among which each sampler's best is chosen; one that
-stands only in ``--objective`` or ``--temperature`` does not multiply the baseline, which gets
-neither.
+A run is what reaches its process. A name in ``--sampler`` or ``--compose`` makes samplers and
+composers of their own, which are compared. A name elsewhere makes settings, among which each
+one's best is chosen; one that stands only in ``--objective`` or ``--temperature`` does not multiply
+the baseline, which gets neither, and no composer.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from negplug.cli.sweep.trials import Run, Settings
+from negplug.cli.sweep.trials import Point, Run, Settings
 from negplug.cli.treatment import BASELINE
 
 # `${name}` is the interpolation of hydra and of shells, and none of ours.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([^\W\d]\w*)\}")
 
 # Columns that results.csv has besides those of the grid.
-_RESERVED = ("sampler", "seed", "chosen", "seconds")
+_RESERVED = ("sampler", "compose", "seed", "chosen", "seconds")
+
+OWN_BATCHES = "none"
+"""The "composer" that leaves the script its own batches."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def parse_grid(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def check_names(
-    samplers: Iterable[str], settings: Settings, grid: Mapping[str, Sequence[str]]
+    samplers: Iterable[str],
+    settings: Settings,
+    grid: Mapping[str, Sequence[str]],
+    composers: Iterable[str] = (),
 ) -> list[str]:
     """Check that the grid and the placeholders belong together.
 
@@ -70,6 +76,7 @@ def check_names(
         samplers: Sampler expressions with placeholders.
         settings: What all runs share, with placeholders.
         grid: Values by name.
+        composers: Composer expressions with placeholders.
 
     Returns:
         Names in braces in ARGS that have no grid: they are the script's own.
@@ -79,6 +86,7 @@ def check_names(
             without a grid.
     """
     expressions = [("--sampler", text) for text in samplers]
+    expressions += [("--compose", text) for text in composers]
     expressions += [("--objective", settings.objective or "")]
     expressions += [("--temperature", str(settings.temperature or ""))]
     known = set()
@@ -92,14 +100,18 @@ def check_names(
     for name in grid:
         if name not in known and name not in in_args:
             raise ValueError(
-                f"--grid {name}: there is no {{{name}}} in --sampler, --objective, --temperature "
-                "or ARGS; write it where the value belongs"
+                f"--grid {name}: there is no {{{name}}} in --sampler, --compose, --objective, "
+                "--temperature or ARGS; write it where the value belongs"
             )
     return [name for name in in_args if name not in grid and name != "seed"]
 
 
 def expand(
-    samplers: Iterable[str], settings: Settings, grid: Mapping[str, Sequence[str]], seeds: int
+    samplers: Iterable[str],
+    settings: Settings,
+    grid: Mapping[str, Sequence[str]],
+    seeds: int,
+    composers: Sequence[str] = (),
 ) -> list[Run]:
     """Return all runs, each once, seed by seed: a sweep that still runs compares all samplers.
 
@@ -108,20 +120,27 @@ def expand(
         settings: What all runs share, with placeholders.
         grid: Values by name.
         seeds: Number of seeds.
+        composers: Composer expressions with placeholders; each goes with every sampler.
     """
-    cells: list[tuple[str, tuple[tuple[str, str], ...]]] = []
+    cells: list[tuple[str, str, Point]] = []
     treatment = _names(settings.objective or "", str(settings.temperature or ""))
-    for template in samplers:
-        for named in _assignments(_names(template), grid):
-            sampler = one_spelling(_fill(template, named))
+    for template, compose in product(samplers, composers or (OWN_BATCHES,)):
+        for named in _assignments(_names(template, compose), grid):
+            sampler, composer = (one_spelling(_fill(text, named)) for text in (template, compose))
+            if sampler == BASELINE or composer == OWN_BATCHES:
+                composer = ""
             reaching = _names(*settings.args) + (treatment if sampler != BASELINE else [])
             names = sorted({name for name in reaching if name in grid})
             free = [name for name in names if name not in named]
             for rest in _assignments(free, grid):
                 values = {**named, **rest}
-                cells.append((sampler, tuple((name, values[name]) for name in names)))
+                cells.append((sampler, composer, tuple((name, values[name]) for name in names)))
     unique = dict.fromkeys(cells)
-    return [Run(sampler, seed, point) for seed in range(seeds) for sampler, point in unique]
+    return [
+        Run(sampler, seed, point, compose)
+        for seed in range(seeds)
+        for sampler, compose, point in unique
+    ]
 
 
 def filled(settings: Settings, run: Run) -> Inputs:

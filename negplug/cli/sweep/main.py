@@ -27,7 +27,7 @@ from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.terminal import plain
-from negplug.cli.treatment import check_diagnostics, check_treatment, fail
+from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
 
 
 def sweep(
@@ -54,6 +54,15 @@ def sweep(
             "--grid of that name; other braces, and '${NAME}', reach SCRIPT as they are.",
         ),
     ] = None,
+    compose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compose",
+            metavar="EXPR",
+            help="Composer of the batches of a Lightning Trainer, or 'none' for the script's own. "
+            "Every sampler but the baseline runs with each. Repeatable.",
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option("--objective", metavar="EXPR", help="Objective of all but the baseline."),
@@ -68,8 +77,8 @@ def sweep(
             "--grid",
             metavar="NAME=V1,V2",
             help="Values of '{NAME}' in ARGS, --objective and --temperature: every sampler runs "
-            "with all combinations, and its best counts. In --sampler they make further samplers. "
-            "Repeatable.",
+            "with all combinations, and its best counts. In --sampler and --compose they make "
+            "further choices to compare. Repeatable.",
         ),
     ] = None,
     diagnose: Annotated[
@@ -135,7 +144,7 @@ def sweep(
             temperature=None if temperature is None else as_temperature(temperature),
             diagnose=tuple(sorted(set(diagnose or ()))),
         )
-        runs = _planned(sampler, settings, parse_grid(grid or ()), seeds)
+        runs = _planned(sampler, settings, parse_grid(grid or ()), seeds, compose or [])
     except ValueError as error:
         fail(f"{error}.")
     end_runs_on_signals()
@@ -154,7 +163,7 @@ def sweep(
             shared.enqueue(runs)
 
             def summarize() -> Summary:
-                order = [run.sampler for run in runs]
+                order = [run.name for run in runs]
                 return Summary(shared.results(), order, metric, minimize, treatment_of(settings))
 
             def keep() -> None:
@@ -190,12 +199,20 @@ def sweep(
 
 
 def _planned(
-    samplers: list[str], settings: Settings, grid: dict[str, tuple[str, ...]], seeds: int
+    samplers: list[str],
+    settings: Settings,
+    grid: dict[str, tuple[str, ...]],
+    seeds: int,
+    composers: list[str],
 ) -> list[Run]:
     """Return all runs, once it is clear that every one of them can be built."""
-    for name in check_names(samplers, settings, grid):
+    for name in check_names(samplers, settings, grid, composers):
         typer.echo(f"negplug: {{{name}}} in ARGS has no --grid and stays as it is.", err=True)
-    runs = expand(samplers, settings, grid, seeds)
+    runs = expand(samplers, settings, grid, seeds, composers)
+    if composers and all(run.sampler == BASELINE for run in runs):
+        raise ValueError(f"--compose has no effect with --sampler {BASELINE}; name a sampler too")
+    for composer in dict.fromkeys(run.compose for run in runs if run.compose):
+        check_treatment((), None, None, compose=composer)
     check_treatment(dict.fromkeys(run.sampler for run in runs), None, None)
     inputs = (filled(settings, run) for run in runs)
     for objective, temperature in dict.fromkeys((i.objective, i.temperature) for i in inputs):

@@ -93,7 +93,7 @@ def failed_runs(failures: Mapping[Run, str]) -> list[str]:
     """Return the section of the runs that failed, with the end of their log."""
     lines = ["## Failed runs", ""] if failures else []
     for run, error in failures.items():
-        setting = ", ".join([f"`{run.sampler}`", *(f"{n}={v}" for n, v in run.point)])
+        setting = ", ".join([f"`{run.name}`", *(f"{n}={v}" for n, v in run.point)])
         # Longer than any fence that a log may hold.
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", error)), default=0))
         lines += [f"{setting}, seed {run.seed}:", "", f"{fence}text", error, fence, ""]

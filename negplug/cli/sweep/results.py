@@ -17,7 +17,8 @@ def write_csv(summary: Summary, path: Path) -> None:
     those that tables and pictures show, and 0 for the others.
     """
     names, metrics = summary.names, summary.metrics
-    header = ["sampler", *names, "seed", *(["chosen"] if names else []), "seconds"]
+    whose = ["sampler", "compose"] if summary.composed else ["sampler"]
+    header = [*whose, *names, "seed", *(["chosen"] if names else []), "seconds"]
     # A recipe may log its learning rate under the name that the grid has for it.
     header += [f"logged {name}" if name in header else name for name in metrics]
     write_rows(path, header, _rows(summary))
@@ -38,11 +39,13 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 def _rows(summary: Summary) -> Iterator[list[object]]:
     names = summary.names
-    for sampler in summary.samplers:
-        for place, (point, results) in enumerate(summary.ranking[sampler]):
+    for name in summary.samplers:
+        for place, (point, results) in enumerate(summary.ranking[name]):
             setting = dict(point)
             chosen = [int(place == 0)] if names else []
             for result in results:
-                row = [sampler, *(setting.get(name, "") for name in names), result.run.seed]
+                row: list[object] = [result.run.sampler]
+                row += [result.run.compose] if summary.composed else []
+                row += [*(setting.get(name, "") for name in names), result.run.seed]
                 row += [*chosen, f"{result.seconds:.3f}"]
                 yield row + [result.metrics.get(name, "") for name in summary.metrics]

@@ -41,11 +41,16 @@ class Summary:
 
     @cached_property
     def samplers(self) -> list[str]:
-        """Samplers with at least one finished run."""
-        finished = [result.run.sampler for result in self.results]
+        """Samplers with at least one finished run, each with its composer as one more."""
+        finished = [result.run.name for result in self.results]
         return [
             name for name in dict.fromkeys([BASELINE, *self.order, *finished]) if name in finished
         ]
+
+    @cached_property
+    def composed(self) -> bool:
+        """Whether the batches of some runs were composed."""
+        return any(result.run.compose for result in self.results)
 
     @cached_property
     def names(self) -> list[str]:
@@ -57,7 +62,7 @@ class Summary:
         """Grid points by sampler with their runs, the best first."""
         by_sampler: dict[str, list[Result]] = {sampler: [] for sampler in self.samplers}
         for result in sorted(self.results, key=lambda result: result.run.seed):
-            by_sampler[result.run.sampler].append(result)
+            by_sampler[result.run.name].append(result)
         return {
             sampler: ranked(results, self.metric, self.minimize)
             for sampler, results in by_sampler.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from negplug.cli.sweep.curve import Curve
+from negplug.cli.sweep.recorded import Curve
 from negplug.hosts.trainer.recording import numbers
 
 if TYPE_CHECKING:
@@ -32,15 +32,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the grid."""
+    """One cell of the grid; ``compose`` is empty where the batches are the script's own."""
 
     sampler: str
     seed: int
     point: Point = ()
+    compose: str = ""
+
+    @property
+    def name(self) -> str:
+        """What is compared: the sampler and the composer of the batches."""
+        return f"{self.sampler} with {self.compose}" if self.compose else self.sampler
 
     def __str__(self) -> str:
         values = (f"{name}={value}" for name, value in self.point)
-        return ", ".join([self.sampler, *values, f"seed {self.seed}"])
+        return ", ".join([self.name, *values, f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ def run_of(attributes: dict[str, object]) -> Run | None:
         return None
     point = cast(dict[str, str], attributes.get("point", {}))
     sampler, seed = str(attributes["sampler"]), cast(int, attributes["seed"])
-    return Run(sampler, seed, tuple(sorted(point.items())))
+    compose = str(attributes.get("compose", ""))  # younger than some studies
+    return Run(sampler, seed, tuple(sorted(point.items())), compose)
 
 
 def result_of(run: Run, trial: FrozenTrial) -> Result:

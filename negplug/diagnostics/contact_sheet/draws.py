@@ -202,6 +202,7 @@ def _of_anchors(part: Negatives, anchors: Tensor) -> Negatives:
     elif isinstance(choice, Columns):
         few = Columns(choice.columns[anchors], mask)
     else:
+        assert isinstance(choice, Mixtures)  # of a ring this rank's part is shown, a whole pool
         few = Mixtures(
             choice.first[anchors], choice.second[anchors], choice.coefficients[anchors], mask
         )

@@ -107,6 +107,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
 
         Raises:
             ValueError: If another callback of the Trainer treats the same loss.
+            RanksError: If the ranks were given different arguments or variables.
         """
         self._stage = stage
         watch.pause(self)
@@ -117,6 +118,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         several.check_targets(self.target, [other.target for other in others])
         several.check_accumulate(self.accumulate, [other.accumulate for other in others])
         several.check_compose(self.composition, [other.composition for other in others])
+        # Before the Trainer's own first exchange, which ranks that differ may not all reach.
+        declared, ignored = self._declared, sorted(self.ignore)
+        given = {"accumulate": self.accumulate, "ignore": ignored, "treat": declared}
+        several.insist_on_same_arguments(self._chosen() | given)
         if self.treatment.wants_indexes or self.composition is not None:
             # Now, before any loader is iterated.
             self._recorder = several.shared_recorder(trainer, [each._recorder for each in others])
@@ -157,11 +162,9 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         elif all(site.reads_metadata for site in self.injection.sites):
             self._stop_recording()
         self._kept.restore(self.injection)
-        composer = None if self.composition is None else self.composition.composer
         prefix = self.state_key if self._others(trainer) else "negplug"
-        chosen = several.hyperparameters(self.treatment, self.target, prefix, composer)
         for experiment in trainer.loggers:
-            experiment.log_hyperparams(chosen)
+            experiment.log_hyperparams(self._chosen(f"{prefix}/"))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the data set; a fit with another one than before starts afresh."""
@@ -233,6 +236,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         """Return the other callbacks of this kind in a Trainer."""
         kind = NegativeControlMixin
         return [each for each in trainer.callbacks if isinstance(each, kind) and each is not self]
+
+    def _chosen(self, prefix: str = "") -> dict[str, str]:
+        composer = None if self.composition is None else self.composition.composer
+        return several.hyperparameters(self.treatment, self.target, prefix, composer)
 
     def _inject(self, trainer: Any, model: nn.Module) -> Injection:
         how = self.treatment, self.target, self.ignore, self._declared

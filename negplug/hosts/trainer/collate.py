@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from negplug.hosts.nested import tensors_in
 from negplug.hosts.trainer.arrangement import misplaced
-from negplug.hosts.trainer.row_marks import MIXED, collated_with_marks
+from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 
 _IN_ORDER, _BROKEN, _ROW, _SAMPLE = range(4)
 _MARKED = 2
@@ -97,7 +99,7 @@ class WatchedCollate:
         before = list(samples) if isinstance(samples, list) else samples
         if self._left and isinstance(samples, list):
             self._left -= 1
-            batch, wrong = collated_with_marks(self.collate, samples)
+            batch, wrong = _collated_with_marks(self.collate, samples)
         else:
             batch, wrong = self.collate(samples), None
         if batch is not None:  # Lightning passes over such a batch
@@ -163,6 +165,34 @@ def _in_worker(collate: Any, found: Tensor) -> WatchedCollate:
     watched = WatchedCollate(collate, shared=False)
     watched._found = found
     return watched
+
+
+def _collated_with_marks(
+    collate: Callable[[Any], Any], samples: list[Any]
+) -> tuple[Any, tuple[int, int] | None]:
+    """Collate samples, and look where their rows have gone.
+
+    Returns:
+        The batch; and a row and the sample that it is where no column of embeddings or images is
+        in order, None if one is or nothing is known. The sample is :data:`MIXED` where it is made
+        of several.
+    """
+    marks, size = RowMarks(), len(samples)
+    for number, sample in enumerate(samples):
+        for tensor in tensors_in(sample):
+            marks.set(tensor, torch.tensor(number, dtype=torch.int32))
+    with marks:
+        batch = collate(samples)
+    order, wrong = torch.arange(size, dtype=torch.int32), None
+    for tensor in tensors_in(batch):
+        rows = marks.of(tensor)
+        if rows is None or rows.shape != (size,) or tensor.ndim < 2:
+            continue
+        if torch.equal(rows, order):
+            return batch, None
+        row = int((rows != order).nonzero()[0])
+        wrong = wrong or (row, int(rows[row]))
+    return batch, wrong
 
 
 def _name(collate: Any) -> str:

@@ -8,11 +8,8 @@ or padded, and which part of a batch is which rank's stay as torch's ``BatchSamp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DistributedSampler,
@@ -20,17 +17,11 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from negplug.contract.composer import Composer, Epoch
-from negplug.contract.dataset import DatasetAccess
-from negplug.contract.draws import Draws
-from negplug.hosts.embedding_bank import EmbeddingBank
+from negplug.hosts.composing.shares import Shares
 from negplug.hosts.subsets import length
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.hosts.trainer.stand_in import StandIn
 from negplug.kernels.distributed import world_size
-
-_STREAM = -1
-"""Of a composer's draws; those of samplers are numbered from 0."""
 
 
 class ComposedBatches(StandIn):
@@ -54,78 +45,13 @@ class ComposedBatches(StandIn):
         yield from self.replaced if composed is None else composed
 
 
-@dataclass(frozen=True)
-class Shares:
-    """How an epoch of one loader is cut into batches, and each batch into the ranks' parts.
-
-    Attributes:
-        samples: Number of samples of the data set.
-        sizes: The size of each batch on this rank.
-        full: How many of them, the first, are of full size.
-        ranks: Number of ranks that share a batch.
-        rank: Which of them this is.
-    """
-
-    samples: int
-    sizes: tuple[int, ...]
-    full: int
-    ranks: int
-    rank: int
-
-    @classmethod
-    def of(cls, batches: BatchSampler, dataset: Any) -> Shares:
-        """Return how torch's batch sampler cuts, of a loader that can be composed."""
-        sampler: Any = batches.sampler
-        full, rest = divmod(len(sampler), batches.batch_size)
-        sizes = (batches.batch_size,) * full
-        if rest and not batches.drop_last:
-            sizes += (rest,)
-        shared = isinstance(sampler, DistributedSampler)
-        ranks, rank = (sampler.num_replicas, sampler.rank) if shared else (1, 0)
-        return cls(len(dataset), sizes, full, ranks, rank)
-
-    @property
-    def together(self) -> tuple[int, ...]:
-        """The size of each batch, of all ranks together."""
-        return tuple(self.ranks * size for size in self.sizes)
-
-    def composed(
-        self,
-        composer: Composer,
-        seed: int,
-        epoch: int,
-        dataset: DatasetAccess,
-        bank: EmbeddingBank | None = None,
-    ) -> Tensor:
-        """Return an epoch's samples ``[Σ together]``, batch after batch, the same on every rank.
-
-        Args:
-            composer: Says who meets whom.
-            seed: The run's.
-            epoch: Its number.
-            dataset: The data set.
-            bank: Has the embeddings of the samples, if the composer wants them.
-        """
-        total = sum(self.together)
-        random = Draws(seed, epoch).random(_STREAM, torch.device("cpu"))
-        # Who is dropped is drawn first: no composer may always leave out the same.
-        samples = random.permutation(self.samples)[:total]
-        rows = None if bank is None else bank.unit_rows(samples)
-        given = Epoch(samples, self.together, random, dataset, rows)
-        order = samples[composer.order(given)]
-        if 0 < len(order) < total:
-            order = order.repeat(-(-total // len(order)))[:total]  # padded as the host's is
-        size = self.together[0] if self.full else 0
-        whole = self.full * size
-        batches = order[:whole].view(self.full, size)[random.permutation(self.full)]
-        return torch.cat([batches.reshape(-1), order[whole:]])
-
-    def of_rank(self, order: Tensor) -> Iterator[list[int]]:
-        """Yield this rank's part of each batch."""
-        for batch in torch.split(order, list(self.together)):
-            size = len(batch) // self.ranks
-            part: list[int] = batch[self.rank * size : (self.rank + 1) * size].tolist()
-            yield part
+def shares_of(batches: BatchSampler, dataset: Any) -> Shares:
+    """Return how torch's batch sampler cuts, of a loader that can be composed."""
+    sampler: Any = batches.sampler
+    shared = isinstance(sampler, DistributedSampler)
+    ranks, rank = (sampler.num_replicas, sampler.rank) if shared else (1, 0)
+    own, size = len(sampler), batches.batch_size
+    return Shares.cut(len(dataset), own, size, batches.drop_last, ranks, rank)
 
 
 def uncomposable(loader: Any) -> str:

@@ -12,9 +12,10 @@ import logging
 import weakref
 from typing import Any
 
+from negplug.hosts.composing.epochs import compare
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.composition import Composition, compare
+from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
@@ -119,8 +120,8 @@ class KeptState:
 
         Args:
             saved: The state, by loss.
-            dataset: Text of the data set's fingerprint, or that of each rank; None in checkpoints
-                of earlier versions.
+            dataset: Text of the data set's fingerprint, or that of each rank; None if none was
+                known.
 
         Raises:
             ValueError: If ``dataset`` is something else.

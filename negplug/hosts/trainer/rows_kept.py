@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from negplug.hosts.nested import tensors_in
 from negplug.hosts.trainer.collate import INSTEAD
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks, tensors_in
+from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 from negplug.hosts.treated_loss import TreatedLoss
 
 _STEPS = 2
@@ -129,7 +130,7 @@ def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:
     mixed = rows == MIXED
     if mixed.any():
         return int(mixed.nonzero()[0]), MIXED
-    views, places = len(rows) // size, torch.arange(len(rows))
+    views, places = len(rows) // size, torch.arange(len(rows), dtype=rows.dtype)
     if torch.equal(rows, places % size) or int(rows.max()) >= size:
         return None  # in order; or of a batch of another form, in which views follow one another
     if views > 1 and torch.equal(rows, places // views):

@@ -18,6 +18,7 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.trainer.indexes import IndexRecorder
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
+from negplug.loss.terms import insist_on_same
 
 _KEY = "negplug"
 
@@ -141,7 +142,19 @@ def hyperparameters(
         "target": target,
         "compose": compose,
     }
-    return {f"{prefix}/{key}": str(value) for key, value in given.items() if value is not None}
+    return {f"{prefix}{key}": str(value) for key, value in given.items() if value is not None}
+
+
+def insist_on_same_arguments(given: Mapping[str, object]) -> None:
+    """Insist that a callback was given the same on every rank; names what was not.
+
+    Args:
+        given: Its arguments, by name.
+
+    Raises:
+        RanksError: If arguments or variables of the environment differ; on every rank.
+    """
+    insist_on_same({f"{name} of NegativeControl": str(value) for name, value in given.items()})
 
 
 class SharedRecorder:

@@ -41,8 +41,7 @@ from negplug.kernels.chain.moves import (
 from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.result import Moves, Walk
 from negplug.kernels.chain.scan import scan_walk
-from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
-from negplug.kernels.late import host_refusal
+from negplug.kernels.choice import Kernel, Operation, numba_refusal, numpy_refusal, triton_refusal
 
 __all__ = [
     "CHAINS",
@@ -145,7 +144,7 @@ PICKING: Operation[None] = Operation(
     None,
     (
         Kernel("triton", _fused("fused_pick"), triton_refusal),
-        Kernel("torch", lambda: gathered_on_host, host_refusal),
+        Kernel("numpy", lambda: gathered_on_host, numpy_refusal),
         Kernel("torch", lambda: gathered),
     ),
 )

@@ -41,6 +41,39 @@ def frozen_logsumexp(
     return value
 
 
+def streamed_sums(
+    anchors: Tensor,
+    pool: Tensor,
+    anchor_ids: Tensor,
+    pool_ids: Tensor,
+    log_weight: Tensor | None,
+    mask: Tensor | None,
+    temperature: float,
+    means: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return ℓ ``[N]`` and, if they are asked for, the means Σ_j p_ij k_j ``[N, d]``; see above."""
+    highest = anchors.new_full((len(anchors),), -torch.inf)
+    sums = torch.zeros_like(highest)
+    mean = torch.zeros_like(anchors) if means else None
+    for rows, columns, tile in tiles(
+        anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
+    ):
+        before = highest[rows]
+        after = torch.maximum(before, tile.amax(1))
+        # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
+        shift = finite(after)
+        faded = (before - shift).exp_()
+        tile.sub_(shift[:, None]).exp_()
+        sums[rows] = faded * sums[rows] + tile.sum(1)
+        if mean is not None:
+            mean[rows] *= faded[:, None]
+            mean[rows].addmm_(tile, pool[columns])
+        highest[rows] = after
+    if mean is not None:
+        mean /= sums.clamp(min=torch.finfo(sums.dtype).tiny)[:, None]
+    return highest + sums.log(), mean
+
+
 class _FrozenLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -53,28 +86,11 @@ class _FrozenLogSumExp(torch.autograd.Function):
         log_weight: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        highest = anchors.new_full((len(anchors),), -torch.inf)
-        sums = torch.zeros_like(highest)
-        mean = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
-        for rows, columns, tile in tiles(
-            anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
-        ):
-            before = highest[rows]
-            after = torch.maximum(before, tile.amax(1))
-            # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
-            shift = finite(after)
-            faded = (before - shift).exp_()
-            tile.sub_(shift[:, None]).exp_()
-            sums[rows] = faded * sums[rows] + tile.sum(1)
-            if mean is not None:
-                mean[rows] *= faded[:, None]
-                mean[rows].addmm_(tile, pool[columns])
-            highest[rows] = after
-        if mean is not None:
-            mean /= sums.clamp(min=torch.finfo(sums.dtype).tiny)[:, None]
+        question = (anchor_ids, pool_ids, log_weight, mask, temperature)
+        total, mean = streamed_sums(anchors, pool, *question, means=ctx.needs_input_grad[0])
         ctx.save_for_backward(mean)
         ctx.temperature = temperature
-        return highest + sums.log()
+        return total
 
     @staticmethod
     @once_differentiable

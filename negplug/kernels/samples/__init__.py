@@ -12,8 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
-from negplug.kernels.late import host_refusal
+from negplug.kernels.choice import Kernel, Operation, numpy_refusal, triton_refusal
 from negplug.kernels.samples.host import found_on_host, grouped_on_host, shuffled_on_host
 from negplug.kernels.samples.sorting import (
     found_by_sorting,
@@ -46,7 +45,7 @@ GROUPING: Operation[int] = Operation(
     512,
     (
         Kernel("triton", _fused("fused_groups"), triton_refusal, _few),
-        Kernel("torch", lambda: grouped_on_host, host_refusal),
+        Kernel("numpy", lambda: grouped_on_host, numpy_refusal),
         Kernel("torch", lambda: grouped_by_sorting),
     ),
 )
@@ -55,7 +54,7 @@ SHUFFLING: Operation[int] = Operation(
     256,
     (
         Kernel("triton", _fused("fused_shuffle"), triton_refusal, _few),
-        Kernel("torch", lambda: shuffled_on_host, host_refusal),
+        Kernel("numpy", lambda: shuffled_on_host, numpy_refusal),
         Kernel("torch", lambda: shuffled_by_sorting),
     ),
 )
@@ -64,7 +63,7 @@ FINDING: Operation[int] = Operation(
     256,
     (
         Kernel("triton", _fused("fused_find"), triton_refusal, _few),
-        Kernel("torch", lambda: found_on_host, host_refusal),
+        Kernel("numpy", lambda: found_on_host, numpy_refusal),
         Kernel("torch", lambda: found_by_sorting),
     ),
 )

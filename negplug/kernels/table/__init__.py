@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
-from negplug.kernels.late import host_refusal
+from negplug.kernels.choice import Kernel, Operation, numpy_refusal, triton_refusal
 from negplug.kernels.table.host import entries_on_host, write_on_host
 from negplug.kernels.table.indexing import indexed_entries, write_by_index
 
@@ -44,7 +43,7 @@ READING: Operation[None] = Operation(
     None,
     (
         Kernel("triton", _fused_entries, triton_refusal),
-        Kernel("torch", lambda: entries_on_host, host_refusal),
+        Kernel("numpy", lambda: entries_on_host, numpy_refusal),
         Kernel("torch", lambda: indexed_entries),
     ),
 )
@@ -54,7 +53,7 @@ WRITING: Operation[int] = Operation(
     512,
     (
         Kernel("triton", _write_fused, triton_refusal, lambda count: count <= _MOST_COMPARED),
-        Kernel("torch", lambda: write_on_host, host_refusal),
+        Kernel("numpy", lambda: write_on_host, numpy_refusal),
         Kernel("torch", lambda: write_by_index),
     ),
 )

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
-from negplug.kernels.late import host_refusal
+from negplug.kernels.choice import Kernel, Operation, numpy_refusal, triton_refusal
 from negplug.kernels.views.gathering import gathered_scores, spread_by_rows
 from negplug.kernels.views.host import scores_on_host, spread_on_host
 
@@ -59,7 +58,7 @@ SCORES: Operation[Sizes] = Operation(
     Sizes(256, 512),
     (
         Kernel("triton", _fused("fused_scores"), triton_refusal),
-        Kernel("torch", lambda: scores_on_host, host_refusal, _few),
+        Kernel("numpy", lambda: scores_on_host, numpy_refusal, _few),
         Kernel("torch", lambda: gathered_scores),
     ),
 )
@@ -68,7 +67,7 @@ SPREADING: Operation[Sizes] = Operation(
     Sizes(256, 512),
     (
         Kernel("triton", _fused("fused_spread"), triton_refusal),
-        Kernel("torch", lambda: spread_on_host, host_refusal, _few),
+        Kernel("numpy", lambda: spread_on_host, numpy_refusal, _few),
         Kernel("torch", lambda: spread_by_rows),
     ),
 )

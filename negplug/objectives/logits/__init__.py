@@ -22,10 +22,18 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.negatives import Columns, Mixtures, Negatives, total_counts
+from negplug.contract.negatives import (
+    Columns,
+    EveryRank,
+    Mixtures,
+    Negatives,
+    total_counts,
+)
 from negplug.contract.rows import Rows
+from negplug.contract.streaming import tie_to
 from negplug.kernels.chosen import chosen_logsumexp, chosen_similarities
 from negplug.kernels.pool import pool_logsumexp, row_logsumexp
+from negplug.kernels.ring import ring_logsumexp
 from negplug.objectives.logits.blocks import over_blocks
 from negplug.objectives.logits.chosen import chosen_logits
 from negplug.objectives.logits.divergence import divergence
@@ -88,6 +96,12 @@ def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> 
     weight = part.log_weight
     if weight is not None and weight.shape[1] == 1:
         return _logsumexp(batch, replace(part, log_weight=None), temperature) + weight[:, 0]
+    if isinstance(part.choice, EveryRank):
+        anchors, rows = batch.anchors, part.rows
+        names = anchors.comparable_ids, rows.ids
+        total, token = ring_logsumexp(anchors.embeddings, rows.embeddings, *names, temperature)
+        tie_to(batch, token)
+        return total
     return _rows_logsumexp(batch.anchors, part, temperature)
 
 

@@ -62,9 +62,14 @@ class EmbeddingBank:
         self.rows.index_copy_(0, indexes, rows.index_select(0, last).to(self.rows))
         self.written += len(rows)
 
+    @property
+    def merged(self) -> bool:
+        """Whether every rank has all that was written."""
+        return world_size() == 1 or self.rows is None or self._merged == self.written
+
     def merge(self) -> None:
         """Give every rank the rows that were written last on any; a collective, once for all."""
-        if world_size() == 1 or self.rows is None or self._merged == self.written:
+        if self.rows is None or self.merged:
             return
         ranks = world_size()
         own = self._stamps * ranks + (ranks - 1 - rank())

@@ -1,0 +1,73 @@
+"""What must be the same on all ranks of a run, by the name that a message gives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from negplug.contract.variables import flag
+from negplug.kernels.announcing import default_device, exchanged
+from negplug.kernels.distributed import world_size
+from negplug.kernels.errors import RanksError
+
+_VARIABLES = (
+    "ACCUMULATE",
+    "BACKEND",
+    "COMPOSE",
+    "DISABLED_PLUGINS",
+    "IGNORE",
+    "OBJECTIVE",
+    "SAMPLER",
+    "TEMPERATURE",
+    "TREAT",
+)
+"""Of the environment: what changes the losses of a rank."""
+
+_AUTOLOAD = "NEGPLUG_DISABLE_AUTOLOAD"
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the description of a function, of each process
+
+
+def variables() -> dict[str, str]:
+    """Return what the environment says of the losses of this rank; what is blank is unset."""
+    names = [f"NEGPLUG_{name}" for name in _VARIABLES]
+    found = {f"variable {name}": os.environ.get(name, "").strip() or "unset" for name in names}
+    return found | {f"variable {_AUTOLOAD}": str(flag(_AUTOLOAD, os.environ))}
+
+
+def plain(terms: Mapping[str, str]) -> dict[str, str]:
+    """Return terms without what differs between processes and means nothing."""
+    return {name: _ADDRESS.sub("", value) for name, value in terms.items()}
+
+
+def compare(everyones: Sequence[Mapping[str, str]]) -> None:
+    """Raise unless all ranks have the same terms.
+
+    Raises:
+        RanksError: Names the first that differs, and two ranks.
+    """
+    first = everyones[0]
+    for rank, terms in enumerate(everyones):
+        for name in (*first, *terms):
+            own, other = first.get(name), terms.get(name)
+            if own != other:
+                raise RanksError(
+                    f"the ranks differ in the {name}: rank 0 has {own}, rank {rank} has {other}; "
+                    f"all ranks of a run need the same"
+                )
+
+
+def insist_on_same(terms: Mapping[str, str]) -> None:
+    """Exchange terms and the variables of the environment, and compare them; on every rank.
+
+    Args:
+        terms: Of this rank.
+
+    Raises:
+        RanksError: If a rank has others, or does not come; on every rank.
+    """
+    if world_size() > 1:
+        said = json.dumps(plain(variables() | dict(terms)))
+        compare([json.loads(text) for text in exchanged(said, default_device())])

@@ -1,0 +1,105 @@
+"""`negplug sweep --compose`: composers of batches are compared, each with every sampler."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from sweeps import Workplace
+from systems import skip_without_process_groups
+
+pytest.importorskip("optuna")
+pytest.importorskip("matplotlib")
+
+# Logs an accuracy that depends on the composer.
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+from negplug.hosts import call_record
+
+call_record.record_call()
+compose = os.environ.get("NEGPLUG_COMPOSE", "")
+Path("starts", f"{os.environ['NEGPLUG_SAMPLER']}+{compose}-{os.getpid()}").touch()
+with open(os.environ["NEGPLUG_METRICS"], "a") as file:
+    print(json.dumps({"step": 1, "metrics": {"linear_acc": 0.5 + len(compose) / 100}}), file=file)
+"""
+CLUSTERED = "clustered(num_neighbors=3)"
+
+
+def test_a_composer_is_a_further_choice_in_table_pictures_and_study(tmp_path: Path) -> None:
+    place = Workplace(tmp_path, SCRIPT)
+    choices = ("--sampler", "in_batch()", "--compose", "none", "--compose", CLUSTERED)
+    done = place.sweep(*choices, "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    starts = ["in_batch()+", f"in_batch()+{CLUSTERED}"]
+    assert place.starts() == starts
+    assert [(row["sampler"], row["compose"], row["linear_acc"]) for row in place.rows()] == [
+        ("in_batch()", "", "0.5"),
+        ("in_batch()", CLUSTERED, "0.76"),
+    ]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert f"| `in_batch() with {CLUSTERED}` | 0.7600 |" in report
+    (command,) = re.findall("```bash\n(.+)\n", report)
+    options = shlex.split(command)[3:]
+    again = place.sweep(*options[: options.index("--")])
+    assert "2 of 2 runs were finished before" in again.stdout
+    assert place.starts() == starts
+
+
+def test_every_sampler_but_the_baseline_runs_with_each_composer() -> None:
+    from negplug.cli.sweep.command import run_command, run_folder
+    from negplug.cli.sweep.grid import expand
+    from negplug.cli.sweep.trials import Settings
+
+    settings = Settings("script.py", ("lr={lr}",), None, None)
+    grid = {"k": ("3", "5"), "lr": ("0.1", "0.2")}
+    samplers = ["baseline", "in_batch()", "hard( 2 )"]
+    composers = ["none", "clustered({k})"]
+    runs = expand(samplers, settings, grid, 2, composers)
+    assert len({run_folder(run) for run in runs}) == len(set(runs)) == len(runs)
+    made = {(run.sampler, run.compose, *dict(run.point).values()) for run in runs}
+    composed = ["", "clustered(3)", "clustered(5)"]
+    treated = {(s, c, lr) for s in ("in_batch()", "hard(2)") for c in composed for lr in grid["lr"]}
+    assert made == treated | {("baseline", "", lr) for lr in grid["lr"]}
+    assert len(runs) == 2 * len(made)
+    for run in runs:
+        options = run_command(run, settings)
+        given = options[options.index("--compose") + 1] if "--compose" in options else ""
+        assert given == run.compose
+    assert "in_batch() with clustered(3), lr=0.1, seed 0" in map(str, runs)
+
+
+def test_a_study_from_before_there_were_composers_goes_on() -> None:
+    from negplug.cli.sweep.trials import Run, run_of
+
+    old = {"sampler": "in_batch()", "seed": 1, "point": {"lr": "1"}}
+    assert run_of(old) == Run("in_batch()", 1, (("lr", "1"),))
+    assert run_of(old | {"compose": CLUSTERED}) != run_of(old)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--sampler", "hard(2)", "--compose", "walk()"], "--compose 'walk()': unknown composer"),
+        (["--sampler", "hard(2)", "--compose", "clustered({k})"], "{k} has no values; add --grid"),
+        (["--sampler", "baseline", "--compose", CLUSTERED], "--compose has no effect with"),
+        (["--sampler", "hard(2)", "--grid", "compose=1,2"], "'compose' is taken; choose another"),
+    ],
+)
+def test_mistakes_are_named_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    from typer.testing import CliRunner
+
+    from negplug.cli import app
+
+    skip_without_process_groups()
+    monkeypatch.chdir(tmp_path)
+    Path("script.py").touch()
+    command = ["sweep", "script.py", "--seeds", "1", "--out", "out"]
+    done = CliRunner().invoke(app, [*command, *arguments])
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert not Path("out", "runs").exists()

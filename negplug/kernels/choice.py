@@ -183,8 +183,8 @@ def _launch_failure(device: torch.device) -> str | None:
     except Exception as error:
         lines = f"{type(error).__name__}: {error}".strip().splitlines()
         failure = (
-            f"Triton launches nothing on {str(device)!r} ({lines[0][:200]}); it needs a C compiler, "
-            f"which CC may name, and Python's headers"
+            f"Triton launches nothing on {str(device)!r} ({lines[0][:200]}); it needs a C "
+            f"compiler, which CC may name, and Python's headers"
         )
         warnings.warn(f"{failure}. Torch operations compute instead, more slowly", stacklevel=2)
         return failure

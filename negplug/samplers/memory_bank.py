@@ -204,11 +204,14 @@ class MemoryBank(RememberingSampler):
         return state
 
     def check_state(self, state: Any) -> None:
-        """Raise ``ValueError`` as other memories do, or if the pool would be wider than the rows."""
+        """Raise ``ValueError`` as other memories do, or if its pool is wider than its rows."""
         super().check_state(state)
         reach, most = state.get("reach", 0), len(state["values"]["rows"])
         if type(reach) is not int or not 0 <= reach <= most:
-            raise ValueError(f"{self}: the saved reach {reach!r} exceeds {most}; the file is damaged")
+            raise ValueError(
+                f"{self}: the saved reach {reach!r} is not within its {most} rows; the "
+                f"file is damaged"
+            )
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the bank; the saved count is that of the written slots."""

@@ -132,5 +132,5 @@ def test_a_machine_on_which_triton_launches_nothing_is_served_by_torch(monkeypat
     assert "Triton launches nothing on 'cuda:0'" in said
     assert "C compiler" in said
     monkeypatch.setenv("NEGPLUG_BACKEND", "triton")
-    with pytest.raises(ValueError, match="Triton launches nothing.*set it to 'torch'"):
+    with pytest.raises(ValueError, match=r"Triton launches nothing.*set it to 'torch'"):
         CHAINS.kernel(card, CHAINS.typical)

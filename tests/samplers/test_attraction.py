@@ -42,13 +42,15 @@ def spelled_out(batch, pools):
     rows = torch.cat([batch.keys.embeddings, *(part.rows.embeddings for part in pools)])
     first, negatives, pulled = len(batch.keys), [], [batch.positives]
     for part in pools:
-        entries = part.columns_at(torch.arange(part.width, device=DEVICE).expand(len(batch.anchors), -1))
+        entries = torch.arange(part.width, device=DEVICE).expand(len(batch.anchors), -1)
+        entries = part.columns_at(entries)
         negatives.append((entries + first).where(part.serving(batch.anchors), -1))
         if part.attracted is not None:
             pulled.append(part.attracted.where(part.attracted < 0, part.attracted + first))
         first += len(part.rows)
     columns = torch.cat(negatives, 1)
-    keys = replace(batch.keys, embeddings=rows, ids=torch.zeros(len(rows), device=DEVICE).long(), name="all")
+    ids = torch.zeros(len(rows), dtype=torch.int64, device=DEVICE)
+    keys = replace(batch.keys, embeddings=rows, ids=ids, name="all")
     part = replace(
         pools[0],
         rows=replace(keys, indexes=None, labels=None, views=None, identified=None),

@@ -195,7 +195,8 @@ def test_a_temperature_that_learns_gets_its_gradient(source):
     step = 1e-4
     slope = (loss_of(0.3 + step) - loss_of(0.3 - step)) / (2 * step)
     # By t = −log τ.
-    torch.testing.assert_close(learned.logit_scale.grad, (-0.3 * slope).float().cpu(), rtol=1e-3, atol=0)
+    wanted = (-0.3 * slope).float().cpu()
+    torch.testing.assert_close(learned.logit_scale.grad, wanted, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(

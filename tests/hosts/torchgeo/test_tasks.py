@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 trainers = pytest.importorskip("torchgeo.trainers")
 import lightning.pytorch as pl  # noqa: E402
-from negplug_lightly import NegativeControl  # noqa: E402
+from negplug_adapters import NegativeControl  # noqa: E402
 
 
 class Seasons(Dataset):

@@ -76,7 +76,8 @@ def test_it_goes_on_where_it_was_stopped_and_ends_what_is_behind(tmp_path: Path)
     assert line.startswith("negplug run --sampler 'memory_bank()' train.py 0  # val_acc +0.3")
     assert line.endswith("2 seeds); 1.00 times the time per step")
     # What hung was ended, not waited for.
-    assert "hard(num_negatives=2), seed 0: stopped after 1 of 9 epochs" in output
+    assert "3 choices for batches of 32; at most 10 runs, and the untouched one took " in output
+    assert "hard(num_negatives=2), seed 0: stopped after 1 of 9 epochs, not among" in output
     (hung,) = (folder / "starts").glob("hard-0-*")
     assert has_ended(int(hung.name.rpartition("-")[2]))
     expected = ["baseline-0", "queue-0", "memory_bank-0", "memory_bank-0", "hard-0"]

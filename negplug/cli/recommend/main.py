@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from negplug.cli.recommend.bench import Bench, BenchError
-from negplug.cli.recommend.choice import RecommendSettings
+from negplug.cli.recommend.choice import UNTOUCHED, RecommendSettings
 from negplug.cli.recommend.report import write_report
 from negplug.cli.recommend.shortlist import choices_for, with_own
 from negplug.cli.recommend.verdict import Verdict, verdict_on
@@ -149,7 +149,7 @@ def recommend(
                 fail(f"{given}: {error}.")
             bench = Bench(shared, settings, str(script), out, timeout)
             try:
-                verdict = _verdict(bench, batch_size, own, selection_seeds, seeds, command)
+                verdict = _verdict(bench, batch_size, selection_seeds, seeds, command, own)
             except BenchError as error:
                 fail(f"{error}.", code=1)
     except KeyboardInterrupt:
@@ -161,16 +161,21 @@ def recommend(
 def _verdict(
     bench: Bench,
     batch_size: int | None,
-    own: Sequence[str],
     selection_seeds: int,
     seeds: int,
     command: str,
+    own: Sequence[str] = (),
 ) -> Verdict:
     """Do what is still to do, and write the report."""
     typer.echo("The untouched recipe, with seed 0:")
     size, epochs = bench.untouched(batch_size)
     choices = [choice.in_reach(bench.settings) for choice in with_own(choices_for(size), own)]
-    typer.echo(f"{len(choices)} choices for batches of {size}:")
+    most = len(choices) * selection_seeds + 2 * seeds
+    taken = bench.results()[UNTOUCHED.run(0)].seconds
+    typer.echo(
+        f"{len(choices)} choices for batches of {size}; at most {most} runs, and the untouched one "
+        f"took {taken:.0f} s:"
+    )
     if epochs is None:
         typer.echo(
             plain(f"{bench.settings.metric} is logged once a run, so none can be stopped early.")

@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 NEEDS = {
     "start/lightly.md": ("lightly", "pytorch_lightning", "sklearn"),
     "start/plain-pytorch.md": ("sklearn",),
+    "start/own-loss.md": (),
     "start/sampler-author.md": (),
     "diagnostics.md": (),
     "how/accumulate.md": (),

@@ -134,7 +134,7 @@ def test_every_way_in_is_on_a_samplers_page():
 
 
 def test_the_reference_has_every_public_name():
-    reference = "".join((DOCS / "reference" / f"{p}.md").read_text() for p in ("python", "hooks"))
+    reference = "".join((DOCS / "reference" / f"{p}.md").read_text() for p in ("python", "plugins", "hooks"))
     for name in negplug.__all__:
         if name != "hookimpl":
             assert re.search(rf"(?m)^::: negplug\.[\w.]+\.{name}$", reference), name

@@ -63,13 +63,13 @@ class Balanced(Composer):
         classes = self.classes.at(epoch.samples, epoch.dataset)
         unknown = classes == UNKNOWN
         # Each of unknown class is a class of its own.
-        alone = classes.max() + 1 + torch.arange(len(classes))
+        alone = classes.max() + 1 + torch.arange(len(classes), device=classes.device)
         own = classes.where(~unknown, alone)
         _, number, sizes = torch.unique(own, return_inverse=True, return_counts=True)
         by_class = number.argsort(stable=True)  # the samples come in random order
         first = sizes.cumsum(0) - sizes
         rank = torch.empty_like(number)
-        rank[by_class] = torch.arange(len(number)) - first[number[by_class]]
+        rank[by_class] = torch.arange(len(number), device=number.device) - first[number[by_class]]
         offset = epoch.random.uniform(len(sizes))
         places: Tensor = (rank + offset[number]) / sizes[number]
         return places.argsort(stable=True)

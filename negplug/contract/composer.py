@@ -87,4 +87,4 @@ class Composer(Expressed, abc.ABC):
 def _is_permutation(order: object, count: int) -> bool:
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.shape != (count,):
         return False
-    return torch.equal(order.cpu().sort().values, torch.arange(count))
+    return torch.equal(order.cpu().sort().values, torch.arange(count, device="cpu"))

@@ -73,7 +73,8 @@ def later(values: Tensor) -> Callable[[], list[Any] | None]:
 def _sent(values: Tensor) -> tuple[Tensor, torch.cuda.Event]:
     """Start to copy values of a CUDA device; return where to, and when they are there."""
     with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
-        copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        # On the CPU, whatever torch.set_default_device() says.
+        copy = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
         copy.copy_(values, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()

@@ -76,7 +76,7 @@ class Guide(MetadataTable):
         parts = []
         with isolated_rng(device):  # dropout, say, of an encoder that is not in eval mode
             for first in range(0, size, _AT_ONCE):
-                asked = torch.arange(first, min(first + _AT_ONCE, size))
+                asked = torch.arange(first, min(first + _AT_ONCE, size), device="cpu")
                 part = embed(asked)
                 found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 if not isinstance(part, Tensor) or part.ndim != 2 or len(part) != len(asked):

@@ -181,8 +181,9 @@ def _verdict(
             plain(f"{bench.settings.metric} is logged once a run, so none can be stopped early.")
         )
     best, used = bench.select(choices, epochs, selection_seeds)
-    for run in bench.study.failures():
-        typer.echo(plain(f"negplug: {run} failed and is left out; see the report."), err=True)
+    for run, told in bench.study.failures().items():
+        why = told.splitlines()[-1].strip()  # of its log
+        typer.echo(plain(f"negplug: {run} failed and is left out, see the report: {why}"), err=True)
     fresh = range(selection_seeds, selection_seeds + seeds)
     typer.echo(plain(f"{best} and the untouched recipe, with the fresh seeds:"))
     bench.compare(best, fresh)

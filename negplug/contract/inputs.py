@@ -11,6 +11,7 @@ from torch import Tensor
 
 from negplug.contract.labels import as_labels, whole_numbers
 from negplug.kernels import late
+from negplug.kernels.torch_private import is_transformed
 from negplug.kernels.unit import unit_rows
 
 LARGEST = 1e30
@@ -104,6 +105,11 @@ def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided or tensor.is_nested:
         what = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{name} must be a dense tensor, got a {what} one; call to_dense() first")
+    if not torch.compiler.is_compiling() and is_transformed(tensor):
+        raise TypeError(
+            f"{name} is inside of a transform of torch.func (grad, vmap, …), which cannot pass "
+            f"through this loss; call backward() or torch.autograd.grad instead"
+        )
 
 
 def _not_finite(z: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -121,14 +120,6 @@ class NegativeSampler(Part, abc.ABC):
     def random(self, batch: ContrastiveBatch) -> RandomNumbers:
         """Return this sampler's own random numbers for this call, on the batch's device."""
         return batch.context.draws.random(self.stream, batch.anchors.embeddings.device)
-
-    def __str__(self) -> str:
-        """Return the expression, or what describes a sampler that was made without one."""
-        if self.expression:
-            return self.expression
-        given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
-        arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
-        return f"{type(self).__name__}({arguments})"
 
 
 def _unpacked(sampled: object) -> tuple[tuple[Negatives, ...], Any]:

@@ -22,6 +22,7 @@ from negplug.hosts.lookout import Lookout, PlainLookout
 from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
+from negplug.hosts.untreated import names_of
 from negplug.plugins.manager import plugins
 
 
@@ -247,7 +248,7 @@ def inject_where(
         model: The model.
         treatment: What each loss gets.
         target: Name of the one loss to treat.
-        ignore: Names of losses to leave alone.
+        ignore: Losses to leave alone, by name or class.
         declared: Forms of classes that no adapter knows, by the full name of the class.
 
     Raises:
@@ -265,7 +266,7 @@ def inject_where(
     names = treatment.targets(target)
     if clash := sorted(set(names or ()) & set(ignore)):
         raise NoLossFoundError(f"ignore names {clash[0]!r}, which is to be treated; leave it out")
-    sites = [site for site in _find(model, names) if site.name not in ignore]
+    sites = [site for site in _find(model, names) if names_of(site, model).isdisjoint(ignore)]
     if not sites:
         raise NoLossFoundError(f"ignore={sorted(ignore)} leaves no loss of this model to treat")
     return Injection(sites, [treatment.at(site) for site in sites])

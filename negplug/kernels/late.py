@@ -174,6 +174,8 @@ def settle(wait: bool = True) -> None:
     Args:
         wait: Whether to wait for all conditions; otherwise those count that the device has got to.
     """
+    if _late and not wait and torch.cuda.is_current_stream_capturing():
+        return  # a question to the device would end the capture; on the CPU a check may ask here
     while _late and (wait or _late[0].arrived.query()):  # type: ignore[no-untyped-call]
         late = _late.popleft()
         late.arrived.synchronize()

@@ -38,7 +38,7 @@ from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.late import look
 from negplug.samplers.common.choosing import labels_of, rows_offered
-from negplug.samplers.common.metadata import check_column
+from negplug.samplers.common.metadata_given import check_column
 from negplug.samplers.filtering import at_entries
 from negplug.samplers.filtering.groups import Groups
 from negplug.samplers.filtering.guides import Embedder

@@ -87,16 +87,16 @@ class Injection:
         encode: Encoder | None = None,
         dataset: Any = None,
     ) -> None:
-        """Say what is known of the samples of the step to come; forgotten when the step is over.
+        """Say what is known of the samples of the next step. It is forgotten after that step.
 
         Args:
             indexes: ``[B]`` data set indexes, in the order of the batch.
             labels: ``[B]``, or any other form of :func:`negplug.contract.labels.as_labels`.
             unindexed: Why there are no indexes, for messages.
             encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
-                with the current parameters. Kept until another is given.
-            dataset: The data set that the indexes count, whose columns samplers may look up by
-                name. Kept likewise.
+                with the current parameters. It is kept until another one is given.
+            dataset: The data set that the indexes count. Samplers look up its columns by name. It
+                is kept until another one is given.
 
         Raises:
             ValueError, TypeError: If ``labels`` are none; says what was found.
@@ -125,12 +125,12 @@ class Injection:
             treated.loss.set_epoch(epoch)
 
     def begin_step(self) -> None:
-        """Begin a training step that lasts until :meth:`end_step`, whatever is done inside."""
+        """Begin a training step that lasts until :meth:`end_step`, however many backward passes."""
         for treated in self.losses.values():
             treated.loss.begin_step()
 
     def end_step(self) -> None:
-        """Close a training step, so that samplers take in what a backward pass has reached.
+        """End a training step: samplers take in the keys that a backward pass has reached.
 
         Raises:
             UntreatedLossError: If it called a contrastive loss that :meth:`look_out` is about.
@@ -198,8 +198,8 @@ def inject(
 ) -> Injection:
     """Give every contrastive loss of ``model`` the negatives of ``sampler``.
 
-    What is not given is inherited from the host: its form of the loss, its temperature, read at
-    every call, and the batch as it forms it.
+    What you do not give is inherited from the host: the form of the loss, the temperature (read at
+    every call), and the way it forms the batch.
 
     Args:
         model: A module of a host that an adapter knows, or one that contains such losses.

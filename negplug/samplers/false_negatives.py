@@ -57,14 +57,15 @@ _ACTIONS: tuple[str, ...] = get_args(Action)
 
 
 class FalseNegatives(NegativeSampler):
-    """The source's negatives but the nearest, which are attracted or left out.
+    """The source's negatives without the nearest, which are attracted or left out.
 
     Args:
-        action: ``"attract"`` makes them positives of the anchor, ``"eliminate"`` nothing.
-        top: How many of an anchor's negatives are false at the most, the nearest ones.
+        action: ``"attract"`` makes false negatives positives of the anchor. ``"eliminate"`` leaves
+            them out.
+        top: How many negatives of an anchor are taken for false ones at most: the nearest.
         threshold: In [-1, 1): the score above which they are; -1 takes ``top`` of every anchor.
-        support_views: With how many views of the anchor they are compared, itself included; None
-            takes all that the loss has.
+        support_views: With how many views of the anchor negatives are compared, itself included;
+            None takes all that the loss has.
         source: Whose negatives these are; the batch's by default.
 
     Raises:

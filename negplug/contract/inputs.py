@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.labels import as_labels, whole_numbers
+from negplug.contract.local import check_local
 from negplug.kernels import late
 from negplug.kernels.torch_private import is_transformed
 from negplug.kernels.unit import unit_rows
@@ -101,7 +102,8 @@ def check_form(name: str, z: Tensor) -> None:
 
 
 def _check_dense(name: str, tensor: Tensor) -> None:
-    """Raise unless ``tensor`` is dense."""
+    """Raise unless ``tensor`` is dense and of this process alone."""
+    check_local(name, tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         what = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{name} must be a dense tensor, got a {what} one; call to_dense() first")

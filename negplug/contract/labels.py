@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negplug.contract.local import check_local
 from negplug.kernels import late
 
 FIELDS = ("label", "labels", "target", "targets", "y")
@@ -42,6 +43,7 @@ def as_labels(name: str, values: Any, size: int | None = None, wait: bool = Fals
         values = torch.as_tensor(values)
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor of {_ONE_EACH}, got {_described(values)}")
+    check_local(name, values)
     if values.is_complex() or values.layout != torch.strided:
         raise TypeError(f"{name} must be {_ONE_EACH}, got {values.dtype}, {values.layout}")
     if values.ndim == 2 and values.shape[1] == 1:

@@ -66,6 +66,20 @@ def both_views(criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor) -
     return _gathered(criterion, ContrastiveBatch.from_views((out0, out1), **metadata.of(len(out0))))
 
 
+def one_direction(
+    criterion: Any, metadata: Metadata, out0: Tensor, out1: Tensor
+) -> ContrastiveBatch:
+    """InfoNCE of a class that is declared to be one: row b of out0 against the rows of out1.
+
+    Args:
+        criterion: The criterion.
+        metadata: What is known of the samples.
+        out0: ``[B, d]`` anchors.
+        out1: ``[B, d]`` keys; row b is the positive of anchor b.
+    """
+    return _gathered(criterion, ContrastiveBatch.from_pairs(out0, out1, **metadata.of(len(out0))))
+
+
 def softmax(criterion: Any) -> Objective:
     """``NTXentLoss``, ``DirectCLRLoss``: cross-entropy over the positive and the negatives."""
     return InfoNCE()

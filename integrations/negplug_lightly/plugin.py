@@ -18,8 +18,9 @@ from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
+from negplug.contract.variables import FORMS
 from negplug_lightly import criteria, private
-from negplug_lightly.declared import TreatedDeclared, declared_form, two_views
+from negplug_lightly.declared import TERMS, TreatedDeclared, declared_form, two_views
 from negplug_lightly.treated import Criterion, TreatedForwardOfZ
 
 _GATHERS = ("temperature", "gather_distributed")
@@ -99,7 +100,8 @@ class CriterionSite(LossSite):
             raise ValueError(
                 f"{self.host}: {self.name!r} overrides the {method} of {self._base}, so its "
                 f"loss is not known; name another loss as target, or declare its form: "
-                f"NEGPLUG_TREAT={own.__module__}:{own.__qualname__}=ntxent, or treat=… likewise"
+                f"NEGPLUG_TREAT={own.__module__}:{own.__qualname__}=ntxent (or "
+                f"{', '.join(FORMS[1:])}), or treat=… likewise"
             )
         arguments = list(inspect.signature(own.forward).parameters)
         expected = list(inspect.signature(known.treated.__call__).parameters)
@@ -120,7 +122,7 @@ class CriterionSite(LossSite):
         vars(self._criterion)["forward"] = known.treated(self._criterion, known, contrast)
 
     def _treat_as_declared(self, contrast: Contrast) -> None:
-        known, own = _CRITERIA[self._base], type(self._criterion)
+        own = type(self._criterion)
         if not two_views(own):
             raise ValueError(
                 f"{self.host}: {self.name!r} is declared to be {self._base}, but its forward does "
@@ -131,8 +133,8 @@ class CriterionSite(LossSite):
                 f"{self.host}: {self.name!r} has no attribute temperature; say it with "
                 f"temperature=… or NEGPLUG_TEMPERATURE"
             )
-        known.form(self._criterion)
-        vars(self._criterion)["forward"] = TreatedDeclared(self._criterion, known, contrast)
+        TERMS[self._base].objective(self._criterion)  # raises now rather than in the first step
+        vars(self._criterion)["forward"] = TreatedDeclared(self._criterion, self._base, contrast)
 
     def labels(self, batch: Any) -> Tensor | None:
         """Return the targets of Lightly's (views, targets, file names), or of a named field."""

@@ -28,6 +28,9 @@ NAMES = (
 
 TREAT_VARIABLE = "NEGPLUG_TREAT"
 
+FORMS = ("ntxent", "dcl", "infonce", "clip")
+"""Forms of loss that a class can be declared to be."""
+
 _PREFIX = "NEGPLUG_"
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
@@ -85,13 +88,17 @@ def declared_classes(name: str, text: str) -> dict[str, str]:
         text: The text.
 
     Raises:
-        ValueError: If one is malformed.
+        ValueError: If one is malformed, or names no form.
     """
     declared = {}
     for part in filter(None, map(str.strip, text.split(","))):
         kind, _, form = map(str.strip, part.partition("="))
         if not (form and all(kind.partition(":"))):
             raise ValueError(f"{name}: {part[:200]!r} must be of the form pkg.module:Class=ntxent")
+        if form not in FORMS:
+            raise ValueError(
+                f"{name}: {part[:200]!r} names no form of a loss; there are {', '.join(FORMS)}"
+            )
         declared[kind] = form
     return declared
 

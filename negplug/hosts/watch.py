@@ -26,6 +26,7 @@ from negplug.contract.adapter import LossSite
 from negplug.contract.declarations import full_name
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
+from negplug.contract.variables import FORMS
 from negplug.hosts import call_record, environment, notices
 from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.injection import Injection
@@ -154,8 +155,9 @@ class Watch:
             if name is not None:
                 raise UntreatedLossError(
                     f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows: "
-                    f"treat it with NEGPLUG_TREAT={full_name(type(module))}=ntxent, as Lightly's "
-                    f"NTXentLoss, or leave it alone with NEGPLUG_IGNORE={name}"
+                    f"treat it with NEGPLUG_TREAT={full_name(type(module))}=ntxent, or as "
+                    f"{', '.join(FORMS[1:])}, whichever it is, or leave it alone with "
+                    f"NEGPLUG_IGNORE={name}"
                 )
 
     def _current(self) -> Watch | None:

@@ -42,6 +42,7 @@ class Mine(nn.Module):
     temperature = 0.2
 
     def forward(self, one, two):
+        one, two = nn.functional.normalize(one), nn.functional.normalize(two)
         return nn.functional.cross_entropy(one @ two.T / 0.2, torch.arange(len(one)))
 
 layer = nn.Linear(4, 4)
@@ -122,13 +123,17 @@ def test_what_an_argument_names_is_there():
 
 def test_the_command_line_declares_it(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    given = ("run", "--sampler", "uniform(num_negatives=3)", "--treat", "__main__:Mine=ntxent")
+    given = ("run", "--sampler", "uniform(num_negatives=3)", "--treat", "__main__:Mine=infonce")
     done = armed.run(tmp_path, "-m", "negplug", *given, "script.py")
     assert done.returncode == 0, done.stderr
     assert "negplug treats Mine" in done.stderr
     done = armed.run(tmp_path, "-m", "negplug", *given[:-1], "Mine", "script.py")
     assert done.returncode == 2
     assert "--treat: 'Mine' must be of the form pkg.module:Class=ntxent" in done.stderr
+    done = armed.run(tmp_path, "-m", "negplug", *given[:-1], "__main__:Mine=simclr", "script.py")
+    assert done.returncode == 2
+    assert "names no form of a loss; there are ntxent, dcl, infonce, clip." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_class_without_a_temperature_needs_one():

@@ -126,8 +126,11 @@ def tests_old_lightly(session: nox.Session, version: str) -> None:
 def tests_clients(session: nox.Session) -> None:
     """The adapters of further hosts, with what these have released by now."""
     hosts = "pytorch-metric-learning sentence-transformers[train] stable-pretraining".split()
+    # These two treat with Lightly's own criteria; torchgeo brings timm.
+    hosts += "lightly-train torchgeo".split()
     session.install(".[dev]", "lightning", *hosts)
     names = "pytorch_metric_learning sentence_transformers stable_pretraining".split()
+    names += "lightly_train torchgeo".split()
     folders = (f"tests/hosts/{name}" for name in names)
     session.run("pytest", *folders, *session.posargs, env=ENVIRONMENT)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import kornia.augmentation as K
 import torch
 from datasets import MEAN, STD, DatasetInfo
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from torchvision import transforms
 
 Arrange = Callable[[Tensor, list[Tensor], Tensor], Any]
@@ -54,6 +53,8 @@ def build_augmentation(info: DatasetInfo, min_scale: float = 0.6) -> nn.Module:
         - Input: (batch_size, channels, height, width), in [0, 1]
         - Output: (batch_size, channels, image_size, image_size), in [0, 1]
     """
+    import kornia.augmentation as K  # of the extra "device"; images are loaded without it
+
     side = (info.image_size, info.image_size)
     steps = [K.RandomResizedCrop(side, scale=(min_scale, 1.0), cropping_mode="resample")]
     if info.mirrored:
@@ -102,8 +103,15 @@ class DeviceImages(Dataset[Any]):
         views = [_normalise(self.augmentation(images)) for _ in range(2)]
         return self.arrange(chosen, views, self.labels[chosen])
 
-    def loader(self, batch_size: int) -> DataLoader[Any]:
-        """Returns the loader, which hands on what it gets."""
+    def loader(self, batch_size: int, batches: Sampler[list[int]] | None = None) -> DataLoader[Any]:
+        """Returns the loader, which hands on what it gets.
+
+        Args:
+            batch_size: Number of images of a batch.
+            batches: Which images meet in a batch. Default: any, at random.
+        """
+        if batches is not None:
+            return DataLoader(self, batch_sampler=batches, collate_fn=_as_it_is)
         return DataLoader(self, batch_size, shuffle=True, drop_last=True, collate_fn=_as_it_is)
 
 

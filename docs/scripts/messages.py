@@ -1,7 +1,8 @@
 """Every message of negplug's source: what is raised, warned of, or ends a command.
 
-``messages()`` reads the syntax trees, so that nothing needs to be installed. The site has them on
-one page, which the search finds; ``tests/house/test_site.py`` holds the page of cures to them.
+``messages()`` reads the syntax trees, so that nothing needs to be installed. The site lists them
+behind the cures, so that one page is to be searched; ``tests/house/test_site.py`` holds the cures
+to them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,8 @@ PACKAGES = (
 # Calls that say something to a user, beside those of exceptions, and what they are called here.
 SAYING = {"warn": "warning", "fail": "ends a command"}
 
-_HEAD = """# Every message
-
-What negplug raises, warns of, or ends a command with, by the file that says it. `…` stands for
-what is put in at that place: the name of the argument, the value that was found. A message says
-what is wrong and what to do; [Errors and their cures](errors.md) explains those that need more.
-Written from the source while this site is built, by `docs/scripts/messages.py`.
-"""
+PLACE = "<!-- every message: written from the source while the site is built -->"
+"""Where on the page of cures the messages are listed."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +48,14 @@ def messages(root: Path) -> Iterator[Message]:
                         yield Message(name, call.lineno, kind_name, text)
 
 
-def messages_page(root: Path) -> str:
-    """Return the page of all messages."""
-    lines = [_HEAD]
+def messages_list(root: Path) -> str:
+    """Return all messages as Markdown, by the file that says them."""
+    lines = []
     file = ""
     for message in messages(root):
         if message.file != file:
             file = message.file
-            lines.append(f"\n## `{file}`\n")
+            lines.append(f"\n**`{file}`**\n")
         text = message.text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
         text = text.replace("_", "\\_").replace("`", "").replace("[", "\\[")
         lines.append(f"- **{message.kind}**: {text}")

@@ -1,7 +1,8 @@
 """The tutorials as notebooks: ``python docs/scripts/notebooks.py`` writes them beside their pages.
 
 The pages of ``docs/tutorials/`` are the source: they are read in reviews, run by the tests and
-shown on the site. A block of Python becomes a cell of code, all between a cell of text.
+shown on the site. A block of Python becomes a cell of code, all between a cell of text. The recipe
+is shown on one page; the others have a mark in its place, which :func:`whole` fills.
 ``tests/house/test_site.py`` finds a notebook that is not what its page says.
 """
 
@@ -21,11 +22,22 @@ INSTALL = f'%pip install -q "negplug[lightly,sweep,diagnostics] @ git+{REPOSITOR
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
+RECIPE = "<!-- recipe.py -->\n"
+
+
+def whole(page: str) -> str:
+    """Return a page with the block that writes ``recipe.py`` in the place of its mark."""
+    if RECIPE not in page:
+        return page
+    block = _BLOCK.search((TUTORIALS / "treat.md").read_text(encoding="utf-8"))
+    assert block is not None
+    return page.replace(RECIPE, block[0])
+
 
 def notebook(page: str) -> str:
     """Return a page as the text of a notebook."""
     # Where the notebook is open already, the link to it is left out.
-    page = re.sub(r"(?m)^This page is a notebook too: .*\n\n?", "", page)
+    page = re.sub(r"(?m)^This page is a notebook too: .*\n\n?", "", whole(page))
     page = re.sub(r"\]\((?!https:)([^)]+)\)", _address, page)
     cells = [_cell("code", INSTALL)]
     for number, part in enumerate(_BLOCK.split(page)):

@@ -1,8 +1,8 @@
 """Hooks of the site's build: equations, and the pages that are made from the source.
 
 ``mkdocs.yml`` names this file. Pages that only repeat the source are written while the site is
-built, so that they cannot fall behind it: the command line, every message, and what lies outside
-of ``docs/`` (the changelog, the measured tables).
+built, so that they cannot fall behind it: the command line, and what lies outside of ``docs/`` (the
+changelog, the measured tables). So is the list of every message, which is a part of a page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
-from messages import messages_page
+from messages import PLACE, messages_list
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -44,6 +44,11 @@ def equation(source: str, *_: Any, **__: Any) -> str:
     )
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """List every message where a page asks for it."""
+    return markdown.replace(PLACE, messages_list(ROOT)) if PLACE in markdown else markdown
+
+
 def on_page_content(html: str, **_: Any) -> str:
     """Leave out what is reStructuredText's in docstrings: roles of names, colons before code."""
     html = re.sub(r":(?:class|func|meth|mod|data|attr):(?=<code>)", "", html)
@@ -52,7 +57,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from the source."""
-    made = {"reference/cli.md": command_line(), "reference/messages.md": messages_page(ROOT)}
+    made = {"reference/cli.md": command_line()}
     for page, path in COPIED.items():
         # The studies lie a folder deeper than on the site.
         made[page] = (ROOT / path).read_text(encoding="utf-8").replace("](../../", "](../")

@@ -41,6 +41,8 @@ _PACKAGES = {
     "pytorch-metric-learning": "pytorch_metric_learning",
     "sentence-transformers": "sentence_transformers",
     "stable-pretraining": "stable_pretraining",
+    "lightly-train": "lightly_train",
+    "torchgeo": "torchgeo",
     "optuna": "optuna",
     "numba": "numba",
 }

@@ -24,6 +24,7 @@ def check_treatment(
     temperature: float | None,
     treat: Iterable[str] = (),
     compose: str | None = None,
+    option: str = "--sampler",
 ) -> None:
     """End the command with one sentence unless all of a treatment can be built.
 
@@ -33,6 +34,7 @@ def check_treatment(
         temperature: Temperature, or ``None`` for the host's.
         treat: Declarations of classes.
         compose: Composer expression, or ``None`` for the host's own batches.
+        option: What the samplers were given as.
     """
     from negplug.plugins.build import make_composer, make_objective, make_sampler
     from negplug.plugins.manager import plugins
@@ -54,14 +56,14 @@ def check_treatment(
         try:
             make_sampler(sampler)
         except (TypeError, ValueError, OSError) as error:
-            fail(f"--sampler {sampler!r}: {error}")
+            fail(f"{option} {sampler!r}: {error}")
     others = ("--objective", objective, make_objective), ("--compose", compose, make_composer)
-    for option, expression, make in others:
+    for name, expression, make in others:
         if expression is not None:
             try:
                 make(expression)
             except (TypeError, ValueError, OSError) as error:
-                fail(f"{option} {expression!r}: {error}")
+                fail(f"{name} {expression!r}: {error}")
 
 
 def check_diagnostics(names: Iterable[str]) -> None:

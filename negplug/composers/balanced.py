@@ -23,7 +23,8 @@ from negplug.contract.composer import Composer, Epoch
 from negplug.contract.hookspecs import ComposerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_flag
-from negplug.samplers.common.metadata import Metadata, check_classes, check_column, read_table
+from negplug.samplers.common.metadata_given import check_classes, check_column, read_table
+from negplug.samplers.common.metadata_table import MetadataTable
 
 _WHAT = "the path of a .npy file, a tensor of integers"
 
@@ -46,11 +47,11 @@ class Balanced(Composer):
         check_flag("balanced", "parent", parent)
         if isinstance(by, Tensor) or (isinstance(by, str) and by.endswith(".npy")):
             table = check_classes(*read_table("balanced", "by", by), kind="classes")
-            self.classes = Metadata("balanced", table, parent)
+            self.classes = MetadataTable("balanced", table, parent)
         elif parent:
             raise ValueError(f"balanced: parent=True is said of a file or a tensor, got by={by!r}")
         else:
-            self.classes = Metadata("balanced", check_column("balanced", by, _WHAT))
+            self.classes = MetadataTable("balanced", check_column("balanced", by, _WHAT))
 
     @property
     def by(self) -> str:
@@ -62,13 +63,13 @@ class Balanced(Composer):
         classes = self.classes.at(epoch.samples, epoch.dataset)
         unknown = classes == UNKNOWN
         # Each of unknown class is a class of its own.
-        alone = classes.max() + 1 + torch.arange(len(classes))
+        alone = classes.max() + 1 + torch.arange(len(classes), device=classes.device)
         own = classes.where(~unknown, alone)
         _, number, sizes = torch.unique(own, return_inverse=True, return_counts=True)
         by_class = number.argsort(stable=True)  # the samples come in random order
         first = sizes.cumsum(0) - sizes
         rank = torch.empty_like(number)
-        rank[by_class] = torch.arange(len(number)) - first[number[by_class]]
+        rank[by_class] = torch.arange(len(number), device=number.device) - first[number[by_class]]
         offset = epoch.random.uniform(len(sizes))
         places: Tensor = (rank + offset[number]) / sizes[number]
         return places.argsort(stable=True)

@@ -32,7 +32,7 @@ def neighbors(epoch: Epoch, count: int, candidates: int | None) -> Any:
     width = size if candidates is None else min(candidates, size)
     count = min(count, width - 1)
     if count < 1:
-        return torch.empty(size, 0, dtype=torch.int32).numpy()
+        return torch.empty(size, 0, dtype=torch.int32, device="cpu").numpy()
     places = torch.arange(size, device=device)
     starts = epoch.random.integers(size, -(-size // _BLOCK)).tolist()
     parts = []

@@ -36,14 +36,14 @@ class ContrastiveBatch:
         anchors: N rows.
         keys: K rows; the very anchors where the loss is symmetric, which the arithmetic exploits.
         positives: ``[N, P]`` int64, key columns of each anchor's positives, padded with -1.
-        self_columns: ``[N]`` int64, the key column that is the anchor itself; None where the
-            keys hold no anchor (momentum keys).
-        host_queue: The host's own queue, where the host compares the anchors with that alone and
-            not with keys of the batch (ReSSL).
-        unindexed: Why the anchors have no data set indexes, for messages.
-        unlabeled: Why they have no labels, likewise.
+        self_columns: ``[N]`` int64, the key column that is the anchor itself; None if the keys
+            do not contain the anchors (momentum keys).
+        host_queue: The host's own queue, if the host compares the anchors with it only and not
+            with keys of the batch (ReSSL).
+        unindexed: Why the anchors have no data set indexes, as a clause for messages.
+        unlabeled: Why they have no labels, as a clause for messages.
         gathering: How the keys of all ranks came together; None if the keys are this rank's.
-        unpadded: ``positives`` again, where it is known that none of it is padding.
+        unpadded: The same object as ``positives`` if it is known to have no padding.
         context: What surrounds the call; made where none is given.
     """
 
@@ -74,7 +74,7 @@ class ContrastiveBatch:
         epoch: int | None = None,
         turn: int | None = None,
     ) -> ContrastiveBatch:
-        """Return the batch in other surroundings, with an empty memo; None keeps what there is."""
+        """Return the batch with another context and an empty memo; None keeps a value."""
         given = draws, temperature, dataset, training, epoch, turn
         return replace(self, context=self.context.changed(*given))
 
@@ -90,19 +90,19 @@ class ContrastiveBatch:
 
     @property
     def padded(self) -> bool:
-        """Whether an anchor may have fewer than P positives, as far as is known without waiting."""
+        """Whether an anchor may have fewer than P positives; read without a wait for the device."""
         # By identity: whoever replaces the positives need not know of the other field.
         return self.positives is not self.unpadded
 
     @property
     def first_step(self) -> bool:
-        """Whether this is the first training step, whose batch is taken for a full one."""
+        """Whether this is the first training step. Its batch counts as a full one."""
         step = self.context.draws.step
         return self.training and isinstance(step, int) and step == 0
 
     @property
     def tie(self) -> Tensor | None:
-        """A zero that ties the loss to what the call has exchanged; None if that is no keys."""
+        """A zero that ties the loss to the keys that ranks exchanged; None if there were none."""
         gathering: Gathering | None = self.context.memo.get("gathered", self).gathering
         token: Tensor | None = self.context.memo.get("token")
         own = None if gathering is None else gathering.token
@@ -241,8 +241,8 @@ class ContrastiveBatch:
     def gathered(self) -> ContrastiveBatch:
         """Return this batch with every rank's keys, in rank order; the anchors stay this rank's.
 
-        Gathered once per call, however many samplers ask; the batch itself in one process, and if
-        its keys are gathered already.
+        Keys are gathered once per call, however many samplers ask. In one process, or if the keys
+        are gathered already, this is the batch itself.
         """
         if world_size() == 1 or self.gathering is not None:
             return self
@@ -259,8 +259,8 @@ class ContrastiveBatch:
     def place_of(self, rows: Rows) -> tuple[str, int]:
         """Return the name of the pool that holds ``rows``, and where in it they begin.
 
-        This rank's keys are some of the gathered ones, if anybody has gathered; to gather here
-        would be a needless collective.
+        If a sampler has gathered, this rank's keys are a part of the gathered ones. This does not
+        gather by itself, which would be a needless collective.
         """
         everywhere: ContrastiveBatch | None = self.context.memo.get("gathered")
         if everywhere is None or everywhere.gathering is None or not rows.same_as(self.keys):

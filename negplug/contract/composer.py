@@ -8,19 +8,15 @@ chooses no sample twice and leaves none out.
 from __future__ import annotations
 
 import abc
-import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from negplug.contract.dataset import DatasetAccess
+from negplug.contract.part import Expressed
 from negplug.contract.provenance import blaming
 from negplug.kernels.random.numbers import RandomNumbers
-
-if TYPE_CHECKING:
-    from negplug.contract.provenance import PluginInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,21 +41,17 @@ class Epoch:
     embeddings: Tensor | None = None
 
 
-class Composer(abc.ABC):
+class Composer(Expressed, abc.ABC):
     """Decides which samples meet in a batch.
 
     A subclass implements :meth:`compose`. It has no state of its own: what it returns follows from
     the epoch, so that every rank, and a run that resumes, composes the same batches.
 
     Attributes:
-        expression: The expression it was built from.
-        provider: The plugin it came from, blamed for its errors.
         wants_embeddings: Whether it needs the samples' embeddings. Epochs before there are any are
             the recipe's own.
     """
 
-    expression: str = ""
-    provider: PluginInfo | None = None
     wants_embeddings: bool = False
 
     @abc.abstractmethod
@@ -91,16 +83,8 @@ class Composer(abc.ABC):
                 )
         return order.cpu()
 
-    def __str__(self) -> str:
-        """Return the expression, or what describes a composer that was made without one."""
-        if self.expression:
-            return self.expression
-        given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
-        arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
-        return f"{type(self).__name__}({arguments})"
-
 
 def _is_permutation(order: object, count: int) -> bool:
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.shape != (count,):
         return False
-    return torch.equal(order.cpu().sort().values, torch.arange(count))
+    return torch.equal(order.cpu().sort().values, torch.arange(count, device="cpu"))

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from negplug.contract.labels import as_labels, whole_numbers
+from negplug.contract.local import check_local
 from negplug.kernels import late
+from negplug.kernels.torch_private import is_transformed
 from negplug.kernels.unit import unit_rows
 
 LARGEST = 1e30
@@ -100,10 +102,16 @@ def check_form(name: str, z: Tensor) -> None:
 
 
 def _check_dense(name: str, tensor: Tensor) -> None:
-    """Raise unless ``tensor`` is dense."""
+    """Raise unless ``tensor`` is dense and of this process alone."""
+    check_local(name, tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         what = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{name} must be a dense tensor, got a {what} one; call to_dense() first")
+    if not torch.compiler.is_compiling() and is_transformed(tensor):
+        raise TypeError(
+            f"{name} is inside of a transform of torch.func (grad, vmap, …), which cannot pass "
+            f"through this loss; call backward() or torch.autograd.grad instead"
+        )
 
 
 def _not_finite(z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negplug.contract.local import check_local
 from negplug.kernels import late
 
 FIELDS = ("label", "labels", "target", "targets", "y")
@@ -38,10 +39,11 @@ def as_labels(name: str, values: Any, size: int | None = None, wait: bool = Fals
         ValueError, TypeError: If they are no labels; says what was found.
     """
     values, name = _field(name, values)
-    if _is_list_of_integers(values) or type(values).__module__ == "numpy":
+    if _is_list_of_integers(values) or _is_array_of_numbers(values):
         values = torch.as_tensor(values)
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor of {_ONE_EACH}, got {_described(values)}")
+    check_local(name, values)
     if values.is_complex() or values.layout != torch.strided:
         raise TypeError(f"{name} must be {_ONE_EACH}, got {values.dtype}, {values.layout}")
     if values.ndim == 2 and values.shape[1] == 1:
@@ -141,7 +143,14 @@ def _is_list_of_integers(values: Any) -> bool:
     return whole and all(isinstance(value, int) for value in values)
 
 
+def _is_array_of_numbers(values: Any) -> bool:
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    return type(values).__module__ == "numpy" and kind in ("b", "i", "u", "f", "c")
+
+
 def _described(values: Any) -> str:
+    if type(values).__module__ == "numpy":
+        return f"{type(values).__name__} of {values.dtype}"
     if isinstance(values, (list, tuple)) and values:
         return f"{type(values).__name__} of {type(values[0]).__name__}"
     return type(values).__name__

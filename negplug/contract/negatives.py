@@ -25,7 +25,7 @@ Estimator = Literal["partition", "posterior"]
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """Every row of the pool but those with the anchor's id, which are left out tile by tile.
+    """Every row of the pool, but for those with the anchor's id, which negplug leaves out.
 
     Attributes:
         mask: ``[N, K]`` bool, True where a row serves the anchor; None if all do.
@@ -39,7 +39,7 @@ class Whole:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Chosen rows of the pool for each anchor, none of them with the anchor's id.
+    """Chosen rows of the pool for each anchor. The sampler leaves out those with the anchor's id.
 
     Attributes:
         columns: ``[N, M]`` int64 columns of the pool, also where the mask is False.
@@ -88,14 +88,14 @@ class Negatives:
         rows: The pool, K rows.
         choice: Which of them serve each anchor: E entries each, K of a whole pool.
         log_weight: Detached log importance weights, broadcastable to ``[N, E]``; None is all zero.
-            With ``"posterior"`` -inf marks what was not drawn; with ``"partition"`` what is no
-            negative is left to the mask.
+            With ``"posterior"`` -inf marks an entry that was not drawn. With ``"partition"`` the
+            mask alone says which entries are no negatives.
         estimator: ``"partition"``: the weighted negatives estimate the softmax denominator.
             ``"posterior"``: they are draws from the softmax itself, weights summing to one over
             all pools.
         attracted: ``[N, F]`` int64 columns of the pool that are further positives of each anchor,
-            padded with -1; none of them serves it, in any pool. A sampler that reads another hands
-            them on. None if nothing is attracted.
+            padded with -1. None of them serves as its negative, in any pool. A sampler that reads
+            a source must keep them. None if nothing is attracted.
     """
 
     rows: Rows
@@ -132,7 +132,7 @@ class Negatives:
 
     @property
     def common_mask(self) -> Tensor | None:
-        """Of a whole pool whose rows serve either all anchors or none: which do, ``[K]``."""
+        """Which rows of a whole pool serve, ``[K]``, if they are the same for all anchors."""
         mask = self.choice.mask
         if mask is None or not isinstance(self.choice, Whole):
             return None
@@ -150,18 +150,18 @@ class Negatives:
         return replace(self, choice=replace(choice, mask=mask))
 
     def subset(self, rows: Tensor) -> Negatives:
-        """Return some rows ``[R]`` int64 of a whole pool as a pool of their own, unweighted."""
+        """Return rows ``[R]`` int64 of a whole pool as a pool of their own, without weights."""
         mask = self.mask
         return Negatives(self.rows.select(rows), Whole(None if mask is None else mask[:, rows]))
 
     def weight_at(self, slots: Tensor) -> Tensor | None:
-        """Return the log weights of entries ``[N, M]`` of each anchor, broadcastable to them."""
+        """Return the log weights at some entries (slots) ``[N, M]``, broadcastable to them."""
         if self.log_weight is None or self.log_weight.shape[1] == 1:
             return self.log_weight
         return self.log_weight.expand(len(slots), -1).gather(1, slots)
 
     def columns_at(self, slots: Tensor) -> Tensor:
-        """Return the columns of the pool that entries ``[N, M]`` of each anchor are."""
+        """Return the columns of the pool ``[N, M]`` at some entries (slots) of each anchor."""
         if isinstance(self.choice, Whole):
             return slots
         assert isinstance(self.choice, Columns), "a mixture is no row of the pool"

@@ -15,15 +15,14 @@ from negplug.contract.part import Part
 class Objective(Part, abc.ABC):
     """Turns positives and negatives into a loss per anchor.
 
-    One that remembers something across steps hands what it saw to :meth:`hold`, implements
-    :meth:`update` and keeps its memory in a :class:`negplug.contract.state.Stateful`.
+    An objective that remembers something across steps passes what it saw to :meth:`hold`,
+    implements :meth:`update` and declares its memory by :class:`negplug.contract.state.Stateful`.
 
     Attributes:
-        several_positives: Whether it pulls an anchor towards all of its positives, those that a
-            sampler attracts among them. One that reads the first alone says that it does not, and
-            is refused beside such a sampler.
-        takes_streams: Whether the log-sum-exp of its negatives is all that it asks of them, so that
-            they may go around a ring of ranks, see :mod:`negplug.contract.streaming`.
+        several_positives: Whether it pulls an anchor towards all of its positives, also those that
+            a sampler attracts. If False, it is refused beside a sampler that attracts.
+        takes_streams: Whether it needs only the log-sum-exp of its negatives. They may then go
+            around a ring of ranks, see :mod:`negplug.contract.streaming`.
     """
 
     several_positives: bool = True

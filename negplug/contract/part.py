@@ -1,4 +1,4 @@
-"""What samplers and objectives have in common: where they come from, and when they change.
+"""What samplers, objectives and composers have in common: where they come from, when they change.
 
 What a training step saw is held back until its backward pass is over: writing into a pool before
 would change what autograd saved.
@@ -6,6 +6,7 @@ would change what autograd saved.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,35 @@ if TYPE_CHECKING:
     from negplug.contract.provenance import PluginInfo
 
 
-class Part(nn.Module):
-    """A sampler or an objective.
+class Expressed:
+    """What an expression of a plugin's is built into.
 
     Attributes:
         expression: The expression it was built from.
         provider: The plugin it came from, blamed for its errors.
+    """
+
+    expression: str = ""
+    provider: PluginInfo | None = None
+
+    def __str__(self) -> str:
+        """Return the expression, or the class and its arguments without one."""
+        if self.expression:
+            return self.expression
+        given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
+        arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
+        return f"{type(self).__name__}({arguments})"
+
+
+class Part(Expressed, nn.Module):
+    """A sampler or an objective.
+
+    Attributes:
         wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
             does not hand them over is watched for them. If no part does, a host's rows are told
             apart by their place in the batch.
     """
 
-    expression: str = ""
-    provider: PluginInfo | None = None
     wants_indexes: bool = False
 
     def __init__(self) -> None:

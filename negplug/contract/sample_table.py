@@ -7,6 +7,7 @@ written.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -192,10 +193,10 @@ def _check_range(name: str, indexes: Tensor, size: int | None) -> None:
     check(f"{name}: data set indexes", failed, error)
 
 
-def room_for(
-    indexes: Tensor, views: Tensor, num_views: int | None, size: int | None
-) -> Callable[[], tuple[int, int]]:
-    """Return a function that gives the room that a table needs, once the backward pass is done.
+class Room:
+    """The room that a table needs, told once the backward pass is done.
+
+    A copy, in another process or not, has the numbers.
 
     Args:
         indexes: ``[N]`` int64, of what is going to be written.
@@ -203,21 +204,36 @@ def room_for(
         num_views: Number of views; None if it is read off the tensor.
         size: Number of samples, likewise.
     """
-    if not len(indexes) or (num_views is not None and size is not None):
-        return lambda: (num_views or 0, size or 0)
 
-    def last_of_each() -> Tensor:
-        return torch.stack([views, indexes]).amax(1)
+    def __init__(
+        self, indexes: Tensor, views: Tensor, num_views: int | None, size: int | None
+    ) -> None:
+        self._known = num_views, size
+        self._greatest: Callable[[], Any] | None = None
+        if not len(indexes):
+            self._known = num_views or 0, size or 0
+        elif num_views is None or size is None:
+            last_of_each = functools.partial(_last_of_each, views, indexes)
+            # Where a value costs nothing there is nothing to be fetched before it is wanted.
+            on_host = free_to_read(indexes.device)
+            self._greatest = last_of_each if on_host else later(last_of_each())
 
-    # Where a value costs nothing there is nothing to be fetched before it is wanted.
-    on_host = free_to_read(indexes.device)
-    greatest = (lambda: last_of_each().tolist()) if on_host else later(last_of_each())
+    def __call__(self) -> tuple[int, int]:
+        """Return the number of views, and that of samples."""
+        views, size = self._known
+        if self._greatest is not None:
+            found = self._greatest()
+            found = found.tolist() if isinstance(found, Tensor) else found
+            last_view, last = found or (0, 0)  # on the meta device there are no values
+            views, size = views or last_view + 1, size or last + 1
+        return views or 0, size or 0
 
-    def room() -> tuple[int, int]:
-        last_view, last = greatest() or (0, 0)  # on the meta device there are no values
-        return num_views or last_view + 1, size or last + 1
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_known": self(), "_greatest": None}
 
-    return room
+
+def _last_of_each(views: Tensor, indexes: Tensor) -> Tensor:
+    return torch.stack([views, indexes]).amax(1)
 
 
 def check_samples(name: str, saved: int, size: int | None) -> None:

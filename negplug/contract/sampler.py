@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,8 +22,8 @@ class Sampled(NamedTuple):
 
     Attributes:
         negatives: Those of one pool, or of several in one denominator.
-        seen: What ``update`` takes once the step's backward pass is over, detached; None if
-            nothing. ``metrics`` may look at it too.
+        seen: What ``update`` gets once the step's backward pass is over, detached; None if there
+            is nothing to remember. ``metrics`` gets it too.
     """
 
     negatives: Negatives | tuple[Negatives, ...]
@@ -34,10 +33,10 @@ class Sampled(NamedTuple):
 class NegativeSampler(Part, abc.ABC):
     """Chooses the negatives of a batch.
 
-    A subclass implements :meth:`sample`. One that remembers something across steps returns
-    :class:`Sampled` there, implements :meth:`update` and keeps its memory in a
-    :class:`negplug.contract.state.Stateful`. Samplers compose: one that reads another takes it as
-    its argument ``source`` and calls it, ``self.source(batch)``, for a tuple of negatives.
+    A subclass implements :meth:`sample`. A sampler that remembers something across steps returns
+    :class:`Sampled`, implements :meth:`update` and declares its memory by
+    :class:`negplug.contract.state.Stateful`. Samplers compose: a sampler that chooses among another
+    one's negatives takes it as its argument ``source``; ``self.source(batch)`` is a tuple of them.
 
     Attributes:
         stream: Its number inside the expression, which keys its random draws.
@@ -46,9 +45,9 @@ class NegativeSampler(Part, abc.ABC):
         most: The most rows that it can ever offer an anchor; None if the batch decides.
         turns: How many samplers take turns in it as training goes on.
         wants_epoch: Whether the number of the epoch decides whose turn it is.
-        attracts: Whether it may hand over positives too, see :class:`.Negatives`.
-        streams: Whether it may hand over keys that go around a ring of ranks, which a sampler that
-            reads another one hands on as they are; see :mod:`negplug.contract.streaming`.
+        attracts: Whether it may return positives too, see :class:`.Negatives`.
+        streams: Whether it may return keys that go around a ring of ranks. A sampler that reads
+            such a source returns them unchanged; see :mod:`negplug.contract.streaming`.
     """
 
     stream: int = 0
@@ -77,20 +76,20 @@ class NegativeSampler(Part, abc.ABC):
         return {}
 
     def fit_host(self, site: LossSite | None) -> None:
-        """Take from the host what was not given, such as its queue size; by default nothing.
+        """Take from the host what the user did not give, such as a queue's size.
 
         Args:
             site: The loss to treat; None if there is no host.
 
         Raises:
-            ValueError: If something is needed that neither the user nor the host gives.
+            ValueError: If neither the user nor the host gives something that is needed.
         """
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Negatives, ...]:
-        """Sample, check the result, and hold what :meth:`update` takes if this is training.
+        """Sample, check the result and, in training, keep what :meth:`update` will get.
 
-        Asked again for the same batch, by a second sampler that reads this one, it gives the same
-        negatives and remembers them once.
+        If a second sampler reads this one for the same batch, it gets the same negatives, and they
+        are remembered once.
         """
         memo = batch.context.memo
         if self in memo:
@@ -121,14 +120,6 @@ class NegativeSampler(Part, abc.ABC):
     def random(self, batch: ContrastiveBatch) -> RandomNumbers:
         """Return this sampler's own random numbers for this call, on the batch's device."""
         return batch.context.draws.random(self.stream, batch.anchors.embeddings.device)
-
-    def __str__(self) -> str:
-        """Return the expression, or what describes a sampler that was made without one."""
-        if self.expression:
-            return self.expression
-        given = (name for name in inspect.signature(type(self)).parameters if hasattr(self, name))
-        arguments = ", ".join(f"{name}={getattr(self, name)}" for name in given)
-        return f"{type(self).__name__}({arguments})"
 
 
 def _unpacked(sampled: object) -> tuple[tuple[Negatives, ...], Any]:

@@ -19,8 +19,13 @@ MOST_NODES = 4096
 """A loss has tens of nodes; the embeddings that it was given end the walk."""
 
 _FACTORS = frozenset(("Mm", "Bmm", "Addmm", "Baddbmm"))
-_VIEWS = frozenset(("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Flatten", "Unflatten"))
-_PASSES_ON = _VIEWS | frozenset(
+LAYERS = _FACTORS | frozenset(
+    ("Cdist", "EuclideanDist", "Convolution", "MkldnnConvolution", "Embedding")
+)
+"""Operations by which a network takes in data."""
+
+VIEWS = frozenset(("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Flatten", "Unflatten"))
+_PASSES_ON = VIEWS | frozenset(
     "T Transpose Permute Unsqueeze Expand ToCopy Clone NativeDropout Slice".split()
 )
 
@@ -122,7 +127,7 @@ def _number_before(axis: Axis, shape: tuple[int, ...], given: tuple[int, ...]) -
         return None if number == dim else number - (number > dim)
     if operation in ("Select", "Unbind"):
         return number + (number >= saved_numbers(node, "dim")[0] % len(given))
-    if operation in _VIEWS:
+    if operation in VIEWS:
         return _number_viewed(shape, given, number)
     if operation in ("Sum", "Mean") and len(given) > len(shape) > 0:
         over = [dim % len(given) for dim in saved_numbers(node, "dim")]

@@ -23,6 +23,7 @@ from negplug.hosts.lookout import Lookout, PlainLookout
 from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
+from negplug.hosts.untreated import names_of
 from negplug.plugins.manager import plugins
 
 
@@ -87,16 +88,16 @@ class Injection:
         encode: Encoder | None = None,
         dataset: Any = None,
     ) -> None:
-        """Say what is known of the samples of the step to come; forgotten when the step is over.
+        """Say what is known of the samples of the next step. It is forgotten after that step.
 
         Args:
             indexes: ``[B]`` data set indexes, in the order of the batch.
             labels: ``[B]``, or any other form of :func:`negplug.contract.labels.as_labels`.
             unindexed: Why there are no indexes, for messages.
             encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
-                with the current parameters. Kept until another is given.
-            dataset: The data set that the indexes count, whose columns samplers may look up by
-                name. Kept likewise.
+                with the current parameters. It is kept until another one is given.
+            dataset: The data set that the indexes count. Samplers look up its columns by name. It
+                is kept until another one is given.
 
         Raises:
             ValueError, TypeError: If ``labels`` are none; says what was found.
@@ -125,12 +126,12 @@ class Injection:
             treated.loss.set_epoch(epoch)
 
     def begin_step(self) -> None:
-        """Begin a training step that lasts until :meth:`end_step`, whatever is done inside."""
+        """Begin a training step that lasts until :meth:`end_step`, however many backward passes."""
         for treated in self.losses.values():
             treated.loss.begin_step()
 
     def end_step(self) -> None:
-        """Close a training step, so that samplers take in what a backward pass has reached.
+        """End a training step: samplers take in the keys that a backward pass has reached.
 
         Raises:
             UntreatedLossError: If it called a contrastive loss that :meth:`look_out` is about.
@@ -198,8 +199,8 @@ def inject(
 ) -> Injection:
     """Give every contrastive loss of ``model`` the negatives of ``sampler``.
 
-    What is not given is inherited from the host: its form of the loss, its temperature, read at
-    every call, and the batch as it forms it.
+    What you do not give is inherited from the host: the form of the loss, the temperature (read at
+    every call), and the way it forms the batch.
 
     Args:
         model: A module of a host that an adapter knows, or one that contains such losses.
@@ -252,7 +253,7 @@ def inject_where(
         model: The model.
         treatment: What each loss gets.
         target: Name of the one loss to treat.
-        ignore: Names of losses to leave alone.
+        ignore: Losses to leave alone, by name or class.
         declared: Forms of classes that no adapter knows, by the full name of the class.
 
     Raises:
@@ -270,7 +271,7 @@ def inject_where(
     names = treatment.targets(target)
     if clash := sorted(set(names or ()) & set(ignore)):
         raise NoLossFoundError(f"ignore names {clash[0]!r}, which is to be treated; leave it out")
-    sites = [site for site in _find(model, names) if site.name not in ignore]
+    sites = [site for site in _find(model, names) if names_of(site, model).isdisjoint(ignore)]
     if not sites:
         raise NoLossFoundError(f"ignore={sorted(ignore)} leaves no loss of this model to treat")
     return Injection(sites, [treatment.at(site) for site in sites])

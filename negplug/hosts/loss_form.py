@@ -15,7 +15,7 @@ positives: each embedding is multiplied with its own, beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from negplug.hosts.graph_axes import (
+    LAYERS,
     MOST_NODES,
     Axis,
     is_of_features,
@@ -30,13 +31,16 @@ from negplug.hosts.graph_axes import (
     operation_of,
     spread_over,
 )
+from negplug.hosts.nested import tensors_in
+from negplug.hosts.tuple_form import of_tuples
 from negplug.kernels.distributed import world_size
 from negplug.kernels.graph_marks import is_marked
 from negplug.kernels.torch_private import output_shape
 
 _WEIGHS = frozenset(
     "LogSoftmax Softmax Logsumexp Logaddexp Exp Exp2 Expm1 "
-    "Sigmoid LogSigmoid Softplus BinaryCrossEntropyWithLogits Relu Clamp ClampMin Threshold".split()
+    "Sigmoid LogSigmoid Softplus BinaryCrossEntropyWithLogits SoftMarginLoss MultiMarginLoss "
+    "MultilabelMarginLoss Relu Clamp ClampMin Threshold Maximum".split()
 )
 """Operations that weigh similarities against each other."""
 
@@ -48,9 +52,6 @@ _DISTANCES = frozenset(("Cdist", "EuclideanDist"))
 
 _PAIRWISE = frozenset(("Mul", "Sub"))
 """The same, if both sides were spread over a dimension of their own."""
-
-_LAYERS = frozenset((*_FIRST_FACTOR, "Convolution", "MkldnnConvolution", "Embedding"))
-"""Operations by which a network takes in data."""
 
 _UNSPREAD = frozenset(("Div", "Mul", "Clamp", "ClampMin", "Expand", "Slice", "ToCopy"))
 
@@ -85,7 +86,7 @@ def contrasts(output: Tensor, given: Any) -> bool:
         output: The value, or that of each sample, with a gradient.
         given: The module's arguments; tensors are looked for in lists, tuples and mappings too.
     """
-    tensors = [tensor for tensor in _tensors(given) if not isinstance(tensor, nn.Parameter)]
+    tensors = [tensor for tensor in tensors_in(given) if not isinstance(tensor, nn.Parameter)]
     nodes = {get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad}
     sources = {node for node in nodes if not _of_weights(node)} or nodes
     # Embeddings with classes alone: what they are multiplied with are weights.
@@ -93,7 +94,8 @@ def contrasts(output: Tensor, given: Any) -> bool:
     keys = matrices > 1 or all(tensor.is_floating_point() for tensor in tensors)
     if not sources:
         return False
-    return _weigher(output, sources.__contains__, sources.__contains__, keys) is not None
+    known = sources.__contains__, sources.__contains__, keys
+    return (_weigher(output, *known) or of_tuples(output.grad_fn, *known)) is not None
 
 
 def weigher_of_data(output: Tensor) -> Node | None:
@@ -105,7 +107,8 @@ def weigher_of_data(output: Tensor) -> Node | None:
     Returns:
         The operation, None if there is no such loss.
     """
-    return _weigher(output, _takes_in_data, is_marked)
+    known = _takes_in_data, is_marked
+    return _weigher(output, *known) or of_tuples(output.grad_fn, *known)
 
 
 def parameters_of(output: Tensor) -> set[Tensor]:
@@ -151,7 +154,7 @@ def _weigher(
         if with_constants is not None and with_own:
             return with_constants
         # What is below a layer is no longer what the loss makes of similarities.
-        if operation in _LAYERS:
+        if operation in LAYERS:
             continue
         if weigher is None and (operation in _WEIGHS or _is_fused(node)):
             weigher = node
@@ -164,23 +167,14 @@ def _is_fused(node: Node) -> bool:
     return isinstance(node, BackwardCFunction) and len(output_shape(node)) <= 1
 
 
-def _tensors(given: Any) -> Iterable[Tensor]:
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, Mapping):
-        for value in given.values():
-            yield from _tensors(value)
-    elif isinstance(given, (list, tuple)):
-        for value in given:
-            yield from _tensors(value)
-
-
 def _factors(node: Node, operation: str) -> list[Axis | None] | None:
     """Return what a node contracts of its factors if it compares rows with rows.
 
     None stands for a constant.
     """
     first = _FIRST_FACTOR.get(operation)
+    if operation == "Pdist":
+        return [_axis(node.next_functions[0], -1)]
     if first is not None:
         edges = node.next_functions[first : first + 2]
         return [_axis(edges[0], -1), _axis(edges[1], -1 if operation in _DISTANCES else -2)]
@@ -230,7 +224,7 @@ def _multiplies_rows(node: Node, operation: str, is_source: Callable[[Node], boo
 def _takes_in_data(node: Node) -> bool:
     """Return whether a network is given data here: a constant, or a tensor that is no parameter."""
     operation = operation_of(node)
-    if operation in _LAYERS:
+    if operation in LAYERS:
         return operation == "Embedding" or any(edge is None for edge, _ in node.next_functions)
     leaf = getattr(node, "variable", None)
     return leaf is not None and not isinstance(leaf, nn.Parameter)

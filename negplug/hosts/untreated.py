@@ -126,5 +126,11 @@ class Judge:
         return False
 
 
+def names_of(site: LossSite, model: nn.Module) -> set[str]:
+    """Return what ``ignore`` may call a loss: its name, its class, that of one inside of it."""
+    here = next((module for path, module in model.named_modules() if path == site.name), None)
+    return {site.name} | {type(each).__name__ for each in ([] if here is None else here.modules())}
+
+
 def _of_tuples(module: nn.Module) -> bool:
     return isinstance(module, _OF_TUPLES) or _NAMED_SO.search(type(module).__name__) is not None

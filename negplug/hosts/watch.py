@@ -64,6 +64,8 @@ class Watch:
 
     Attributes:
         injections: The handles of the losses treated so far, by name, in order of their calls.
+        asked: What the environment asked for if it started this watch; a loss that is called after
+            it has changed gets what it asks for then.
 
     Raises:
         ValueError, TypeError: If an argument cannot be used.
@@ -78,6 +80,7 @@ class Watch:
     ) -> None:
         global _watch
         self.injections: dict[str, Injection] = {}
+        self.asked: environment.Asked | None = None
         self._treatment = Treatment.of(sampler, objective, temperature)
         self._judge = Judge(ignore)
         self._ignore = frozenset(ignore) | environment.ignored()
@@ -125,6 +128,8 @@ class Watch:
     def _after_scalar(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Any:
+        if (current := self._current()) is not self:
+            return current and current.after_forward(module, args, kwargs, output)
         site = self._judge.site_of(module)
         if self._functions is not None and (site is not None or self._judge.leaves_alone(module)):
             self._functions.leave_to(module)
@@ -146,7 +151,7 @@ class Watch:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], losses: list[Tensor]
     ) -> None:
         """Refuse a contrastive loss that no adapter knows."""
-        for loss in losses:
+        for loss in losses if self._current() is self else ():
             name = self._judge.unknown(module, (args, kwargs), loss)
             if name is not None:
                 raise UntreatedLossError(
@@ -155,6 +160,10 @@ class Watch:
                     f"{', '.join(FORMS[1:])}, whichever it is, or leave it alone with "
                     f"NEGPLUG_IGNORE={name}"
                 )
+
+    def _current(self) -> Watch | None:
+        """Return the watch that the environment asks for by now; this one if it started without."""
+        return self if self.asked is None else from_environment()
 
     def _treat(self, site: LossSite, module: nn.Module) -> _FirstCall:
         if environment.accumulate() > 1:
@@ -231,16 +240,20 @@ def from_environment() -> Watch | None:
     """Return the watch that is at work, or one that the environment asks for.
 
     Returns:
-        None if there is none and the environment asks for none.
+        None if the environment asks for none, by now, and none was started without it.
 
     Raises:
         ValueError, TypeError: If what the environment asks for cannot be had.
     """
     asked = environment.asked()
-    if _watch is not None or asked is None:
+    if _watch is not None and _watch.asked in (None, asked):
         return _watch
+    if asked is None:
+        return None
     notices.show()
-    return Watch(*asked, environment.ignored())
+    watch = Watch(*asked, environment.ignored())
+    watch.asked = asked
+    return watch
 
 
 def take_over(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
@@ -58,6 +59,23 @@ class Kernel(Generic[Question]):
     def function(self) -> Callable[..., Any]:
         """The function, imported when it is asked for first."""
         return self.load()
+
+
+def lazily(module: str, name: str) -> Callable[[], Callable[..., Any]]:
+    """Return what loads a kernel whose module imports what is not installed everywhere.
+
+    Args:
+        module: Below ``negplug.kernels``, such as ``"chain.fused"``.
+        name: Of the function there.
+    """
+
+    def load() -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(
+            importlib.import_module(f"negplug.kernels.{module}"), name
+        )
+        return function
+
+    return load
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +167,28 @@ def triton_refusal(device: torch.device) -> str | None:
     elif device.type != "cuda":
         return f"it serves CUDA and ROCm devices, and the tensors are on {device.type!r}"
     failure = _import_failure("triton")
-    return failure and f"Triton cannot be imported ({failure}); torch's builds for GPUs bring it"
+    if failure:
+        return f"Triton cannot be imported ({failure}); torch's builds for GPUs bring it"
+    return _launch_failure(device) if device.type == "cuda" else None
+
+
+@functools.cache
+def _launch_failure(device: torch.device) -> str | None:
+    """Return why Triton launches nothing on a device, after a warning; None if it does."""
+    from negplug.kernels.probing import probe
+
+    try:
+        probe(device)
+    # From a missing compiler to a card that is too old.
+    except Exception as error:
+        lines = f"{type(error).__name__}: {error}".strip().splitlines()
+        failure = (
+            f"Triton launches nothing on {str(device)!r} ({lines[0][:200]}); it needs a C "
+            f"compiler, which CC may name, and Python's headers"
+        )
+        warnings.warn(f"{failure}. Torch operations compute instead, more slowly", stacklevel=2)
+        return failure
+    return None
 
 
 def _cpu_only(device: torch.device) -> str:

@@ -73,7 +73,8 @@ def later(values: Tensor) -> Callable[[], list[Any] | None]:
 def _sent(values: Tensor) -> tuple[Tensor, torch.cuda.Event]:
     """Start to copy values of a CUDA device; return where to, and when they are there."""
     with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
-        copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        # On the CPU, whatever torch.set_default_device() says.
+        copy = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
         copy.copy_(values, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()
@@ -174,6 +175,8 @@ def settle(wait: bool = True) -> None:
     Args:
         wait: Whether to wait for all conditions; otherwise those count that the device has got to.
     """
+    if _late and not wait and torch.cuda.is_current_stream_capturing():
+        return  # a question to the device would end the capture; on the CPU a check may ask here
     while _late and (wait or _late[0].arrived.query()):  # type: ignore[no-untyped-call]
         late = _late.popleft()
         late.arrived.synchronize()

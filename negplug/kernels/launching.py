@@ -4,7 +4,8 @@ Triton looks at each argument of each launch, and at the program's options, to f
 compiled for the like of them. That takes longer than a small program runs. A launch here looks at
 what decides alone, and hands the arguments to what Triton found the time before:
 
-- of a tensor its type, and whether its memory begins at a multiple of 16 bytes;
+- of a tensor its type, whether its memory begins at a multiple of 16 bytes, and on AMD's whether
+  an offset of 32 bits reaches all of it;
 - of an integer whether it is 1, a multiple of 16, or above 32 bits;
 - all constants.
 
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 
 _found: dict[Any, Any] = {}
+
+_AMD = torch.version.hip is not None
 
 
 def launch(program: Any, grid: Sequence[int], *arguments: Any, **options: Any) -> None:
@@ -68,7 +71,8 @@ def _launch(
 def _kind(argument: Any) -> Any:
     """Return what Triton compiles for: two arguments of a kind are served by one program."""
     if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() & 15 == 0
+        near = _AMD and argument.untyped_storage().size() < 2**31
+        return argument.dtype, argument.data_ptr() & 15 == 0, near
     if type(argument) is int and argument != 1:
         return argument & 15 == 0, -(2**31) <= argument < 2**31
     return type(argument)  # of the integers 1 alone

@@ -187,6 +187,15 @@ def inside_function() -> bool:
     return not enabled()
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Return whether a tensor is one that ``torch.func`` hands to a function that it transforms."""
+    told = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
+    if told is None:
+        what = "torch._C._functorch has no is_functorch_wrapped_tensor any more"
+        raise changed(what, "is_transformed")
+    return bool(told(tensor))
+
+
 def unscales_itself(optimizer: Any) -> bool:
     """Return whether an optimizer undoes a ``GradScaler``'s scaling in its own step.
 

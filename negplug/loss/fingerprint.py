@@ -12,7 +12,7 @@ from negplug.contract.batch import ContrastiveBatch
 _PARTS = 4
 
 
-class Fingerprint(NamedTuple):
+class BatchFingerprint(NamedTuple):
     """What tells the batch of one call from that of another, in memory of its own.
 
     Attributes:
@@ -24,14 +24,14 @@ class Fingerprint(NamedTuple):
     rows: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, batch: ContrastiveBatch) -> Fingerprint:
+    def of(cls, batch: ContrastiveBatch) -> BatchFingerprint:
         """Return the fingerprint of a batch; nothing waits for the device."""
         anchors, keys = batch.anchors.embeddings, batch.keys.embeddings
         rows = (_few(anchors),) if keys is anchors else (_few(anchors), _few(keys))
         return cls((anchors.shape, keys.shape), rows)
 
     @torch.no_grad()
-    def distance(self, other: Fingerprint) -> Tensor:
+    def distance(self, other: BatchFingerprint) -> Tensor:
         """Return the mean squared distance to a fingerprint of the same shapes, ``[]``."""
         one, two = torch.cat(self.rows), torch.cat(other.rows)
         return (one - two.to(one)).square().sum(1).mean()

@@ -17,7 +17,7 @@ from negplug.loss.graph_steps import GraphSteps
 from negplug.loss.steps import Steps
 
 
-class SavedLoss(nn.Module, abc.ABC):
+class SavingLoss(nn.Module, abc.ABC):
     """The side of :class:`negplug.loss.contrastive.ContrastiveLoss` that saves and restores.
 
     Attributes:
@@ -113,7 +113,7 @@ def _prepare_to_load(
     A hook, so that it also runs where the loss is part of a model whose state is loaded. What is
     held back belongs to the state that is replaced, and is dropped.
     """
-    assert isinstance(loss, SavedLoss)
+    assert isinstance(loss, SavingLoss)
     check_saved(loss._own[0], state, prefix, strict)
     loss.ranks.forget()
     loss._steps.close()

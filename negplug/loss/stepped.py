@@ -16,11 +16,11 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.kernels.precision import not_inference
 from negplug.kernels.torch_private import backward_runs, inside_function
 from negplug.loss.calls import CallState
-from negplug.loss.saved import SavedLoss
+from negplug.loss.saved import SavingLoss
 from negplug.loss.steps import Call
 
 
-class SteppedLoss(SavedLoss):
+class SteppedLoss(SavingLoss):
     """The side of :class:`negplug.loss.contrastive.ContrastiveLoss` that counts steps."""
 
     _fresh: list[CallState]

@@ -34,7 +34,8 @@ from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
-from negplug.loss.fingerprint import Fingerprint
+from negplug.loss.fingerprint import BatchFingerprint
+from negplug.loss.places import Place, Places
 from negplug.loss.refusals import no_second_derivative, unknown_call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
@@ -59,23 +60,22 @@ class Call:
         times: How often it was computed.
         closed: Whether its step is over and has changed a memory.
         discarded: Whether the backward pass that has reached it trained nothing.
+        place: Where it was made; empty where that tells nothing.
     """
 
     def __init__(
         self, steps: Steps, number: int, shared: bool, graph: bool, batch: ContrastiveBatch
     ) -> None:
         self._steps = steps
-        self.serial = next(_serial)
-        self.step = steps.number
-        self.number = number
+        self.serial, self.step, self.number = next(_serial), steps.number, number
         self.drawn = 0 if steps.most is None and not steps.number else number
         self.shared = shared
         self.graph = graph
         self.held: list[tuple[int, Any]] | None = None
-        self.fingerprint = Fingerprint.of(batch)
+        self.fingerprint = BatchFingerprint.of(batch)
         self.times = 1
-        self.closed = False
-        self.discarded = False
+        self.closed = self.discarded = False
+        self.place: Place = ()
         self._hook: weakref.ref[Any] | None = None
 
     def computed(self, loss: Tensor, held: list[tuple[int, Any]]) -> None:
@@ -102,7 +102,7 @@ class Call:
         self._steps.reach(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_hook": None}
+        return vars(self) | {"_hook": None, "place": ()}
 
 
 class Steps:
@@ -124,7 +124,7 @@ class Steps:
         self.most = most
         self.passes = Passes()
         self._earlier: list[weakref.ref[Call]] = []
-        self._held_open = False
+        self._held_open, self._places = False, Places()
         self._forgotten = collections.deque[list[tuple[int, Call]]](maxlen=_KEPT)
         self._begin(begun)
 
@@ -187,9 +187,12 @@ class Steps:
             known = [call for call in self._reached if call.number == self._again]
             self._again = self._again + 1 if known else None
             if known:
-                known[0].fingerprint = Fingerprint.of(batch)
+                known[0].fingerprint = BatchFingerprint.of(batch)
                 return known[0]
-        call = Call(self, self.following, shared, graph, batch)
+        where = self._places.here(self.most)
+        number = self._places.number(where, [call.number for call in self._reached])
+        call = Call(self, self.following if number is None else number, shared, graph, batch)
+        call.place = where
         self._calls.append(weakref.ref(call))
         if not graph:
             self._ungraphed.append(call)
@@ -201,7 +204,7 @@ class Steps:
         Raises:
             RuntimeError: If there was no such call, or its memory has changed since.
         """
-        print_ = Fingerprint.of(batch)
+        print_ = BatchFingerprint.of(batch)
         calls = [*_alive(self._earlier), *_alive(self._calls)]
         alike = [call for call in calls if call.fingerprint.shapes == print_.shapes]
         if not alike:
@@ -243,6 +246,7 @@ class Steps:
         """
         self.passes.settle()
         reached = sorted(self._reached, key=lambda call: call.serial)
+        self._places.learn((call.place, call.number) for call in reached)
         self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
         self._held_open, begun, dropped = False, self._begun, self.passes.dropped
         self._begin()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_number, check_temperature
+from negplug.contract.local import check_local
 from negplug.contract.negatives import Negatives
 from negplug.kernels import late
 
@@ -139,6 +140,7 @@ def resolved(given: Any, known: LateNumber) -> tuple[float, Tensor | None]:
         if math.isnan(number):
             raise ValueError("the learned temperature is NaN; the optimizer has diverged")
     elif isinstance(given, Tensor) and given.requires_grad and given.numel() == 1:
+        check_local("temperature", given)
         tau = given.reshape(())
         number = check_temperature(known.of(tau, 1.0))
     else:

@@ -44,8 +44,8 @@ class InfoNCE(Objective):
     """The softmax contrastive loss.
 
     Args:
-        positives: How several positives of an anchor combine, see the module. None is ``"sum"``,
-            and ``"mean"`` where a sampler attracts further ones.
+        positives: How several positives of an anchor combine: ``"sum"``, ``"mean"`` or ``"each"``.
+            None is ``"sum"``, and ``"mean"`` if a sampler attracts further positives.
 
     Raises:
         ValueError: If ``positives`` has another form than the three.

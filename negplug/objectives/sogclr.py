@@ -43,10 +43,10 @@ from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.objective import Objective
 from negplug.contract.sample_table import (
+    Room,
     SampleTable,
     check_indexes,
     check_samples,
-    room_for,
     views_of,
 )
 from negplug.contract.state import Stateful
@@ -178,7 +178,7 @@ class SogCLR(Stateful, Objective):
         check_indexes(self.name, batch, names[0], self.size)
         samples = self.size or batch.context.dataset.size
         check_samples(self.name, self.samples, samples)
-        room = room_for(names[0], names[1], batch.anchors.num_views, samples)
+        room = Room(names[0], names[1], batch.anchors.num_views, samples)
         held = dict(zip(values, kept.unbind(1), strict=True))
         self.hold({**held, "names": names, "samples": samples, "room": room})
 

@@ -53,14 +53,14 @@ class Emc2(ChainSampler):
     """Draws from the softmax over the data set, by Metropolis–Hastings.
 
     Args:
-        burn_in: The first states of a step that are no draws: a share of its proposals, in
-            [0, 1), or their number.
+        burn_in: How many of a step's first states do not count as draws: a share of its proposals,
+            in [0, 1), or a number.
         out_of_batch: What becomes of states outside the batch: ``"recompute"`` embeds anew those
             that survive the burn-in; ``"cached"`` takes their last embeddings; ``"drop"`` leaves
             them out.
-        burn_in_stop: The training step from which on there is no burn-in: chains that are old
-            need none. None keeps it.
-        size: Number of samples in the data set; None takes what the run says, if it does.
+        burn_in_stop: The training step from which on there is no burn-in, because old chains need
+            none. None keeps the burn-in.
+        size: Number of samples in the data set; None takes the run's, if that is known.
         source: Whose rows are proposed; those of the batch, of all ranks, by default.
 
     Raises:

@@ -26,7 +26,8 @@ views more for it, which are anchors and keys too; so do the further views of a 
 
 Candidates are the source's negatives, and weights of those that stay are kept. The ``top`` of a
 maximum are among the ``top`` of each view, so a whole pool is read as by ``hard``, once for each
-view, and what is kept is ``[N, top]`` and a mask ``[N, K]`` of booleans.
+view (:mod:`negplug.kernels.nearest.views`), and what is kept is ``[N, top]`` and a mask ``[N, K]``
+of booleans. Where the views of a sample are each compared with all of them, once for the sample.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.inputs import check_integer, check_number
+from negplug.contract.layout import layout_of
 from negplug.contract.negatives import Columns, Negatives, total_counts
 from negplug.contract.sampler import NegativeSampler, Sampled
-from negplug.kernels.chosen import chosen_similarities
-from negplug.kernels.late import known, read
-from negplug.kernels.nearest import largest, nearest_columns
+from negplug.kernels.late import free_to_read, known, read
+from negplug.kernels.nearest import largest
+from negplug.kernels.nearest.views import largest_similarities, nearest_of_views
 from negplug.samplers.common.choosing import rows_offered
 from negplug.samplers.in_batch import InBatch
 
@@ -55,14 +57,15 @@ _ACTIONS: tuple[str, ...] = get_args(Action)
 
 
 class FalseNegatives(NegativeSampler):
-    """The source's negatives but the nearest, which are attracted or left out.
+    """The source's negatives without the nearest, which are attracted or left out.
 
     Args:
-        action: ``"attract"`` makes them positives of the anchor, ``"eliminate"`` nothing.
-        top: How many of an anchor's negatives are false at the most, the nearest ones.
+        action: ``"attract"`` makes false negatives positives of the anchor. ``"eliminate"`` leaves
+            them out.
+        top: How many negatives of an anchor are taken for false ones at most: the nearest.
         threshold: In [-1, 1): the score above which they are; -1 takes ``top`` of every anchor.
-        support_views: With how many views of the anchor they are compared, itself included; None
-            takes all that the loss has.
+        support_views: With how many views of the anchor negatives are compared, itself included;
+            None takes all that the loss has.
         source: Whose negatives these are; the batch's by default.
 
     Raises:
@@ -201,31 +204,34 @@ def _nearest(
     """
     choice, pool = part.choice, part.rows.embeddings
     if isinstance(choice, Columns):
-        scores = _scores(support, pool, choice.columns)
+        scores = largest_similarities(support, pool, choice.columns)
         if part.mask is not None:
             scores = scores.masked_fill(~part.mask, -torch.inf)
         return largest(scores, count)
     if not len(pool):
         return pool.new_empty(len(support[0]), 0), batch.positives.new_empty(len(support[0]), 0)
-    ids, mask, count = (batch.anchors.ids, part.rows.ids), part.mask, min(count, len(pool))
-    found = [nearest_columns(rows, pool, *ids, count, mask) for rows in support]
-    beyond = len(pool)
-    columns = torch.cat([c if there is None else c.where(there, beyond) for c, there in found], 1)
-    # Ascending, so that each is listed once, and of equal scores the smaller column comes first.
-    columns = columns.sort(1).values
-    there = columns < beyond
-    there[:, 1:] &= columns[:, 1:] != columns[:, :-1]
-    columns = columns.where(there, 0)
-    scores, places = largest(_scores(support, pool, columns).masked_fill(~there, -torch.inf), count)
-    return scores, columns.gather(1, places)
+    ids, mask, count = batch.anchors.ids, part.mask, min(count, len(pool))
+    alike = 1 if mask is not None else _alike(batch, len(support))
+    if alike > 1:
+        # What is nearest to all views of a sample is the same for each of them.
+        ids, support = ids.chunk(alike)[0], [rows.chunk(alike)[0] for rows in support]
+    scores, columns = nearest_of_views(support, pool, ids, part.rows.ids, count, mask)
+    return (scores, columns) if alike == 1 else (scores.repeat(alike, 1), columns.repeat(alike, 1))
 
 
-def _scores(support: list[Tensor], pool: Tensor, columns: Tensor) -> Tensor:
-    """Return the largest similarity of a view with each chosen row, ``[N, M]``."""
-    scores = chosen_similarities(support[0], pool, columns)
-    for rows in support[1:]:
-        scores = torch.maximum(scores, chosen_similarities(rows, pool, columns))
-    return scores
+def _alike(batch: ContrastiveBatch, views: int) -> int:
+    """Return V, where it is known that the V views of a sample are compared with the same rows.
+
+    That is where the anchors lie view after view, and each is compared with all of them; 1 if not.
+    """
+    rows, own = batch.anchors, batch.self_columns
+    if own is None or rows.num_views != views or batch.padded or not free_to_read(own.device):
+        return 1
+    size, first = len(rows) // views, batch.own_keys.start or 0
+    layout = layout_of(views, size, own)
+    found = (own, layout.rows + first), (batch.positives, layout.positives + first)
+    same = all(torch.equal(*pair) for pair in (*found, (rows.ids[size:], rows.ids[:-size])))
+    return views if same else 1
 
 
 @hookimpl

@@ -38,7 +38,7 @@ from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.kernels.late import look
 from negplug.samplers.common.choosing import labels_of, rows_offered
-from negplug.samplers.common.metadata import check_column
+from negplug.samplers.common.metadata_given import check_column
 from negplug.samplers.filtering import at_entries
 from negplug.samplers.filtering.groups import Groups
 from negplug.samplers.filtering.guides import Embedder
@@ -53,29 +53,29 @@ _NOTHING = (
 
 
 class Filtered(NegativeSampler):
-    """The source's negatives but those that a criterion takes for the anchor's false ones.
+    """The source's negatives without those that a criterion takes for false ones.
 
     Args:
         source: Whose negatives to filter; the batch's by default.
-        by: ``"labels"`` removes rows with the anchor's label, ``"groups"`` those of its group in
-            ``file``, ``"patient_id"``, say, those with its value in that column of the data set:
-            integers or strings. A label or a group of -1 or None, of the anchor or the row, is
-            unknown and removes nothing.
+        by: ``"labels"`` removes rows with the anchor's label. ``"groups"`` removes rows of its
+            group in ``file``. Any other name, ``"patient_id"``, say, is a column of the data set,
+            integers or strings, and removes rows with the anchor's value. A label or a group of
+            -1 or None, of the anchor or the row, is unknown and removes nothing.
         similarity: t in (-1, 1] removes rows whose cosine similarity with the anchor is above t.
         absolute_margin: m in [0, 2) removes rows that are nearer than s⁺ − m, with s⁺ the
             similarity of the anchor's nearest positive.
         relative_margin: r in [0, 1) removes rows that are nearer than s⁺ − r·abs(s⁺).
-        guide: The path of a ``.npy`` file, or a tensor, of embeddings ``[n, d]``, one per data set
-            index, whose similarities the three limits are of, in place of the anchors' own. Or a
-            function from indexes ``[n]`` to embeddings, a frozen encoder say, which is asked once
-            for every sample in the first training step.
+        guide: Other embeddings, whose similarities the three limits then refer to: the path of a
+            ``.npy`` file, or a tensor, ``[n, d]``, one row per data set index. Or a function from
+            indexes ``[n]`` to embeddings, a frozen encoder say. It is asked once for every sample,
+            in the first training step.
         file: The path of a ``.npy`` file, or a tensor, of the groups: integers ``[n]``, one per
             data set index; ``[n, 2]`` with a window, groups and places in them.
         window: Δ ≥ 0: only rows of the group whose place is within Δ of the anchor's.
         pairs: The path of a ``.npy`` file, or a tensor, of data set indexes ``[p, 2]``: pairs that
             are no negatives of each other.
-        parent: Whether ``file`` and ``guide`` are of the data set that the training ``Subset`` was
-            taken from, whose own samples the indexes of a run count.
+        parent: Whether ``file`` and ``guide`` have a row for each sample of the data set that the
+            training ``Subset`` was taken from, and not for each sample of the ``Subset``.
 
     Raises:
         TypeError: If an argument has the wrong type.

@@ -30,7 +30,7 @@ class Gather(NegativeSampler):
     """All keys of all ranks but the anchor's own.
 
     Args:
-        ring: Whether keys go around a ring of ranks in place of being gathered, see the module.
+        ring: Whether keys go around a ring of ranks, so that no rank holds all of them.
 
     Raises:
         TypeError: If ``ring`` is no truth value.

@@ -41,7 +41,8 @@ class InBatch(NegativeSampler):
     """All keys of the batch but the anchor's own.
 
     Args:
-        views: Which views' keys serve an anchor, see the module.
+        views: ``"both"``: keys of all views; ``"cross"``: of other views than the anchor's only;
+            ``"same"``: of its own view only.
 
     Raises:
         ValueError: If ``views`` is none of the three.

@@ -40,7 +40,7 @@ class Isir(ChainSampler):
         out_of_batch: What becomes of states outside the batch: ``"recompute"`` embeds them anew,
             one sample per anchor and step; ``"cached"`` takes their last embeddings; ``"drop"``
             leaves them out.
-        size: Number of samples in the data set; None takes what the run says, if it does.
+        size: Number of samples in the data set; None takes the run's, if that is known.
         source: Whose rows are candidates; those of the batch, of all ranks, by default.
 
     Raises:

@@ -71,6 +71,8 @@ class MemoryBank(RememberingSampler):
         self._samples: int | None = None
         # Whether the count is that of the slots that are written, not the most that it may be.
         self._counted = True
+        # The count of the run that was loaded, which did not wait either.
+        self._reach = 0
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -85,6 +87,9 @@ class MemoryBank(RememberingSampler):
         """
         if batch.training:
             self._samples = batch.context.dataset.size
+        if self._reach > self.count and not free_to_read(batch.anchors.embeddings.device):
+            # As wide a pool as without the interruption: sums of another width round otherwise.
+            self.count, self._counted = self._reach, False
         sampled = self._written(super().sample(batch), len(batch.anchors))
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="
@@ -191,13 +196,27 @@ class MemoryBank(RememberingSampler):
             self._counted = True
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the settings and a copy of the bank; waits for the device."""
+        """Return the settings and a copy of the bank; waits for the device, and changes nothing."""
+        before = self.count, self._counted
         self._recount()
-        return super().get_extra_state()
+        state = super().get_extra_state() | {"reach": max(before[0], self._reach)}
+        self.count, self._counted = before
+        return state
 
-    def loaded(self) -> None:
-        """Take the saved count for that of the written slots, as it is."""
-        self._counted = True
+    def check_state(self, state: Any) -> None:
+        """Raise ``ValueError`` as other memories do, or if its pool is wider than its rows."""
+        super().check_state(state)
+        reach, most = state.get("reach", 0), len(state["values"]["rows"])
+        if type(reach) is not int or not 0 <= reach <= most:
+            raise ValueError(
+                f"{self}: the saved reach {reach!r} is not within its {most} rows; the "
+                f"file is damaged"
+            )
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the bank; the saved count is that of the written slots."""
+        super().set_extra_state(state)
+        self._counted, self._reach = True, state.get("reach", 0)
 
     def settings(self) -> dict[str, Any]:
         """Return size and momentum."""

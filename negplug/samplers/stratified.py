@@ -52,8 +52,8 @@ class Stratified(ChoosingSampler):
         same: p in [0, 1], the share of the own stratum.
         correction: Weigh the draws so that they estimate the source's whole denominator.
         source: Where to draw from; the batch by default.
-        parent: Whether the file or tensor is of the data set that the training ``Subset`` was taken
-            from, whose own samples the indexes of a run count.
+        parent: Whether the file or tensor has a value for each sample of the data set that the
+            training ``Subset`` was taken from, and not for each sample of the ``Subset``.
 
     Raises:
         TypeError: If an argument has the wrong type.

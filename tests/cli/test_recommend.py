@@ -108,7 +108,8 @@ def test_a_choice_that_fails_is_left_out_and_named(
     assert verdict(folder, monkeypatch, UNIFORM, QUEUE, seeds=2).choice == QUEUE
     errors = capsys.readouterr().err
     assert errors == (
-        "negplug: uniform(num_negatives=2), seed 0 failed and is left out; see the report.\n"
+        "negplug: uniform(num_negatives=2), seed 0 failed and is left out, see the report: "
+        "out of luck\n"
     )
     report = (folder / "out" / "report.md").read_text()
     assert "| `uniform(num_negatives=2)` | - | failed |" in report

@@ -16,7 +16,7 @@ from negplug.cli.recommend.choice import (
     pasted_command,
     run_command,
 )
-from negplug.cli.recommend.shortlist import SHORT_LIST, choices_for
+from negplug.cli.recommend.shortlist import SHORT_LIST, choices_for, with_own
 from negplug.cli.treatment import BASELINE
 from negplug.plugins.build import make_objective, make_sampler
 
@@ -44,6 +44,14 @@ def test_every_listed_choice_can_be_built_and_is_listed_once() -> None:
 @pytest.mark.parametrize(("size", "section"), [(2, 0), (64, 0), (65, 1), (256, 1), (257, 2)])
 def test_the_batch_size_decides_on_the_list(size: int, section: int) -> None:
     assert choices_for(size) == SHORT_LIST[section].choices
+
+
+def test_samplers_of_the_users_own_come_first_and_once() -> None:
+    given = ["queue(size=8)", "isir( )", "queue( size=8 )"]
+    choices = with_own(choices_for(32), given)
+    assert [choice.run(0).sampler for choice in choices[:2]] == ["queue(size=8)", "isir()"]
+    assert len(choices) == len(choices_for(32)) + 1
+    assert with_own(choices_for(32), []) == choices_for(32)
 
 
 def test_a_run_is_a_command_that_the_choice_stands_in() -> None:

@@ -32,7 +32,7 @@ from negplug.cli import main as negplug
 from negplug.cli.recommend import main
 from negplug.cli.recommend.choice import Choice
 
-names = ("queue(size=8)", "memory_bank()", "hard(num_negatives=2)")
+names = ("memory_bank()", "hard(num_negatives=2)")
 main.choices_for = lambda size: tuple(map(Choice, names))
 main.Bench = partial(
     main.Bench, command_of=lambda run, _: child_command(Path.cwd(), run.sampler, run.seed)
@@ -46,7 +46,7 @@ def test_it_goes_on_where_it_was_stopped_and_ends_what_is_behind(tmp_path: Path)
     folder = prepared(tmp_path, {"queue": 0.1, "memory_bank": 0.3, "hard": -0.1})
     support = str(Path(__file__).parents[1] / "support")
     command = [sys.executable, "-c", COMMAND.format(support=support), "recommend", "train.py"]
-    command += ["--metric", "val_acc", "--out", "out", "--seeds", "2"]
+    command += ["--metric", "val_acc", "--out", "out", "--seeds", "2", "--also", "queue(size=8)"]
     (folder / "train.py").touch()
     start = partial(
         subprocess.Popen,
@@ -76,7 +76,8 @@ def test_it_goes_on_where_it_was_stopped_and_ends_what_is_behind(tmp_path: Path)
     assert line.startswith("negplug run --sampler 'memory_bank()' train.py 0  # val_acc +0.3")
     assert line.endswith("2 seeds); 1.00 times the time per step")
     # What hung was ended, not waited for.
-    assert "hard(num_negatives=2), seed 0: stopped after 1 of 9 epochs" in output
+    assert "3 choices for batches of 32; at most 10 runs, and the untouched one took " in output
+    assert "hard(num_negatives=2), seed 0: stopped after 1 of 9 epochs, not among" in output
     (hung,) = (folder / "starts").glob("hard-0-*")
     assert has_ended(int(hung.name.rpartition("-")[2]))
     expected = ["baseline-0", "queue-0", "memory_bank-0", "memory_bank-0", "hard-0"]
@@ -86,6 +87,7 @@ def test_it_goes_on_where_it_was_stopped_and_ends_what_is_behind(tmp_path: Path)
     page = (folder / "out" / "report.html").read_text()
     assert "<title>negplug recommend</title>" in page
     assert page.count("<img") == 2
+    assert "--also &#x27;queue(size=8)&#x27;" in page or "--also 'queue(size=8)'" in page
 
 
 def recorded(folder: Path, run: str) -> str:
@@ -100,6 +102,10 @@ def recorded(folder: Path, run: str) -> str:
         (["train.py", "--study", "a"], "--study 'a' has no effect without --storage"),
         (["train.py", "--timeout", "0"], "--timeout 0 is not a positive number of seconds"),
         (["train.py", "--out", "train.py"], "--out train.py is no folder; give another."),
+        (["train.py", "--also", "baseline"], "--also 'baseline' is what every choice is compared"),
+        (["train.py", "--also", "uniform()"], "--also 'uniform()': uniform(): missing a"),
+        (["train.py", "--also", "queues()"], "--also 'queues()': unknown sampler 'queues'; did "),
+        (["train.py", "--also", "hard(num_negatives={M})"], "--also 'hard(num_negatives={M})': "),
     ],
 )
 def test_a_fault_is_one_sentence(
@@ -112,7 +118,8 @@ def test_a_fault_is_one_sentence(
     done = CliRunner().invoke(app, ["recommend", "--metric", "acc", "--out", "out", *arguments])
     assert done.exit_code == 2
     assert done.stderr.startswith(f"negplug: {sentence}")
-    assert done.stderr.count("\n") == 1
+    marked = "    ^" in done.stderr  # where in an expression
+    assert done.stderr.count("\n") == 1 + 2 * marked
 
 
 def test_a_metric_of_the_test_split_is_doubted(

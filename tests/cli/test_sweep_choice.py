@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
 
-from negplug.cli.sweep.curve import averaged, curve_of
 from negplug.cli.sweep.figures.gradient_snr import gradient_snr_figure
 from negplug.cli.sweep.figures.num_negatives import num_negatives_figure
 from negplug.cli.sweep.figures.samplers import samplers_figure
+from negplug.cli.sweep.recorded import averaged, curve_of
 from negplug.cli.sweep.study import Result, Run
 from negplug.cli.sweep.summary import Summary
 

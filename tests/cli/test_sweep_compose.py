@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -30,22 +28,46 @@ CLUSTERED = "clustered(num_neighbors=3)"
 
 def test_a_composer_is_a_further_choice_in_table_pictures_and_study(tmp_path: Path) -> None:
     place = Workplace(tmp_path, SCRIPT)
-    choices = ("--sampler", "in_batch()", "--compose", "none", "--compose", CLUSTERED)
-    done = place.sweep(*choices, "--seeds", "1")
+    done = place.sweep("--sampler", "in_batch()", "--compose", CLUSTERED, "--seeds", "1")
     assert done.returncode == 0, done.stderr
-    starts = ["in_batch()+", f"in_batch()+{CLUSTERED}"]
-    assert place.starts() == starts
+    assert place.starts() == [f"in_batch()+{CLUSTERED}"]
     assert [(row["sampler"], row["compose"], row["linear_acc"]) for row in place.rows()] == [
-        ("in_batch()", "", "0.5"),
         ("in_batch()", CLUSTERED, "0.76"),
     ]
     report = (tmp_path / "out" / "report.md").read_text()
     assert f"| `in_batch() with {CLUSTERED}` | 0.7600 |" in report
-    (command,) = re.findall("```bash\n(.+)\n", report)
-    options = shlex.split(command)[3:]
-    again = place.sweep(*options[: options.index("--")])
-    assert "2 of 2 runs were finished before" in again.stdout
-    assert place.starts() == starts
+    assert f"--sampler 'in_batch()' --compose '{CLUSTERED}' --seeds 1" in report
+    assert_goes_on(place)
+
+
+def assert_goes_on(place: Workplace) -> None:
+    """See that a sweep which compares more runs nothing again."""
+    from negplug.cli.sweep.grid import expand
+    from negplug.cli.sweep.study import SweepStudy
+    from negplug.cli.sweep.trials import Result, Run, Settings
+
+    settings = Settings(str(place.path / "script.py"), ("{seed}",), None, None)
+    study = SweepStudy(place.path / "out" / "study.db", "sweep", settings)
+    done: list[Run] = []
+
+    def execute(run: Run) -> Result:
+        done.append(run)
+        return Result(run, 1.0, {})
+
+    study.work(expand(["in_batch()"], settings, {}, 1, ["none", CLUSTERED]), execute, print)
+    assert done == [Run("in_batch()", 0)]
+    assert {result.run.compose for result in study.results()} == {"", CLUSTERED}
+
+
+def test_the_command_of_a_study_names_every_composer() -> None:
+    from negplug.cli.sweep.command import sweep_command
+    from negplug.cli.sweep.trials import Run, Settings
+
+    settings = Settings("script.py", (), None, None)
+    runs = [Run("baseline", 0), *(Run("in_batch()", 0, (), each) for each in ("", CLUSTERED))]
+    command = sweep_command(Path("script.py"), settings, runs, [])
+    assert f"--compose none --compose '{CLUSTERED}'" in command
+    assert "--compose" not in sweep_command(Path("script.py"), settings, runs[:2], [])
 
 
 def test_every_sampler_but_the_baseline_runs_with_each_composer() -> None:

@@ -31,6 +31,20 @@ def test_embeddings_that_are_not_dense_are_refused(kind):
         ContrastiveLoss()(z0, kind(z1))
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda loss, z0, z1: torch.func.grad(lambda z: loss(z, z1))(z0),
+        lambda loss, z0, z1: torch.func.vjp(lambda z: loss(z1, z), z0),
+        lambda loss, z0, z1: torch.vmap(loss)(z0[None], z1[None]),
+    ],
+)
+def test_transforms_of_functions_are_refused(transform):
+    z0, z1 = (z.detach() for z in naive.embeddings(2, 4))
+    with pytest.raises(TypeError, match=r"z\d is inside of a transform of torch\.func .* backward"):
+        transform(ContrastiveLoss(), z0, z1)
+
+
 def test_labels_that_are_not_dense_are_refused():
     z0, z1 = naive.embeddings(2, 4)
     with pytest.raises(TypeError, match=r"^labels must be .*sparse_coo"):

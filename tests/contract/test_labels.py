@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import pytest
 import torch
 from device import DEVICE
@@ -58,6 +59,8 @@ def test_bool_and_unknown_labels():
         (ONE_HOT | ONE_HOT.roll(1, 1), ValueError, "must be one-hot, .* choose one label for each"),
         (torch.zeros(4, 3), ValueError, "must be one-hot"),
         (["a", "b", "c", "d"], TypeError, "one integer per sample, .* got list of str"),
+        (numpy.array(["a", "b", "c", "d"]), TypeError, "one integer per sample, .*ndarray of <U1"),
+        (numpy.array([0, 1, 2, None]), TypeError, "one integer per sample, .*ndarray of object"),
         ("abcd", TypeError, "got str"),
         (None, TypeError, "got NoneType"),
         (WANTED.to(torch.complex64), TypeError, r"got torch\.complex64"),

@@ -29,8 +29,10 @@ def module_of(tmp_path, monkeypatch):
 
 def test_every_block_of_the_page_runs_in_order(module_of):
     found = blocks("docs/your-own-sampler.md")
-    assert len(found) == 5
-    module_of("\n".join(found)).test_the_samplers_of_this_page()
+    assert len(found) == 6
+    page = module_of("\n".join(found))
+    page.test_the_samplers_of_this_page()
+    page.test_a_violation_is_named()
 
 
 @pytest.mark.parametrize(("kind", "most"), [("Whole pools", 5), ("Remembering", 10)])

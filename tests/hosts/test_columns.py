@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from negplug.hosts.columns import Columns, as_classes
+from negplug.hosts.column_classes import as_classes
+from negplug.hosts.columns import Columns
 
 WHO = ["ann", "bob", "ann", None, "eve"]
 CODES = [0, 1, 0, -1, 2]

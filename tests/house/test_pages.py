@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,6 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 NEEDS = {
     "start/lightly.md": ("lightly", "pytorch_lightning", "sklearn"),
     "start/plain-pytorch.md": ("sklearn",),
+    "start/own-loss.md": (),
     "start/sampler-author.md": (),
     "diagnostics.md": (),
     "how/accumulate.md": (),
@@ -27,6 +29,14 @@ NEEDS = {
 
 # Its samplers are checked on ranks, which import them: tests/contract/test_own_sampler_page.py.
 ELSEWHERE = {"your-own-sampler.md"}
+
+
+def script(name: str) -> ModuleType:
+    """Import a script of the site."""
+    spec = importlib.util.spec_from_file_location(f"page_{name}", DOCS / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def installed(name: str) -> bool:
@@ -58,4 +68,6 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)  # as a notebook's folder is on its path
     monkeypatch.delitem(sys.modules, "recipe", raising=False)
     monkeypatch.setenv("NEGPLUG_BACKEND", "torch")  # numba compiles for longer than a page takes
-    mktestdocs.check_md_file(DOCS / page, memory=True)
+    as_read = tmp_path / "page.md"
+    as_read.write_text(script("notebooks").whole((DOCS / page).read_text()))
+    mktestdocs.check_md_file(as_read, memory=True)

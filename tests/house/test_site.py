@@ -74,7 +74,8 @@ def test_a_notebook_is_what_its_page_says():
         assert f"/blob/main/docs/tutorials/{own.name})" in text  # the link that opens it
         cells = json.loads(written)["cells"]
         blocks = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][1:]
-        assert [block + "\n" for block in blocks] == re.findall(r"(?ms)^```python\n(.*?)^```", text)
+        source = re.findall(r"(?ms)^```python\n(.*?)^```", notebooks.whole(text))
+        assert [block + "\n" for block in blocks] == source
         for link in re.findall(r"\]\((https://github.com/[^)#]+)", written):
             assert (CHECKOUT / link.partition("/blob/main/")[2]).exists(), link
 
@@ -134,7 +135,9 @@ def test_every_way_in_is_on_a_samplers_page():
 
 
 def test_the_reference_has_every_public_name():
-    reference = "".join((DOCS / "reference" / f"{p}.md").read_text() for p in ("python", "hooks"))
+    reference = "".join(
+        (DOCS / "reference" / f"{p}.md").read_text() for p in ("python", "plugins", "hooks")
+    )
     for name in negplug.__all__:
         if name != "hookimpl":
             assert re.search(rf"(?m)^::: negplug\.[\w.]+\.{name}$", reference), name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+import warnings
 
 import pytest
 import torch
@@ -114,3 +116,21 @@ def test_the_doctor_says_which_backend_computes(forced, monkeypatch):
         assert tuple(found[operation.name] for operation in (CHOSEN, POOL, CHAINS)) == wanted
     else:
         assert all("NEGPLUG_BACKEND must be one of" in said for said in found.values())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton launches here")
+def test_a_machine_on_which_triton_launches_nothing_is_served_by_torch(monkeypatch):
+    """As without a compiler, or here without a driver; said once, not for each operation."""
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    card = torch.device("cuda", 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = [operation.backend(card, operation.typical) for operation in (CHOSEN, POOL, CHAINS)]
+    assert found == ["torch"] * 3
+    (said,) = [str(warning.message) for warning in caught]
+    assert "Triton launches nothing on 'cuda:0'" in said
+    assert "C compiler" in said
+    monkeypatch.setenv("NEGPLUG_BACKEND", "triton")
+    with pytest.raises(ValueError, match=r"Triton launches nothing.*set it to 'torch'"):
+        CHAINS.kernel(card, CHAINS.typical)

@@ -264,3 +264,10 @@ def test_what_nodes_of_autograd_say():
         for each, other, rank in zip(found, wanted, ranks, strict=True)
     )
     require(same, what, "saved_numbers")
+
+
+def test_is_transformed():
+    found = []
+    torch.func.grad(lambda x: found.append(torch_private.is_transformed(x)) or x)(torch.ones(()))
+    found.append(torch_private.is_transformed(torch.ones(())))
+    require(found == [True, False], f"is_functorch_wrapped_tensor says {found}", "is_transformed")

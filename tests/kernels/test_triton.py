@@ -76,6 +76,16 @@ def test_what_steps_launch_compiles_for_a_gpu(tmp_path):
     assert not missing, f"nothing launches {missing}"
 
 
+def test_what_a_large_card_launches_compiles(tmp_path):
+    """Triton 3.2 aborted the process at each of these, and 3.6 failed at the first."""
+    names = ("merged_parts", "distinct_below", "distinct_others", "gradients_of_rows")
+    script = str(TESTS / "support" / "launches_of_cards.py")
+    output = output_of(script, "90", *names, TRITON_CACHE_DIR=str(tmp_path))
+    missing = {name for name in names if f"compiled {name} " not in output}
+    assert not missing, f"nothing launches {missing}"
+    assert "'BP': 16" in output
+
+
 def programs() -> set[str]:
     """Return the names of all programs that no other one calls."""
     folder = TESTS.parent / "negplug" / "kernels"

@@ -33,8 +33,8 @@ def test_no_temperature_breaks_float32(sampler, temperature, spread):
 # A GPU's programs round s = (similarity − 1)/τ, which of negatives that resemble nothing is about
 # 1/τ: at τ = 0.02 that alone is 2.6e-6 (with exact products, under Triton's interpreter, where
 # torch's operations have 1.5e-6). Products of split float32 on tensor cores, whose sums are cut off
-# and not rounded, make it 5.2e-6 on an H200.
-CLOSEST = 3e-6 if DEVICE.type == "cpu" else 1e-5
+# and not rounded, make it 5.2e-6 to 1.2e-5 on an H200.
+CLOSEST = 3e-6 if DEVICE.type == "cpu" else 2e-5
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.05, 0.02])

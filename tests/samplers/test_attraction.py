@@ -7,6 +7,7 @@ from dataclasses import replace
 import naive
 import pytest
 import torch
+from device import DEVICE
 
 from negplug import (
     Columns,
@@ -41,13 +42,15 @@ def spelled_out(batch, pools):
     rows = torch.cat([batch.keys.embeddings, *(part.rows.embeddings for part in pools)])
     first, negatives, pulled = len(batch.keys), [], [batch.positives]
     for part in pools:
-        entries = part.columns_at(torch.arange(part.width).expand(len(batch.anchors), -1))
+        entries = torch.arange(part.width, device=DEVICE).expand(len(batch.anchors), -1)
+        entries = part.columns_at(entries)
         negatives.append((entries + first).where(part.serving(batch.anchors), -1))
         if part.attracted is not None:
             pulled.append(part.attracted.where(part.attracted < 0, part.attracted + first))
         first += len(part.rows)
     columns = torch.cat(negatives, 1)
-    keys = replace(batch.keys, embeddings=rows, ids=torch.zeros(len(rows)).long(), name="all")
+    ids = torch.zeros(len(rows), dtype=torch.int64, device=DEVICE)
+    keys = replace(batch.keys, embeddings=rows, ids=ids, name="all")
     part = replace(
         pools[0],
         rows=replace(keys, indexes=None, labels=None, views=None, identified=None),
@@ -214,7 +217,7 @@ def test_columns_of_another_form_are_refused(columns):
 
 def test_an_anchor_without_positive_of_its_own_pays_for_what_it_attracts():
     z = torch.nn.functional.normalize(torch.cat(naive.embeddings(2, 6)), dim=1)
-    ids = torch.tensor([0, 1, 2, 3, 4, -1, 0, 1, 2, 3, 4, -1])
+    ids = torch.tensor([0, 1, 2, 3, 4, -1, 0, 1, 2, 3, 4, -1], device=DEVICE)
     batch = ContrastiveBatch.from_ids(z, ids)
     sampler = make_sampler("false_negatives(top=1, threshold=-1)")
     (part,) = sampler(batch)

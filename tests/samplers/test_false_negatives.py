@@ -9,8 +9,10 @@ import pytest
 import torch
 from device import DEVICE
 
-from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
+from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler, make_sampler
 from negplug.loss.temperature import LearnedTemperature
+from negplug.samplers.false_negatives import FalseNegatives
+from negplug.samplers.in_batch import InBatch
 
 TAU = 0.3
 
@@ -79,6 +81,42 @@ def test_views_equal_a_loop(action, views, top, threshold, support):
     assert naive.relative(naive.gradients(ours, z), naive.gradients(reference, z)) < 1e-12
     assert loss_fn.observed["num_false_negatives"] == pytest.approx(found)
     assert loss_fn.observed["num_negatives"] == pytest.approx(views * 7 - found)
+
+
+class Barred(NegativeSampler):
+    """All keys but those that one of the views may not have."""
+
+    def sample(self, batch):
+        mask = torch.ones(16, 16, dtype=torch.bool, device=DEVICE)
+        mask[5] = False
+        return batch.all_keys().masked(mask)
+
+
+def permuted(batch):
+    """Positives that are views of other samples, in one of the views."""
+    shifted = 8 + (batch.positives + 1) % 8
+    positives = batch.positives.where(batch.positives < 8, shifted)
+    return replace(batch, positives=positives, unpadded=positives)
+
+
+def renamed(batch):
+    """A row that goes by the name of another sample."""
+    ids = batch.anchors.ids.clone()
+    ids[10] = ids[3]
+    return replace(batch, anchors=replace(batch.anchors, ids=ids))
+
+
+@pytest.mark.parametrize("source", [InBatch, Barred])
+@pytest.mark.parametrize("change", [permuted, renamed, replace])
+def test_views_of_a_sample_that_are_not_alike_have_their_own_false_negatives(source, change):
+    batch = change(ContrastiveBatch.from_views(naive.embeddings(2, 8)))
+    sampler = FalseNegatives(top=3, threshold=-1.0, source=source())
+    attracted = sampler(batch)[0].attracted
+    rows, serving = batch.keys.embeddings.detach(), source()(batch)[0].serving(batch.anchors)
+    for i, own in enumerate(batch.positives[:, 0].tolist()):
+        scores = torch.maximum(rows @ rows[i], rows @ rows[own]).where(serving[i], -torch.inf)
+        wanted = [j for j in scores.argsort(descending=True)[:3].tolist() if serving[i, j]]
+        assert [j for j in attracted[i].tolist() if j >= 0] == wanted
 
 
 @pytest.mark.parametrize("source", ["queue(size=20)", "hierarchical(in_batch(), queue(size=20))"])
@@ -157,7 +195,8 @@ def test_a_temperature_that_learns_gets_its_gradient(source):
     step = 1e-4
     slope = (loss_of(0.3 + step) - loss_of(0.3 - step)) / (2 * step)
     # By t = −log τ.
-    torch.testing.assert_close(learned.logit_scale.grad, (-0.3 * slope).float(), rtol=1e-3, atol=0)
+    wanted = (-0.3 * slope).float().cpu()
+    torch.testing.assert_close(learned.logit_scale.grad, wanted, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(

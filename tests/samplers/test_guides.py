@@ -112,5 +112,5 @@ def test_what_guides_nothing(guide, size, error, message):
 
 def test_the_device_of_the_batch():
     sampler = Filtered(**MARGIN, guide=Encoder())
-    assert only(sampler.sample(batch())).mask.device == DEVICE
-    assert sampler.guide.table.device == DEVICE
+    assert only(sampler.sample(batch())).mask.device.type == DEVICE.type
+    assert sampler.guide.table.device.type == DEVICE.type

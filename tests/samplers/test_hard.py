@@ -60,7 +60,7 @@ def test_hardest_masks_what_an_anchor_lacks_and_takes_an_empty_pool():
     empty = Negatives(Rows(unit(6)[:0], part.rows.ids[:0]))
     for pools in ((empty, part), (part, empty)):
         assert torch.equal(hardest(batch, pools, 4).choice.columns, columns)
-    with pytest.warns(UserWarning, match="offers 0 negatives instead of num_negatives=4"):
+    with pytest.warns(UserWarning, match="0 negatives instead of num_negatives=4"):
         assert Hard(4, Given(empty)).sample(batch.detach()) == (empty,)
 
 

@@ -72,7 +72,10 @@ def test_nothing_is_written_between_forward_and_backward(expression):
     # Two forward passes before one backward pass, as in gradient caching.
     z, more = embed(4, 10), embed(4, 11)
     first, second = loss_fn(*z, indexes=indexes), loss_fn(*more, indexes=indexes + 4)
-    assert torch.equal(only(loss_fn.sampler(probe)).rows.embeddings, before["rows"])
+    pool = only(loss_fn.sampler(probe)).rows.embeddings
+    # Where nothing waits for the device, there may be rows behind that were not written.
+    assert torch.equal(pool[: len(before["rows"])], before["rows"])
+    assert not pool[len(before["rows"]) :].any()
     reference = sum(
         looped(v, i, before["rows"], before["names"][1].tolist())
         for v, i in ((z, indexes), (more, indexes + 4))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from choosing import Given, batch_of, unit
 from device import DEVICE
+from settling import settled
 
 from negplug import ContrastiveLoss, Negatives, Rows
 from negplug.samplers.stratified import Stratified
@@ -84,7 +85,7 @@ def test_a_queue_is_waited_for_in_silence_and_then_held_to_its_word(labels, lack
     for _ in range(6):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            loss_fn(*naive.embeddings(2, 4), labels=torch.tensor(labels)).backward()
+            settled(loss_fn, *naive.embeddings(2, 4), labels=torch.tensor(labels)).backward()
         loss_fn.end_step()
         said.append([str(warning.message) for warning in caught if "stratif" in str(warning)])
     # Empty, then 8, 16 and 24 rows: the fifth step is the first that offers no more.

@@ -40,30 +40,35 @@ def test_settings_are_chosen_by_the_validation_split_alone():
 
 
 @pytest.mark.parametrize("data", ["fashion-mnist", "cameras"])
-def test_every_choice_can_be_had_and_is_tuned_alike(data):
+@pytest.mark.parametrize("recipe", ["simclr", "moco"])
+def test_every_choice_can_be_had_and_is_tuned_alike(data, recipe):
     from choices import CHOICES, UNTOUCHED, choices_for
 
-    numbers = {len(CHOICES[name].temperatures) for name in choices_for(data) if name != UNTOUCHED}
-    assert len(numbers) == 1
-    for name in choices_for(data):
+    names = choices_for(data, recipe)
+    assert len({len(CHOICES[name].temperatures) for name in names if name != UNTOUCHED}) == 1
+    for name in names:
         choice = CHOICES[name]
         if choice.sampler is not None:
             negplug.ContrastiveLoss(choice.sampler, objective=choice.objective or "infonce()")
 
 
-def test_a_run_scores_what_it_trained():
+@pytest.mark.parametrize(
+    ("recipe", "choice"),
+    [("simclr", "stratified"), ("simclr", "clustered"), ("moco", "hierarchical")],
+)
+def test_a_run_scores_what_it_trained(recipe, choice):
     pytest.importorskip("kornia")
     pytest.importorskip("lightly")
     from choices import TUNED
     from training import Run, train
 
-    run = Run("cameras", 64, TUNED, 0.1, "validation", 0, 128, 1, 4, "cpu")
+    run = Run(recipe, "cameras", 64, TUNED, 0.1, "validation", 0, 128, 2, 4, "cpu")
     (untouched,) = train(run)
     (again,) = train(run)
-    (stratified,) = train(dataclasses.replace(run, choice="stratified"))
+    (other,) = train(dataclasses.replace(run, choice=choice))
     assert untouched["linear_acc"] == again["linear_acc"]
     assert 0 <= untouched["linear_acc"] <= 1
-    assert untouched["intra_class_distance"] != stratified["intra_class_distance"]
+    assert untouched["intra_class_distance"] != other["intra_class_distance"]
 
 
 def test_the_tables_of_the_guide_are_those_of_the_rows():
@@ -76,22 +81,22 @@ def test_the_tables_of_the_guide_are_those_of_the_rows():
 
 
 @pytest.mark.parametrize(
-    ("data", "size", "choice"),
+    ("table", "choice"),
     [
-        ("cameras", 128, "stratified"),
-        ("fashion-mnist", 32, "HCL"),
-        ("fashion-mnist", 32, "uniform"),
-        ("fashion-mnist", 32, "queue"),
+        ("simclr cameras 32 again", "stratified"),
+        ("simclr cameras 32 again", "HCL"),
+        ("moco cameras 32 first", "hierarchical"),
+        ("simclr fashion-mnist 32 first", "HCL"),
+        ("simclr fashion-mnist 32 first", "uniform"),
+        ("simclr fashion-mnist 32 first", "queue"),
     ],
 )
-def test_the_gains_of_the_readme_are_those_of_the_rows(data, size, choice):
+def test_the_gains_of_the_readme_are_those_of_the_rows(table, choice):
     from choices import TUNED
-    from report import settings, stored
-    from summary import by_choice, gain, shown
+    from report import stored
+    from summary import by_choice, gain, settings, shown
 
     rows = stored("which_sampler", scripts.BENCHMARKS / "results")
-    (own,) = (
-        by_choice(each) for name, batch, each in settings(rows) if (name, batch) == (data, size)
-    )
+    own = by_choice(dict(settings(rows))[table])
     text = shown(gain(own[choice], own[TUNED], "linear_acc")).strip("*")
     assert f"| {text} |" in (scripts.BENCHMARKS.parent / "README.md").read_text("utf-8")

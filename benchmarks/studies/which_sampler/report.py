@@ -1,4 +1,4 @@
-"""Writes the tables of the guide and draws its picture, from the rows of ``study.py``.
+"""Writes the tables of the guide and draws its pictures, from the rows of ``study.py``.
 
 Usage: python report.py
 """
@@ -6,59 +6,50 @@ Usage: python report.py
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from choices import CHOICES, TUNED
+from choices import CHOICES, RECIPES, TUNED
 from neighbours import RESULTS, Interval, Row, stored
-from summary import by_choice, gain, table
+from summary import by_choice, gain, settings, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "which-sampler.md"
-TABLES = re.compile(r"(<!-- table: (\S+) (\d+) -->).*?(<!-- end of table -->)", re.DOTALL)
+TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOTALL)
 
 # The picture ends here: what is lost beyond is written beside the mark.
 _LEAST = -6.0
 
 
-def settings(rows: Iterable[Row]) -> Iterator[tuple[str, int, list[Row]]]:
-    """Returns each data set and batch size that was scored, with its rows."""
-    scored: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        if row["split"] == "test":
-            key = (str(row["data"]), int(str(row["batch_size"])))
-            scored.setdefault(key, []).append(row)
-    for (data, size), own in sorted(scored.items()):
-        yield data, size, own
-
-
 def written(page: str, rows: Iterable[Row]) -> str:
     """Returns the page with its tables written anew; each stands between two comments."""
-    tables = {(data, size): table(own) for data, size, own in settings(rows)}
+    tables = {name: table(own) for name, own in settings(rows)}
 
     def replaced(found: re.Match[str]) -> str:
-        start, data, size, end = found.groups()
-        return f"{start}\n\n{tables[data, int(size)]}\n\n{end}"
+        start, name, end = found.groups()
+        return f"{start}\n\n{tables[name]}\n\n{end}"
 
     return TABLES.sub(replaced, page)
 
 
-def draw(rows: Iterable[Row], path: Path) -> None:
+def draw(rows: Iterable[Row], recipe: str, path: Path) -> None:
     """Draws the gain of every choice, with its interval, in a panel per data set and batch size."""
     from matplotlib.figure import Figure
 
-    panels = [
-        (data, size, {n: gain(own, found[TUNED], "linear_acc") for n, own in found.items()})
-        for data, size, each in settings(rows)
-        for found in [by_choice(each)]
-    ]
+    panels = []
+    for name, each in settings(rows):
+        own_recipe, data, size, look = name.split()
+        if own_recipe == recipe and look == "first":
+            found = by_choice(each)
+            gains = {n: gain(own, found[TUNED], "linear_acc") for n, own in found.items()}
+            panels.append((data, size, gains))
     tried = {name for *_, gains in panels for name in gains} - {TUNED}
     names = [name for name in CHOICES if name in tried]
     seeds = {each.count for *_, gains in panels for each in gains.values()}
-    picture = Figure(figsize=(2.2 + 2.3 * len(panels), 0.3 * len(names) + 1.4), dpi=160)
+    picture = Figure(figsize=(2.8 + 2.3 * len(panels), 0.3 * len(names) + 1.4), dpi=160)
     picture.set_layout_engine("constrained")
     for axes, (data, size, gains) in zip(
         picture.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
@@ -66,11 +57,11 @@ def draw(rows: Iterable[Row], path: Path) -> None:
         _panel(axes, gains, names)
         axes.set_title(f"{data}, B = {size}", fontsize=8.5, loc="left")
     count = "/".join(map(str, sorted(seeds)))
-    picture.supxlabel(
-        "linear accuracy, points above the untouched recipe at its best temperature; "
+    caption = (
+        "linear accuracy, points above the untouched recipe at its best temperature;",
         f"bars: 95 % intervals over {count} paired seeds, coloured if they exclude zero",
-        fontsize=8,
     )
+    picture.supxlabel(("\n" if len(panels) < 3 else " ").join(caption), fontsize=8)
     picture.savefig(path, metadata={"Software": ""})
 
 
@@ -96,10 +87,11 @@ def _panel(axes: Axes, gains: dict[str, Interval], names: list[str]) -> None:
 
 
 def main() -> None:
-    """Writes both."""
+    """Writes all of them."""
     rows = stored("which_sampler", RESULTS)
     PAGE.write_text(written(PAGE.read_text("utf-8"), rows), "utf-8")
-    draw(rows, RESULTS / "which_sampler.png")
+    for recipe in RECIPES:
+        draw(rows, recipe, RESULTS / f"which_sampler_{recipe}.png")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from choices import CHOICES, TUNED
 from neighbours import Interval, Row, paired
+
+AGAIN = range(100, 115)
+"""The seeds of a second look, which no temperature and no choice was chosen by."""
+
+
+def settings(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Returns the rows of each table, with its name: recipe, data set, B, and which look."""
+    scored: dict[tuple[str, str, int, str], list[Row]] = {}
+    for row in rows:
+        if row["split"] == "test":
+            look = "again" if int(number(row, "seed")) in AGAIN else "first"
+            key = (str(row["recipe"]), str(row["data"]), int(str(row["batch_size"])), look)
+            scored.setdefault(key, []).append(row)
+    for key in sorted(scored, key=lambda key: (key[0] != "simclr", *key)):
+        yield " ".join(map(str, key)), scored[key]
 
 
 def best_temperatures(rows: Iterable[Row]) -> dict[str, float]:

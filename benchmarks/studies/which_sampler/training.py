@@ -1,4 +1,4 @@
-"""One run: Lightly's SimCLR in a plain loop, its loss untouched or given other negatives.
+"""One run: Lightly's SimCLR or MoCo in a plain loop, its loss untouched or given other negatives.
 
 Images are one tensor on the device and augmented there, so that a run takes seconds. The loss is
 Lightly's ``NTXentLoss``; ``negplug.inject`` treats it in place, and the loop stays what it is.
@@ -6,6 +6,7 @@ Lightly's ``NTXentLoss``; ``negplug.inject`` treats it in place, and the loop st
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from choices import CHOICES
 from lightly.loss import NTXentLoss
+from lightly.models.utils import deactivate_requires_grad, update_momentum
 from neighbours import (
     ClutteredDigits,
     DeviceImages,
@@ -41,12 +43,18 @@ LEARNING_RATE = 2e-3
 # Smaller crops cut the digits out of an image.
 MIN_SCALE = {"fashion-mnist": 0.4, "cameras": 0.6}
 
+# MoCo's 0.999 moves too little in the few hundred steps of a run.
+MOMENTUM = 0.99
+QUEUE_SIZE = 1_024
+DIM = 64
+
 
 @dataclass(frozen=True)
 class Run:
     """One training; equal settings are the same run.
 
     Attributes:
+        recipe: Name in :data:`choices.RECIPES`.
         data: ``"fashion-mnist"`` or ``"cameras"``.
         batch_size: B.
         choice: Name in :data:`choices.CHOICES`.
@@ -59,6 +67,7 @@ class Run:
         device: Of everything.
     """
 
+    recipe: str
     data: str
     batch_size: int
     choice: str
@@ -85,15 +94,36 @@ class SimCLR(nn.Module):
             nn.Flatten(),
         )
         self.projection_head = nn.Sequential(
-            nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, 64)
+            nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, DIM)
         )
         self.criterion = NTXentLoss(temperature=temperature)
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Returns the loss of (2 * batch_size, 3, side, side), all first views ahead."""
-        z0, z1 = self.projection_head(self.backbone(views)).chunk(2)
-        loss: Tensor = self.criterion(z0, z1)
-        return loss
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what the loss takes, of (2 * batch_size, 3, side, side), first views ahead."""
+        first, second = self.projection_head(self.backbone(views)).chunk(2)
+        return first, second
+
+
+class MoCo(SimCLR):
+    """The same network with a slow copy, which embeds the keys, and Lightly's queue of these."""
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__(width, temperature)
+        self.slow = nn.Sequential(copy.deepcopy(self.backbone), copy.deepcopy(self.projection_head))
+        deactivate_requires_grad(self.slow)
+        self.criterion = NTXentLoss(temperature=temperature, memory_bank_size=(QUEUE_SIZE, DIM))
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns queries and keys."""
+        update_momentum(self.backbone, self.slow[0], MOMENTUM)
+        update_momentum(self.projection_head, self.slow[1], MOMENTUM)
+        first, second = views.chunk(2)
+        with torch.no_grad():
+            keys = self.slow(second)
+        return self.projection_head(self.backbone(first)), keys
+
+
+MODELS = {"simclr": SimCLR, "moco": MoCo}
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
@@ -109,7 +139,7 @@ def train(run: Run) -> list[Row]:
     torch.set_num_threads(1)
     device = torch.device(run.device)
     torch.manual_seed(run.seed)
-    model = SimCLR(run.width, run.temperature).to(device)
+    model = MODELS[run.recipe](run.width, run.temperature).to(device)
     choice = CHOICES[run.choice]
     handle = None
     if choice.sampler is not None:
@@ -123,6 +153,7 @@ def train(run: Run) -> list[Row]:
             **asdict(run),
             "sampler": choice.sampler or "",
             "objective": choice.objective or "",
+            "compose": choice.compose or "",
             **_scores(run, model, device),
             "seconds": round(seconds, 1),
             **machine(1, device),
@@ -134,17 +165,24 @@ def _fit(run: Run, model: SimCLR, handle: negplug.Injection | None, device: torc
     """Trains with Adam and a cosine over all steps; returns the seconds that it took."""
     images, labels = (each[: run.train_size] for each in _images(run.data, "train", device))
     augmentation = build_augmentation(dataset_info(run.data), MIN_SCALE[run.data]).to(device)
-    loader = DeviceImages(images, labels, augmentation, _arranged).loader(run.batch_size)
+    data = DeviceImages(images, labels, augmentation, _arranged)
+    batches = _composed(run, data)
+    loader = data.loader(run.batch_size, batches)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs * len(loader))
     started = time.perf_counter()
     for epoch in range(run.epochs):
         if handle is not None:
             handle.set_epoch(epoch)
+        if batches is not None:
+            batches.set_epoch(epoch)
         for indexes, views, labels in loader:
             if handle is not None:
                 handle.provide(indexes=indexes, labels=labels)
-            loss = model(views)
+            embeddings = model(views)
+            if batches is not None:
+                batches.update(indexes, *embeddings)
+            loss = model.criterion(*embeddings)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -152,6 +190,16 @@ def _fit(run: Run, model: SimCLR, handle: negplug.Injection | None, device: torc
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def _composed(run: Run, data: DeviceImages) -> negplug.ComposedBatchSampler | None:
+    """Returns which images meet; None where it is any."""
+    compose = CHOICES[run.choice].compose
+    if compose is None:
+        return None
+    return negplug.ComposedBatchSampler(
+        compose, dataset=data, batch_size=run.batch_size, drop_last=True, seed=run.seed
+    )
 
 
 def _scores(run: Run, model: SimCLR, device: torch.device) -> dict[str, float]:

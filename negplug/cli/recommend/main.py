@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from negplug.cli.recommend.bench import Bench, BenchError
-from negplug.cli.recommend.choice import RecommendSettings
+from negplug.cli.recommend.choice import UNTOUCHED, RecommendSettings
 from negplug.cli.recommend.report import write_report
-from negplug.cli.recommend.shortlist import choices_for
+from negplug.cli.recommend.shortlist import choices_for, with_own
 from negplug.cli.recommend.verdict import Verdict, verdict_on
 from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.terminal import plain
-from negplug.cli.treatment import fail
+from negplug.cli.treatment import BASELINE, check_treatment, fail
 
 
 def recommend(
@@ -53,6 +54,15 @@ def recommend(
             min=2,
             help="Samples of a batch, over all ranks, which the short list goes by. Default: what "
             "the untouched run records.",
+        ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="EXPR",
+            help="Sampler expression to try beside the short list, such as one that knows the "
+            "data: 'stratified(num_negatives=16, by=\"camera\", same=1.0)'. Repeat for several.",
         ),
     ] = None,
     temperature_option: Annotated[
@@ -102,6 +112,11 @@ def recommend(
     """
     check_installed("recommend", ("optuna", "scipy", "matplotlib", "markdown_it"))
     check_given(script, study, storage, timeout)
+    own = tuple(also or ())
+    if BASELINE in own:
+        fail(f"--also {BASELINE!r} is what every choice is compared with; leave it out.")
+    if own:
+        check_treatment(own, None, None, option="--also")
     if re.search("(?<![a-z])test", metric.lower()):
         typer.echo(
             plain(
@@ -122,7 +137,7 @@ def recommend(
     )
     name = (study or out.resolve().name) if storage else "recommend"
     given = f"--study {name}" if storage else f"--out {out}"
-    command = _again(script, settings, out, seeds, selection_seeds, batch_size)
+    command = _again(script, settings, out, seeds, selection_seeds, batch_size, own)
     try:
         with one_sentence(out, given):
             if out.exists() and not out.is_dir():
@@ -134,7 +149,7 @@ def recommend(
                 fail(f"{given}: {error}.")
             bench = Bench(shared, settings, str(script), out, timeout)
             try:
-                verdict = _verdict(bench, batch_size, selection_seeds, seeds, command)
+                verdict = _verdict(bench, batch_size, selection_seeds, seeds, command, own)
             except BenchError as error:
                 fail(f"{error}.", code=1)
     except KeyboardInterrupt:
@@ -144,20 +159,31 @@ def recommend(
 
 
 def _verdict(
-    bench: Bench, batch_size: int | None, selection_seeds: int, seeds: int, command: str
+    bench: Bench,
+    batch_size: int | None,
+    selection_seeds: int,
+    seeds: int,
+    command: str,
+    own: Sequence[str] = (),
 ) -> Verdict:
     """Do what is still to do, and write the report."""
     typer.echo("The untouched recipe, with seed 0:")
     size, epochs = bench.untouched(batch_size)
-    choices = [choice.in_reach(bench.settings) for choice in choices_for(size)]
-    typer.echo(f"{len(choices)} choices for batches of {size}:")
+    choices = [choice.in_reach(bench.settings) for choice in with_own(choices_for(size), own)]
+    most = len(choices) * selection_seeds + 2 * seeds
+    taken = bench.results()[UNTOUCHED.run(0)].seconds
+    typer.echo(
+        f"{len(choices)} choices for batches of {size}; at most {most} runs, and the untouched one "
+        f"took {taken:.0f} s:"
+    )
     if epochs is None:
         typer.echo(
             plain(f"{bench.settings.metric} is logged once a run, so none can be stopped early.")
         )
     best, used = bench.select(choices, epochs, selection_seeds)
-    for run in bench.study.failures():
-        typer.echo(plain(f"negplug: {run} failed and is left out; see the report."), err=True)
+    for run, told in bench.study.failures().items():
+        why = told.splitlines()[-1].strip()  # of its log
+        typer.echo(plain(f"negplug: {run} failed and is left out, see the report: {why}"), err=True)
     fresh = range(selection_seeds, selection_seeds + seeds)
     typer.echo(plain(f"{best} and the untouched recipe, with the fresh seeds:"))
     bench.compare(best, fresh)
@@ -173,11 +199,13 @@ def _again(
     seeds: int,
     selection_seeds: int,
     batch_size: int | None,
+    own: Sequence[str],
 ) -> str:
     """Return the command that makes the recommendation."""
     command = ["negplug", "recommend", str(script), "--metric", settings.metric]
     command += ["--minimize"] if settings.minimize else []
     command += ["--batch-size", str(batch_size)] if batch_size is not None else []
+    command += [part for sampler in own for part in ("--also", sampler)]
     option = settings.temperature_option
     command += ["--temperature-option", option] if option is not None else []
     command += ["--seeds", str(seeds), "--selection-seeds", str(selection_seeds)]

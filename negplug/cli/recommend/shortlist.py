@@ -3,12 +3,13 @@
 The first choice of a list runs to its end, and the others have to keep up with it: so the order
 saves time, and decides nothing else. Each choice has its row of the guide's study beside it
 (``benchmarks/studies/which_sampler``); one that clearly loses there is not on a list. What asks for
-a column of the data set cannot be on it, and is for ``negplug sweep`` to compare.
+a column of the data set cannot be on it; who knows of one adds it with ``--also``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from negplug.cli.recommend.choice import Choice
@@ -64,3 +65,12 @@ SHORT_LIST = (
 def choices_for(batch_size: int) -> tuple[Choice, ...]:
     """Return the choices for batches of this many samples."""
     return next(each.choices for each in SHORT_LIST if batch_size <= each.largest)
+
+
+def with_own(choices: Iterable[Choice], samplers: Iterable[str]) -> tuple[Choice, ...]:
+    """Return the choices with samplers of the user's own ahead, each once.
+
+    Who names one knows more of the data than the list does, so the others keep up with it.
+    """
+    own = [Choice(sampler) for sampler in samplers]
+    return tuple({choice.run(0): choice for choice in (*own, *choices)}.values())

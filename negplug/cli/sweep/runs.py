@@ -8,9 +8,8 @@ from pathlib import Path
 
 from negplug.cli.child import METRICS_FILE, RunFailedError, run_child
 from negplug.cli.sweep.command import run_folder
-from negplug.cli.sweep.curve import curve_of
 from negplug.cli.sweep.progress import SweepProgress
-from negplug.cli.sweep.recorded import batch_size_of, step_seconds_of
+from negplug.cli.sweep.recorded import batch_size_of, curve_of, step_seconds_of
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.sweep.trials import Result, Run, StoppedEarlyError
 from negplug.hosts.trainer.recording import Record, read_recording

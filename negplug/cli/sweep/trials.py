@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from negplug.cli.sweep.curve import Curve
+from negplug.cli.sweep.recorded import Curve
 from negplug.hosts.trainer.recording import numbers
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class StoppedEarlyError(Exception):
     """A run was stopped after some of its epochs, because it was behind others."""
 
     def __init__(self, epochs: int, of: int) -> None:
-        super().__init__(f"stopped after {epochs} of {of} epochs")
+        super().__init__(f"stopped after {epochs} of {of} epochs, not among the best third")
         self.epochs = epochs
 
 

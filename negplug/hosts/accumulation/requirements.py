@@ -47,6 +47,12 @@ class Requirements:
         self._norms = [module for module in training if isinstance(module, _BatchNorm)]
         self._random = [module for module in training if _draws(module)]
         self._changed: dict[str, Tensor] | None = None
+        if any(hasattr(module, "set_requires_gradient_sync") for module in model.modules()):
+            raise ValueError(
+                "accumulate: fully_shard has sharded the model, and its parameters come and go "
+                "within each micro-batch, so that they cannot be compared and put back; leave "
+                "accumulate out, or use DDP"
+            )
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter._backward_hooks:
                 raise ValueError(

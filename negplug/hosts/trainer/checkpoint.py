@@ -9,9 +9,11 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.ownership import KeptState
-from negplug.hosts.trainer.saved import losses_of
 from negplug.hosts.treatment import Treatment
-from negplug.kernels.distributed import everyones
+from negplug.kernels.distributed import everyones, rank, world_size
+
+_OF_THE_HOST = "of the host"
+_LONGEST = 1000  # characters of an expression in a message
 
 
 class CheckpointMixin:
@@ -69,9 +71,11 @@ class CheckpointMixin:
         """Keep the state until the model is treated; a stage outside ``fit`` has no use for it.
 
         Raises:
-            ValueError: As :func:`losses_of`; or if its batches were composed in another way.
+            ValueError: If the checkpoint is damaged, was written with another sampler or objective
+                or, where ranks have state of their own, by another number of ranks; or if its
+                batches were composed in another way.
         """
-        if self._stage in (None, "fit") and (saved := losses_of(state, self._choice())):
+        if self._stage in (None, "fit") and (saved := _saved_losses(state, self._choice())):
             composed = state.get("composed")
             check_same(composed, None if self.composition is None else self.composition.composer)
             if self.composition is not None:
@@ -85,3 +89,45 @@ class CheckpointMixin:
             "sampler": self.treatment.describe(),
             "objective": None if objective is None else str(objective),
         }
+
+
+def _saved_losses(state: Any, choice: dict[str, str | None]) -> dict[str, Any]:
+    """Return the saved state of this rank's losses, empty if none was saved.
+
+    Args:
+        state: What :meth:`CheckpointMixin.state_dict` returned once, or a damaged file holds.
+        choice: The expressions of this run.
+
+    Raises:
+        ValueError: If the checkpoint is damaged, was written with another sampler or objective or,
+            where ranks have state of their own, by another number of ranks.
+    """
+    if not isinstance(state, dict) or not {"losses", *choice} <= state.keys():
+        found = list(state) if isinstance(state, dict) else type(state).__name__
+        raise ValueError(
+            f"the checkpoint's state of negplug holds {found}, not {['losses', *choice]}; the file "
+            f"is damaged"
+        )
+    losses, ranks = state["losses"], state.get("ranks")
+    each = [losses] if ranks is None else ranks
+    if not (isinstance(each, list) and all(isinstance(one, dict) for one in [losses, *each])):
+        raise ValueError(
+            "the checkpoint's state of negplug does not hold the losses by name; the file is "
+            "damaged"
+        )
+    if not any(each):
+        return {}
+    for kind, own in choice.items():
+        saved = state[kind]
+        if type(saved) is not type(own) or saved != own:
+            named = _OF_THE_HOST if saved is None else str(saved)[:_LONGEST]
+            raise ValueError(
+                f"the checkpoint was written with the {kind} {named}, this run has "
+                f"{own or _OF_THE_HOST}; resume with the same expression"
+            )
+    if ranks is not None and len(ranks) != world_size():
+        raise ValueError(
+            f"the checkpoint holds the sampler state of {len(ranks)} ranks, this run has "
+            f"{world_size()}; resume with as many"
+        )
+    return losses if ranks is None else dict(ranks[rank()])

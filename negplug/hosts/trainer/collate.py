@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from negplug.hosts.nested import tensors_in
 from negplug.hosts.trainer.arrangement import misplaced
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks, tensors_in
+from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 
 _IN_ORDER, _BROKEN, _ROW, _SAMPLE = range(4)
 _MARKED = 2

@@ -20,7 +20,7 @@ from negplug.diagnostics.gradients import GradientMoments, all_finite
 from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
 from negplug.hosts.trainer.ownership import Ownership
 from negplug.hosts.trainer.private import logs_now
-from negplug.hosts.trainer.strategies import untested_strategy
+from negplug.hosts.trainer.strategies import sharding_strategy
 from negplug.kernels.distributed import everyones
 from negplug.kernels.torch_private import unscales_itself
 
@@ -79,7 +79,7 @@ class GradientSNRMixin:
         Raises:
             ValueError: If the strategy is one of them.
         """
-        if strategy := untested_strategy(trainer):
+        if strategy := sharding_strategy(trainer):
             raise ValueError(
                 f"GradientSNR does not see whole gradients under {strategy}; use a single device "
                 f"or DDP"

@@ -39,6 +39,7 @@ from negplug.hosts.trainer.private import (
     on_device,
     training_loader,
 )
+from negplug.hosts.trainer.strategies import sharding_strategy
 from negplug.hosts.treated_loss import StepOver, TreatedLoss
 from negplug.kernels.distributed import alone, collectives
 
@@ -170,6 +171,8 @@ class RecipeEncoder:
             return "the recipe optimises by hand, so its training_step cannot be run for them alone"
         if not converts_batches(self._model.trainer) and str(self._model.trainer.precision) == "64":
             return "this Lightning cannot convert their images to precision 64, as 2.0 and later do"
+        if strategy := sharding_strategy(self._model.trainer):
+            return f"{strategy} shards the model, so that no rank can run it alone"
         reason = unknowable(loader)
         return reason or _unusual(self._model.training_step)
 

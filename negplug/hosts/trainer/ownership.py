@@ -98,6 +98,7 @@ class KeptState:
         self.owner = Ownership()
         self._fresh: dict[str, Any] | None = None
         self._resumes = False
+        self._given: Injection | None = None
 
     def take_over(self, injection: Injection | None, model: Any) -> None:
         """Keep the state of the fit before if it is of this very model; begin a fit of it.
@@ -109,6 +110,7 @@ class KeptState:
         same = self.owner.is_of(model)
         self.owner.take(model)
         self.saved, self._fresh, self._resumes = None, None, False
+        self._given = None
         if injection is not None and same:
             self.saved = injection.state_dict()
         elif injection is not None:
@@ -116,7 +118,9 @@ class KeptState:
             _say("its state was of another model, or of other weights")
 
     def resume(self, saved: dict[str, Any], dataset: Any) -> None:
-        """Keep the state of a checkpoint.
+        """Keep the state of a checkpoint; give it on to a model that is treated already.
+
+        Strategies that shard the model read a checkpoint after ``on_fit_start``.
 
         Args:
             saved: The state, by loss.
@@ -135,9 +139,12 @@ class KeptState:
             )
         self.saved, self._resumes = saved, True
         self.owner.set_dataset(dataset)
+        if self._given is not None:
+            self.restore(self._given)
 
     def restore(self, injection: Injection) -> None:
-        """Give the treated model what is kept."""
+        """Give the treated model what is kept, and what may still come of a checkpoint."""
+        self._given = injection
         if self.saved is not None:
             fresh = injection.state_dict()
             injection.load_state_dict(self.saved)

@@ -12,12 +12,14 @@ said.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from negplug.hosts.nested import tensors_in, with_tensors
 
 MIXED = -2
 """The mark of a row that is made of several samples."""
@@ -95,8 +97,8 @@ class RowMarks(TorchFunctionMode):
             # Numbers may lie in memory once for many values, and then not be viewed as these are.
             func = Tensor.reshape if name == "view" else func
             named = {name: value for name, value in kwargs.items() if name != "out"}
-            rest, named = _replaced((args[1:], named), Tensor.cpu)
-            moved = func(_replaced(args[0], self._numbers), *rest, **named)
+            rest, named = with_tensors((args[1:], named), Tensor.cpu)
+            moved = func(with_tensors(args[0], self._numbers), *rest, **named)
             marks = [_short(numbers) for numbers in tensors_in(moved)]
         else:
             marks = [_met([self._of(tensor) for tensor in given])] * len(results)
@@ -109,7 +111,7 @@ class RowMarks(TorchFunctionMode):
         if rows is None or not isinstance(written, Tensor) or self.of(written) is None:
             return  # values of no sample, a mask say
         numbers = self._numbers(args[0]).clone()
-        func(numbers, *_replaced(args[1:-1], Tensor.cpu), self._numbers(written))
+        func(numbers, *with_tensors(args[1:-1], Tensor.cpu), self._numbers(written))
         inside = numbers.reshape(*rows.shape, -1)
         first = inside[..., 0]
         whole = (inside == first[..., None]).all(-1)
@@ -129,29 +131,6 @@ class RowMarks(TorchFunctionMode):
         """Return the number of the sample that each value of a tensor is of."""
         rows = self._of(tensor)
         return rows[(...,) + (None,) * (tensor.ndim - rows.ndim)].expand(tensor.shape)
-
-
-def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
-    """Yield the tensors in lists, tuples and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors_in(part, depth - 1)
-    elif depth and isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part, depth - 1)
-
-
-def _replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value with other tensors, in lists, tuples and dictionaries too."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {name: _replaced(part, change) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_replaced(part, change) for part in value])
-    return value
 
 
 def _short(numbers: Tensor) -> Tensor:

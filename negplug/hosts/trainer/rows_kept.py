@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from negplug.hosts.nested import tensors_in
 from negplug.hosts.trainer.collate import INSTEAD
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks, tensors_in
+from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 from negplug.hosts.treated_loss import TreatedLoss
 
 _STEPS = 2

@@ -23,29 +23,22 @@ positive, or without a negative (ℓ⁻ = -inf), has loss and gradient zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
 
 from negplug.kernels.anchor_loss.closed import closed_losses
 from negplug.kernels.anchor_loss.reference import plain_losses
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 
 __all__ = ["ANCHOR_LOSS", "anchor_losses"]
-
-
-def _fused() -> Callable[..., Tensor]:
-    from negplug.kernels.anchor_loss.fused import fused_losses
-
-    return fused_losses
 
 
 ANCHOR_LOSS: Operation[None] = Operation(
     "loss of each anchor",
     None,
     (
-        Kernel("triton", _fused, triton_refusal),
+        Kernel("triton", lazily("anchor_loss.fused", "fused_losses"), triton_refusal),
         Kernel("torch", lambda: closed_losses),
         Kernel("reference", lambda: plain_losses),
     ),

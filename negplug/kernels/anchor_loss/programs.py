@@ -162,7 +162,8 @@ def _all(Flags, count, CHUNK: tl.constexpr):
     return tl.min(every.to(tl.int32), 0) > 0
 
 
-@triton.jit
+# Made for a single positive, the program is one that Triton 3.2 cannot compile.
+@triton.jit(do_not_specialize=["positives"])
 def gradients_of_rows(
     A,
     K,

@@ -9,12 +9,10 @@ Kernels: :mod:`negplug.kernels.averages.fused`, in Triton, on a GPU;
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from negplug.kernels.averages.sorting import average_by_sorting
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 
 __all__ = ["AVERAGING", "average_"]
 
@@ -22,17 +20,16 @@ __all__ = ["AVERAGING", "average_"]
 _MOST = 2**15
 
 
-def _fused_average() -> Callable[..., None]:
-    from negplug.kernels.averages.fused import fused_average
-
-    return fused_average
-
-
 AVERAGING: Operation[int] = Operation(
     "moving averages",
     512,
     (
-        Kernel("triton", _fused_average, triton_refusal, lambda count: count <= _MOST),
+        Kernel(
+            "triton",
+            lazily("averages.fused", "fused_average"),
+            triton_refusal,
+            lambda count: count <= _MOST,
+        ),
         Kernel("torch", lambda: average_by_sorting),
     ),
 )

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,14 @@ from negplug.kernels.chain.moves import (
 from negplug.kernels.chain.reference import loop_walk
 from negplug.kernels.chain.result import Moves, Walk
 from negplug.kernels.chain.scan import scan_walk
-from negplug.kernels.choice import Kernel, Operation, numba_refusal, numpy_refusal, triton_refusal
+from negplug.kernels.choice import (
+    Kernel,
+    Operation,
+    lazily,
+    numba_refusal,
+    numpy_refusal,
+    triton_refusal,
+)
 
 __all__ = [
     "CHAINS",
@@ -53,33 +60,6 @@ __all__ = [
     "softmax_of_some",
     "walk",
 ]
-
-
-def _compiled_walk() -> Callable[..., Walk]:
-    from negplug.kernels.chain.compiled import compiled_walk
-
-    return compiled_walk
-
-
-def _compiled_moves() -> Callable[..., Moves]:
-    from negplug.kernels.chain.compiled import compiled_moves
-
-    return compiled_moves
-
-
-def _compiled_resampling() -> Callable[..., Moves]:
-    from negplug.kernels.chain.resampling import compiled_resampling
-
-    return compiled_resampling
-
-
-def _fused(name: str) -> Callable[[], Callable[..., Any]]:
-    def load() -> Callable[..., Any]:
-        from negplug.kernels.chain import fused
-
-        return cast("Callable[..., Any]", getattr(fused, name))
-
-    return load
 
 
 def _weighed() -> Callable[..., Moves]:
@@ -112,8 +92,13 @@ CHAINS: Operation[int] = Operation(
     "Metropolis–Hastings chains",
     256,
     (
-        Kernel("triton", _fused("fused_walk"), triton_refusal, lambda steps: steps <= _MOST_STEPS),
-        Kernel("numba", _compiled_walk, numba_refusal),
+        Kernel(
+            "triton",
+            lazily("chain.fused", "fused_walk"),
+            triton_refusal,
+            lambda steps: steps <= _MOST_STEPS,
+        ),
+        Kernel("numba", lazily("chain.compiled", "compiled_walk"), numba_refusal),
         Kernel("torch", lambda: scan_walk),
         Kernel("reference", lambda: loop_walk),
     ),
@@ -123,8 +108,13 @@ MOVES: Operation[int] = Operation(
     "moves of chains",
     256,
     (
-        Kernel("triton", _fused("fused_moves"), triton_refusal, lambda steps: steps <= _MOST_STEPS),
-        Kernel("numba", _compiled_moves, numba_refusal),
+        Kernel(
+            "triton",
+            lazily("chain.fused", "fused_moves"),
+            triton_refusal,
+            lambda steps: steps <= _MOST_STEPS,
+        ),
+        Kernel("numba", lazily("chain.compiled", "compiled_moves"), numba_refusal),
         Kernel("torch", _weighed),
     ),
 )
@@ -133,8 +123,8 @@ RESAMPLING: Operation[Sizes] = Operation(
     "resampling of chains",
     Sizes(512, 256),
     (
-        Kernel("triton", _fused("fused_resample"), triton_refusal, _fits),
-        Kernel("numba", _compiled_resampling, numba_refusal, _few),
+        Kernel("triton", lazily("chain.fused", "fused_resample"), triton_refusal, _fits),
+        Kernel("numba", lazily("chain.resampling", "compiled_resampling"), numba_refusal, _few),
         Kernel("torch", lambda: resampled),
     ),
 )
@@ -143,7 +133,7 @@ PICKING: Operation[None] = Operation(
     "entries of chains",
     None,
     (
-        Kernel("triton", _fused("fused_pick"), triton_refusal),
+        Kernel("triton", lazily("chain.fused", "fused_pick"), triton_refusal),
         Kernel("numpy", lambda: gathered_on_host, numpy_refusal),
         Kernel("torch", lambda: gathered),
     ),

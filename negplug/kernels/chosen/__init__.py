@@ -24,10 +24,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numba_refusal, triton_refusal
 from negplug.kernels.chosen.bags import bag_similarities
 from negplug.kernels.chosen.dense import dense_similarities
-from negplug.kernels.chosen.gradient import Similarities
 from negplug.kernels.chosen.reference import (
     gathered_logsumexp,
     gathered_similarities,
@@ -45,24 +44,6 @@ class Sizes(NamedTuple):
     pool: int
 
 
-def _compiled_similarities() -> Similarities:
-    from negplug.kernels.chosen.compiled import compiled_similarities
-
-    return compiled_similarities
-
-
-def _fused_similarities() -> Similarities:
-    from negplug.kernels.chosen.fused import fused_similarities
-
-    return fused_similarities
-
-
-def _fused_logsumexp() -> Callable[..., Tensor]:
-    from negplug.kernels.chosen.fused import fused_logsumexp
-
-    return fused_logsumexp
-
-
 def _scarce(share: int) -> Callable[[Sizes], bool]:
     """Return whether less than one in ``share`` pairs is chosen."""
     return lambda sizes: sizes.columns * share < sizes.pool
@@ -78,8 +59,10 @@ CHOSEN: Operation[Sizes] = Operation(
     "similarities of chosen columns",
     Sizes(anchors=512, columns=64, pool=65536),
     (
-        Kernel("triton", _fused_similarities, triton_refusal),
-        Kernel("numba", _compiled_similarities, numba_refusal, _scarce(12)),
+        Kernel("triton", lazily("chosen.fused", "fused_similarities"), triton_refusal),
+        Kernel(
+            "numba", lazily("chosen.compiled", "compiled_similarities"), numba_refusal, _scarce(12)
+        ),
         Kernel("torch", lambda: bag_similarities, suits=_scarce(17)),
         Kernel("torch", lambda: dense_similarities, _dense_refusal),
         Kernel("torch", lambda: bag_similarities),
@@ -104,7 +87,7 @@ CHOSEN_LOGSUMEXP: Operation[None] = Operation(
     "log-sum-exp of chosen columns",
     None,
     (
-        Kernel("triton", _fused_logsumexp, triton_refusal),
+        Kernel("triton", lazily("chosen.fused", "fused_logsumexp"), triton_refusal),
         Kernel("torch", lambda: _summed_logsumexp),
         Kernel("reference", lambda: gathered_logsumexp),
     ),

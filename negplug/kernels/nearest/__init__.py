@@ -12,28 +12,20 @@ But for the reference, nothing materialises ``[N, K]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.nearest.reference import sorted_columns
 from negplug.kernels.nearest.tiled import largest, tiled_columns, which_are_there
 
 __all__ = ["NEAREST", "largest", "nearest_columns", "which_are_there"]
 
 
-def _fused() -> Callable[..., tuple[Tensor, Tensor | None]]:
-    from negplug.kernels.nearest.fused import fused_columns
-
-    return fused_columns
-
-
 NEAREST: Operation[None] = Operation(
     "the nearest of a pool",
     None,
     (
-        Kernel("triton", _fused, triton_refusal),
+        Kernel("triton", lazily("nearest.fused", "fused_columns"), triton_refusal),
         Kernel("torch", lambda: tiled_columns),
         Kernel("reference", lambda: sorted_columns),
     ),

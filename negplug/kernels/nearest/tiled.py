@@ -7,6 +7,8 @@ tile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from negplug.kernels.late import free_to_read, known
 from negplug.kernels.nearest.reference import sorted_columns
 from negplug.kernels.pool.tiled import product_tiles
+from negplug.kernels.product import write_products
 
 # Similarities that are sorted at a time (80 MiB, with their places and what the sort takes).
 _SORTED = 2**22
@@ -28,8 +31,11 @@ def tiled_columns(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return columns and which there are; see :func:`negplug.kernels.nearest.nearest_columns`."""
-    find = _streamed if free_to_read(anchors.device) else _sorted_blocks
-    return find(anchors, pool, anchor_ids, pool_ids, count, mask)
+    if not free_to_read(anchors.device):
+        return _sorted_blocks(anchors, pool, anchor_ids, pool_ids, count, mask)
+    best, found = streamed((anchors,), pool, anchor_ids, pool_ids, count, mask)
+    there = which_are_there(best)
+    return (found if there is None else found.where(there, 0)), there
 
 
 def _sorted_blocks(
@@ -52,19 +58,28 @@ def _sorted_blocks(
     return columns, there
 
 
-def _streamed(
-    anchors: Tensor,
+def streamed(
+    support: Sequence[Tensor],
     pool: Tensor,
     anchor_ids: Tensor,
     pool_ids: Tensor,
     count: int,
     mask: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
+    """Return the largest similarities ``[N, M]`` with any of several rows, and their columns.
+
+    See :func:`negplug.kernels.nearest.views.nearest_of_views`; for the CPU.
+    """
+    anchors, *others = support
     # No row of the pool is called -2.
     names = anchor_ids.masked_fill(anchor_ids == -1, -2)
     best = anchors.new_empty(len(anchors), count)
     found = anchor_ids.new_empty(best.shape)
     for rows, columns, tile in product_tiles(anchors, pool):
+        for other in others:
+            products = torch.empty_like(tile)
+            write_products(other[rows], pool[columns], products)
+            torch.maximum(tile, products, out=tile)
         tile.masked_fill_(names[rows, None] == pool_ids[columns], -torch.inf)
         if mask is not None:
             tile.masked_fill_(~mask[rows, columns], -torch.inf)
@@ -81,8 +96,7 @@ def _streamed(
                 best, found = ours, places
             else:
                 best[rows], found[rows] = ours, places
-    there = which_are_there(best)
-    return (found if there is None else found.where(there, 0)), there
+    return best, found
 
 
 def which_are_there(values: Tensor) -> Tensor | None:

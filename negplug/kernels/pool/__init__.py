@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.pool.frozen import frozen_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp, row_logsumexp
 from negplug.kernels.pool.symmetric import STEEPEST, symmetric_logsumexp
@@ -53,12 +53,6 @@ def _of_the_anchors(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return logsumexp
 
 
-def _fused() -> Callable[..., Tensor]:
-    from negplug.kernels.pool.fused import fused_logsumexp
-
-    return fused_logsumexp
-
-
 def _fused_symmetric() -> Callable[..., Tensor]:
     from negplug.kernels.pool.fused import fused_symmetric
 
@@ -70,7 +64,7 @@ POOL: Operation[Form] = Operation(
     Form(symmetric=False, steep=False, frozen=True),
     (
         Kernel("triton", _fused_symmetric, triton_refusal, lambda form: form.symmetric),
-        Kernel("triton", _fused, triton_refusal),
+        Kernel("triton", lazily("pool.fused", "fused_logsumexp"), triton_refusal),
         Kernel(
             "torch",
             lambda: _of_the_anchors(symmetric_logsumexp),

@@ -22,9 +22,9 @@ from torch.autograd.function import once_differentiable
 
 from negplug.kernels.choice import Kernel, Operation, triton_refusal
 from negplug.kernels.posterior import plain
-from negplug.kernels.posterior.draws import Draws
+from negplug.kernels.posterior.draws import WeightedDraws
 
-__all__ = ["POSTERIOR", "Draws", "expectation"]
+__all__ = ["POSTERIOR", "WeightedDraws", "expectation"]
 
 
 def _plain() -> ModuleType:
@@ -48,7 +48,7 @@ POSTERIOR: Operation[None] = Operation(
 
 
 def expectation(
-    anchors: Tensor, pools: Sequence[Tensor], draws: Sequence[Draws], temperature: float
+    anchors: Tensor, pools: Sequence[Tensor], draws: Sequence[WeightedDraws], temperature: float
 ) -> Tensor:
     """Return the expected logit of each anchor, ``[N]``; -inf without gradient where none is drawn.
 
@@ -65,7 +65,11 @@ def expectation(
 class _Expectation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, anchors: Tensor, draws: Sequence[Draws], temperature: float, *pools: Tensor
+        ctx: Any,
+        anchors: Tensor,
+        draws: Sequence[WeightedDraws],
+        temperature: float,
+        *pools: Tensor,
     ) -> Tensor:
         kernel: Any = POSTERIOR.kernel(anchors.device, None)()
         weights, total = [], None

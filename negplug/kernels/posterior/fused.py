@@ -13,7 +13,7 @@ from torch import Tensor
 
 from negplug.kernels.launching import launch
 from negplug.kernels.posterior import plain
-from negplug.kernels.posterior.draws import Draws
+from negplug.kernels.posterior.draws import WeightedDraws
 from negplug.kernels.posterior.programs import (
     gradients_of_rows,
     mean_of_columns,
@@ -29,7 +29,7 @@ _NUMBERS = 128
 
 
 def weights(
-    drawn: Draws, shape: tuple[int, int], pool: Tensor, total: Tensor | None
+    drawn: WeightedDraws, shape: tuple[int, int], pool: Tensor, total: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return weights and sums; see :func:`negplug.kernels.posterior.plain.weights`."""
     count, entries = shape

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from negplug.kernels.posterior.draws import Draws
+from negplug.kernels.posterior.draws import WeightedDraws
 
 
 def weights(
-    drawn: Draws, shape: tuple[int, int], pool: Tensor, total: Tensor | None
+    drawn: WeightedDraws, shape: tuple[int, int], pool: Tensor, total: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the weights of entries ``[N, E]``, 0 where nothing is drawn, and their sums.
 

@@ -28,47 +28,21 @@ Kernels: :mod:`negplug.kernels.random.compiled`, one number after the other, in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numba_refusal, triton_refusal
 from negplug.kernels.random.floyd import floyd_integers
 from negplug.kernels.random.hashing import hashed_uniforms
 
 __all__ = ["DISTINCT", "UNIFORMS", "distinct_integers", "write_uniforms"]
 
 
-def _compiled_integers() -> Callable[..., Tensor]:
-    from negplug.kernels.random.compiled import compiled_integers
-
-    return compiled_integers
-
-
-def _compiled_uniforms() -> Callable[..., None]:
-    from negplug.kernels.random.compiled import compiled_uniforms
-
-    return compiled_uniforms
-
-
-def _fused_integers() -> Callable[..., Tensor]:
-    from negplug.kernels.random.fused import fused_integers
-
-    return fused_integers
-
-
-def _fused_uniforms() -> Callable[..., None]:
-    from negplug.kernels.random.fused import fused_uniforms
-
-    return fused_uniforms
-
-
 DISTINCT: Operation[None] = Operation(
     "distinct random integers",
     None,
     (
-        Kernel("numba", _compiled_integers, numba_refusal),
-        Kernel("triton", _fused_integers, triton_refusal),
+        Kernel("numba", lazily("random.compiled", "compiled_integers"), numba_refusal),
+        Kernel("triton", lazily("random.fused", "fused_integers"), triton_refusal),
         Kernel("torch", lambda: floyd_integers),
     ),
 )
@@ -77,8 +51,8 @@ UNIFORMS: Operation[None] = Operation(
     "uniform random numbers",
     None,
     (
-        Kernel("numba", _compiled_uniforms, numba_refusal),
-        Kernel("triton", _fused_uniforms, triton_refusal),
+        Kernel("numba", lazily("random.compiled", "compiled_uniforms"), numba_refusal),
+        Kernel("triton", lazily("random.fused", "fused_uniforms"), triton_refusal),
         Kernel("torch", lambda: hashed_uniforms),
     ),
 )

@@ -12,7 +12,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from negplug.kernels.compiling import compiled, threads
@@ -23,7 +22,7 @@ _FEW = 2**15
 
 def compiled_integers(bounds: Tensor, count: int, seed: int) -> Tensor:
     """Return distinct integers; see :func:`negplug.kernels.random.distinct_integers`."""
-    drawn = torch.empty(len(bounds), count, dtype=torch.int64)
+    drawn = bounds.new_empty(len(bounds), count)
     start = np.uint64(seed % 2**64)
     with threads(drawn.numel() >= _FEW) as at_once:
         draw = _draw_at_once if at_once else _draw_in_turn

@@ -21,10 +21,9 @@ def distinct_places(
         random: On the device of ``bounds``.
 
     Returns:
-        ``places [N, M]`` int64, and a mask ``[N, M]`` that is False where a row's bound is below
-        M and it has no more to give. Short rows give all they have. On the CPU M is cut to the
-        largest bound, and the mask is None if no row is short; elsewhere that is not known without
-        waiting for the device.
+        ``places [N, M]`` int64, and a mask ``[N, M]``. A row whose bound is below M gives all
+        that it has, and its mask is False at the rest. On the CPU M is cut to the largest bound,
+        and the mask is None if no row is short. On other devices it would take a wait to know.
     """
     least = None
     if free_to_read(bounds.device):

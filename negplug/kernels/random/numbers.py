@@ -83,16 +83,7 @@ class RandomNumbers:
         """Return integers in [0, bound), each as likely to within bound · 2⁻⁶³, ``[count]``."""
         return hashed_integers(count, self.new_seed(), self.device).remainder_(bound)
 
-    def permutation(self, count: int, last: Tensor | None = None) -> Tensor:
-        """Return the integers in [0, count) in random order, ``[count]`` int64.
-
-        Args:
-            count: Their number.
-            last: ``[count]`` bool, True at integers from some number on that come last; those
-                before are then in the order of a permutation of so many.
-        """
+    def permutation(self, count: int) -> Tensor:
+        """Return the integers in [0, count) in random order, ``[count]`` int64."""
         # Of 63 bits: in a million, two are equal once in 10⁷ permutations, and stay in order.
-        keys = hashed_integers(count, self.new_seed(), self.device)
-        if last is not None:
-            keys.masked_fill_(last, torch.iinfo(keys.dtype).max)
-        return keys.argsort(stable=True)
+        return hashed_integers(count, self.new_seed(), self.device).argsort(stable=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.random.numbers import RandomNumbers
 from negplug.kernels.random.sorted_ids import SortedIds
 
@@ -33,17 +33,11 @@ class Others(Protocol):
         """
 
 
-def _fused_ids() -> type[Others]:
-    from negplug.kernels.random.fused_ids import FusedIds
-
-    return FusedIds
-
-
 OTHERS: Operation[None] = Operation(
     "distinct draws of other ids",
     None,
     (
-        Kernel("triton", _fused_ids, triton_refusal),
+        Kernel("triton", lazily("random.fused_ids", "FusedIds"), triton_refusal),
         Kernel("torch", lambda: SortedIds),
     ),
 )

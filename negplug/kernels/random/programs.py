@@ -90,8 +90,9 @@ def _distinct(Room, bound, row, rows, seed, count, BR: tl.constexpr, BM: tl.cons
             k, own, there = _others(Room, start, row, rows, count)
             found = (k == back[:, None, :]) & (k < step[:, None, :]) & there & (own > 0)
             after = tl.maximum(after, tl.max(found.to(tl.int32), 1))
-        may_change = tl.max(tl.max(after - taken, 1), 0)
-        taken = after
+        # In this order, or Triton 3.2 aborts the process: it numbers what a loop carries by it.
+        before, taken = taken, after
+        may_change = tl.max(tl.max(after - before, 1), 0)
     all_there_are = tl.where(step < bound[:, None], step, 0)
     return tl.where(first < 0, all_there_are, tl.where(taken > 0, first + step, numbers))
 

@@ -27,7 +27,6 @@ one it computes with and the one that arrives. Blocks and gradients travel while
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from negplug.kernels.announcing import Purpose
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.distributed import agree_on_rows
 from negplug.kernels.pool.tiled import finite
 from negplug.kernels.precision import under_autocast
@@ -46,23 +45,11 @@ from negplug.kernels.ring.tiled import tiled_gradient, tiled_sums
 __all__ = ["BLOCK_GRADIENT", "BLOCK_SUMS", "ring_logsumexp"]
 
 
-def _fused_sums() -> Callable[..., Any]:
-    from negplug.kernels.ring.fused import fused_sums
-
-    return fused_sums
-
-
-def _fused_gradient() -> Callable[..., Any]:
-    from negplug.kernels.ring.fused import fused_gradient
-
-    return fused_gradient
-
-
 BLOCK_SUMS: Operation[None] = Operation(
     "log-sum-exp over a block",
     None,
     (
-        Kernel("triton", _fused_sums, triton_refusal),
+        Kernel("triton", lazily("ring.fused", "fused_sums"), triton_refusal),
         Kernel("torch", lambda: tiled_sums),
         Kernel("reference", lambda: full_sums),
     ),
@@ -74,7 +61,7 @@ BLOCK_GRADIENT: Operation[None] = Operation(
     "gradient of a block",
     None,
     (
-        Kernel("triton", _fused_gradient, triton_refusal),
+        Kernel("triton", lazily("ring.fused", "fused_gradient"), triton_refusal),
         Kernel("torch", lambda: tiled_gradient),
         Kernel("reference", lambda: full_gradient),
     ),

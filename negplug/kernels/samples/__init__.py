@@ -7,12 +7,9 @@ GPU; :mod:`negplug.kernels.samples.host`, in numpy, where values are free to rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numpy_refusal, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numpy_refusal, triton_refusal
 from negplug.kernels.samples.host import found_on_host, grouped_on_host, shuffled_on_host
 from negplug.kernels.samples.sorting import (
     found_by_sorting,
@@ -21,15 +18,6 @@ from negplug.kernels.samples.sorting import (
 )
 
 __all__ = ["FINDING", "GROUPING", "SHUFFLING", "find", "group", "shuffle"]
-
-
-def _fused(name: str) -> Callable[[], Callable[..., Any]]:
-    def load() -> Callable[..., Any]:
-        from negplug.kernels.samples import fused
-
-        return cast("Callable[..., Any]", getattr(fused, name))
-
-    return load
 
 
 # Beyond so many rows a sort takes less time than to compare each with all.
@@ -44,7 +32,7 @@ GROUPING: Operation[int] = Operation(
     "samples of a pool",
     512,
     (
-        Kernel("triton", _fused("fused_groups"), triton_refusal, _few),
+        Kernel("triton", lazily("samples.fused", "fused_groups"), triton_refusal, _few),
         Kernel("numpy", lambda: grouped_on_host, numpy_refusal),
         Kernel("torch", lambda: grouped_by_sorting),
     ),
@@ -53,7 +41,7 @@ SHUFFLING: Operation[int] = Operation(
     "order of samples",
     256,
     (
-        Kernel("triton", _fused("fused_shuffle"), triton_refusal, _few),
+        Kernel("triton", lazily("samples.fused", "fused_shuffle"), triton_refusal, _few),
         Kernel("numpy", lambda: shuffled_on_host, numpy_refusal),
         Kernel("torch", lambda: shuffled_by_sorting),
     ),
@@ -62,7 +50,7 @@ FINDING: Operation[int] = Operation(
     "look-up of samples",
     256,
     (
-        Kernel("triton", _fused("fused_find"), triton_refusal, _few),
+        Kernel("triton", lazily("samples.fused", "fused_find"), triton_refusal, _few),
         Kernel("numpy", lambda: found_on_host, numpy_refusal),
         Kernel("torch", lambda: found_by_sorting),
     ),

@@ -19,27 +19,19 @@ Kernels: :mod:`negplug.kernels.softmax_draws.fused`, in Triton, on a GPU;
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.softmax_draws.tiled import draws_of_logits, tiled_draws
 
 __all__ = ["SOFTMAX_DRAWS", "draws_of_logits", "softmax_draws"]
-
-
-def _fused() -> Callable[..., tuple[Tensor, Tensor]]:
-    from negplug.kernels.softmax_draws.fused import fused_draws
-
-    return fused_draws
 
 
 SOFTMAX_DRAWS: Operation[None] = Operation(
     "draws from the softmax over a pool",
     None,
     (
-        Kernel("triton", _fused, triton_refusal),
+        Kernel("triton", lazily("softmax_draws.fused", "fused_draws"), triton_refusal),
         Kernel("torch", lambda: tiled_draws),
     ),
 )

@@ -12,39 +12,21 @@ Kernels: :mod:`negplug.kernels.states.fused`, in Triton, on a GPU;
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numba_refusal, triton_refusal
 from negplug.kernels.states.gathering import compared_states, weights_of_known
 from negplug.kernels.states.result import Compared
 
 __all__ = ["COMPARING", "STATE_WEIGHTS", "Compared", "compare", "view_weights"]
 
 
-def _compiled_comparison() -> Callable[..., Compared]:
-    from negplug.kernels.states.compiled import compiled_comparison
-
-    return compiled_comparison
-
-
-def _fused(name: str) -> Callable[[], Callable[..., Any]]:
-    def load() -> Callable[..., Any]:
-        from negplug.kernels.states import fused
-
-        return cast("Callable[..., Any]", getattr(fused, name))
-
-    return load
-
-
 COMPARING: Operation[None] = Operation(
     "logits of states",
     None,
     (
-        Kernel("triton", _fused("fused_comparison"), triton_refusal),
-        Kernel("numba", _compiled_comparison, numba_refusal),
+        Kernel("triton", lazily("states.fused", "fused_comparison"), triton_refusal),
+        Kernel("numba", lazily("states.compiled", "compiled_comparison"), numba_refusal),
         Kernel("torch", lambda: compared_states),
     ),
 )
@@ -52,7 +34,7 @@ STATE_WEIGHTS: Operation[None] = Operation(
     "weights of states",
     None,
     (
-        Kernel("triton", _fused("fused_weights"), triton_refusal),
+        Kernel("triton", lazily("states.fused", "fused_weights"), triton_refusal),
         Kernel("torch", lambda: weights_of_known),
     ),
 )

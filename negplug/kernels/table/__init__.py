@@ -11,28 +11,15 @@ Kernels: :mod:`negplug.kernels.table.fused`, in Triton, on a GPU;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numpy_refusal, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numpy_refusal, triton_refusal
 from negplug.kernels.table.host import entries_on_host, write_on_host
 from negplug.kernels.table.indexing import indexed_entries, write_by_index
 
 __all__ = ["READING", "WRITING", "read_entries", "write_entries"]
-
-
-def _fused_entries() -> Callable[..., Any]:
-    from negplug.kernels.table.fused import fused_entries
-
-    return fused_entries
-
-
-def _write_fused() -> Callable[..., Any]:
-    from negplug.kernels.table.fused import write_fused
-
-    return write_fused
 
 
 # Each entry is compared with all others: beyond, sorting them takes less time.
@@ -42,7 +29,7 @@ READING: Operation[None] = Operation(
     "look-up in a table",
     None,
     (
-        Kernel("triton", _fused_entries, triton_refusal),
+        Kernel("triton", lazily("table.fused", "fused_entries"), triton_refusal),
         Kernel("numpy", lambda: entries_on_host, numpy_refusal),
         Kernel("torch", lambda: indexed_entries),
     ),
@@ -52,7 +39,12 @@ WRITING: Operation[int] = Operation(
     "writing to a table",
     512,
     (
-        Kernel("triton", _write_fused, triton_refusal, lambda count: count <= _MOST_COMPARED),
+        Kernel(
+            "triton",
+            lazily("table.fused", "write_fused"),
+            triton_refusal,
+            lambda count: count <= _MOST_COMPARED,
+        ),
         Kernel("numpy", lambda: write_on_host, numpy_refusal),
         Kernel("torch", lambda: write_by_index),
     ),

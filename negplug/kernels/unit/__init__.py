@@ -19,26 +19,21 @@ finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.unit.blocked import blocked_unit_rows
 
 __all__ = ["UNIT", "unit_rows"]
 
 
-def _fused() -> Callable[..., Tensor]:
-    from negplug.kernels.unit.fused import fused_unit_rows
-
-    return fused_unit_rows
-
-
 UNIT: Operation[None] = Operation(
     "rows of unit length",
     None,
-    (Kernel("triton", _fused, triton_refusal), Kernel("torch", lambda: blocked_unit_rows)),
+    (
+        Kernel("triton", lazily("unit.fused", "fused_unit_rows"), triton_refusal),
+        Kernel("torch", lambda: blocked_unit_rows),
+    ),
 )
 
 

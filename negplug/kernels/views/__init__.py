@@ -12,25 +12,15 @@ on any device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, numpy_refusal, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numpy_refusal, triton_refusal
 from negplug.kernels.views.gathering import gathered_scores, spread_by_rows
 from negplug.kernels.views.host import scores_on_host, spread_on_host
 
 __all__ = ["SCORES", "SPREADING", "few", "sample_scores", "spread_"]
-
-
-def _fused(name: str) -> Callable[[], Callable[..., Any]]:
-    def load() -> Callable[..., Any]:
-        from negplug.kernels.views import fused
-
-        return cast("Callable[..., Any]", getattr(fused, name))
-
-    return load
 
 
 # Numbers; beyond so many an operation of torch costs less than numpy's.
@@ -57,7 +47,7 @@ SCORES: Operation[Sizes] = Operation(
     "logits of samples",
     Sizes(256, 512),
     (
-        Kernel("triton", _fused("fused_scores"), triton_refusal),
+        Kernel("triton", lazily("views.fused", "fused_scores"), triton_refusal),
         Kernel("numpy", lambda: scores_on_host, numpy_refusal, _few),
         Kernel("torch", lambda: gathered_scores),
     ),
@@ -66,7 +56,7 @@ SPREADING: Operation[Sizes] = Operation(
     "weights of views",
     Sizes(256, 512),
     (
-        Kernel("triton", _fused("fused_spread"), triton_refusal),
+        Kernel("triton", lazily("views.fused", "fused_spread"), triton_refusal),
         Kernel("numpy", lambda: spread_on_host, numpy_refusal, _few),
         Kernel("torch", lambda: spread_by_rows),
     ),

@@ -19,7 +19,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.exclusion import excluded_pairs
 from negplug.contract.negatives import Columns, Negatives, Whole
 from negplug.kernels.late import free_to_read
-from negplug.kernels.posterior import Draws, expectation
+from negplug.kernels.posterior import WeightedDraws, expectation
 
 # Entries of all anchors, of which a mask takes less time than a list of those that are excluded.
 _FEW = 2**12
@@ -40,14 +40,16 @@ def expected_logit(
     return expectation(batch.anchors.embeddings, pools, draws, temperature)
 
 
-def _draws(batch: ContrastiveBatch, part: Negatives) -> Draws:
+def _draws(batch: ContrastiveBatch, part: Negatives) -> WeightedDraws:
     choice = part.choice
     if isinstance(choice, Whole):
         few = len(part.rows) * len(batch.anchors) <= _FEW
         if not few and free_to_read(part.rows.ids.device):
             # A few entries of many: quicker one by one than by a mask over all.
             pairs = excluded_pairs(batch, part.rows)
-            return Draws(part.log_weight, part.mask, pairs=pairs)
-        return Draws(part.log_weight, part.mask, ids=(batch.anchors.comparable_ids, part.rows.ids))
+            return WeightedDraws(part.log_weight, part.mask, pairs=pairs)
+        return WeightedDraws(
+            part.log_weight, part.mask, ids=(batch.anchors.comparable_ids, part.rows.ids)
+        )
     assert isinstance(choice, Columns), "mixtures are never drawn from the softmax"
-    return Draws(part.log_weight, part.mask, columns=choice.columns)
+    return WeightedDraws(part.log_weight, part.mask, columns=choice.columns)

@@ -11,7 +11,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.rows import Rows
-from negplug.contract.sample_table import SampleTable, occurrences, room_for
+from negplug.contract.sample_table import Room, SampleTable, occurrences
 from negplug.kernels.late import free_to_read
 from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.chains.step import ChainStep
@@ -41,7 +41,7 @@ class ShownKeys(NamedTuple):
         keys = batch.gathered().keys
         assert keys.indexes is not None
         views = occurrences(keys.indexes) if keys.views is None else keys.views
-        room = room_for(keys.indexes, views, keys.num_views, size)
+        room = Room(keys.indexes, views, keys.num_views, size)
         complete = keys.num_views is not None
         return cls(keys.embeddings.detach(), keys.indexes, views, complete, room)
 
@@ -78,8 +78,8 @@ class EmbeddingCache(SampleTable):
         anchors = batch.anchors.embeddings
         if not self.known.numel():
             # Nothing was shown yet, or a state was loaded without the embeddings.
-            nowhere = torch.zeros(1, len(anchors), dtype=torch.bool, device=anchors.device)
-            pool = Rows.unknown(anchors.detach())
+            nowhere = torch.zeros(1, 1, dtype=torch.bool, device=anchors.device)
+            pool = Rows.unknown(anchors.new_zeros(1, anchors.shape[1]))
             return AbsentStates.of(batch, step, step.state, pool, nowhere)
         # The table itself: what is drawn of it is not copied.
         rows = self.embedding.flatten(0, 1).to(anchors)

@@ -39,7 +39,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_integer
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
-from negplug.contract.sample_table import check_indexes, check_samples, room_for, views_of
+from negplug.contract.sample_table import Room, check_indexes, check_samples, views_of
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.contract.state import Stateful
 from negplug.kernels.chain import Moves
@@ -175,7 +175,7 @@ class ChainSampler(Stateful, NegativeSampler):
             drawn.append(absent.drawn(moves.outside))
         score, names = batch.of_all_ranks(score, torch.stack([indexes, views, state]))
         size = self._size(batch)
-        room = room_for(names[0], names[1], batch.anchors.num_views, size)
+        room = Room(names[0], names[1], batch.anchors.num_views, size)
         ended = Ended(names, score, room, size, step.measures(moves))
         return Sampled(tuple(drawn), Visited(ended, self._shown(batch)))
 

@@ -25,7 +25,12 @@ class ChoosingSampler(NegativeSampler):
     Args:
         name: The sampler's name, for messages.
         num_negatives: M ≥ 1.
-        source: Whose negatives to choose among; the batch's by default.
+        source: The sampler among whose negatives to choose; the batch's by default.
+
+    Attributes:
+        source: That sampler; ``self.source(batch)`` returns its negatives, one entry for each pool.
+        availability: ``availability.exceeded(offered, counts, batch.first_step)`` returns whether
+            any anchor has more than M negatives. It raises if a full batch has fewer for all.
 
     Raises:
         TypeError: If an argument has the wrong type.

@@ -45,12 +45,12 @@ class Arriving(NamedTuple):
 class RememberingSampler(Stateful, NegativeSampler):
     """A sampler whose pool is what it remembers of past keys.
 
-    A subclass implements ``update``, which takes :class:`Arriving`, and ``settings``. Its ``size``
+    A subclass implements ``update``, which gets :class:`Arriving`, and ``settings``. Its ``size``
     is the number of rows that it reserves; None if that is unknown.
 
     Args:
-        gather: Whether to remember the keys of every rank, so that all ranks remember the same;
-            otherwise each rank remembers its own, and its state is saved per rank.
+        gather: Whether to remember the keys of every rank, so that all ranks remember the same.
+            Otherwise each rank remembers its own keys, and each rank's state is saved.
 
     Attributes:
         ranks: What its states are declared with.

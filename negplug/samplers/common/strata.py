@@ -14,7 +14,8 @@ from negplug.contract.inputs import check_flag
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
 from negplug.samplers.common.choosing import labels_of
-from negplug.samplers.common.metadata import Metadata, check_classes, check_column, read_table
+from negplug.samplers.common.metadata_given import check_classes, check_column, read_table
+from negplug.samplers.common.metadata_table import MetadataTable
 
 LABELS = "labels"
 
@@ -38,15 +39,15 @@ class Strata:
 
     def __init__(self, name: str, by: str | Tensor, parent: bool = False) -> None:
         self.name = name
-        self.metadata: Metadata | None = None
+        self.metadata: MetadataTable | None = None
         parent = check_flag(name, "parent", parent)
         if isinstance(by, Tensor) or (isinstance(by, str) and by.endswith(".npy")):
-            self.metadata = Metadata(name, check_classes(*read_table(name, "by", by)), parent)
+            self.metadata = MetadataTable(name, check_classes(*read_table(name, "by", by)), parent)
         elif parent:
             raise ValueError(f"{name}: parent=True is said of a file or a tensor, got by={by!r}")
         elif by != LABELS:
             what = '"labels", the path of a .npy file, a tensor of integers'
-            self.metadata = Metadata(name, check_column(name, by, what))
+            self.metadata = MetadataTable(name, check_column(name, by, what))
 
     def __str__(self) -> str:
         """Return what tells these strata from others, whatever name their file has."""

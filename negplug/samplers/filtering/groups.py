@@ -15,7 +15,8 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.inputs import check_number
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.metadata import Metadata, check_classes, read_table
+from negplug.samplers.common.metadata_given import check_classes, read_table
+from negplug.samplers.common.metadata_table import MetadataTable
 from negplug.samplers.filtering import at_entries
 
 
@@ -43,10 +44,10 @@ class Groups:
         column: str | None = None,
     ) -> None:
         self.window: float | None = None
-        self._places: Metadata | None = None
+        self._places: MetadataTable | None = None
         if file is None:
             assert column is not None
-            self._groups = Metadata(name, column)
+            self._groups = MetadataTable(name, column)
             return
         what, table = read_table(name, "file", file)
         columns = 1 if window is None else 2
@@ -59,11 +60,11 @@ class Groups:
         if table.is_floating_point() and window is not None:
             _check_finite(what, table)
             groups = _whole(what, groups)
-        self._groups = Metadata(name, check_classes(what, groups, "groups"), parent)
+        self._groups = MetadataTable(name, check_classes(what, groups, "groups"), parent)
         if window is not None:
             self.window = check_number(name, "window", window, 0, torch.inf)
             places = table[:, 1] if table.is_floating_point() else table[:, 1].to(torch.int64)
-            self._places = Metadata(name, places, parent)
+            self._places = MetadataTable(name, places, parent)
 
     def __str__(self) -> str:
         """Return what tells these groups from others."""

@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 
 from negplug.contract.dataset import DatasetAccess
 from negplug.kernels.rng_states import isolated_rng
-from negplug.samplers.common.metadata import Metadata, read_table
+from negplug.samplers.common.metadata_given import read_table
+from negplug.samplers.common.metadata_table import MetadataTable
 
 Embedder: TypeAlias = Callable[[Tensor], Tensor]
 """Maps data set indexes ``[n]`` int64, on the CPU, to embeddings ``[n, d]``."""
@@ -24,7 +25,7 @@ Embedder: TypeAlias = Callable[[Tensor], Tensor]
 _AT_ONCE = 256  # samples, as a batch has them
 
 
-class Guide(Metadata):
+class Guide(MetadataTable):
     """Embeddings ``[n, d]`` of unit length, looked up by data set index.
 
     Args:
@@ -75,7 +76,7 @@ class Guide(Metadata):
         parts = []
         with isolated_rng(device):  # dropout, say, of an encoder that is not in eval mode
             for first in range(0, size, _AT_ONCE):
-                asked = torch.arange(first, min(first + _AT_ONCE, size))
+                asked = torch.arange(first, min(first + _AT_ONCE, size), device="cpu")
                 part = embed(asked)
                 found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 if not isinstance(part, Tensor) or part.ndim != 2 or len(part) != len(asked):

@@ -8,7 +8,8 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.negatives import Negatives
 from negplug.contract.sampler import NegativeSampler
-from negplug.samplers.common.metadata import check_indexed, read_table
+from negplug.samplers.common.metadata_given import read_table
+from negplug.samplers.common.metadata_table import check_indexed
 from negplug.samplers.filtering import at_entries
 
 # Pairs are looked up so many entries at a time: 64 MiB of integers.

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from negplug.kernels.posterior import Draws, expectation
+from negplug.kernels.posterior import WeightedDraws, expectation
 
 TAU = 0.3
 
@@ -32,9 +32,9 @@ def question(anchors, entries, width, dtype):
     columns = [torch.randint(n, (anchors, entries), generator=generator) for n in (4, 9)]
     own[0], whole[0], mask[0] = 77, -torch.inf, False  # draws nothing
     draws = [
-        Draws(whole, None, ids=(own, ids)),
-        Draws(few, mask, columns=columns[0]),
-        Draws(few[:, :1], mask.T.contiguous().T, columns=columns[1]),
+        WeightedDraws(whole, None, ids=(own, ids)),
+        WeightedDraws(few, mask, columns=columns[0]),
+        WeightedDraws(few[:, :1], mask.T.contiguous().T, columns=columns[1]),
     ]
     return a, [first, second, first], draws
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from negplug.cli.sweep.curve import averaged
 from negplug.cli.sweep.figures.num_negatives import family, measured_numbers
 from negplug.cli.sweep.figures.style import GREY, legend, new_figure, tidy, wrapped
+from negplug.cli.sweep.recorded import averaged
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
 

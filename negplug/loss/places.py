@@ -1,0 +1,60 @@
+"""Where in the code the calls of a step are made: which call of a step one is, told by its place.
+
+A loss that was called on the way, without a backward pass, and is kept takes up a number. In a
+recipe whose step calls its loss at several places, the calls of a step are known by these all the
+same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Hashable, Iterable
+from types import FrameType
+
+_BETWEEN = ("torch", "negplug")
+_FRAMES = 4  # a step's own helper, the step, what calls it
+
+Place = tuple[tuple[Hashable, int], ...]
+
+
+class Places:
+    """The places of the calls of a step, once a step had several at places of their own."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Place, int] = {}
+
+    def here(self, most: int | None) -> Place:
+        """Return where the loss is called just now; empty where steps have one call.
+
+        Args:
+            most: The most calls that a step has had; None if no step is known.
+        """
+        return () if most == 1 else _place()
+
+    def number(self, place: Place, reached: Collection[int]) -> int | None:
+        """Return which call of its step one at this place is; None if that is not known.
+
+        Args:
+            place: Of the call.
+            reached: Numbers of calls that a backward pass has reached, which are no other ones.
+        """
+        number = self._numbers.get(place)
+        return None if number in reached else number
+
+    def learn(self, calls: Iterable[tuple[Place, int]]) -> None:
+        """Take the calls of a step that is over."""
+        found = list(calls)
+        numbers = dict(found)
+        apart = len(set(numbers.values())) == len(numbers) == len(found)
+        self._numbers = numbers if apart and len(found) > 1 and () not in numbers else {}
+
+
+def _place() -> Place:
+    frame: FrameType | None = sys._getframe(2)
+    found: list[tuple[Hashable, int]] = []
+    while frame is not None and len(found) < _FRAMES:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if not package.startswith(_BETWEEN):
+            found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)

@@ -1,0 +1,80 @@
+"""A process whose variables change, as a notebook's do: a loss gets what they ask for by then."""
+
+from __future__ import annotations
+
+import hosts
+import naive
+import pytest
+import torch
+
+from negplug.hosts import watch as at_work
+
+NTXentLoss = pytest.importorskip("lightly.loss").NTXentLoss
+
+
+@pytest.fixture
+def asks(monkeypatch):
+    """Sets the variable; None takes it away."""
+
+    def change(sampler):
+        if sampler is None:
+            monkeypatch.delenv("NEGPLUG_SAMPLER")
+        else:
+            monkeypatch.setenv("NEGPLUG_SAMPLER", sampler)
+        at_work.from_environment()
+
+    yield change
+    if at_work._watch is not None:
+        at_work._watch.stop()
+
+
+def loss_of(host=NTXentLoss):
+    return float(host(0.2)(*naive.embeddings(2, 16)).detach())
+
+
+class Untold(NTXentLoss):
+    """A loss whose form no adapter knows."""
+
+    def forward(self, out0, out1):
+        return super().forward(out0, out1)
+
+
+@pytest.mark.parametrize("later", [None, "in_batch()"])
+def test_a_loop_after_the_variable_has_changed(asks, later):
+    own = loss_of()
+    asks("uniform(num_negatives=2)")
+    assert loss_of() < own - 0.5
+    asks(later)
+    assert loss_of() == pytest.approx(own, rel=1e-6)
+    asks("hard(num_negatives=2)")  # and is watched again
+    assert loss_of() < own - 0.2
+
+
+def test_a_refusal_ends_with_the_variable(asks):
+    asks("in_batch()")
+    with pytest.raises(ValueError, match="overrides the forward of NTXentLoss"):
+        loss_of(Untold)
+    asks(None)
+    assert loss_of(Untold) > 0
+
+
+def test_a_trainer_after_the_variable_is_gone(asks):
+    def fitted():
+        torch.manual_seed(0)
+        model = hosts.recipe()
+        hosts.trainer().fit(model, hosts.loader())
+        return hosts.parameters(model)
+
+    own = fitted()
+    asks("uniform(num_negatives=1)")
+    assert not torch.equal(fitted(), own)
+    asks(None)
+    assert torch.equal(fitted(), own)
+
+
+def test_a_watch_that_a_command_started_stays(asks, watch):
+    own = loss_of()
+    watch("uniform(num_negatives=2)")
+    asks("in_batch()")
+    asks(None)
+    assert loss_of() < own - 0.5

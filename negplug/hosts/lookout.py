@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.declarations import full_name
+from negplug.contract.variables import FORMS
 from negplug.hosts import environment
 from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.loss_form import losses_in, parameters_of
@@ -153,7 +154,8 @@ class Lookout:
         elif (unknown := self._judge.unknown(module, given, output)) is not None:
             kind = full_name(type(module))
             name, why = unknown, f"{where}, a {kind} that no adapter knows"
-            mend = f"declare it, treat='{kind}=ntxent' (NEGPLUG_TREAT) say"
+            others = ", ".join(FORMS[1:])
+            mend = f"declare it, treat='{kind}=ntxent' (NEGPLUG_TREAT) or {others}, whichever it is"
         else:
             if self._judge.leaves_alone(module):
                 self._functions.leave_to(module)

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from negplug.contract.adapter import Metadata
 from negplug.contract.declarations import full_name
+from negplug.contract.draws import Draws
 from negplug.kernels import late
+from negplug.kernels.distributed import world_size
 from negplug.kernels.rng_states import isolated_rng
+from negplug.kernels.unit import unit_rows
 from negplug.loss.contrastive import ContrastiveLoss
 
 if TYPE_CHECKING:
@@ -40,7 +43,8 @@ def insist(
 ) -> None:
     """Compare a declared class's own value with that of its form.
 
-    The global generators and the class's buffers and attributes stay as they were.
+    The global generators and the class's buffers stay as they were, and its attributes are bound as
+    they were.
 
     Args:
         criterion: The module of the declared class.
@@ -56,57 +60,107 @@ def insist(
     device = out0.device
     if device.type == "meta" or late.capturing(device):
         return  # there are no values to compare
+    # Of half precision, forms differ by less than values are known.
+    precision = torch.promote_types(out0.dtype, torch.float32)
+    out0, out1 = (rows.detach().to(precision) for rows in (out0, out1))
+    plainly = torch.autocast(device.type, enabled=False)
+    with torch.no_grad(), isolated_rng(device), _unchanged(criterion), plainly:
+        asked = _compare(criterion, form, asked, terms, out0, out1, "this batch")
+        # Views of a large batch that have little in common are as far from each other in any form.
+        _compare(criterion, form, asked, terms, *_lopsided(out0), "one that tells forms apart")
+
+
+def _compare(
+    criterion: Any,
+    form: str,
+    asked: float | None,
+    terms: Mapping[str, Form],
+    out0: Tensor,
+    out1: Tensor,
+    what: str,
+) -> float | None:
+    """Compare the values of one batch; return the temperature if it can only be told by them."""
     name = full_name(type(criterion))
-    out0, out1 = out0.detach(), out1.detach()
-    with torch.no_grad(), isolated_rng(device), _unchanged(criterion):
-        own = type(criterion).forward(criterion, out0, out1)
-        if not isinstance(own, Tensor) or own.ndim:
-            raise ValueError(
-                f"{name} is declared to be {form}, which returns a scalar, but its forward does "
-                f"not; {_GO_ON}"
-            )
-        half = torch.is_autocast_enabled(device.type) or own.element_size() < 4
-        wanted, tolerance = own.item(), 2e-2 if half else 1e-3
-
-        def value_of(other: str, temperature: float) -> float:
-            form_of, losses = terms[other], []
-            for batch in form_of.batches(criterion, Metadata(), out0, out1):
-                loss_fn = ContrastiveLoss("in_batch()", form_of.objective(criterion), temperature)
-                losses.append(loss_fn.contrast(batch).item())
-            return sum(losses) / len(losses)
-
-        def matches(other: str, temperature: float) -> bool:
-            found = value_of(other, temperature)
-            return math.isclose(found, wanted, rel_tol=tolerance, abs_tol=1e-4)
-
-        readable = hasattr(criterion, "temperature")
-        given: Any = criterion.temperature if readable else asked
-        temperature = float(given)
-        # Not finite: the step's own checks say more.
-        if not math.isfinite(wanted) or matches(form, temperature):
-            return
-        others = [form, *(other for other in terms if other != form)]
-        for tau in (temperature, *_temperatures(criterion)):
-            for other in others:
-                if matches(other, tau):
-                    if other == form and not readable:
-                        logger.warning(
-                            "negplug: %s is %s at the temperature %g, and is treated at the one "
-                            "that was asked for, %g",
-                            *(name, form, tau, temperature),
-                        )
-                        return
-                    at = "" if tau == temperature else f" at the temperature {tau:.4g}"
-                    raise ValueError(
-                        f"{name} is declared to be {form}, but its own loss of this batch is "
-                        f"{wanted:.4f} and that of {form} {value_of(form, temperature):.4f}: it is "
-                        f"{other}{at}; {_mend(name, form, other)}"
-                    )
+    own = type(criterion).forward(criterion, out0.clone(), out1.clone())
+    if not isinstance(own, Tensor) or own.ndim:
         raise ValueError(
-            f"{name} is declared to be {form}, but its own loss of this batch is {wanted:.4f} and "
-            f"that of {form} {value_of(form, temperature):.4f}, and no other form "
-            f"({', '.join(others[1:])}) has its value; {_GO_ON}"
+            f"{name} is declared to be {form}, which returns a scalar, but its forward does not; "
+            f"{_GO_ON}"
         )
+    wanted = own.item()
+
+    def value_of(other: str, temperature: float) -> float:
+        form_of, losses = terms[other], []
+        for batch in form_of.batches(criterion, Metadata(), out0, out1):
+            loss_fn = ContrastiveLoss("in_batch()", form_of.objective(criterion), temperature)
+            losses.append(loss_fn.contrast(batch).item())
+        return sum(losses) / len(losses)
+
+    readable = hasattr(criterion, "temperature")
+    given: Any = criterion.temperature if readable else asked
+    temperature = float(given)
+    others = [other for other in terms if other != form and _serves(terms[other], criterion)]
+    # Every form's, on every rank: to form a batch may be a collective.
+    values = {other: value_of(other, temperature) for other in (form, *others)}
+    apart = {other: abs(value - wanted) for other, value in values.items()}
+    # Not finite: the step's own checks say more.
+    if not math.isfinite(wanted) or (
+        _close(values[form], wanted) and apart[form] <= _known_to(wanted, min(apart.values()))
+    ):
+        return asked
+    nearest = min(apart, key=apart.__getitem__)
+    differs = (
+        f"{name} is declared to be {form}, but its own loss of {what} is {wanted:.6g} and that of "
+        f"{form} {values[form]:.6g}"
+    )
+    if nearest != form and _close(values[nearest], wanted):
+        raise ValueError(f"{differs}: it is {nearest}; declare {name}={nearest}")
+    alone = world_size() == 1 or not getattr(criterion, "gather_distributed", False)
+    for tau in _temperatures(criterion) if alone else ():
+        for other in (form, *others):
+            if not _close(value_of(other, tau), wanted):
+                continue
+            if other == form and not readable:
+                logger.warning(
+                    "negplug: %s is %s at the temperature %g, and is treated at the one that was "
+                    "asked for, %g",
+                    *(name, form, tau, temperature),
+                )
+                return tau
+            found = f"{differs}: it is {other} at the temperature {tau:.4g}"
+            raise ValueError(f"{found}; {_mend(name, form, other)}")
+    raise ValueError(f"{differs}, and no other form ({', '.join(others)}) has its value; {_GO_ON}")
+
+
+def _lopsided(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows ``[B, d]`` of two views whose sums over rows and over columns differ."""
+    random = Draws(0, 0).random(0, like.device)
+    out0, noise = random.normal((2, *like.shape), like.dtype)
+    out0[:, 4:] *= 0.1  # so that similarities vary much
+    out1 = out0 + noise / 4
+    out1[::2] *= 0.1
+    out1[::2, 0] += 1  # half of the keys are much the same
+    return unit_rows(out0), unit_rows(out1)
+
+
+def _close(value: float, wanted: float) -> bool:
+    return math.isclose(value, wanted, rel_tol=1e-3, abs_tol=1e-4)
+
+
+def _known_to(wanted: float, least: float) -> float:
+    """Return how far a value may be from its form's where another form is as near as ``least``."""
+    if torch.get_float32_matmul_precision() != "highest":
+        return math.inf
+    return max(20 * least, 1e-5 * abs(wanted), 1e-6)
+
+
+def _serves(form: Form, criterion: Any) -> bool:
+    """Return whether a form has a counterpart of what a class has set."""
+    try:
+        form.objective(criterion)
+    except ValueError:
+        return False
+    return True
 
 
 _GO_ON = "use negplug.ContrastiveLoss in its place, or leave it alone with NEGPLUG_IGNORE"

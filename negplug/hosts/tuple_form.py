@@ -42,6 +42,8 @@ _SIGNED = frozenset(("Sub", "Rsub", "Add", "Neg"))
 
 _PASSED = VIEWS | frozenset("Div Clamp ClampMin Expand Unsqueeze ToCopy Clone Alias".split())
 
+_CONSTANT = "constant"
+
 _Edge = tuple[Node | None, int]
 
 
@@ -69,6 +71,11 @@ class _Comparison:
         self.sides = sides
         self.pulls = self.pushes = False
         self.weigher: Node | None = None
+
+    @property
+    def is_to_data(self) -> bool:
+        """Whether one side has no gradient."""
+        return any(isinstance(side, tuple) and side[-1] == _CONSTANT for side in self.sides)
 
 
 def of_tuples(
@@ -116,7 +123,10 @@ def of_tuples(
     pairs = ((a, b) for a in found.values() if a.pulls for b in found.values() if b.pushes)
     for pulled, pushed in pairs:
         if pulled is not pushed and pulled.sides & pushed.sides:
-            return pushed.weigher or pulled.weigher or start
+            weigher = pushed.weigher or pulled.weigher
+            # Outputs that are drawn to a target of data and kept apart: a score, or diversity.
+            if weigher is not None or not pulled.is_to_data or pushed.is_to_data:
+                return weigher or start
     return None
 
 
@@ -174,7 +184,7 @@ def _compared(
         return None
     if not all(is_of_features(axis, is_source) and not is_of_shares(axis) for axis in live):
         return None
-    sides = [_identity(edge) if edge[0] is not None else (node, "constant") for edge in edges]
+    sides = [_identity(edge) if edge[0] is not None else (node, _CONSTANT) for edge in edges]
     return None if sides[0] == sides[1] else (frozenset(sides), nearness, spread)
 
 

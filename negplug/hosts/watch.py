@@ -80,7 +80,7 @@ class Watch:
     ) -> None:
         global _watch
         self.injections: dict[str, Injection] = {}
-        self.asked: environment.Asked | None = None
+        self.asked: tuple[environment.Asked, Collection[str]] | None = None
         self._treatment = Treatment.of(sampler, objective, temperature)
         self._judge = Judge(ignore)
         self._ignore = frozenset(ignore) | environment.ignored()
@@ -245,13 +245,16 @@ def from_environment() -> Watch | None:
     Raises:
         ValueError, TypeError: If what the environment asks for cannot be had.
     """
-    asked = environment.asked()
+    treatment, ignored = environment.asked(), environment.ignored()
+    asked = None if treatment is None else (treatment, ignored)
     if _watch is not None and _watch.asked in (None, asked):
         return _watch
-    if asked is None:
+    if treatment is None:
+        if _watch is not None:
+            _watch.stop()
         return None
     notices.show()
-    watch = Watch(*asked, environment.ignored())
+    watch = Watch(*treatment, ignored)
     watch.asked = asked
     return watch
 

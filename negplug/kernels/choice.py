@@ -179,6 +179,8 @@ def _launch_failure(device: torch.device) -> str | None:
 
     try:
         probe(device)
+    except torch.OutOfMemoryError:
+        raise  # says nothing of Triton, and may not happen again
     # From a missing compiler to a card that is too old.
     except Exception as error:
         lines = f"{type(error).__name__}: {error}".strip().splitlines()
@@ -186,7 +188,8 @@ def _launch_failure(device: torch.device) -> str | None:
             f"Triton launches nothing on {str(device)!r} ({lines[0][:200]}); it needs a C "
             f"compiler, which CC may name, and Python's headers"
         )
-        warnings.warn(f"{failure}. Torch operations compute instead, more slowly", stacklevel=2)
+        if forced_backend() != "triton":
+            warnings.warn(f"{failure}. Torch operations compute instead, more slowly", stacklevel=2)
         return failure
     return None
 

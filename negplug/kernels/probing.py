@@ -14,7 +14,7 @@ _NUMBERS = 16
 
 @triton.jit
 def doubled(X, Y, BLOCK: tl.constexpr):
-    """Write twice some numbers."""
+    """Write the double of some numbers."""
     place = tl.arange(0, BLOCK)
     tl.store(Y + place, 2 * tl.load(X + place))
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Collection, Hashable, Iterable
 from types import FrameType
 
-_BETWEEN = ("torch", "negplug")
 _FRAMES = 4  # a step's own helper, the step, what calls it
 
 Place = tuple[tuple[Hashable, int], ...]
@@ -54,7 +53,7 @@ def _place() -> Place:
     found: list[tuple[Hashable, int]] = []
     while frame is not None and len(found) < _FRAMES:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if not package.startswith(_BETWEEN):
+        if package != "torch" and not package.startswith("negplug"):
             found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)

@@ -61,6 +61,7 @@ class Call:
         closed: Whether its step is over and has changed a memory.
         discarded: Whether the backward pass that has reached it trained nothing.
         place: Where it was made; empty where that tells nothing.
+        placed: Whether its number is that of its place.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Call:
         self.held: list[tuple[int, Any]] | None = None
         self.fingerprint = BatchFingerprint.of(batch)
         self.times = 1
-        self.closed = self.discarded = False
+        self.closed = self.discarded = self.placed = False
         self.place: Place = ()
         self._hook: weakref.ref[Any] | None = None
 
@@ -192,7 +193,7 @@ class Steps:
         where = self._places.here(self.most)
         number = self._places.number(where, [call.number for call in self._reached])
         call = Call(self, self.following if number is None else number, shared, graph, batch)
-        call.place = where
+        call.place, call.placed = where, number is not None
         self._calls.append(weakref.ref(call))
         if not graph:
             self._ungraphed.append(call)
@@ -255,6 +256,8 @@ class Steps:
         # Calls before the first one were none of the step, as were those whose place was taken.
         rising = numbers == sorted(set(numbers))
         states = [n - min(numbers) + begun for n in numbers] if rising else range(len(numbers))
+        if all(call.placed for call in reached) and len({*numbers}) == len(numbers):
+            states = numbers  # each has sampled from the state of its place
         every = list(zip(states, reached, strict=True))
         discarded = all(call.discarded for call in reached)
         self._forgotten += [every] if discarded and dropped else []

@@ -89,7 +89,7 @@ class MemoryBank(RememberingSampler):
             self._samples = batch.context.dataset.size
         if self._reach > self.count and not free_to_read(batch.anchors.embeddings.device):
             # As wide a pool as without the interruption: sums of another width round otherwise.
-            self.count, self._counted = self._reach, False
+            self.count, self._counted, self._reach = self._reach, False, 0
         sampled = self._written(super().sample(batch), len(batch.anchors))
         if batch.training:
             why = batch.unindexed or "the loss was called without indexes="

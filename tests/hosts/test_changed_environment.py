@@ -50,6 +50,22 @@ def test_a_loop_after_the_variable_has_changed(asks, later):
     assert loss_of() < own - 0.2
 
 
+def test_a_loss_that_was_treated_is_the_host_s_again(asks):
+    own, criterion = loss_of(), NTXentLoss(0.2)
+    asks("uniform(num_negatives=2)")
+    assert float(criterion(*naive.embeddings(2, 16)).detach()) < own - 0.5
+    asks(None)
+    assert float(criterion(*naive.embeddings(2, 16)).detach()) == pytest.approx(own, rel=1e-6)
+
+
+def test_what_a_refusal_advises_is_heard(asks, monkeypatch):
+    asks("in_batch()")
+    with pytest.raises(ValueError, match="overrides the forward of NTXentLoss"):
+        loss_of(Untold)
+    monkeypatch.setenv("NEGPLUG_IGNORE", "Untold")
+    assert loss_of(Untold) > 0
+
+
 def test_a_refusal_ends_with_the_variable(asks):
     asks("in_batch()")
     with pytest.raises(ValueError, match="overrides the forward of NTXentLoss"):

@@ -104,6 +104,18 @@ def relations_of_a_teacher(a, b):
     return F.smooth_l1_loss(torch.pdist(a), torch.pdist(b.detach()))
 
 
+def energy_score(a, b):
+    target = torch.randn_like(a)
+    near = (a - target).norm(dim=1).mean() + (b - target).norm(dim=1).mean()
+    return near / 2 - (a - b).norm(dim=1).mean() / 2
+
+
+def kept_apart(a, b):
+    target = torch.randn_like(a)
+    near = (1 - F.cosine_similarity(a, target)).mean()
+    return near + F.cosine_similarity(a, b).abs().mean()
+
+
 def attention(a, b):
     scores = torch.stack([(a * b).sum(1), (a * turned(b)).sum(1)], 1).softmax(1)
     return F.mse_loss(scores[:, :1] * b + scores[:, 1:] * turned(b), a.detach())
@@ -139,6 +151,7 @@ def divergences(a, b):
 OTHERS = [
     *(pulled_alone, equally_far, similarities_that_are_given, relations_of_a_teacher, attention),
     *(classes, margin_of_prototypes, margin_of_one_hot_classes, teacher, divergences),
+    *(energy_score, kept_apart),
 ]
 
 

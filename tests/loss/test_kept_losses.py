@@ -105,3 +105,35 @@ def test_of_a_hosts_loss_too():
         return values
 
     assert run(True) == run(False)
+
+
+class Directions(nn.Module):
+    """A loss of two places, each with a queue of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss_fn = ContrastiveLoss("queue(size=64)", seed=2)
+
+    def there(self, a, b):
+        return self.loss_fn.contrast(ContrastiveBatch.from_pairs(a, b))
+
+    def back(self, a, b):
+        return self.loss_fn.contrast(ContrastiveBatch.from_pairs(b, a))
+
+    def step(self, order, number):
+        a, b = (z.detach() for z in naive.embeddings(2, 8, seed=number))
+        a, b = a.requires_grad_(), b.requires_grad_()
+        losses = {name: getattr(self, name)(a, b) for name in order}
+        sum(losses.values()).backward()
+        self.loss_fn.end_step()
+        return losses
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_place_keeps_its_queue_whatever_the_order_of_the_calls():
+    usual, swapped = Directions(), Directions()
+    for number in range(6):
+        order = ("there", "back") if number != 3 else ("back", "there")
+        wanted, found = usual.step(("there", "back"), number), swapped.step(order, number)
+        for name, loss in found.items():
+            assert torch.equal(loss, wanted[name]), f"{name} of step {number}"

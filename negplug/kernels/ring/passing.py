@@ -21,7 +21,7 @@ def circulating(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every rank's rows and names, this rank's first, each while the next one arrives.
 
-    Each is the caller's until the next but one is asked for: there is room for two blocks.
+    Each is the caller's until the next is asked for, whose successor then arrives in its place.
 
     Args:
         rows: This rank's, ``[n, d]``.

@@ -92,6 +92,34 @@ def test_another_form_is_refused_and_the_class_s_named(kind, form, declared):
             criterion(*naive.embeddings(2, 8))
 
 
+@pytest.mark.parametrize(("kind", "form"), FORMS)
+@pytest.mark.parametrize("declared", ["ntxent", "dcl", "infonce", "clip"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_forms_are_told_apart_in_a_large_batch_of_views_that_have_little_in_common(
+    kind, form, declared, dtype
+):
+    z = torch.randn(2, 512, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
+    with inject(criterion := kind(0.5), "in_batch()", treat={kind: declared}), autocast:
+        if declared == form:
+            criterion(*z)
+            return
+        with pytest.raises(ValueError, match=rf"declared to be {declared}, but .*: it is {form}"):
+            criterion(*z)
+
+
+def test_a_class_that_writes_into_its_rows_leaves_the_recipe_s_alone():
+    class InPlace(OneDirection):
+        def logits(self, q, k):
+            return super().logits(q.div_(7), k)
+
+    z = [rows.detach() + 0 for rows in naive.embeddings(2, 8)]
+    before = z[0].clone()
+    with inject(criterion := InPlace(), "in_batch()", treat={InPlace: "infonce"}):
+        criterion(*z)
+    assert torch.equal(z[0], before)
+
+
 def test_a_value_of_no_form_is_refused():
     with inject(criterion := Scaled(), "in_batch()", treat={Scaled: "infonce"}):
         with pytest.raises(ValueError, match=r"no other form .*use negplug.ContrastiveLoss"):

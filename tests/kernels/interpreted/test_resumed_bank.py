@@ -36,7 +36,7 @@ def step(loss_fn, batch):
 @pytest.mark.filterwarnings("ignore:memory_bank")
 def test_saving_and_resuming_leave_no_trace(expression):
     straight, saved, resumed = (ContrastiveLoss(expression, seed=3) for _ in range(3))
-    steps = list(batches(4))
+    steps = list(batches(8))
     for number, batch in enumerate(steps):
         wanted = step(straight, batch)
         assert wanted[2]

@@ -50,7 +50,7 @@ def every_ranks_keys(batch: ContrastiveBatch) -> Negatives:
     """
     if world_size() == 1 or batch.gathering is not None:
         return batch.gathered().all_keys()
-    # Who has asked for them takes part in what ends the call.
+    # Even a rank whose objective never reaches the ring takes part in the call's last exchange.
     tie_to(batch, batch.keys.embeddings.new_zeros(()))
     return Negatives(replace(batch.keys, name=STREAMED), EveryRank())
 

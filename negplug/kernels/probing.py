@@ -13,7 +13,7 @@ _NUMBERS = 16
 
 
 @triton.jit
-def doubled(X, Y, BLOCK: tl.constexpr):
+def _doubled(X, Y, BLOCK: tl.constexpr):
     """Write the double of some numbers."""
     place = tl.arange(0, BLOCK)
     tl.store(Y + place, 2 * tl.load(X + place))
@@ -23,4 +23,4 @@ def probe(device: torch.device) -> None:
     """Launch a program on a CUDA or ROCm device; raises whatever Triton raises."""
     with torch.cuda.device(device):
         numbers = torch.empty(2, _NUMBERS, device=device)
-        doubled[(1,)](*numbers, BLOCK=_NUMBERS)
+        _doubled[(1,)](*numbers, BLOCK=_NUMBERS)

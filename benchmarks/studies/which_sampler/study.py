@@ -2,7 +2,7 @@
 
 Usage: python study.py
        python study.py --data cameras --train-size 3000 --epochs 8
-       python study.py --recipe moco --batch-size 32
+       python study.py --recipe moco --batch-size 32 --data cameras --train-size 3000 --epochs 8
        python study.py --device cuda --processes 4 --train-size 55000 --epochs 30 --width 48
 
 Protocol. Every choice is tuned over the same number of temperatures, by linear accuracy on images

@@ -175,6 +175,7 @@ class KeptState:
         loader = private.training_loader(trainer)
         dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
         fresh, self._fresh = self._fresh, None
+        self._given = None  # a checkpoint is read before training begins
         found = self.owner.changed(dataset)
         terms = "no compose" if composition is None else composition.check()
         told = everyones((None if found is None else str(found), terms))

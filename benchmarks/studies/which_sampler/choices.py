@@ -57,6 +57,8 @@ CHOICES = {
     "filtered": Choice("filtered(relative_margin=0.05)"),
     # Of supervised recipes: tells how much false negatives cost at most.
     "filtered, true labels": Choice('filtered(by="labels")'),
+    "eliminate": Choice('false_negatives(action="eliminate")'),
+    "attract": Choice('false_negatives(action="attract")'),
     "synthetic": Choice("hierarchical(in_batch(), synthetic(num_mixed=16, num_hardest=32))"),
     "queue": Choice("hierarchical(in_batch(), queue(size=1024))", recipes=RECIPES),
     "queue, later": Choice(

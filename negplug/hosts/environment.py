@@ -49,6 +49,14 @@ def asked() -> Asked | None:
     return Asked(sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number)
 
 
+def insist_on_none() -> None:
+    """Raise ``ValueError`` if the environment asks for a treatment beside a script's own."""
+    if asked() is not None:
+        raise ValueError(
+            "NEGPLUG_SAMPLER (or --sampler) is set and the script calls inject() too; drop either"
+        )
+
+
 def accumulate() -> int:
     """Return how many micro-batches the environment asks each step to be split into, by default 1.
 

@@ -228,10 +228,7 @@ def inject(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"inject: model must be a torch.nn.Module, got {type(model).__name__}")
-    if environment.asked() is not None:
-        raise ValueError(
-            "NEGPLUG_SAMPLER (or --sampler) is set and the script calls inject() too; drop either"
-        )
+    environment.insist_on_none()
     treatment = Treatment.of(sampler, objective, temperature)
     ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
     injection = inject_where(model, treatment, target, ignore, as_declared(treat))

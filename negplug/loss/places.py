@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from types import FrameType
 
 _FRAMES = 4  # a step's own helper, the step, what calls it
@@ -46,6 +46,22 @@ class Places:
         numbers = dict(found)
         apart = len(set(numbers.values())) == len(numbers) == len(found)
         self._numbers = numbers if apart and len(found) > 1 and () not in numbers else {}
+
+
+def states_of(numbers: Sequence[int], placed: bool, begun: int) -> Sequence[int]:
+    """Return the state that takes in what each call of a step held.
+
+    Args:
+        numbers: Of the calls that a backward pass has reached, in the order of the calls.
+        placed: Whether each has its place's number, and so has sampled from the state of its place.
+        begun: The number of the step's first call.
+    """
+    if placed and len(set(numbers)) == len(numbers):
+        return numbers
+    if numbers == sorted(set(numbers)):
+        # Calls before the first one were none of the step.
+        return [number - min(numbers) + begun for number in numbers]
+    return range(len(numbers))  # nor were those whose place was taken
 
 
 def _place() -> Place:

@@ -35,7 +35,7 @@ from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
 from negplug.loss.fingerprint import BatchFingerprint
-from negplug.loss.places import Place, Places
+from negplug.loss.places import Place, Places, states_of
 from negplug.loss.refusals import no_second_derivative, unknown_call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
@@ -252,12 +252,8 @@ class Steps:
         self._held_open, begun, dropped = False, self._begun, self.passes.dropped
         self._begin()
         self.ended += bool(reached)
-        numbers = [call.number for call in reached]
-        # Calls before the first one were none of the step, as were those whose place was taken.
-        rising = numbers == sorted(set(numbers))
-        states = [n - min(numbers) + begun for n in numbers] if rising else range(len(numbers))
-        if all(call.placed for call in reached) and len({*numbers}) == len(numbers):
-            states = numbers  # each has sampled from the state of its place
+        numbers, placed = [call.number for call in reached], all(call.placed for call in reached)
+        states = states_of(numbers, placed, begun)
         every = list(zip(states, reached, strict=True))
         discarded = all(call.discarded for call in reached)
         self._forgotten += [every] if discarded and dropped else []

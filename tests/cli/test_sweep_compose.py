@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sweeps import Workplace
-from systems import skip_without_process_groups
+from sweeps import Workplace, refused
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
@@ -113,15 +112,4 @@ def test_a_study_from_before_there_were_composers_goes_on() -> None:
 def test_mistakes_are_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    from typer.testing import CliRunner
-
-    from negplug.cli import app
-
-    skip_without_process_groups()
-    monkeypatch.chdir(tmp_path)
-    Path("script.py").touch()
-    command = ["sweep", "script.py", "--seeds", "1", "--out", "out"]
-    done = CliRunner().invoke(app, [*command, *arguments])
-    assert done.exit_code == 2
-    assert sentence in done.stderr
-    assert not Path("out", "runs").exists()
+    assert sentence in refused(monkeypatch, tmp_path, *arguments)

@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweeps import Workplace, wait_for
-from systems import skip_without_process_groups
+from sweeps import Workplace, refused, wait_for
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
@@ -205,18 +204,8 @@ def test_the_command_in_the_report_repeats_the_study(finished: Workplace) -> Non
 def test_mistakes_are_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    from typer.testing import CliRunner
-
-    from negplug.cli import app
-
-    skip_without_process_groups()
-    monkeypatch.chdir(tmp_path)
-    Path("script.py").touch()
-    command = ["sweep", "script.py", "--sampler", "in_batch()", "--seeds", "1", "--out", "out"]
-    done = CliRunner().invoke(app, [*command, *arguments, "--", "{lr}x"])
-    assert done.exit_code == 2
-    assert f"negplug: {sentence}" in done.stderr
-    assert not Path("out", "runs").exists()
+    given = ("--sampler", "in_batch()", *arguments, "--", "{lr}x")
+    assert f"negplug: {sentence}" in refused(monkeypatch, tmp_path, *given)
 
 
 def test_two_folders_on_one_storage_share_the_runs_and_survive_a_kill(place: Workplace) -> None:

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from composed_loops import BATCH, SIZE, WALK, Loop, Points, sampler
+from composed_loops import BATCH, SIZE, WALK, Loop, Points, Sorted, sampler
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from negplug import ComposedBatchSampler, Composer
+from negplug import ComposedBatchSampler
 
 
 def flat(batches):
     return [sample for batch in batches for sample in batch]
-
-
-class Sorted(Composer):
-    """By the first coordinate; keeps what it was given."""
-
-    wants_embeddings = True
-
-    def __init__(self):
-        self.given = []
-
-    def compose(self, epoch):
-        self.given.append(epoch)
-        return epoch.embeddings[:, 0].argsort()
 
 
 @pytest.mark.parametrize("composer", [WALK, "clustered(num_neighbors=3)", "balanced(by='kinds')"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from negplug import ComposedBatchSampler, ContrastiveLoss
+from negplug import ComposedBatchSampler, Composer, ContrastiveLoss
 
 SIZE, BATCH, WIDTH = 26, 4, 3
 WALK = "random_walk(num_neighbors=3, num_candidates=None)"
@@ -23,6 +23,19 @@ class Points(Dataset):
 
     def __getitem__(self, index):
         return self.points[index], self.points[index] + 0.1, index
+
+
+class Sorted(Composer):
+    """By the first coordinate of the embeddings; keeps what it was given."""
+
+    wants_embeddings = True
+
+    def __init__(self):
+        self.given = []
+
+    def compose(self, epoch):
+        self.given.append(epoch)
+        return epoch.embeddings[:, 0].cpu().argsort()
 
 
 def sampler(composer=WALK, dataset=None, **options):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hosts
+from composed_loops import WALK, Sorted
 from fitted import _full_load
 from torch.utils.data import DataLoader
 
-from negplug import Composer
+__all__ = ["BATCH", "SIZE", "WALK", "Seen", "Sorted", "fit", "loader"]
 
 SIZE, BATCH = 26, 8
-WALK = "random_walk(num_neighbors=3, num_candidates=None)"
 
 
 class Seen(hosts.lightning().Callback):
@@ -25,19 +25,6 @@ class Seen(hosts.lightning().Callback):
         lightly = isinstance(batch[2], (list, tuple))
         names = [int(name.split(".")[0]) for name in batch[2]] if lightly else batch[0].tolist()
         self.epochs[-1].append(names)
-
-
-class Sorted(Composer):
-    """By the first coordinate of the embeddings; keeps what it was given."""
-
-    wants_embeddings = True
-
-    def __init__(self):
-        self.given = []
-
-    def compose(self, epoch):
-        self.given.append(epoch)
-        return epoch.embeddings[:, 0].cpu().argsort()
 
 
 def loader(dataset=None, **kwargs):

@@ -11,12 +11,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from systems import skip_without_process_groups
 
 
 def _heed_interrupts() -> None:
     # A shell's background job ignores them, and so would all that it starts: these tests too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str) -> str:
+    """Sweep a script in an empty folder, see that nothing starts, and return what is said."""
+    from typer.testing import CliRunner
+
+    from negplug.cli import app
+
+    skip_without_process_groups()
+    monkeypatch.chdir(path)
+    Path("script.py").touch()
+    command = ["sweep", "script.py", "--seeds", "1", "--out", "out"]
+    done = CliRunner().invoke(app, [*command, *arguments])
+    assert done.exit_code == 2
+    assert not Path("out", "runs").exists()
+    return done.stderr
 
 
 class Workplace:

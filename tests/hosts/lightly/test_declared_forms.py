@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from negplug import inject
+from negplug.contract import variables
 
 pytest.importorskip("lightly.loss")
 
@@ -64,6 +65,12 @@ def _own(q):
 
 
 FORMS = [(OneDirection, "infonce"), (BothDirections, "clip"), (BothViews, "ntxent")]
+
+
+def test_every_form_that_may_be_named_has_its_terms():
+    from negplug_lightly.declared import TERMS
+
+    assert tuple(TERMS) == variables.FORMS
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)

@@ -174,7 +174,15 @@ def triton_refusal(device: torch.device) -> str | None:
 
 @functools.cache
 def _launch_failure(device: torch.device) -> str | None:
-    """Return why Triton launches nothing on a device, after a warning; None if it does."""
+    """Return why Triton serves a card badly or not at all; None if it serves it well.
+
+    Where that costs time, a warning says so.
+    """
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return (
+            f"Triton multiplies without tensor cores on {str(device)!r}, a card before NVIDIA's "
+            f"Ampere, and torch with them"
+        )
     from negplug.kernels.probing import probe
 
     try:

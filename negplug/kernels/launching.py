@@ -51,7 +51,8 @@ def _launch(
     key = (program, on, (*options.items(),), *map(_kind, arguments))
     found = _found.get(key)
     if found is None:
-        compiled = program[grid](*arguments, **options)
+        # Said, for Triton's default is another one from 3.10 on, as 3.9 warns.
+        compiled = program[grid](*arguments, **options, enable_fp_fusion=True)
         # Its remaining parameters, in their order.
         rest = [options[name] for name in program.arg_names[len(arguments) :]]
         _found[key] = compiled, rest

@@ -58,7 +58,7 @@ def test_programs_under_the_interpreter(file):
 
 @pytest.mark.parametrize(
     ("capability", "memory", "width"),
-    [(90, 232_448, 128), (90, 232_448, 512), (80, 166_912, 128), (89, 101_376, 64)],
+    [(90, 232_448, 128), (90, 232_448, 512), (80, 166_912, 128), (89, 101_376, 256)],
     ids=["H100", "H100 wide", "A100", "RTX 4090"],
 )
 def test_tiles_of_pools_fit_the_memory_of_gpus(capability, memory, width, tmp_path):
@@ -79,11 +79,19 @@ def test_what_steps_launch_compiles_for_a_gpu(tmp_path):
 def test_what_a_large_card_launches_compiles(tmp_path):
     """Triton 3.2 aborted the process at each of these, and 3.6 failed at the first."""
     names = ("merged_parts", "distinct_below", "distinct_others", "gradients_of_rows")
+    names += ("sums_of_part", "gradient_of_part")
     script = str(TESTS / "support" / "launches_of_cards.py")
-    output = output_of(script, "90", *names, TRITON_CACHE_DIR=str(tmp_path))
+    output = output_of(script, "90", "232448", *names, TRITON_CACHE_DIR=str(tmp_path))
     missing = {name for name in names if f"compiled {name} " not in output}
     assert not missing, f"nothing launches {missing}"
     assert "'BP': 16" in output
+
+
+def test_pools_fit_the_registers_of_a_card_whose_warps_multiply_alone(tmp_path):
+    names = ("sums_of_part", "gradient_of_part")
+    script = str(TESTS / "support" / "launches_of_cards.py")
+    output = output_of(script, "86", "101376", *names, TRITON_CACHE_DIR=str(tmp_path))
+    assert output.count("'BD': 256") > 1
 
 
 def programs() -> set[str]:

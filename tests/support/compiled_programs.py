@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from negplug.kernels.pool import gradients, programs
-from negplug.kernels.pool.cuts import HALF, SINGLE, SPLIT, Processors, blocks_of
+from negplug.kernels.pool.cuts import HALF, SPLIT, Processors, blocks_of
 
 
 def compiled(
@@ -63,18 +63,17 @@ def check_pools(capability: int, memory: int, width: int) -> None:
         "sums": (programs.sums_of_part, ("A", "ALow", "K", "KLow"), {"MEANS": True, "LIFT": 1}),
         "gradient": (gradients.gradient_of_part, ("R", "RLow", "X", "XLow"), {"BOTH": True}),
     }
+    groups = capability // 10 in (9, 10)
     for launch, (program, rows, more) in launches.items():
-        for kind in (HALF, SPLIT, SINGLE) if (capability, width) == (90, 128) else (SINGLE,):
-            tile = Processors(100, memory).tile(launch, width, kind)
-            precision = "ieee" if kind != SINGLE or capability < 80 else "tf32x3"
-            cut = {"BM": tile.rows, "BN": tile.columns, "PRECISION": precision}
+        for kind in (HALF, SPLIT):
+            tile = Processors(100, memory, groups).tile(width, kind, True, beside=5)
             every["SPLIT"] = kind == SPLIT
-            constants = {**cut, **every, **more}
-            halves = {} if kind == SINGLE else dict.fromkeys(rows, "*fp16")
-            types = types_of(program, constants, **halves)
-            taken = compiled(program, target, types, constants, num_stages=tile.stages)
+            constants = {"BM": tile.rows, "BN": tile.columns, **every, **more}
+            types = types_of(program, constants, **dict.fromkeys(rows, "*fp16"))
+            options = {"num_warps": tile.warps, "num_stages": tile.stages}
+            taken = compiled(program, target, types, constants, **options)
             assert taken <= memory, (launch, kind, tile, taken)
-            assert tile.rows == 16 or taken > memory / 5, "smaller tiles than there is memory for"
+            assert tile.rows > 16, "a processor has memory for larger tiles"
     constants = {"BM": 2, "BP": 32, "BD": block, "MEANS": True}
     compiled(programs.merged_parts, target, types_of(programs.merged_parts, constants), constants)
 

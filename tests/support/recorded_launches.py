@@ -59,8 +59,8 @@ def recorded(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
 
 def ask_directly() -> None:
     """Ask what no small step does: of large pools, and of chains with burn-ins of their own."""
-    # As of so many rows that it pays to split numbers and to look at spans of ids.
-    question._WORTH_SPLITTING = question._WORTH_SPANNING = 0
+    # As of so many rows that it pays to look at spans of ids.
+    question._WORTH_SPANNING = 0
     rows, pool = torch.randn(4, 64), torch.randn(4096, 64)
     ids = torch.arange(4), torch.arange(4096)
     nearest_columns(rows, pool, *ids, 3)

@@ -20,7 +20,7 @@ from negplug.kernels.launching import launch
 from negplug.kernels.sizes import cdiv, power_of_2
 
 # Numbers in the rows of a program, in float64 forward; a row that is wider does not fit registers.
-_NUMBERS_FORWARD, _NUMBERS_BACKWARD = 1024, 4096
+_NUMBERS_FORWARD, _NUMBERS_BACKWARD = 1024, 2048
 _WIDEST = 4096
 # Numbers in a slice of rows; the gradient of wider ones is made of several.
 _SLICE = 256
@@ -138,9 +138,9 @@ def _write(
     anchors, keys, positives, kept, pulls, mutual = saved
     out, out_negative = written
     rows, width = out.shape
-    # What a product of tiles takes at the least.
+    # A product of tiles takes 16 at the least.
     padded = min(max(power_of_2(width), 16), _SLICE)
-    side = min(_NUMBERS_BACKWARD // padded, 32)
+    side = min(max(_NUMBERS_BACKWARD // padded, 16), 32)
     launch(
         gradients_of_rows,
         (cdiv(rows, side), cdiv(width, padded)),

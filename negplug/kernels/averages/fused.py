@@ -15,9 +15,10 @@ from negplug.kernels.samples import find
 from negplug.kernels.samples.programs import first_of_equals
 from negplug.kernels.sizes import cdiv, power_of_2
 
-# Keys of a program, and those that it compares them with at a time.
+# Keys of a program, and those that it compares them with at a time: of wide rows fewer have
+# registers.
 _KEYS = 16
-_COMPARED = 32
+_COMPARED, _COMPARED_NUMBERS = 32, 4096
 
 # Numbers of a row that a program holds.
 _WIDEST = 512
@@ -35,7 +36,7 @@ def fused_average(
     found = find(names[1], indexes)
     written = (names[1] != empty).sum()
     flags = indexes.new_empty(count, dtype=torch.int32)
-    grid = (cdiv(count, _KEYS),)
+    grid, padded = (cdiv(count, _KEYS),), max(power_of_2(width), 16)
     launch(first_of_equals, grid, indexes, indexes, flags, count, BN=_KEYS, BT=256)
     launch(
         averages_of_samples,
@@ -55,8 +56,8 @@ def fused_average(
         names.stride(0),
         arriving.stride(0),
         BN=_KEYS,
-        BT=_COMPARED,
-        BD=max(power_of_2(width), 16),
+        BT=min(max(_COMPARED_NUMBERS // padded, 16), _COMPARED),
+        BD=padded,
         PRECISION="ieee",
     )
     # A program's writes are none that autograd sees.

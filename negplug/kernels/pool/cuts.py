@@ -16,8 +16,9 @@ from negplug.kernels.sizes import cdiv, power_of_2
 # Programs for each of a device's processors, so that none waits for the last ones.
 _PROGRAMS = 2
 
-# The most numbers of a row that a block holds; wider rows are taken block after block.
-_WIDEST = 256
+# The most numbers of a row that a block holds; rows that are wider are taken in blocks of less,
+# for which registers suffice.
+_WIDEST, _BLOCK_OF_WIDER = 256, 128
 
 
 SINGLE, HALF, SPLIT = "float32", "float16", "two float16"
@@ -32,43 +33,55 @@ class Tile(NamedTuple):
         columns: Of a tile.
         warps: That share the work.
         stages: Tiles of columns that are on their way or at work.
+        widest: Numbers of a block's rows up to which registers suffice.
     """
 
     rows: int
     columns: int
     warps: int
     stages: int
+    widest: int = _WIDEST
 
-    def memory(self, width: int, blocks: int, kind: str) -> int:
+    def memory(self, width: int, blocks: int, kind: str, beside: int, groups: bool) -> int:
         """Return how many bytes of shared memory it takes at most.
 
-        They are a block of rows, the tiles of columns, one more of them for its transpose or its
-        copies, and the probabilities. Products of float32 may copy the block too (on NVIDIA's
-        Hopper, and everywhere in Triton 3.2). tests/kernels/test_triton.py compares with what
-        programs take.
+        They are a block of rows, the tiles of columns, and the probabilities; of rows of several
+        blocks, all blocks are on their way, and the one that is written comes beside them. Products
+        of float32 may copy all of it. tests/kernels/test_triton.py compares with what programs
+        take.
 
         Args:
             width: Numbers of a block's rows.
-            blocks: Blocks that a row is made of; of several, all are on their way.
+            blocks: Blocks that a row is made of.
             kind: What rows are made of.
+            beside: Bytes that are read for each pair of a row and a column: weights, masks.
+            groups: As of :class:`Processors`.
         """
-        held = self.rows * (self.stages if blocks > 1 else 1) + self.columns * (self.stages + 1)
-        held += self.rows if kind == SINGLE else 0
-        return (2 if kind == HALF else 4) * (held * width + self.rows * self.columns) + 2048
+        several = blocks > 1
+        held = self.rows * (self.stages if several else 1)
+        held += self.columns * (self.stages - (not groups) + several)
+        if kind == SINGLE:
+            held += self.rows + 2 * self.columns
+        pairs = self.rows * self.columns
+        numbers = held * width + pairs
+        return (2 if kind == HALF else 4) * numbers + self.stages * beside * pairs + 2048
 
 
 # The most wanted first; the last is taken where none fits. At d = 128 and N = 32,768 the first of
 # each was the quickest on an H200, in prototypes of these programs: of float16 0.53 ms forward and
-# 0.96 ms backward, of two float16 1.5 ms and 2.4 ms.
+# 0.96 ms backward, of two float16 1.5 ms and 2.4 ms. Others are the largest that spill no register
+# when they are compiled, by kind and by whether warps multiply in groups.
 _TILES = {
-    ("sums", HALF): (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
-    ("gradient", HALF): (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
-    ("sums", SPLIT): (Tile(64, 64, 4, 2),),
-    ("gradient", SPLIT): (Tile(64, 64, 4, 2),),
-    ("sums", SINGLE): (Tile(64, 64, 4, 2),),
-    ("gradient", SINGLE): (Tile(64, 64, 4, 2),),
+    (HALF, True): (Tile(64, 64, 4, 3),),
+    (HALF, False): (Tile(64, 64, 4, 3, widest=128), Tile(64, 64, 8, 2), Tile(32, 64, 8, 2)),
+    (SPLIT, True): (Tile(64, 64, 4, 2, widest=128), Tile(64, 32, 4, 2)),
+    (SPLIT, False): (Tile(32, 64, 8, 2), Tile(32, 32, 8, 2)),
+    (SINGLE, True): (Tile(64, 64, 4, 2, widest=128),),
+    (SINGLE, False): (Tile(64, 64, 4, 2, widest=128),),
 }
-_SMALL = (Tile(32, 32, 4, 2), Tile(16, 16, 4, 2))
+# Sums of numbers leave registers for more rows than sums of rows.
+_TILE_OF_NUMBERS = {HALF: Tile(128, 64, 4, 3)}
+_SMALL = (Tile(32, 32, 4, 2, widest=128), Tile(16, 16, 4, 2))
 
 
 class Processors(NamedTuple):
@@ -77,10 +90,13 @@ class Processors(NamedTuple):
     Attributes:
         number: How many there are.
         memory: Shared memory of each, in bytes.
+        groups: Whether four warps multiply together, from shared memory: on NVIDIA's Hopper and on
+            its Blackwell for data centres.
     """
 
     number: int
     memory: int
+    groups: bool = True
 
     @classmethod
     def of(cls, device: torch.device) -> Processors:
@@ -89,36 +105,52 @@ class Processors(NamedTuple):
             return cls(1, 2**18)  # under Triton's interpreter
         return _found(torch.cuda.current_device() if device.index is None else device.index)
 
-    def tile(self, launch: str, width: int, kind: str) -> Tile:
-        """Return the tile of a launch, ``"sums"`` or ``"gradient"``, for rows of so many numbers.
+    def tile(self, width: int, kind: str, written: bool, beside: int) -> Tile:
+        """Return the tile of a launch for rows of so many numbers.
 
         Args:
-            launch: Which one.
             width: Numbers of a row.
             kind: What rows are made of.
+            written: Whether sums of rows are written, and not only of numbers.
+            beside: Bytes that are read for each pair.
         """
         block, blocks = blocks_of(width)
-        tiles = (*_TILES[launch, kind], *_SMALL)
-        return next((t for t in tiles if t.memory(block, blocks, kind) <= self.memory), tiles[-1])
+        tiles = (*_TILES[kind, self.groups], *_SMALL)
+        if not written and kind in _TILE_OF_NUMBERS:
+            tiles = (_TILE_OF_NUMBERS[kind], *tiles)
+        fitting = (
+            tile
+            for tile in tiles
+            if block <= tile.widest
+            and tile.memory(block, blocks, kind, beside, self.groups) <= self.memory
+        )
+        return next(fitting, tiles[-1])
 
 
 def blocks_of(width: int) -> tuple[int, int]:
     """Return how many numbers a block of a row has, a power of two, and how many blocks it is."""
-    block = min(max(power_of_2(width), 16), _WIDEST)
+    block = max(power_of_2(width), 16)
+    if block > _WIDEST:
+        block = _BLOCK_OF_WIDER
     return block, cdiv(width, block)
 
 
+def has_quick_halves(device: torch.device) -> bool:
+    """Return whether products of float16 are quick here: on NVIDIA's cards."""
+    return device.type == "cpu" or torch.version.hip is None
+
+
 def precision_of(device: torch.device) -> str:
-    """Return how float32 is multiplied: TF32 needs NVIDIA's Ampere or later."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return "ieee"
-    return "tf32x3" if torch.cuda.get_device_capability(device)[0] >= 8 else "ieee"
+    """Return how float32 is multiplied: NVIDIA's cards make three products of TF32."""
+    return "tf32x3" if device.type == "cuda" and torch.version.hip is None else "ieee"
 
 
 @functools.cache
 def _found(index: int) -> Processors:
     found = triton.runtime.driver.active.utils.get_device_properties(index)
-    return Processors(found["multiprocessor_count"], found["max_shared_mem"])
+    # Of consumers' Blackwell the number is 12.
+    groups = torch.version.hip is None and torch.cuda.get_device_capability(index)[0] in (9, 10)
+    return Processors(found["multiprocessor_count"], found["max_shared_mem"], groups)
 
 
 class Shape(NamedTuple):
@@ -141,19 +173,19 @@ class Shape(NamedTuple):
     grid: tuple[int, int, int]
 
     @classmethod
-    def of(cls, launch: str, rows: torch.Tensor, columns: int, written: bool, kind: str) -> Shape:
+    def of(cls, rows: torch.Tensor, columns: int, written: bool, kind: str, beside: int) -> Shape:
         """Return the cut of a launch.
 
         Args:
-            launch: ``"sums"`` or ``"gradient"``.
             rows: ``[N, d]``.
             columns: Their number.
             written: Whether rows are written, and not only a number for each.
             kind: What rows are made of.
+            beside: Bytes that are read for each pair.
         """
         count, width = rows.shape
         processors = Processors.of(rows.device)
-        tile = processors.tile(launch, width, kind)
+        tile = processors.tile(width, kind, written, beside)
         block, blocks = blocks_of(width)
         outputs = blocks if written else 1
         many = cdiv(count, tile.rows)

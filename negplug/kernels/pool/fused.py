@@ -12,10 +12,10 @@ takes a pass over its rows j,
 
 and that of a symmetric batch one pass for both sides, with g_i e^{s_ij − ℓ_i} + g_j e^{s_ij − ℓ_j}.
 The running maximum makes all of it exact at every temperature, and no sum depends on the order in
-which programs run. Products of float32 take three TF32 products each ("tf32x3"), in large pools
-three products of float16, which are quicker and as exact. Under autocast the rows are rounded to
-float16, which for numbers below 1 has three bits more than bfloat16 and is as quick; sums stay
-float32. Logits are those of :mod:`negplug.kernels.pool.logits`.
+which programs run. Products of float32 take three products of float16 each, which are quick and
+nearly as exact; three of TF32 ("tf32x3") would find no registers. Under autocast the rows are
+rounded to float16, which for numbers below 1 has three bits more than bfloat16 and is as quick;
+sums stay float32. Logits are those of :mod:`negplug.kernels.pool.logits`.
 
 Import this module only where Triton is installed.
 """
@@ -79,8 +79,8 @@ class _PoolLogSumExp(torch.autograd.Function):
         mask: Tensor | None,
     ) -> Tensor:
         question = Question.of(anchor_ids, pool_ids, temperature, log_weight, mask)
-        half, pairs = under_autocast(), len(anchors) * len(pool)
-        rows, columns = (Operand.of(each, half, pairs) for each in (anchors, pool))
+        half = under_autocast()
+        rows, columns = (Operand.of(each, half) for each in (anchors, pool))
         value, total, mean = sums(rows, columns, question, means=ctx.needs_input_grad[0])
         frozen = not ctx.needs_input_grad[1]
         ctx.save_for_backward(mean, *(() if frozen else (*rows[:2], *columns[:2], total)))
@@ -106,7 +106,7 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, ids: Tensor, temperature: float) -> Tensor:
         question = Question.of(ids, ids, temperature, None, None)
-        rows = Operand.of(z, under_autocast(), len(z) ** 2)
+        rows = Operand.of(z, under_autocast())
         value, total, _ = sums(rows, rows, question, means=False)
         ctx.save_for_backward(*rows[:2], total)
         ctx.question = question

@@ -60,7 +60,6 @@ def gradient_of_part(
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
     BOTH: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Write factor · Σ_i g_i 2^{s_ij − ℓ_i} x_i of each row j, over one part of the columns i.
 
@@ -96,10 +95,10 @@ def gradient_of_part(
             x_low = rows_of(XLow, column, block, columns, width, BD)
         if BLOCKS == 1:
             products = tl.zeros([BM, BN], tl.float32)
-            products = product(r, r_low, tl.trans(x), tl.trans(x_low), products, SPLIT, PRECISION)
+            products = product(r, r_low, tl.trans(x), tl.trans(x_low), products, SPLIT, "ieee")
         else:
             products = wide_products(
-                R, RLow, X, XLow, row, column, rows, columns, width, BM, BN, BD, SPLIT, PRECISION
+                R, RLow, X, XLow, row, column, rows, columns, width, BM, BN, BD, SPLIT, "ieee"
             )
         grad = tl.load(Grad + column, mask=column < columns, other=0.0) * up
         total = tl.load(Total + column, mask=column < columns, other=0.0)
@@ -135,7 +134,7 @@ def gradient_of_part(
             p = tl.exp2(s - total[None, :]) * grad[None, :]
             if BOTH:
                 p += tl.exp2(s - row_total[:, None]) * row_grad[:, None]
-        out = weighted(p, x, x_low, out, SPLIT, PRECISION)
+        out = weighted(p, x, x_low, out, SPLIT, "ieee")
     dim = block + tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     at = (part.to(tl.int64) * rows + row)[:, None] * width + dim[None, :]

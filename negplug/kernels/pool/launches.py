@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.launching import launch
-from negplug.kernels.pool.cuts import SINGLE, SPLIT, Shape, blocks_of, precision_of
+from negplug.kernels.pool.cuts import SINGLE, SPLIT, Shape, blocks_of
 from negplug.kernels.pool.gradients import gradient_of_part
 from negplug.kernels.pool.programs import merged_parts, sums_of_part
 from negplug.kernels.pool.question import Operand, Question
@@ -36,7 +36,7 @@ def sums(
     What is returned is float32.
     """
     count, width = rows.rows.shape
-    shape = Shape.of("sums", rows.rows, len(columns.rows), means, rows.kind)
+    shape = Shape.of(rows.rows, len(columns.rows), means, rows.kind, question.beside)
     device = rows.rows.device
     single: dict[str, Any] = {"dtype": torch.float32, "device": device}
     highest, added = torch.empty(2, shape.parts, count, **single)
@@ -102,7 +102,7 @@ def gradient(
     if not count:
         return torch.empty_like(rows.rows, dtype=torch.float32)
     columns_number = len(columns.rows)
-    shape = Shape.of("gradient", rows.rows, columns_number, True, rows.kind)
+    shape = Shape.of(rows.rows, columns_number, True, rows.kind, question.beside)
     out = rows.rows.new_empty(shape.parts, count, width, dtype=torch.float32)
     lifted = rows.kind != SINGLE
     largest = torch.linalg.vector_norm(grad, torch.inf) if lifted else total
@@ -153,7 +153,6 @@ def _constants(shape: Shape, rows: Operand, question: Question) -> dict[str, Any
         "SPANS": question.row_spans is not None,
         "WEIGHTED": question.weight is not None,
         "MASKED": question.mask is not None,
-        "PRECISION": precision_of(rows.rows.device) if rows.kind == SINGLE else "ieee",
         "num_warps": shape.tile.warps,
         "num_stages": shape.tile.stages,
     }

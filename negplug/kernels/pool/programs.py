@@ -59,7 +59,6 @@ def sums_of_part(
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
     MEANS: tl.constexpr,
-    PRECISION: tl.constexpr,
     LIFT: tl.constexpr,
 ):
     """Write m, Σ 2^{s − m} and Σ 2^{s − m} k of one part, m being the part's highest logit.
@@ -85,10 +84,10 @@ def sums_of_part(
             k_low = rows_of(KLow, column, block, columns, width, BD)
         if BLOCKS == 1:
             products = tl.zeros([BM, BN], tl.float32)
-            products = product(a, a_low, tl.trans(k), tl.trans(k_low), products, SPLIT, PRECISION)
+            products = product(a, a_low, tl.trans(k), tl.trans(k_low), products, SPLIT, "ieee")
         else:
             products = wide_products(
-                A, ALow, K, KLow, row, column, rows, columns, width, BM, BN, BD, SPLIT, PRECISION
+                A, ALow, K, KLow, row, column, rows, columns, width, BM, BN, BD, SPLIT, "ieee"
             )
         meet = True
         if SPANS:
@@ -124,7 +123,7 @@ def sums_of_part(
             p = tl.exp2(s - shift[:, None])
             sums = sums * faded + tl.sum(p, 1)
             if MEANS:
-                means = weighted(p * LIFT, k, k_low, means * faded[:, None], SPLIT, PRECISION)
+                means = weighted(p * LIFT, k, k_low, means * faded[:, None], SPLIT, "ieee")
             highest = after
     if FLAT:
         # What the logits are greater by.

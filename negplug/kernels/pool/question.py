@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.launching import launch
-from negplug.kernels.pool.cuts import HALF, SINGLE, SPLIT, precision_of
+from negplug.kernels.pool.cuts import HALF, SINGLE, SPLIT, has_quick_halves
 from negplug.kernels.pool.prepared import halves_of_numbers, spans_of_ids
 from negplug.kernels.sizes import cdiv
 
@@ -22,7 +22,7 @@ STEEPEST = 50.0
 _RAISED = 64
 
 # So many pairs make up for a launch beforehand.
-_WORTH_SPLITTING, _WORTH_SPANNING = 1 << 20, 1 << 22
+_WORTH_SPANNING = 1 << 22
 
 # Numbers of a program that splits.
 _SPLIT_AT_ONCE = 4096
@@ -47,19 +47,18 @@ class Operand(NamedTuple):
         return _RAISED if self.kind == SPLIT else 1
 
     @classmethod
-    def of(cls, rows: Tensor, half: bool, pairs: int) -> Operand:
-        """Return rows ``[n, d]`` of float32, to be multiplied for so many pairs.
+    def of(cls, rows: Tensor, half: bool) -> Operand:
+        """Return rows ``[n, d]`` of float32 as they are multiplied.
 
         Args:
             rows: Of unit length.
             half: Whether float16 is enough.
-            pairs: How many similarities are asked for.
         """
         if half:
             rows = rows.to(torch.float16).contiguous()
             return cls(rows, rows, HALF)
         rows = rows.contiguous()
-        if pairs < _WORTH_SPLITTING or not _has_quick_halves(rows.device):
+        if not has_quick_halves(rows.device):
             return cls(rows, rows, SINGLE)
         high, low = (torch.empty_like(rows, dtype=torch.float16) for _ in range(2))
         count = rows.numel()
@@ -133,6 +132,11 @@ class Question(NamedTuple):
             column_spans=self.row_spans,
         )
 
+    @property
+    def beside(self) -> int:
+        """Bytes that are read for each pair of a row and a column."""
+        return 4 * (self.weight is not None) + (self.mask is not None)
+
     def flat(self, kind: str) -> bool:
         """Return whether exponentials of logits are taken as they are."""
         return kind == HALF and self.weight is None and self.temperature * STEEPEST >= 1
@@ -143,8 +147,3 @@ def _spans(ids: Tensor) -> Tensor:
     spans = ids.new_empty(2, cdiv(len(ids), 64))
     launch(spans_of_ids, (spans.shape[1],), ids, spans, len(ids), num_warps=1)
     return spans
-
-
-def _has_quick_halves(device: torch.device) -> bool:
-    """Return whether products of float16 are quick: on NVIDIA's from Ampere on."""
-    return device.type == "cpu" or precision_of(device) == "tf32x3"

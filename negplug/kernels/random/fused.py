@@ -21,7 +21,7 @@ MOST = 128
 
 # Integers of a program; Triton's interpreter pays for each program.
 _ENTRIES = {"cpu": 2**16}
-_ENTRIES_ELSEWHERE = 256
+_ENTRIES_ELSEWHERE = 128
 _WARPS = 4
 
 

@@ -59,5 +59,4 @@ def fused_gradient(
 
 
 def _operands(anchors: Tensor, block: Tensor, half: bool) -> tuple[Operand, Operand]:
-    pairs = len(anchors) * len(block)
-    return Operand.of(anchors, half, pairs), Operand.of(block, half, pairs)
+    return Operand.of(anchors, half), Operand.of(block, half)

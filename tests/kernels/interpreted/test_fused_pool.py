@@ -30,8 +30,8 @@ def processors(request, monkeypatch):
     """
     *found, many = request.param
     monkeypatch.setattr(Processors, "of", lambda device: Processors(*found))
-    for worth in ("_WORTH_SPLITTING", "_WORTH_SPANNING"):
-        monkeypatch.setattr(asked, worth, many)
+    monkeypatch.setattr(asked, "_WORTH_SPANNING", many)
+    monkeypatch.setattr(asked, "has_quick_halves", lambda device: not many)
 
 
 def question(rows, keys, width, weighted, seed=0):

@@ -257,5 +257,6 @@ def quickstart(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def speed(session: nox.Session) -> None:
     """Time, memory and accuracy beside both hosts' own; tables in benchmarks/results/speed.md."""
-    session.install(".[fast,sweep]", "scikit-learn", "lightly>=1.6", *SOLO)
+    two_towers = "open-clip-torch sentence-transformers".split()
+    session.install(".[fast,sweep]", "scikit-learn", "lightly>=1.6", *two_towers, *SOLO)
     session.run("python", "benchmarks/speed/all.py", *session.posargs, env=ENVIRONMENT)

@@ -2,10 +2,10 @@
 
     python benchmarks/speed/all.py
 
-runs each question's script in a process of its own and writes ``speed.md`` beside their CSV files.
-A question that fails is named at the end, and the others run all the same. For figures to publish,
-have the machine for yourself. ``--quick`` tries everything out in small. ``--device cuda`` measures
-a card, into a folder with its name.
+runs each question's script in a process of its own and writes ``speed.md`` beside their CSV files,
+and the tables of ``docs/how/cost.md``. A question that fails is named at the end, and the others
+run all the same. For figures to publish, have the machine for yourself. ``--quick`` tries
+everything out in small. ``--device cuda`` measures a card, into a folder with its name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import cost_page
 import torch
 import typer
 from devices import CPU, DeviceOption
@@ -27,6 +28,7 @@ QUESTIONS = {
     "ceilings": "--seconds 1",
     "in_batch_loss": "--batch-size 256 --seconds 1",
     "queue_loss": "--seconds 1",
+    "every_choice": "--batch-size 256 --choice in_batch() --choice emc2(size=4096) --seconds 1",
     "negatives_number": "--num-negatives 4 --num-negatives 64 --seconds 1",
     "chosen_columns": "--pool 512 --seconds 0.1",
     "growth": "--batch-size 256 --batch-size 512 --seconds 1",
@@ -39,7 +41,9 @@ QUESTIONS = {
     "gradient_snr": "--epochs 3",
 }
 """Script → its arguments for a quick try."""
-ON_CARDS = dict.fromkeys(("in_batch_loss", "growth", "negatives_number", "overhead"), "--seconds 5")
+ON_CARDS = dict.fromkeys(
+    ("in_batch_loss", "every_choice", "growth", "negatives_number", "overhead"), "--seconds 5"
+)
 """Script → its arguments on a card, where 200 rounds take seconds."""
 NOT_ON_A_CPU = {"resnet_step"}
 """Scripts that take too long there, and whose question others answer."""
@@ -75,6 +79,8 @@ def main(
             failed.append(question)
         print(f"{question}: {time.perf_counter() - start:.0f} s", flush=True)
     print(write(results))
+    if results.resolve() == RESULTS.resolve() and device.type == "cpu":
+        print(cost_page.write())
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         raise typer.Exit(1)

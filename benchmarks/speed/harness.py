@@ -178,7 +178,8 @@ def quantiles(seconds: Sequence[float]) -> Row:
 def machine(threads: int, device: torch.device = CPU) -> Row:
     """Return the columns that say where a row was measured."""
     on_card = device.type == "cuda"
-    libraries = ("lightly", "solo-learn", "negplug", "triton" if on_card else "numba")
+    hosts = ("lightly", "solo-learn", "open-clip-torch", "sentence-transformers")
+    libraries = (*hosts, "negplug", "triton" if on_card else "numba")
     versions = {library: _version(library) for library in libraries}
     return {
         "device": device.type,

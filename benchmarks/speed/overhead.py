@@ -14,10 +14,9 @@ for the device.
 from __future__ import annotations
 
 import functools
-import itertools
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +46,8 @@ from losses import (
     ours,
     solo,
 )
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from views import correlated_views
+from views import correlated_views, known_samples
 
 IMAGES = 1024
 CLASSES = 5
@@ -94,21 +92,11 @@ class Writes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def known_samples(batch_size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Yield which images a batch has and their classes, over and over."""
-    generator = torch.Generator().manual_seed(0)
-    order = torch.cat([torch.randperm(IMAGES, generator=generator) for _ in range(8)])
-    whole = order[: len(order) // batch_size * batch_size].to(device)
-    return itertools.cycle(
-        {"indexes": indexes, "labels": indexes % CLASSES} for indexes in whole.split(batch_size)
-    )
-
-
 def treated_step(sampler: str, batch_size: int, device: torch.device) -> Step:
     """Return forward and backward pass and update of ours."""
     loss = ours(TEMPERATURE, sampler).to(device)
     views = correlated_views(batch_size, DIMENSION, device=device)
-    known = known_samples(batch_size, device)
+    known = known_samples(IMAGES, CLASSES, batch_size, device)
 
     def step() -> None:
         for view in views:

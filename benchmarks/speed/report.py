@@ -188,6 +188,10 @@ _QUESTIONS: dict[str, tuple[str, Callable[[list[Record]], str]]] = {
     "in_batch_loss": ("Losses over the batch size", _host_tables),
     "gradient_accuracy": ("Relative error of the gradient in float32", _accuracy),
     "negatives_number": ("Over the number of negatives, B = 1,024", _number),
+    "every_choice": (
+        "Every sampler and objective, memories full",
+        _columns("kind", *_TIMES, "peak_extra_mib"),
+    ),
     "growth": ("Over large batches", _growth),
     "queue_loss": (
         "A queue of 65,536 keys, keys written included",

@@ -20,7 +20,8 @@ import typer
 from devices import CPU, DeviceOption, in_precision, precisions, results_of
 from harness import RESULTS, Row, Step, append, interleaved, machine, quantiles, show
 from losses import LIGHTLY, TEMPERATURE, lightly, on_device, ours
-from overhead import IMAGES, known_samples
+from overhead import CLASSES, IMAGES
+from views import known_samples
 
 sys.path.insert(1, str(Path(__file__).parents[1] / "recipes"))
 from backbone import build_backbone
@@ -47,7 +48,7 @@ def steps_of(samplers: list[str], batch_size: int, device: torch.device) -> dict
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     images = torch.randn(2 * batch_size, 3, SIDE, SIDE).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
-    known = known_samples(batch_size, device)
+    known = known_samples(IMAGES, CLASSES, batch_size, device)
     precision = precisions(device)[-1]
 
     def step_with(name: str) -> Step:

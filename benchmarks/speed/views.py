@@ -1,6 +1,9 @@
-"""Embeddings of two correlated views, as a projection head would hand them to a loss."""
+"""Two correlated views of a batch, as a projection head would hand them to a loss, and whose."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
 
 import torch
 from devices import CPU
@@ -29,3 +32,22 @@ def correlated_views(
     noise = torch.randn(2, batch_size, dimension, generator=generator)
     first, second = (samples + spread * noise).to(device)
     return first.requires_grad_(), second.requires_grad_()
+
+
+def known_samples(
+    images: int, classes: int, batch_size: int, device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Yield which images a batch has and their classes, over and over.
+
+    Args:
+        images: Of the data set; a pass over it takes them in a new order.
+        classes: Likewise.
+        batch_size: B.
+        device: Where both lie.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.cat([torch.randperm(images, generator=generator) for _ in range(8)])
+    whole = order[: len(order) // batch_size * batch_size].to(device)
+    return itertools.cycle(
+        {"indexes": indexes, "labels": indexes % classes} for indexes in whole.split(batch_size)
+    )

@@ -26,20 +26,22 @@ def check_streams(objective: Objective, sampler: NegativeSampler) -> None:
         objective: What is to use the negatives.
         sampler: The outermost sampler.
     """
-    inside = next((part for part in sampler.all_samplers() if part.streams), None)
-    if inside is None:
+    parts = list(sampler.all_samplers())
+    streaming = [part for part in parts if part.streams]
+    if not streaming:
         return
-    for part in sampler.all_samplers():
-        if not part.streams and inside in part.all_samplers():
+    for part in reversed(parts):  # what is inside comes first, and is named
+        inside = [other for other in part.all_samplers() if other.streams]
+        if inside and not part.streams:
             raise ValueError(
-                f"{part} looks at single rows, and those of {inside} go around a ring, so that no "
-                f"rank holds them all; leave ring=True out, or let the ring stand alone"
+                f"{part} looks at single rows, and those of {inside[-1]} go around a ring, so that "
+                f"no rank holds them all; leave ring=True out, or let the ring stand alone"
             )
     if not objective.takes_streams:
         raise ValueError(
             f"{objective} needs more of its negatives than their log-sum-exp, which is all that "
-            f"comes of {inside}; leave ring=True out, or choose infonce(), decoupled(), ifm() or "
-            f"rince()"
+            f"comes of {streaming[-1]}; leave ring=True out, or choose infonce(), decoupled(), "
+            f"ifm() or rince()"
         )
 
 

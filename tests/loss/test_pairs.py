@@ -137,6 +137,29 @@ def test_each_direction_remembers_the_other_encoder_alone():
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("sampler", ["queue(size=20)", "uniform(2, source=memory_bank(size=9))"])
+def test_both_directions_go_on_where_they_stopped(sampler):
+    def trained(loss_fn, steps):
+        found = []
+        for step in steps:
+            z = towers(seed=step)
+            names = (torch.arange(6, device=DEVICE) + 3 * step) % 9
+            found.append(loss_fn.pairs(*z, indexes=names))
+            found += torch.autograd.grad(found[-1], [*z, *loss_fn.parameters()])
+            loss_fn.end_step()
+        return found
+
+    def new():
+        return ContrastiveLoss(sampler, temperature=LearnedTemperature(0.2), seed=1).to(DEVICE)
+
+    stopped, resumed = new(), new()
+    expected = trained(new(), range(5))[-8:]
+    trained(stopped, range(3))
+    resumed.load_state_dict(stopped.state_dict())
+    found = trained(resumed, range(3, 5))
+    assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
+
+
 def on_a_rank(rank, world):
     cuts = {1: [0, 6], 4: [0, 1, 3, 4, 6]}[world]
     z = towers(hard=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -18,24 +19,55 @@ from negplug.contract.gathering import Gathering
 from negplug.contract.negatives import EveryRank, enumerated
 from negplug.contract.objective import Objective
 from negplug.contract.shapes import check_negatives
+from negplug.plugins.manager import plugins
 
 RING = "gather(ring=True)"
-CHOOSING = [
-    f"hard(num_negatives=2, source={RING})",
-    f"uniform(num_negatives=2, source={RING})",
-    f"filtered(by='labels', source={RING})",
-    f"hierarchical({RING}, queue(size=8))",
-    f"schedule(in_batch(), hard(num_negatives=2, source={RING}), from_steps=(0, 5))",
-    f"gumbel_max(source={RING})",
-    f"synthetic(num_noisy=1, sigma=0.1, source={RING})",
-    f"false_negatives(source={RING})",
+CHOOSING = {
+    "uniform": "uniform(num_negatives=2, source={})",
+    "hard": "hard(num_negatives=2, source={})",
+    "filtered": "filtered(by='labels', source={})",
+    "false_negatives": "false_negatives(source={})",
+    "stratified": "stratified(num_negatives=2, source={})",
+    "synthetic": "synthetic(num_noisy=1, sigma=0.1, source={})",
+    "gumbel_max": "gumbel_max(source={})",
+    "emc2": "emc2(source={})",
+    "isir": "isir(source={})",
+    "hierarchical": "hierarchical({}, queue(size=8))",
+}
+"""Sampler → an expression of it, with a place for the one that it reads."""
+STREAMING = [RING, f"schedule(in_batch(), {RING}, from_steps=(0, 5))"]
+PLACES = [
+    "{}",
+    "schedule({}, in_batch(), from_steps=(0, 5))",
+    "schedule(in_batch(), {}, from_steps=(0, 5))",
+    f"schedule({{}}, {RING}, from_steps=(0, 5))",
+    f"schedule({RING}, {{}}, from_steps=(0, 5))",
+    f"schedule({RING}, schedule(in_batch(), {{}}, from_steps=(0, 5)), from_epochs=(0, 5))",
+    "hierarchical(queue(size=8), {})",
+    "uniform(num_negatives=1, source={})",
 ]
 
 
-@pytest.mark.parametrize("sampler", CHOOSING)
-def test_who_looks_at_single_rows_is_refused(sampler):
-    with pytest.raises(ValueError, match=r"looks at single rows, and those of gather\(ring=True\)"):
-        ContrastiveLoss(sampler)
+def test_every_built_in_sampler_that_reads_another_is_tried():
+    reading = {
+        provided.spec.name
+        for provided in plugins().provided("sampler")
+        if provided.plugin.distribution == "negplug"
+        for parameter in inspect.signature(provided.spec.factory).parameters.values()
+        if parameter.name == "source" or parameter.kind is parameter.VAR_POSITIONAL
+    }
+    assert reading == {*CHOOSING, "schedule"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("streaming", STREAMING, ids=["ring", "schedule"])
+@pytest.mark.parametrize("name", CHOOSING)
+def test_who_looks_at_single_rows_is_refused_wherever_it_stands(name, streaming, place):
+    choosing = CHOOSING[name].format(streaming)
+    with pytest.raises(ValueError, match="looks at single rows") as refused:
+        ContrastiveLoss(place.format(choosing))
+    assert str(refused.value).startswith(f"{name}(")
+    assert "those of gather(ring=True) go around a ring" in str(refused.value)
 
 
 @pytest.mark.parametrize("objective", ["relic(alpha=1.0)", "debiased()", "sigmoid()", "sogclr()"])

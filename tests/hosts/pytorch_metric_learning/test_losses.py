@@ -59,7 +59,7 @@ def test_rows_with_references_of_their_own(name):
     same(loss_of(name), call, [z, reference])
 
 
-@pytest.mark.parametrize(("name", "symmetric"), itertools.product(NAMES, [True, False]))
+@pytest.mark.parametrize(("name", "symmetric"), list(itertools.product(NAMES, [True, False])))
 def test_two_views(name, symmetric):
     views = naive.embeddings(2, 9)
     same(losses.SelfSupervisedLoss(loss_of(name), symmetric), lambda loss: loss(*views), views)

@@ -209,6 +209,8 @@ def test_marks_go_the_way_of_rows():
         top, _ = x[:, 0].topk(3)
         within, _ = x.sort(dim=1)
         weighted = torch.eye(6).flip(0) @ x
+        assigned = x.clone()
+        assigned.data = x.flip(0)
         summed = x.clone().scatter_add_(0, torch.zeros(6, 4, dtype=torch.int64), x)
     assert marks.of(z).tolist() == marks.of(product).tolist() == list(range(6))
     assert marks.of(moved).tolist() == [5, 0, 1]
@@ -225,6 +227,7 @@ def test_marks_go_the_way_of_rows():
     assert torch.equal(marks.of(top), x[:, 0].argsort(descending=True)[:3].int())
     assert marks.of(within).tolist() == list(range(6))
     assert set(marks.of(weighted).tolist()) == {MIXED}
+    assert marks.of(assigned).tolist() == [5, 4, 3, 2, 1, 0]
     assert marks.of(lost) is marks.of(summed) is None
 
 

@@ -41,7 +41,7 @@ from negplug.samplers.stratified import Stratified
         (
             "filtered(by='classes.csv')",
             ValueError,
-            r'filtered: by must be "labels", "groups" with file=… \(the path of a .npy file\), None',
+            'filtered: by must be "labels", "groups" with file=… .the path of a .npy file.',
         ),
         ("filtered(by='groups.npy')", ValueError, "filtered: by must be .*, got 'groups.npy'"),
         ("filtered(similarity=-1)", ValueError, r"filtered: similarity must be in \(-1, 1\], got"),

@@ -39,6 +39,7 @@ _WRITES = frozenset("__setitem__ copy index_copy index_put masked_scatter scatte
 _ORDERS = {"sort": 1, "topk": 2}
 """Functions that order values and return their places too; at which place they take ``dim``."""
 _PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
+_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 _LOSES = frozenset("index_add index_reduce scatter_add scatter_reduce".split())
 """Functions that add rows to rows."""
 
@@ -94,8 +95,8 @@ class RowMarks(TorchFunctionMode):
         plain = name if name.endswith("__") else name.removesuffix("_")  # in place or not
         if name.endswith("_like") or name.startswith("new_"):
             return  # other values
-        results = list(tensors_in(result))
-        if func == Tensor.data.__set__:
+        results, marks = list(tensors_in(result)), list[Tensor | None]()
+        if func == _SET_DATA:
             results, marks = [args[0]], [self.of(args[1])]
         elif plain in _LOSES:
             marks = [None] * len(results)
@@ -118,11 +119,11 @@ class RowMarks(TorchFunctionMode):
             if name in _PRODUCTS and self.of(args[0]) is None and args[1].ndim == 2:
                 rows = torch.full_like(rows, MIXED)  # sums over the rows, with weights of its own
             marks = [rows] * len(results)
-        for tensor, rows in zip(results, marks, strict=True):
-            if rows is None:
+        for tensor, mark in zip(results, marks, strict=True):
+            if mark is None:
                 self._marks.pop(id(tensor), None)
-            elif tensor.shape[: rows.ndim] == rows.shape:
-                self.set(tensor, rows)
+            elif tensor.shape[: mark.ndim] == mark.shape:
+                self.set(tensor, mark)
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         rows, values = self.of(args[0]), [*args[1:], *kwargs.values()]

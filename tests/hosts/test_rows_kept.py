@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import hosts
 import pytest
 import torch
+import validating
 from torch import nn
 
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
@@ -141,6 +144,16 @@ def test_rows_that_leave_no_trace_are_warned_of():
     with pytest.warns(UserWarning, match="the rows that .* gets cannot be followed") as told:
         fit(by_numpy)
     assert sum("cannot be followed" in str(each.message) for each in told) == 1
+
+
+def test_validation_is_not_followed():
+    module = validating.recipe()
+    control = hosts.negative_control()("memory_bank()")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer = hosts.trainer(callbacks=[control], max_epochs=2, val_check_interval=1)
+        trainer.fit(module, hosts.loader(), validating.loader())
+    assert not [each for each in told if "cannot be followed" in str(each.message)]
 
 
 def changed(change):

@@ -96,7 +96,7 @@ class RowsKept:
         def watched(*args: Any, **kwargs: Any) -> Any:
             if not self._trainer.training or torch.compiler.is_compiling():
                 return own(*args, **kwargs)
-            given, before = (args, kwargs), self._size
+            given, before = (args, kwargs), (self._size, self._followed)
             size = _size(given)
             if name == "training_step":
                 self._size = size = self.size or size
@@ -108,7 +108,8 @@ class RowsKept:
                 with self._marks:
                     result = own(*args, **kwargs)
             finally:
-                self._size = before  # of the step that has samples outside the batch embedded
+                # Those of a step that has samples outside the batch embedded, or of none.
+                self._size, self._followed = before
             if name != "training_step" and self._wrong_in((given, result), size):
                 self._moved.append(said)
             return result

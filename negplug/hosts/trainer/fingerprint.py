@@ -7,8 +7,8 @@ targets, images; of each the first entry, the last and some between. Paths count
 that they share, so that a data set may be moved.
 
 A data set that keeps nothing in memory (a database, say) is known by its type, its length, its
-plain settings and the sizes of its files. A user who knows better gives it an attribute ``negplug_token``, a string or an
-integer, which then stands for all of it.
+plain settings and the sizes of its files. A user who knows better gives it an attribute
+``negplug_token``, a string or an integer, which then stands for all of it.
 """
 
 from __future__ import annotations

@@ -122,6 +122,26 @@ def test_rows_that_are_moved_as_a_batch_begins(of_the_module):
         hosts.trainer(callbacks=callbacks).fit(module, hosts.loader())
 
 
+class Samples:
+    """A batch of the recipe's own kind."""
+
+    def __init__(self, samples):
+        self.parts = torch.utils.data.default_collate(samples)
+
+
+def test_rows_of_a_batch_that_is_an_object():
+    if hosts.solo_generation():
+        pytest.skip("its batches are lists")
+    module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: step(
+        with_views(batch.parts, MOVES["flipped"]), batch_idx
+    )
+    loader = torch.utils.data.DataLoader(hosts.Pairs(16), batch_size=8, collate_fn=Samples)
+    with pytest.raises(ValueError, match="training_step moves, drops"):
+        hosts.trainer(callbacks=[control]).fit(module, loader)
+
+
 def test_rows_that_are_mixed_from_an_epoch_on():
     module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
     step, epochs = module.training_step, []
@@ -222,6 +242,9 @@ def test_marks_go_the_way_of_rows():
         top, _ = x[:, 0].topk(3)
         within, _ = x.sort(dim=1)
         weighted = torch.eye(6).flip(0) @ x
+        projected = (torch.ones(2, 4) @ x.T).T
+        attended = (x @ x.T).softmax(1) @ x
+        centres = torch.ones(3, 6) @ x
         assigned = x.clone()
         assigned.data = x.flip(0)
         summed = x.clone().scatter_add_(0, torch.zeros(6, 4, dtype=torch.int64), x)
@@ -241,7 +264,8 @@ def test_marks_go_the_way_of_rows():
     assert marks.of(within).tolist() == list(range(6))
     assert set(marks.of(weighted).tolist()) == {MIXED}
     assert marks.of(assigned).tolist() == [5, 4, 3, 2, 1, 0]
-    assert marks.of(lost) is marks.of(summed) is None
+    assert marks.of(projected).tolist() == marks.of(attended).tolist() == list(range(6))
+    assert marks.of(lost) is marks.of(summed) is marks.of(centres) is None
 
 
 def test_of_rows_in_the_form_of_others_nothing_is_said():

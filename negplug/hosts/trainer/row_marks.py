@@ -40,6 +40,7 @@ _ORDERS = {"sort": 1, "topk": 2}
 """Functions that order values and return their places too; at which place they take ``dim``."""
 _PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
 _SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+_TURNS: Any = (Tensor.T.__get__, Tensor.mT.__get__)  # type: ignore[attr-defined]
 _LOSES = frozenset("index_add index_reduce scatter_add scatter_reduce".split())
 """Functions that add rows to rows."""
 
@@ -105,9 +106,11 @@ class RowMarks(TorchFunctionMode):
         elif name in _ORDERS:
             dim = kwargs.get("dim", args[_ORDERS[name]] if len(args) > _ORDERS[name] else -1)
             marks = [_short(self._numbers(args[0]).gather(dim, results[1].cpu())), None]
+        elif name in _PRODUCTS:
+            marks = [self._product(args[0], args[1], result.shape)]
         elif plain == "where":
             marks = [self._chosen(func, args)]
-        elif name in _JOINS or (name in _MOVES and self._has_rows(args[0])):
+        elif name in _JOINS or ((name in _MOVES or func in _TURNS) and self._has_rows(args[0])):
             # Numbers may lie in memory once for many values, and then not be viewed as these are.
             func = Tensor.reshape if name == "view" else func
             named = {name: value for name, value in kwargs.items() if name != "out"}
@@ -115,10 +118,7 @@ class RowMarks(TorchFunctionMode):
             moved = func(with_tensors(args[0], self._numbers), *rest, **named)
             marks = [_short(numbers) for numbers in tensors_in(moved)]
         else:
-            rows = _met([self._of(tensor) for tensor in given])
-            if name in _PRODUCTS and self.of(args[0]) is None and args[1].ndim == 2:
-                rows = torch.full_like(rows, MIXED)  # sums over the rows, with weights of its own
-            marks = [rows] * len(results)
+            marks = [_met([self._of(tensor) for tensor in given])] * len(results)
         for tensor, mark in zip(results, marks, strict=True):
             if mark is None:
                 self._marks.pop(id(tensor), None)
@@ -140,6 +140,24 @@ class RowMarks(TorchFunctionMode):
         if len(marked) < 2:
             return self.of(marked[0]) if marked else None
         return _whole(func(*with_tensors(args, self._as_numbers)), self._of(marked[0]))
+
+    def _product(self, left: Tensor, right: Tensor, shape: torch.Size) -> Tensor | None:
+        """Return the marks of ``left @ right``, of this shape: those of the rows on the left.
+
+        Where these are of no sample they are weights of the rows ``[K, M]`` on the right, whose
+        samples are mixed then; fewer or more sums than K may be centres, of which nothing is said.
+        A column of one sample stays one.
+        """
+        rows = self.of(left)
+        if rows is not None:
+            return rows if rows.ndim < left.ndim else None
+        if right.ndim != 2:
+            return self.of(right)
+        numbers = self._numbers(right)
+        same = (numbers == numbers[:1]).all(0)
+        if not same.all() and shape[0] != len(numbers):
+            return None
+        return _short(torch.where(same, numbers[0], MIXED).expand(shape))
 
     def _is_marked(self, value: Tensor) -> bool:
         """Return whether it has values of samples; integers choose among them."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negplug.hosts.nested import tensors_in
+from negplug.hosts.nested import tensors_in, tensors_of_batch
 from negplug.hosts.trainer.collate import INSTEAD
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 from negplug.hosts.treated_loss import TreatedLoss
@@ -90,13 +90,16 @@ class RowsKept:
 
     def _watch(self, owner: Any, name: str, begins: bool) -> None:
         own, was_set = getattr(owner, name), name in vars(owner)
-        said = name if owner is self._model or name != _START else f"{type(owner).__name__}.{name}"
+        of_callback = name == _START and owner is not self._model
+        said = f"{type(owner).__name__}.{name}" if of_callback else name
 
         @functools.wraps(own)
         def watched(*args: Any, **kwargs: Any) -> Any:
             if not self._trainer.training or torch.compiler.is_compiling():
                 return own(*args, **kwargs)
-            given, before = (args, kwargs), (self._size, self._followed)
+            # A callback is given the Trainer and the model ahead of the batch.
+            batch = [*args, *kwargs.values()][2 if of_callback else 0]
+            given, before = list(tensors_of_batch(batch)), (self._size, self._followed)
             size = _size(given)
             if name == "training_step":
                 self._size = size = self.size or size
@@ -110,7 +113,7 @@ class RowsKept:
             finally:
                 # Those of a step that has samples outside the batch embedded, or of none.
                 self._size, self._followed = before
-            if name != "training_step" and self._wrong_in((given, result), size):
+            if name != "training_step" and self._wrong_in(tensors_of_batch([batch, result]), size):
                 self._moved.append(said)
             return result
 
@@ -127,17 +130,18 @@ class RowsKept:
         setattr(owner, name, watched)
         self._put_back.append(put_back)
 
-    def _marks_in(self, values: Any) -> list[Tensor]:
+    def _marks_in(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Return the marks of embeddings and images."""
-        tensors = [t for t in tensors_in(values) if t.is_floating_point() and t.ndim > 1]
-        return [rows for t in tensors if (rows := self._marks.of(t)) is not None]
+        rows = [t for t in tensors if t.is_floating_point() and t.ndim > 1]
+        return [marks for t in rows if (marks := self._marks.of(t)) is not None]
 
-    def _wrong_in(self, values: Any, size: int) -> tuple[int, int] | None:
+    def _wrong_in(self, tensors: Iterable[Tensor], size: int) -> tuple[int, int] | None:
         with torch._C.DisableTorchFunction():
-            wrong = (_first_wrong(rows.flatten(), size) for rows in self._marks_in(values))
+            wrong = (_first_wrong(rows.flatten(), size) for rows in self._marks_in(tensors))
             return next(filter(None, wrong), None)
 
-    def _look(self, treated: TreatedLoss, given: tuple[Any, ...]) -> None:
+    def _look(self, treated: TreatedLoss, arguments: tuple[Any, ...]) -> None:
+        given = list(tensors_in(arguments))
         wrong = self._wrong_in(given, self._size)
         if wrong is not None:
             self._say(treated, *wrong)
@@ -145,9 +149,9 @@ class RowsKept:
             self._told = True
             warnings.warn(
                 f"{treated.loss.sampler}: the rows that {treated.name} gets cannot be followed "
-                f"from the batch to the loss (what NumPy makes has no trace of them), and row b is "
-                f"taken for sample b; if it is not, hand indexes over in training_step, by "
-                f"provide(indexes=…) of the callback's injection",
+                f"from the batch to the loss (what NumPy or torch.func makes has no trace of "
+                f"them), and row b is taken for sample b; if it is not, hand indexes over in "
+                f"training_step, by provide(indexes=…) of the callback's injection",
                 stacklevel=2,
             )
 
@@ -175,9 +179,9 @@ def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:
     return row, int(rows[row])
 
 
-def _size(batch: Any) -> int:
+def _size(tensors: Iterable[Tensor]) -> int:
     """Return how many samples a batch has, at most: the fewest rows of a tensor of several."""
-    lengths = [len(tensor) for tensor in tensors_in(batch) if tensor.ndim]
+    lengths = [len(tensor) for tensor in tensors if tensor.ndim]
     return min((length for length in lengths if length > 1), default=1)
 
 

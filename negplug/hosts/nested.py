@@ -1,4 +1,7 @@
-"""Tensors in lists, tuples and mappings, as batches and arguments of functions hold them."""
+"""Tensors in lists, tuples and mappings, as batches and arguments of functions hold them.
+
+Batches may be objects of the recipe's own too, whose attributes hold them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 _DEPTH = 6
+_OBJECTS = 4
+"""How deep batches of objects are searched."""
 
 
 def tensors_in(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
@@ -20,6 +25,19 @@ def tensors_in(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
     elif depth and isinstance(value, (list, tuple)):
         for part in value:
             yield from tensors_in(part, depth - 1)
+
+
+def tensors_of_batch(batch: Any, depth: int = _OBJECTS) -> Iterator[Tensor]:
+    """Yield the tensors in a batch or a sample, those in attributes of objects included."""
+    if isinstance(batch, (Tensor, str, bytes)) or not depth:
+        yield from tensors_in(batch, 0)
+    elif isinstance(batch, Mapping):
+        yield from tensors_of_batch(list(batch.values()), depth)
+    elif isinstance(batch, (list, tuple)):
+        for part in batch:
+            yield from tensors_of_batch(part, depth - 1)
+    else:
+        yield from tensors_of_batch(list(getattr(batch, "__dict__", {}).values()), depth - 1)
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

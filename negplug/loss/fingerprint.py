@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,16 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 
 _PARTS = 4
+_SAME = 1e-6  # squared distance of embeddings of length one that may be the same
+
+
+class Recognised(Protocol):
+    """What has a fingerprint."""
+
+    fingerprint: BatchFingerprint
+
+
+_Call = TypeVar("_Call", bound=Recognised)
 
 
 class BatchFingerprint(NamedTuple):
@@ -35,6 +46,14 @@ class BatchFingerprint(NamedTuple):
         """Return the mean squared distance to a fingerprint of the same shapes, ``[]``."""
         one, two = torch.cat(self.rows), torch.cat(other.rows)
         return (one - two.to(one)).square().sum(1).mean()
+
+    def nearest(self, calls: Iterable[_Call]) -> list[_Call]:
+        """Return the calls of the same shapes that are the least apart, in their order."""
+        alike = [call for call in calls if call.fingerprint.shapes == self.shapes]
+        if len(alike) < 2:
+            return alike
+        apart = torch.stack([self.distance(call.fingerprint) for call in alike]).tolist()
+        return [c for c, d in zip(alike, apart, strict=True) if d <= min(apart) + _SAME]
 
 
 def _few(rows: Tensor) -> Tensor:

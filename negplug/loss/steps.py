@@ -40,8 +40,7 @@ from negplug.loss.refusals import no_second_derivative, unknown_call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
 _KEPT = 32  # steps that were forgotten and may count after all
-_SAME = 1e-6  # squared distance of embeddings of length one that are computed twice
-_ALIKE = 1e-2
+_ALIKE = 1e-2  # squared distance of embeddings of length one that are computed twice
 _serial = itertools.count()
 
 
@@ -181,6 +180,10 @@ class Steps:
         if self._pass_over():
             # A closure's calls again, or further ones of a step that is held open.
             self._again = self._first if place.again(self._place) else None
+            if self._again is None and self.passes.dropped and not self.passes.aside.found:
+                # Its gradients are gone, as those of SAM's first pass: the step begins again.
+                self._forgotten.append(self._left())
+                self.passes.dropped = False
             self._first = self._after_last() if self._again is None else self._first
             self._final, self._finished = False, optimizers.finished()
         self._place = place
@@ -207,15 +210,10 @@ class Steps:
         """
         print_ = BatchFingerprint.of(batch)
         calls = [*_alive(self._earlier), *_alive(self._calls)]
-        alike = [call for call in calls if call.fingerprint.shapes == print_.shapes]
+        alike = print_.nearest(calls)
         if not alike:
             raise unknown_call()
-        call = alike[0]
-        if len(alike) > 1:
-            each = [print_.distance(call.fingerprint) for call in alike]
-            apart = torch.stack(each).tolist()
-            nearest = [c for c, d in zip(alike, apart, strict=True) if d <= min(apart) + _SAME]
-            call = min(nearest, key=lambda call: call.times)
+        call = min(alike, key=lambda call: call.times)
         late.check("call computed again", print_.distance(call.fingerprint) > _ALIKE, unknown_call)
         if call.closed:
             raise RuntimeError(
@@ -246,23 +244,18 @@ class Steps:
             number of the state that takes in what it held. Without any it was no step.
         """
         self.passes.settle()
-        reached = sorted(self._reached, key=lambda call: call.serial)
-        self._places.learn((call.place, call.number) for call in reached)
-        self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
-        self._held_open, begun, dropped = False, self._begun, self.passes.dropped
+        every, dropped, self._held_open = self._left(), self.passes.dropped, False
+        self._places.learn((call.place, call.number) for _, call in every)
         self._begin()
-        self.ended += bool(reached)
-        numbers, placed = [call.number for call in reached], all(call.placed for call in reached)
-        states = states_of(numbers, placed, begun)
-        every = list(zip(states, reached, strict=True))
-        discarded = all(call.discarded for call in reached)
+        self.ended += bool(every)
+        discarded = all(call.discarded for _, call in every)
         self._forgotten += [every] if discarded and dropped else []
         before = list(self._forgotten) if self.passes.aside.found else []
         self.number += len(before) + (not discarded)
         if before or not discarded:
             self._forgotten.clear()
         if not discarded:
-            self.most = max(self.most or 0, 1 + max(states))
+            self.most = max(self.most or 0, *(1 + state for state, _ in every))
         now = [(state, call) for state, call in every if not call.discarded]
         return [*itertools.chain(*before), *now]
 
@@ -274,6 +267,14 @@ class Steps:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
         vars(self).update(state)
+
+    def _left(self) -> list[tuple[int, Call]]:
+        """Return the calls that were reached, each with its state; the step has no calls then."""
+        reached = sorted(self._reached, key=lambda call: call.serial)
+        numbers, placed = [call.number for call in reached], all(call.placed for call in reached)
+        self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
+        self._calls, self._reached = [], []
+        return list(zip(states_of(numbers, placed, self._begun), reached, strict=True))
 
     def _pass_over(self) -> bool:
         """Whether the backward pass of the calls so far is over."""

@@ -51,6 +51,8 @@ _NOTHING = (
     "absolute_margin=…, relative_margin=…, the name of a column, or several of them"
 )
 
+_BY = '"labels", "groups" with file=… (the path of a .npy file), None'
+
 
 class Filtered(NegativeSampler):
     """The source's negatives without those that a criterion takes for false ones.
@@ -105,7 +107,7 @@ class Filtered(NegativeSampler):
             raise ValueError(_NOTHING)
         column = None
         if by not in (None, "labels", "groups"):
-            column = check_column("filtered", by, '"labels", "groups", None')
+            column = check_column("filtered", by, _BY)
         if (by == "groups") != (file is not None):
             raise ValueError(
                 f'filtered: by="groups" and file=… go together, got by={by!r} and '

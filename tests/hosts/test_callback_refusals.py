@@ -5,6 +5,7 @@ from __future__ import annotations
 import hosts
 import pytest
 import torch
+import validating
 
 from negplug import inject
 
@@ -53,6 +54,20 @@ def test_a_loss_that_stops_being_called_is_an_error():
     control = hosts.negative_control()("in_batch()")
     with pytest.raises(RuntimeError, match="but epoch 1 never called it"):
         hosts.trainer(callbacks=[control], max_epochs=3).fit(module, hosts.loader())
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_trainer_inside_a_fit_needs_a_callback_of_its_own(stage):
+    control = hosts.negative_control()("queue(size=16)")
+
+    class Inside(hosts.lightning().Callback):
+        def on_train_epoch_end(self, *_):
+            run = getattr(hosts.trainer(callbacks=[control]), stage)
+            run(validating.recipe(), hosts.loader())
+
+    with pytest.raises(ValueError, match="in the middle of a fit; a Trainer that runs inside"):
+        hosts.trainer(callbacks=[control, Inside()]).fit(hosts.recipe(), hosts.loader())
+    hosts.trainer(callbacks=[control]).fit(hosts.recipe(), hosts.loader())
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,27 @@ def test_a_manual_optimisation_with_a_scaler():
     assert count == 3 * 16
 
 
+def test_the_two_passes_of_sam_without_a_closure_are_one_step():
+    """The first one's gradients are gone when the second begins, which is the step once more."""
+    module = recipe()
+    module.automatic_optimization = False
+    inner = module.training_step
+
+    def training_step(batch, batch_idx):
+        optimizer = module.optimizers().optimizer
+        for last in (False, True):
+            loss = inner(batch, batch_idx)
+            module.manual_backward(loss["loss"] if isinstance(loss, dict) else loss)
+            if last:
+                optimizer.step()
+            optimizer.zero_grad()
+
+    module.training_step = training_step
+    drawn, count, _ = trained(module)
+    assert drawn == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert count == BATCHES * 16
+
+
 def test_gradients_that_a_hook_of_the_recipe_throws_away():
     module = recipe()
 

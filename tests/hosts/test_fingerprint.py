@@ -142,3 +142,21 @@ def test_subsets_of_samples_that_say_their_own_index_do_not_count():
     assert dataset_of(loader, numbered_inside=True) is parent
     assert dataset_of(loader) is loader.dataset
     assert dataset_of({"a": loader, "b": loader}) == (loader.dataset, loader.dataset)
+
+
+def test_a_database_is_known_by_the_sizes_of_its_files(tmp_path):
+    """Wherever it lies."""
+
+    def database(name, *sizes):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, size in enumerate(sizes):
+            (folder / f"{number}.bin").write_bytes(bytes(size))
+        return Kept(20, root=str(folder))
+
+    first, moved = database("a", 30, 40), database("b", 30, 40)
+    assert of_dataset(first) == of_dataset(moved)
+    assert of_dataset(database("c", 30, 41)) != of_dataset(first)
+    file, shorter = (Kept(20, path=f"{tmp_path}/a/{number}.bin") for number in (1, 0))
+    assert of_dataset(file) != of_dataset(shorter)
+    assert of_dataset(database("many", *range(40))) == of_dataset(database("more", *range(50)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import hosts
 import pytest
 import torch
+import validating
 from torch import nn
 
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
@@ -44,12 +47,15 @@ MOVES = {
     "halves": lambda x: torch.cat([x[:4], x[:4]]),
     "selected": lambda x: x.index_select(0, ORDER).contiguous() * 2,
     "chunks": lambda x: torch.cat(x.chunk(4)[::-1]),
+    "gathered": lambda x: x.gather(0, ORDER.view(-1, 1, 1, 1).expand_as(x)),
+    "written": lambda x: x.clone().index_copy_(0, ORDER, x),
 }
 KEEPS = {
     "there and back": lambda x: x[ORDER][ORDER.argsort()],
     "other axes": lambda x: x.flip(3).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
     "two batches": lambda x: torch.cat([x, x + 0.1]).chunk(2)[0],
     "stacked": lambda x: torch.stack([x, x]).flatten(0, 1).view(2, *x.shape)[1],
+    "added up": lambda x: torch.zeros_like(x).index_add_(0, torch.arange(8), x),
     "noise": lambda x: torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x + 1e-3 * torch.rand(()), x),
 }
 
@@ -62,7 +68,7 @@ def test_rows_that_a_training_step_moves(name):
 
 @pytest.mark.parametrize("hook", ["on_before_batch_transfer", "on_after_batch_transfer"])
 def test_rows_that_a_hook_moves(hook):
-    with pytest.raises(ValueError, match=f"{hook}, training_step moves, drops"):
+    with pytest.raises(ValueError, match=f"(but|:) {hook} moves, drops"):
         fit(MOVES["shuffled"], hook)
     fit(KEEPS["noise"], hook)
 
@@ -83,10 +89,91 @@ def cut_and_paste(x):
     return x
 
 
-@pytest.mark.parametrize("mix", [lambda x: 0.7 * x + 0.3 * x[ORDER], cut_and_paste])
+MIXES = {
+    "mixup": lambda x: 0.7 * x + 0.3 * x[ORDER],
+    "CutMix": cut_and_paste,
+    "chosen": lambda x: torch.where(torch.rand(x.shape) < 0.5, x, x[ORDER]),
+    "weighted": lambda x: (torch.full((8, 8), 1 / 8) @ x.flatten(1)).view_as(x),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
 def test_rows_that_a_training_step_mixes(mix):
     with pytest.raises(ValueError, match=r"or mixes rows .*row 0 of .* is made of several samples"):
         fit(mix)
+
+
+@pytest.mark.parametrize("of_the_module", [False, True])
+def test_rows_that_are_moved_as_a_batch_begins(of_the_module):
+    class Turning(hosts.lightning().Callback):
+        def on_train_batch_start(self, trainer, module, batch, *_):
+            turn(batch)
+
+    def turn(batch, *_):
+        views = next(part for part in batch if isinstance(part, list))
+        views[:] = [view.flip(0) for view in views]
+
+    module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    if of_the_module:
+        module.on_train_batch_start = turn
+    callbacks = [control] if of_the_module else [control, Turning()]
+    whose = "" if of_the_module else r"Turning\."
+    with pytest.raises(ValueError, match=rf"(but|:) {whose}on_train_batch_start moves, drops"):
+        hosts.trainer(callbacks=callbacks).fit(module, hosts.loader())
+
+
+class Samples:
+    """A batch of the recipe's own kind."""
+
+    def __init__(self, samples):
+        self.parts = torch.utils.data.default_collate(samples)
+
+
+def test_rows_of_a_batch_that_is_an_object():
+    if hosts.solo_generation():
+        pytest.skip("its batches are lists")
+    module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: step(
+        with_views(batch.parts, MOVES["flipped"]), batch_idx
+    )
+    loader = torch.utils.data.DataLoader(hosts.Pairs(16), batch_size=8, collate_fn=Samples)
+    with pytest.raises(ValueError, match="training_step moves, drops"):
+        hosts.trainer(callbacks=[control]).fit(module, loader)
+
+
+def test_rows_that_are_mixed_from_an_epoch_on():
+    module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    step, epochs = module.training_step, []
+
+    def training_step(batch, batch_idx):
+        epochs.append(module.current_epoch)
+        mixed = with_views(batch, MIXES["mixup"]) if module.current_epoch == 2 else batch
+        return step(mixed, batch_idx)
+
+    module.training_step = training_step
+    with pytest.raises(ValueError, match="or mixes rows of a batch"):
+        hosts.trainer(callbacks=[control], max_epochs=4).fit(module, hosts.loader())
+    assert epochs == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_rows_that_leave_no_trace_are_warned_of():
+    def by_numpy(x):
+        return torch.from_numpy(x.numpy()[::-1].copy())
+
+    with pytest.warns(UserWarning, match="the rows that .* gets cannot be followed") as told:
+        fit(by_numpy)
+    assert sum("cannot be followed" in str(each.message) for each in told) == 1
+
+
+def test_validation_is_not_followed():
+    module = validating.recipe()
+    control = hosts.negative_control()("memory_bank()")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer = hosts.trainer(callbacks=[control], max_epochs=2, val_check_interval=1)
+        trainer.fit(module, hosts.loader(), validating.loader())
+    assert not [each for each in told if "cannot be followed" in str(each.message)]
 
 
 def changed(change):
@@ -151,6 +238,16 @@ def test_marks_go_the_way_of_rows():
         torch.cat([x[3:], x[:3]], out=filled)
         turned = z.unsqueeze(0).transpose(0, 1).squeeze(1)
         lost = torch.from_numpy(z.detach().numpy())
+        ordered, _ = x.sort(dim=0, descending=True)
+        top, _ = x[:, 0].topk(3)
+        within, _ = x.sort(dim=1)
+        weighted = torch.eye(6).flip(0) @ x
+        projected = (torch.ones(2, 4) @ x.T).T
+        attended = (x @ x.T).softmax(1) @ x
+        centres = torch.ones(3, 6) @ x
+        assigned = x.clone()
+        assigned.data = x.flip(0)
+        summed = x.clone().scatter_add_(0, torch.zeros(6, 4, dtype=torch.int64), x)
     assert marks.of(z).tolist() == marks.of(product).tolist() == list(range(6))
     assert marks.of(moved).tolist() == [5, 0, 1]
     assert marks.of(written).tolist() == [0, 4, 5, 3, 4, 5]
@@ -162,7 +259,13 @@ def test_marks_go_the_way_of_rows():
     assert marks.of(filled).tolist() == [3, 4, 5, 0, 1, 2]
     assert torch.equal(filled, torch.cat([x[3:], x[:3]]))
     assert marks.of(turned).tolist() == list(range(6))
-    assert marks.of(lost) is None
+    assert torch.equal(marks.of(ordered), x.argsort(dim=0, descending=True).int())
+    assert torch.equal(marks.of(top), x[:, 0].argsort(descending=True)[:3].int())
+    assert marks.of(within).tolist() == list(range(6))
+    assert set(marks.of(weighted).tolist()) == {MIXED}
+    assert marks.of(assigned).tolist() == [5, 4, 3, 2, 1, 0]
+    assert marks.of(projected).tolist() == marks.of(attended).tolist() == list(range(6))
+    assert marks.of(lost) is marks.of(summed) is marks.of(centres) is None
 
 
 def test_of_rows_in_the_form_of_others_nothing_is_said():

@@ -83,13 +83,54 @@ def test_a_second_fit_of_the_same_model_on_other_images_starts_afresh(caplog):
     assert "this is Shifted of 24" in caplog.text
 
 
-def test_a_model_whose_weights_were_put_back_is_another():
+def load_weights(module, weights):
+    module.load_state_dict(weights)
+
+
+def copy_into_data(module, weights):
+    """As averages of weights are put in their place, which autograd does not see."""
+    for name, parameter in module.named_parameters():
+        parameter.data.copy_(weights[name])
+
+
+@pytest.mark.parametrize("put_back", [load_weights, copy_into_data])
+def test_a_model_whose_weights_were_put_back_is_another(put_back):
     control, module = hosts.negative_control()("memory_bank()"), hosts.recipe()
     first, weights = AtFirst(control), copy.deepcopy(module.state_dict())
     for _ in range(2):
-        module.load_state_dict(weights)
+        put_back(module, weights)
         fit(control, module, hosts.Pairs(), first)
     assert first.rows == [0, 0]
+
+
+class Listed(hosts.Pairs):
+    """Takes its samples from a list of files, which it may shuffle in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.files = [f"{number}.png" for number in range(24)]
+
+    def __getitem__(self, index):
+        return super().__getitem__(int(self.files[index].removesuffix(".png")))
+
+
+def test_a_list_of_files_that_is_shuffled_in_place_is_of_other_samples(caplog):
+    class Shuffle(hosts.lightning().Callback):
+        def on_train_epoch_end(self, *_):
+            data.files.reverse()
+
+    data, module = Listed(), hosts.recipe()
+    control = hosts.negative_control()("memory_bank()")
+    with pytest.raises(ValueError, match="from epoch 1 on the training data set is Listed of 24"):
+        fit(control, module, data, Shuffle(), max_epochs=2)
+    control = hosts.negative_control()("memory_bank()")
+    first = AtFirst(control)
+    with caplog.at_level(logging.INFO, "negplug"):
+        for _ in range(2):
+            fit(control, module, data, first)
+            data.files.reverse()
+    assert first.rows == [0, 0]
+    assert "its state was of Listed of 24" in caplog.text
 
 
 def test_gradient_moments_are_of_one_model():

@@ -41,8 +41,9 @@ from negplug.samplers.stratified import Stratified
         (
             "filtered(by='classes.csv')",
             ValueError,
-            'filtered: by must be "labels", "groups", None or',
+            'filtered: by must be "labels", "groups" with file=… .the path of a .npy file.',
         ),
+        ("filtered(by='groups.npy')", ValueError, "filtered: by must be .*, got 'groups.npy'"),
         ("filtered(similarity=-1)", ValueError, r"filtered: similarity must be in \(-1, 1\], got"),
         ("filtered(similarity=1.5)", ValueError, r"filtered: similarity must be in \(-1, 1\]"),
         ("filtered(similarity=True)", TypeError, "filtered: similarity must be a number, got T"),

@@ -28,6 +28,7 @@ def test_a_queue_is_a_deque(size):
         names = zip(unit(views), indexes.repeat(2), labels.repeat(2), strict=True)
         reference.extend((key, int(index), int(label)) for key, index, label in names)
         rows, names = first_in_first_out(memory(loss_fn))
+        assert loss_fn.sampler._count == loss_fn.sampler.count == len(reference)
         torch.testing.assert_close(rows, torch.stack([key for key, _, _ in reference]))
         assert names[0].tolist() == [index for _, index, _ in reference]  # ids are the indexes
         assert names[1].tolist() == [index for _, index, _ in reference]

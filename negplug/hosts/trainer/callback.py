@@ -106,9 +106,11 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         """Treat the losses that exist already, so that a tuner sees the treated recipe.
 
         Raises:
-            ValueError: If another callback of the Trainer treats the same loss.
+            ValueError: If another callback of the Trainer treats the same loss, or if this one is
+                in the middle of another Trainer's fit.
             RanksError: If the ranks were given different arguments or variables.
         """
+        several.check_idle(self._encoder is not None)
         self._stage = stage
         watch.pause(self)
         if stage != "fit":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from negplug.hosts.nested import tensors_in
+from negplug.hosts.nested import tensors_of_batch
 from negplug.hosts.trainer.arrangement import misplaced
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 
@@ -179,12 +179,12 @@ def _collated_with_marks(
     """
     marks, size = RowMarks(), len(samples)
     for number, sample in enumerate(samples):
-        for tensor in tensors_in(sample):
+        for tensor in tensors_of_batch(sample):
             marks.set(tensor, torch.tensor(number, dtype=torch.int32))
     with marks:
         batch = collate(samples)
     order, wrong = torch.arange(size, dtype=torch.int32), None
-    for tensor in tensors_in(batch):
+    for tensor in tensors_of_batch(batch):
         rows = marks.of(tensor)
         if rows is None or rows.shape != (size,) or tensor.ndim < 2:
             continue

@@ -6,15 +6,16 @@ ahead of the workers. So the tables that a data set keeps in memory are read ins
 targets, images; of each the first entry, the last and some between. Paths count from the folder
 that they share, so that a data set may be moved.
 
-A data set that keeps nothing in memory (a database, say) is known by its type, its length and its
-plain settings. A user who knows better gives it an attribute ``negplug_token``, a string or an
-integer, which then stands for all of it.
+A data set that keeps nothing in memory (a database, say) is known by its type, its length, its
+plain settings and the sizes of its files. A user who knows better gives it an attribute
+``negplug_token``, a string or an integer, which then stands for all of it.
 """
 
 from __future__ import annotations
 
 import array
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,8 +141,28 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
     if isinstance(dataset, Dataset) and not (nested or tables):
         # All there is to tell by, such as the seed of made-up images. Folders may be moved.
         for name, value in _attributes(dataset):
-            if _is_plain(value) and not is_path(value):
+            if is_path(value):
+                yield from (f"{name} {size}" for size in _sizes(value))
+            elif _is_plain(value):
                 yield f"{name} {value!r}"
+
+
+def tables_of(dataset: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield the tables with an entry per sample that a data set keeps in memory, and their names.
+
+    Nothing of a data set for which a token stands.
+    """
+    if _token(dataset) is not None or depth > _DEPTH:
+        return
+    size = length(dataset)
+    if _is_table(dataset, size):
+        yield name, dataset
+        return
+    for inner, nested in _inside(dataset):
+        yield from tables_of(nested, f"{name}.{inner}", depth + 1)
+    for inner, value in _attributes(dataset):
+        if _is_table(value, size):
+            yield f"{name}.{inner}", value
 
 
 def _attributes(dataset: Any) -> Iterator[tuple[str, Any]]:
@@ -192,14 +213,22 @@ def _is_table(value: Any, size: int | None) -> bool:
 
 
 def _entries(table: Any) -> Iterator[str]:
+    yield from map(repr, without_folder([entry_of(table, place) for place in places_in(table)]))
+
+
+def places_in(table: Any) -> list[int]:
+    """Return the first place of a table, the last and some between."""
     last, number = len(table) - 1, min(_ENTRIES, len(table))
+    return [last * step // max(1, number - 1) for step in range(number)]
+
+
+def entry_of(table: Any, place: int) -> Any:
+    """Return an entry in lists and plain values, whose ``repr`` is that of any process."""
     rows = getattr(table, "iloc", table)  # of a data frame
-    chosen = [_entry(rows[last * step // max(1, number - 1)]) for step in range(number)]
-    yield from map(repr, without_folder(chosen))
+    return _entry(rows[place])
 
 
 def _entry(value: Any, depth: int = 0) -> Any:
-    """Return an entry in lists and plain values, whose ``repr`` is that of any process."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, dict):
@@ -210,6 +239,18 @@ def _entry(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)) and depth < _DEPTH:
         return [_entry(inner, depth + 1) for inner in value[: 2 * _VALUES]]
     return value if value is None or _is_plain(value) else type(value).__name__
+
+
+def _sizes(path: str) -> list[int]:
+    """Return the size of a file, or those of the files in a folder; none where there are many."""
+    if os.path.isfile(path):
+        return [os.path.getsize(path)]
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as found:
+        files = list(itertools.islice(found, _ENTRIES + 1))
+    whole = len(files) <= _ENTRIES
+    return sorted(file.stat().st_size for file in files if file.is_file()) if whole else []
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,9 +12,12 @@ import logging
 import weakref
 from typing import Any
 
+from torch.nn.parameter import is_lazy
+
 from negplug.hosts.composing.epochs import compare
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
+from negplug.hosts.trainer.changed_tables import KeptTables
 from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
@@ -22,6 +25,9 @@ from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.kernels.torch_private import write_count
 
 logger = logging.getLogger("negplug")
+
+_VALUES = 4
+"""Of each parameter so many values tell the weights from others, at least."""
 
 
 class Ownership:
@@ -37,39 +43,46 @@ class Ownership:
         self._selection = ""
         self._object: weakref.ref[Any] | None = None
         self._model: weakref.ref[Any] | None = None
-        self._writes: int | None = None
+        self._weights: str | None = None
+        self._tables: KeptTables | None = None
         self.has_model = False
 
     def __getstate__(self) -> dict[str, Any]:
         # In another process, or in a copy, the model and the data set are other objects.
-        return vars(self) | {"_model": None, "_object": None}
+        return vars(self) | {"_model": None, "_object": None, "_tables": None}
 
     def take(self, model: Any) -> None:
         """Own the state of this model; once more at the end of a fit, whose weights it is of."""
         self.has_model = True
         self._model = weakref.ref(model)
-        self._writes = _writes(model)
+        self._weights = _weights(model)
 
     def is_of(self, model: Any) -> bool:
         """Return whether this is the very model, with the weights that it had."""
-        return self._model is not None and self._model() is model and self._writes == _writes(model)
+        known = self._model is not None and self._model() is model
+        return known and self._weights == _weights(model)
 
     def set_dataset(self, text: str | None) -> None:
         """Own the state of a data set that is known by its fingerprint alone, or not at all."""
         self.dataset, self._object = text, None
 
-    def changed(self, dataset: Any) -> Fingerprint | None:
+    def changed(self, dataset: Any, *, between_fits: bool = False) -> Fingerprint | None:
         """Return the fingerprint of ``dataset`` if it is another one; otherwise own its state.
 
-        The very object that was owned before is the same, whatever changed in it but the choice
-        of a ``Subset``.
+        The very object that was owned before is the same, unless it has other samples now, see
+        :mod:`negplug.hosts.trainer.changed_tables`.
+
+        Args:
+            dataset: What is trained on.
+            between_fits: Whether no run of it is going on.
 
         Raises:
             TypeError: If the data set has a ``negplug_token`` that is none.
         """
         known = self._object is not None and self._object() is dataset
         if known and selection(dataset) == self._selection:
-            return None
+            if self._tables is None or not self._tables.differ(dataset, between_fits=between_fits):
+                return None
         found = of_dataset(dataset)
         if known or self.dataset not in (None, str(found)):
             return found
@@ -81,6 +94,7 @@ class Ownership:
         self.dataset, self._selection = str(found), found.selection
         try:
             self._object = weakref.ref(dataset)
+            self._tables = KeptTables(dataset)
         except TypeError:
             self._object = None  # a plain list, or those of several loaders
 
@@ -176,7 +190,7 @@ class KeptState:
         dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
         fresh, self._fresh = self._fresh, None
         self._given = None  # a checkpoint is read before training begins
-        found = self.owner.changed(dataset)
+        found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         told = everyones((None if found is None else str(found), terms))
         compare([said for _, said in told])
@@ -210,9 +224,22 @@ def _per_sample(injection: Injection) -> str:
     return ""
 
 
-def _writes(model: Any) -> int:
-    """Return a number that rises with every write into the weights of a model."""
-    return sum(map(write_count, model.parameters()))
+def _weights(model: Any) -> str:
+    """Return what tells weights from others: how often they were written to, and a few values.
+
+    Writes through ``.data`` are not counted.
+    """
+    known = [weights for weights in model.parameters() if not is_lazy(weights)]
+    return f"{sum(map(write_count, known))} {[*map(_few, known)]}"
+
+
+def _few(weights: Any) -> list[Any]:
+    if weights.is_meta:
+        return []
+    own = weights.detach()
+    own = (own.to_local() if hasattr(own, "to_local") else own).reshape(-1)  # of a sharded model
+    few: list[Any] = own[:: max(1, len(own) // _VALUES)].tolist()
+    return few
 
 
 def _say(why: str) -> None:

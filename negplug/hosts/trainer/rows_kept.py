@@ -1,8 +1,9 @@
 """Whether a recipe keeps the rows of its batches in order, between its loader and its loss.
 
 The collate function is watched where it works (:mod:`negplug.hosts.trainer.collate`). Behind it
-come the hooks that transfer a batch, and ``training_step``: either may shuffle, drop or repeat
-rows, or mix them. In the first steps both run with rows that are marked
+come the hooks that transfer a batch, those that callbacks have at its start, and
+``training_step``: each may shuffle, drop or repeat rows, or mix them. In the first steps of a fit,
+and in the first of each epoch, they run with rows that are marked
 (:mod:`negplug.hosts.trainer.row_marks`), and the marks are looked at where the loss is called.
 """
 
@@ -10,19 +11,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from negplug.hosts.nested import tensors_in
+from negplug.hosts.nested import tensors_in, tensors_of_batch
 from negplug.hosts.trainer.collate import INSTEAD
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 from negplug.hosts.treated_loss import TreatedLoss
 
 _STEPS = 2
-_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_START = "on_train_batch_start"
 
 
 class RowsKept:
@@ -47,23 +50,24 @@ class RowsKept:
         self._marks = RowMarks()
         self._left = _STEPS
         self._size = 1
+        self._again = self._followed = self._told = False
+        self._moved: list[str] = []
         self._put_back: list[Callable[[], None]] = []
-        self._hooks: list[str] = []
+        self._model = model
         if any(_is_compiled(module) for module in model.modules()):
-            return  # it would be compiled anew
-        owners = [model, *filter(None, [getattr(trainer, "datamodule", None)])]
-        self._hooks = [
-            self._watch(owner, name) for owner in owners for name in _HOOKS if _is_own(owner, name)
-        ]
-        self._watch(model, "training_step")
-        for treated in self._losses:
-            treated.looks = self._look
+            self._left = 0  # it would be compiled anew
+        else:
+            self._start()
 
     def end_step(self) -> None:
-        """Watch one step less."""
-        self._left -= 1
-        if self._left <= 0:
+        """Watch one step less; before an epoch begins, its first one."""
+        self._left = max(0, self._left - 1)
+        if self._put_back and not self._left:
             self.stop()
+            self._again = True
+        elif self._again and not self.reason and self._trainer.is_last_batch:
+            self._left = 1
+            self._start()
 
     def stop(self) -> None:
         """Watch nothing more."""
@@ -72,24 +76,46 @@ class RowsKept:
         for treated in self._losses:
             treated.looks = None
 
-    def _watch(self, owner: Any, name: str) -> str:
+    def _start(self) -> None:
+        owners = [self._model, *filter(None, [getattr(self._trainer, "datamodule", None)])]
+        hooks = [(owner, name) for owner in owners for name in _TRANSFERS]
+        hooks += [(owner, _START) for owner in (*self._trainer.callbacks, self._model)]
+        hooks = [(owner, name) for owner, name in hooks if _is_own(owner, name)]
+        transfers = any(name in _TRANSFERS for _, name in hooks)
+        for number, (owner, name) in enumerate([*hooks, (self._model, "training_step")]):
+            # Behind it nothing is known of what a hook has made by other means.
+            self._watch(owner, name, begins=name in _TRANSFERS or (not transfers and not number))
+        for treated in self._losses:
+            treated.looks = self._look
+
+    def _watch(self, owner: Any, name: str, begins: bool) -> None:
         own, was_set = getattr(owner, name), name in vars(owner)
+        of_callback = name == _START and owner is not self._model
+        said = f"{type(owner).__name__}.{name}" if of_callback else name
 
         @functools.wraps(own)
         def watched(*args: Any, **kwargs: Any) -> Any:
             if not self._trainer.training or torch.compiler.is_compiling():
                 return own(*args, **kwargs)
-            # Behind the hooks nothing is known of what they have made by other means.
-            size, before = _size((args, kwargs)), self._size
-            if name not in _HOOKS:
+            # A callback is given the Trainer and the model ahead of the batch.
+            batch = [*args, *kwargs.values()][2 if of_callback else 0]
+            given, before = list(tensors_of_batch(batch)), (self._size, self._followed)
+            size = _size(given)
+            if name == "training_step":
                 self._size = size = self.size or size
-            if name in _HOOKS or not self._hooks:
-                self._marks.begin((args, kwargs), size)
+            if begins:
+                self._marks.begin(given, size)
+            if name == "training_step":
+                self._followed = bool(self._marks_in(given))
             try:
                 with self._marks:
-                    return own(*args, **kwargs)
+                    result = own(*args, **kwargs)
             finally:
-                self._size = before  # of the step that has samples outside the batch embedded
+                # Those of a step that has samples outside the batch embedded, or of none.
+                self._size, self._followed = before
+            if name != "training_step" and self._wrong_in(tensors_of_batch([batch, result]), size):
+                self._moved.append(said)
+            return result
 
         # Lightning looks through one wrapper alone.
         watched.__wrapped__ = inspect.unwrap(own)
@@ -103,20 +129,34 @@ class RowsKept:
 
         setattr(owner, name, watched)
         self._put_back.append(put_back)
-        return name
 
-    def _look(self, treated: TreatedLoss, given: tuple[Any, ...]) -> None:
+    def _marks_in(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Return the marks of embeddings and images."""
+        rows = [t for t in tensors if t.is_floating_point() and t.ndim > 1]
+        return [marks for t in rows if (marks := self._marks.of(t)) is not None]
+
+    def _wrong_in(self, tensors: Iterable[Tensor], size: int) -> tuple[int, int] | None:
         with torch._C.DisableTorchFunction():
-            tensors = [t for t in tensors_in(given) if t.is_floating_point() and t.ndim > 1]
-            marks = [rows for t in tensors if (rows := self._marks.of(t)) is not None]
-            for rows in marks:
-                wrong = _first_wrong(rows.flatten(), self._size)
-                if wrong is not None:
-                    self._say(treated, *wrong)
-                    return
+            wrong = (_first_wrong(rows.flatten(), size) for rows in self._marks_in(tensors))
+            return next(filter(None, wrong), None)
+
+    def _look(self, treated: TreatedLoss, arguments: tuple[Any, ...]) -> None:
+        given = list(tensors_in(arguments))
+        wrong = self._wrong_in(given, self._size)
+        if wrong is not None:
+            self._say(treated, *wrong)
+        elif self._followed and not self._told and not self._marks_in(given):
+            self._told = True
+            warnings.warn(
+                f"{treated.loss.sampler}: the rows that {treated.name} gets cannot be followed "
+                f"from the batch to the loss (what NumPy or torch.func makes has no trace of "
+                f"them), and row b is taken for sample b; if it is not, hand indexes over in "
+                f"training_step, by provide(indexes=…) of the callback's injection",
+                stacklevel=2,
+            )
 
     def _say(self, treated: TreatedLoss, row: int, sample: int) -> None:
-        where = ", ".join([*self._hooks, "training_step"])
+        where = ", ".join(dict.fromkeys(self._moved)) or "training_step"
         what = "is made of several samples" if sample == MIXED else f"is sample {sample}"
         self.reason = (
             f"{where} moves, drops, repeats or mixes rows of a batch (row {row} of what the loss "
@@ -139,16 +179,16 @@ def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:
     return row, int(rows[row])
 
 
-def _size(batch: Any) -> int:
+def _size(tensors: Iterable[Tensor]) -> int:
     """Return how many samples a batch has, at most: the fewest rows of a tensor of several."""
-    lengths = [len(tensor) for tensor in tensors_in(batch) if tensor.ndim]
+    lengths = [len(tensor) for tensor in tensors if tensor.ndim]
     return min((length for length in lengths if length > 1), default=1)
 
 
 def _is_own(owner: Any, name: str) -> bool:
     """Return whether a hook is the recipe's own."""
     home = getattr(getattr(owner, name, None), "__module__", None) or "lightning"
-    return home.partition(".")[0] not in ("lightning", "pytorch_lightning")
+    return home.partition(".")[0] not in ("lightning", "pytorch_lightning", "negplug")
 
 
 def _is_compiled(module: nn.Module) -> bool:

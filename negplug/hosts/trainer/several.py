@@ -58,6 +58,19 @@ def check_targets(target: str | None, others: Sequence[str | None]) -> None:
         )
 
 
+def check_idle(at_work: bool) -> None:
+    """Raise ``ValueError`` if a callback that is in the middle of a fit is to serve another run.
+
+    Args:
+        at_work: Whether it is in the middle of one.
+    """
+    if at_work:
+        raise ValueError(
+            "this NegativeControl callback is in the middle of a fit; a Trainer that runs inside "
+            "of that fit needs a callback of its own, or none to validate the host's own loss"
+        )
+
+
 def check_accumulate(accumulate: int, others: Sequence[int]) -> None:
     """Raise ``ValueError`` unless the callbacks of a Trainer ask for the same micro-batches.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.labels import whole_numbers
 
-_OTHER_FILES = (".csv", ".json", ".npz", ".parquet", ".pkl", ".pt", ".pth", ".tsv", ".txt")
+_OTHER_FILES = (".csv", ".json", ".npy", ".npz", ".parquet", ".pkl", ".pt", ".pth", ".tsv", ".txt")
 
 
 def check_column(name: str, by: object, otherwise: str) -> str:

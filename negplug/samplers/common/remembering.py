@@ -78,6 +78,11 @@ class RememberingSampler(Stateful, NegativeSampler):
         # Of no other memory, equal ones included; copies serve other calls.
         self._name = f"{type(self).__name__.lower()} {next(_numbers)}"
 
+    @property
+    def _count(self) -> int:
+        """How many rows are written, by the name that scripts from outside still read."""
+        return self.count
+
     def sample(self, batch: ContrastiveBatch) -> Sampled:
         """Return the rows written so far, exclusion by id, and what :meth:`update` will write.
 

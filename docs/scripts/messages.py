@@ -18,7 +18,7 @@ PACKAGES = (
 )
 
 # Calls that say something to a user, beside those of exceptions, and what they are called here.
-SAYING = {"warn": "warning", "fail": "ends a command"}
+SAYING = {"warn": "warning", "warning": "warning", "fail": "ends a command"}
 
 PLACE = "<!-- every message: written from the source while the site is built -->"
 """Where on the page of cures the messages are listed."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from negplug.kernels.torch_private import outside_graphs
+from negplug.kernels.torch_private import inside_function, outside_graphs
 
 _hook: Any = None
 
@@ -19,10 +20,21 @@ def wait() -> None:
         _hook = register_module_forward_hook(_after_forward, with_kwargs=True)
 
 
+def may_be_checkpointed(module: nn.Module, output: Any) -> bool:
+    """Return whether a module returns what may be a loss of the first, reentrant pass.
+
+    ``torch.utils.checkpoint`` with ``use_reentrant=True`` computes it without a gradient first.
+    """
+    is_scalar = isinstance(output, Tensor) and not output.ndim and output.is_floating_point()
+    return is_scalar and module.training and not torch.compiler.is_compiling() and inside_function()
+
+
 def _after_forward(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Any:
-    if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
+    if not isinstance(output, Tensor) or output.ndim:
+        return None
+    if not (output.requires_grad or may_be_checkpointed(module, output)):
         return None
     return _start(module, args, kwargs, output)
 

@@ -13,6 +13,7 @@ import re
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -168,3 +169,17 @@ def modules_around() -> list[nn.Module]:
     frames = (frame for frame, _ in traceback.walk_stack(None))
     owners = (f.f_locals.get("self") for f in frames if f.f_code.co_name == "forward")
     return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+def bypassed_at(module: nn.Module) -> str:
+    """Return where a module's running forward pass was called by its own name; empty if it was not.
+
+    Hooks run where the module itself is called, which torch does then.
+    """
+    frames = traceback.walk_stack(None)
+    named = (f for f, _ in frames if f.f_code.co_name == "forward")
+    *_, outermost = (None, *(f for f in named if f.f_locals.get("self") is module))
+    caller = None if outermost is None else outermost.f_back
+    if caller is None or caller.f_globals.get("__name__", "").startswith(("torch.", "negplug")):
+        return ""
+    return f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}"

@@ -117,6 +117,7 @@ class Steps:
     Attributes:
         ended: Number of steps that are over, those included that trained nothing.
         passes: The backward passes of the present step.
+        places: Where its calls are made.
         when_reached: What the first backward pass that reaches the present step does.
     """
 
@@ -125,7 +126,7 @@ class Steps:
         self.most = most
         self.passes = Passes()
         self._earlier: list[weakref.ref[Call]] = []
-        self._held_open, self._places = False, Places()
+        self._held_open, self.places = False, Places()
         self._forgotten = collections.deque[list[tuple[int, Call]]](maxlen=_KEPT)
         self._begin(begun)
 
@@ -190,8 +191,8 @@ class Steps:
             if known:
                 known[0].fingerprint = BatchFingerprint.of(batch)
                 return known[0]
-        where = self._places.here(self.most)
-        number = self._places.number(where, [call.number for call in self._reached])
+        where = self.places.here(self.most)
+        number = self.places.number(where, [call.number for call in self._reached])
         call = Call(self, self.following if number is None else number, shared, graph, batch)
         call.place, call.placed = where, number is not None
         self._calls.append(weakref.ref(call))
@@ -247,7 +248,6 @@ class Steps:
         """
         self.passes.settle()
         reached = sorted(self._reached, key=lambda call: call.serial)
-        self._places.learn((call.place, call.number) for call in reached)
         self._earlier = [weakref.ref(call) for call in _alive([*self._earlier, *self._calls])]
         self._held_open, begun, dropped = False, self._begun, self.passes.dropped
         self._begin()
@@ -255,6 +255,7 @@ class Steps:
         numbers, placed = [call.number for call in reached], all(call.placed for call in reached)
         states = states_of(numbers, placed, begun)
         every = list(zip(states, reached, strict=True))
+        self.places.learn((call.place, state) for state, call in every)
         discarded = all(call.discarded for call in reached)
         self._forgotten += [every] if discarded and dropped else []
         before = list(self._forgotten) if self.passes.aside.found else []

@@ -82,9 +82,7 @@ def diagnosed_otherwise(rank, world):
 def test_diagnostics_of_one_rank_alone_or_of_another_value(tmp_path):
     first, second = ranks.run(diagnosed_alone, 2, tmp_path)
     assert first[0][0] == second[0][0] == "RanksError"
-    assert (
-        "rank 1 has begun no fit with NEGPLUG_DIAGNOSTICS within 1 s of this" in first[0][1]
-    )
+    assert "rank 1 has begun no fit with NEGPLUG_DIAGNOSTICS within 1 s of this" in first[0][1]
     assert "rank 0 waited 1 s for rank 1 to begin a fit with NEGPLUG_DIAGNOSTICS" in second[0][1]
     assert first[1] is second[1] is None  # who has met for a loss is another matter
     for heard in ranks.run(diagnosed_otherwise, 2):

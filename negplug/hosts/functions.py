@@ -14,7 +14,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -176,10 +176,16 @@ def bypassed_at(module: nn.Module) -> str:
 
     Hooks run where the module itself is called, which torch does then.
     """
-    frames = traceback.walk_stack(None)
-    named = (f for f, _ in frames if f.f_code.co_name == "forward")
+    frames = [frame for frame, _ in traceback.walk_stack(None)]
+    if any(_module_of(frame).startswith("torch._dynamo") for frame in frames):
+        return ""  # compiled code calls what it likes
+    named = (f for f in frames if f.f_code.co_name == "forward")
     *_, outermost = (None, *(f for f in named if f.f_locals.get("self") is module))
     caller = None if outermost is None else outermost.f_back
-    if caller is None or caller.f_globals.get("__name__", "").startswith(("torch.", "negplug")):
+    if caller is None or _module_of(caller).startswith(("torch.", "negplug")):
         return ""
     return f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}"
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

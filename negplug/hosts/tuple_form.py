@@ -267,7 +267,7 @@ def _identity(edge: _Edge) -> Hashable:
     A list that is looped over takes its rows by operations of their own.
     """
     node, output = edge
-    while node is not None and operation_of(node) in _PASSED:
+    while node is not None and (operation_of(node) in _PASSED or _moves_nothing(node, output)):
         node, output = next((e for e in node.next_functions if e[0] is not None), (None, 0))
     if node is None:
         return edge
@@ -280,6 +280,16 @@ def _identity(edge: _Edge) -> Hashable:
         limits = (_number(node, name) for name in ("dim", "start", "end", "step"))
         return "Slice", _identity(given[0]), *limits
     return node, output
+
+
+def _moves_nothing(node: Node, output: int) -> bool:
+    """Return whether axes are permuted of which all that change places have length one."""
+    if operation_of(node) != "Permute":
+        return False
+    shape = output_shape(node, output)
+    dims = [dim % len(shape) for dim in _number(node, "dims")]
+    kept = [dim for dim, size in zip(dims, shape, strict=True) if size != 1]
+    return kept == sorted(kept)
 
 
 def _number(node: Node, name: str) -> tuple[int, ...]:

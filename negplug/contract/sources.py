@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from negplug.contract.negatives import Negatives
+from negplug.contract.part import Part
 
-if TYPE_CHECKING:
-    from negplug.contract.sampler import NegativeSampler
-
-Offered = tuple["NegativeSampler", tuple[Negatives, ...]]
+Offered = tuple[Part, tuple[Negatives, ...]]
 
 
-def offered_to(sampler: NegativeSampler, memo: Mapping[Any, Any]) -> Iterator[Offered]:
+def offered_to(sampler: Part, memo: Mapping[Any, Any]) -> Iterator[Offered]:
     """Yield the sources that a sampler has read for a batch, each with what it offers.
 
     Args:
         sampler: The reader.
         memo: What samplers have chosen for this batch.
     """
-    base = next(kind for kind in type(sampler).__mro__ if kind.__name__ == "NegativeSampler")
     todo: list[nn.Module] = [*sampler.children()]
     while todo:
         module = todo.pop(0)
-        if not isinstance(module, base):
+        if not isinstance(module, Part):
             todo += module.children()
         elif module in memo:
-            yield module, memo[module][0]  # type: ignore[misc]
+            yield module, memo[module][0]
 
 
 def check_draws_kept(
-    sampler: NegativeSampler, memo: Mapping[Any, Any], negatives: tuple[Negatives, ...]
+    sampler: Part, memo: Mapping[Any, Any], negatives: tuple[Negatives, ...]
 ) -> None:
     """Raise ``ValueError`` if a sampler has chosen among draws from the softmax.
 
@@ -66,9 +63,7 @@ def _hands_on(negatives: tuple[Negatives, ...], offered: tuple[Negatives, ...]) 
     )
 
 
-def several_pools(
-    sampler: NegativeSampler, memo: Mapping[Any, Any], error: ValueError
-) -> ValueError | None:
+def several_pools(sampler: Part, memo: Mapping[Any, Any], error: ValueError) -> ValueError | None:
     """Return what to raise for an error in ``(offered,) = self.source(batch)``, None for others.
 
     Args:

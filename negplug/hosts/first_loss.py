@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from negplug.kernels.torch_private import inside_function, outside_graphs
+from negplug.hosts.first_pass import may_be_checkpointed
+from negplug.kernels.torch_private import outside_graphs
 
 _hook: Any = None
 
@@ -18,15 +18,6 @@ def wait() -> None:
     global _hook
     if _hook is None:
         _hook = register_module_forward_hook(_after_forward, with_kwargs=True)
-
-
-def may_be_checkpointed(module: nn.Module, output: Any) -> bool:
-    """Return whether a module returns what may be a loss of the first, reentrant pass.
-
-    ``torch.utils.checkpoint`` with ``use_reentrant=True`` computes it without a gradient first.
-    """
-    is_scalar = isinstance(output, Tensor) and not output.ndim and output.is_floating_point()
-    return is_scalar and module.training and not torch.compiler.is_compiling() and inside_function()
 
 
 def _after_forward(

@@ -12,7 +12,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -51,8 +51,8 @@ def trains() -> None:
     _trains = True
 
 
-def sentences(by_now: str, sampler: bool = True) -> Iterator[str]:
-    """Yield a sentence on each variable that has had no effect.
+def say(by_now: str, sampler: bool = True) -> None:
+    """Warn of each variable that has had no effect.
 
     Args:
         by_now: What this process has done so far, as a clause.
@@ -63,25 +63,31 @@ def sentences(by_now: str, sampler: bool = True) -> Iterator[str]:
     treated = call_record.recorded_here()
     asked = bool(os.environ.get("NEGPLUG_SAMPLER"))
     if asked and not treated and sampler:
-        yield (
-            f"NEGPLUG_SAMPLER (or --sampler) is set, but this process {by_now} without having "
-            f"called any contrastive loss that negplug treats; {_untreated() or _HOSTS}"
+        logger.warning(
+            "negplug: NEGPLUG_SAMPLER (or --sampler) is set, but this process %s without having "
+            "called any contrastive loss that negplug treats; %s",
+            by_now,
+            _untreated() or _HOSTS,
         )
-    for name in _OF_LOSSES if not (asked or treated) else ():
-        if os.environ.get(name):
-            yield (
-                f"{name} is set, but this process {by_now} and nothing in it was treated; set "
-                f"NEGPLUG_SAMPLER too, or unset {name}"
-            )
+    for name in _given(_OF_LOSSES) if not (asked or treated) else ():
+        logger.warning(
+            "negplug: %s is set, but this process %s and nothing in it was treated; set "
+            "NEGPLUG_SAMPLER too, or unset %s",
+            *(name, by_now, name),
+        )
     if asked or treated:
-        yield from _undeclared(by_now)
+        _say_undeclared(by_now)
     autoload = sys.modules.get("negplug.hosts.trainer.autoload")
-    for name in _OF_TRAINERS if autoload is None or not autoload.was_asked() else ():
-        if os.environ.get(name):
-            yield (
-                f"{name} is set, but is about what a Lightning Trainer does, and this process "
-                f"{by_now} without one; unset it"
-            )
+    for name in _given(_OF_TRAINERS) if autoload is None or not autoload.was_asked() else ():
+        logger.warning(
+            "negplug: %s is set, but is about what a Lightning Trainer does, and this process %s "
+            "without one; unset it",
+            *(name, by_now),
+        )
+
+
+def _given(names: Iterable[str]) -> list[str]:
+    return [name for name in names if os.environ.get(name)]
 
 
 _HOSTS = "'negplug doctor' lists the hosts it knows, and NEGPLUG_TREAT declares a class of your own"
@@ -104,15 +110,16 @@ def _untreated() -> str:
     )
 
 
-def _undeclared(by_now: str) -> Iterator[str]:
-    """Yield a sentence on each declared class of which no module was found."""
+def _say_undeclared(by_now: str) -> None:
+    """Warn of each declared class of which no module was found."""
     from negplug.contract import declarations
 
     for name in declarations.unmet():
         close = _nearest(name)
-        yield (
-            f"NEGPLUG_TREAT (or --treat) names {name}, but this process {by_now} without a loss of "
-            f"that class; {f'did you mean {close}?' if close else 'check its module and name'}"
+        logger.warning(
+            "negplug: NEGPLUG_TREAT (or --treat) names %s, but this process %s without a loss of "
+            "that class; %s",
+            *(name, by_now, f"did you mean {close}?" if close else "check its module and name"),
         )
 
 
@@ -137,19 +144,19 @@ def _after_step(*_: Any) -> None:
     if _waiting and _steps < STEPS:
         _steps += 1
         if _steps == STEPS:
-            _say(f"has made {STEPS} optimizer steps")
+            _say_once(f"has made {STEPS} optimizer steps")
 
 
 def _at_exit() -> None:
     # Of a command, which has run a script, the last word on its sampler is its own.
     command = "negplug.cli" in sys.modules
-    if _steps < STEPS and (_steps or _trains or command):
-        _say("ends", sampler=not command)
+    failed = hasattr(sys, "last_value")
+    if _steps < STEPS and (_steps or _trains or command) and not failed:
+        _say_once("ends", sampler=not command)
 
 
-def _say(by_now: str, sampler: bool = True) -> None:
+def _say_once(by_now: str, sampler: bool = True) -> None:
     from negplug.kernels.distributed import rank
 
     if rank() == 0:
-        for sentence in sentences(by_now, sampler):
-            logger.warning("negplug: %s", sentence)
+        say(by_now, sampler)

@@ -27,7 +27,7 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.contract.variables import FORMS
 from negplug.hosts import environment, notices, resumed, unheeded
 from negplug.hosts.first_call import FirstCall
-from negplug.hosts.first_loss import may_be_checkpointed
+from negplug.hosts.first_pass import may_be_checkpointed
 from negplug.hosts.functions import FunctionWatch, bypassed_at, modules_around
 from negplug.hosts.injection import Injection
 from negplug.hosts.lookout import STEPS, say_functions

@@ -49,7 +49,9 @@ def said(tmp_path, loss, *command, steps=12, **variables):
 
 
 def test_a_part_of_a_treatment_without_a_sampler_is_an_error_at_the_first_loss(tmp_path):
-    ((step, line),), code = said(tmp_path, "ntxent", NEGPLUG_TEMPERATURE="0.2")
+    # Nothing more is said of a script that fails.
+    given = {"NEGPLUG_TEMPERATURE": "0.2", TREAT: "__main__:InfoNCE=infonce"}
+    ((step, line),), code = said(tmp_path, "ntxent", **given)
     assert (step, code) == ("begin", 1)
     assert line.startswith("NEGPLUG_TEMPERATURE='0.2' has no effect without NEGPLUG_SAMPLER; set")
 

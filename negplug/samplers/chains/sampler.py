@@ -217,7 +217,8 @@ class ChainSampler(Stateful, NegativeSampler):
         if batch.first_step and self.size is not None:
             rows = batch.anchors.embeddings
             width = rows.shape[1] if self.out_of_batch == "cached" else 0
-            needed = self.size * batch.anchors.num_views * (8 + width * rows.element_size())
+            views = batch.anchors.num_views or 1
+            needed = self.size * views * (8 + width * rows.element_size())
             check_room(self.name, "size", self.size, needed, rows.device)
         assert own is not None
         return own

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
@@ -176,14 +177,14 @@ def bypassed_at(module: nn.Module) -> str:
 
     Hooks run where the module itself is called, which torch does then.
     """
-    frames = [frame for frame, _ in traceback.walk_stack(None)]
-    if any(_module_of(frame).startswith("torch._dynamo") for frame in frames):
-        return ""  # compiled code calls what it likes
-    named = (f for f in frames if f.f_code.co_name == "forward")
+    named = (f for f, _ in traceback.walk_stack(None) if f.f_code.co_name == "forward")
     *_, outermost = (None, *(f for f in named if f.f_locals.get("self") is module))
     caller = None if outermost is None else outermost.f_back
     if caller is None or _module_of(caller).startswith(("torch.", "negplug")):
         return ""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and getattr(dynamo, "counters", {}).get("frames"):
+        return ""  # compiled code calls what it likes
     return f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}"
 
 

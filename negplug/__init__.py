@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SamplerSpec,
         hookimpl,
     )
-    from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole
+    from negplug.contract.negatives import Columns, Mixtures, Negatives, Whole, enumerated
     from negplug.contract.objective import Objective
     from negplug.contract.rows import Rows
     from negplug.contract.sampler import NegativeSampler, Sampled
@@ -72,6 +72,7 @@ __all__ = [
     "Whole",
     "accumulated",
     "distinct_places",
+    "enumerated",
     "hookimpl",
     "inject",
     "make_composer",
@@ -110,6 +111,7 @@ _HOME = {
     "Whole": "negplug.contract.negatives",
     "accumulated": "negplug.hosts.accumulation.loops",
     "distinct_places": "negplug.kernels.random.distinct",
+    "enumerated": "negplug.contract.negatives",
     "hookimpl": "negplug.contract.hookspecs",
     "inject": "negplug.hosts.injection",
     "make_composer": "negplug.plugins.build",

@@ -8,6 +8,7 @@ to them.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ PACKAGES = (
 )
 
 # Calls that say something to a user, beside those of exceptions, and what they are called here.
-SAYING = {"warn": "warning", "fail": "ends a command"}
+SAYING = {"warn": "warning", "warning": "warning", "fail": "ends a command"}
 
 PLACE = "<!-- every message: written from the source while the site is built -->"
 """Where on the page of cures the messages are listed."""
@@ -84,7 +85,7 @@ def _name(call: ast.Call) -> str:
 def _text(node: ast.expr) -> str:
     """Return a text with … for all that is put in."""
     if isinstance(node, ast.Constant):
-        return str(node.value)
+        return re.sub(r"%[rsdg]", "…", str(node.value))
     if isinstance(node, ast.JoinedStr):
         return "".join(_text(value) for value in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):

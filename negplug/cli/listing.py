@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from negplug.cli.terminal import plain
+from negplug.cli.health import problems
+from negplug.cli.terminal import console, plain, shortened, table
 from negplug.cli.treatment import fail
 from negplug.contract.provenance import described, installed_version
 
@@ -30,6 +30,9 @@ _KINDS: tuple[Literal["sampler", "objective", "composer"], ...] = (
     "objective",
     "composer",
 )
+
+# Of a sentence on what is wrong, in characters.
+_LONGEST_PROBLEM = 1_000
 
 # Distribution: what it is imported as.
 _PACKAGES = {
@@ -66,12 +69,12 @@ def samplers(as_json: _JSON = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("kind", "expression", "negatives, loss or batches", "source", "provider")
+    printed = table("kind", "expression", "negatives, loss or batches", "source", "provider")
     for row in rows:
         expression = f"{row['name']}({row['arguments']})"
         cells = (row["kind"], expression, row["summary"], row["paper"], row["provider"])
-        table.add_row(*map(escape, cells))
-    Console().print(table)
+        printed.add_row(*map(escape, cells))
+    console().print(printed)
 
 
 def plugins(as_json: _JSON = False) -> None:
@@ -97,19 +100,19 @@ def plugins(as_json: _JSON = False) -> None:
         )
         return
     title = f"hook specification {_hook_specification()}"
-    columns = ("plugin", "distribution", "version", "status", "hooks")
-    table = Table(*columns, title=title, title_justify="left")
+    printed = table("plugin", "distribution", "version", "status", "hooks", title=title)
     for info in found.plugins:
-        table.add_row(
-            info.name, info.distribution, info.version, info.status, ", ".join(info.hooks)
-        )
-    Console().print(table)
+        hooks = ", ".join(info.hooks)
+        printed.add_row(info.name, info.distribution, info.version, info.status, hooks)
+    console().print(printed)
     _print_failures(found)
 
 
 def doctor(as_json: _JSON = False) -> None:
-    """Report versions, device, hosts, methods that can be treated, and plugin failures."""
+    """Report what is wrong, if anything; then versions, device, and what can be treated."""
     found = _plugins()
+    kernels = _kernels()
+    hosts = {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")}
     report: dict[str, Any] = {
         "negplug": version("negplug"),
         "hook_specification": _hook_specification(),
@@ -117,37 +120,45 @@ def doctor(as_json: _JSON = False) -> None:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": _device(),
-        "kernels": _kernels(),
-        "hosts": {entry.spec.name: _methods(entry.spec) for entry in found.provided("adapter")},
+        "kernels": {name: backend or why for name, (backend, why) in kernels.items()},
+        "hosts": hosts,
+        "problems": list(problems(found, hosts, {name: why for name, (_, why) in kernels.items()})),
         "failures": [failure.as_dict() for failure in found.failures],
     }
     if as_json:
         _print_json(report)
         return
-    console = Console()
-    table = Table("what", "version", title="environment", title_justify="left")
-    table.add_row("negplug", report["negplug"])
-    table.add_row("hook specification", report["hook_specification"])
-    table.add_row("python", report["python"])
-    table.add_row("platform", report["platform"])
+    printing = console()
+    for line in _first_lines(report):
+        printing.print(escape(plain(line)), soft_wrap=True)
+    printed = table("what", "version", title="environment")
+    printed.add_row("negplug", report["negplug"])
+    printed.add_row("hook specification", report["hook_specification"])
+    printed.add_row("python", report["python"])
+    printed.add_row("platform", report["platform"])
     for name, found_version in report["packages"].items():
-        table.add_row(name, found_version or "not installed")
-    table.add_row("device", report["device"])
+        printed.add_row(name, found_version or "not installed")
+    printed.add_row("device", report["device"])
     for operation, backend in report["kernels"].items():
-        table.add_row(operation, escape(backend))
-    console.print(table)
+        printed.add_row(operation, escape(backend))
+    printing.print(printed)
     for host, methods in report["hosts"].items():
-        if "error" in methods:
-            console.print(f"{host}: cannot be imported: {escape(plain(methods['error']))}")
-        elif not methods["methods"]:
-            console.print(f"{host}: not installed")
-        else:
-            table = Table("method", "treatable", "note", title=host, title_justify="left")
+        if methods.get("methods"):
+            printed = table("method", "treatable", "note", title=host)
             for method in methods["methods"]:
                 yes = "[green]yes[/]" if method["treatable"] else "no"
-                table.add_row(method["method"], yes, escape(method["note"]))
-            console.print(table)
-    _print_failures(found)
+                printed.add_row(method["method"], yes, escape(method["note"]))
+            printing.print(printed)
+
+
+def _first_lines(report: dict[str, Any]) -> list[str]:
+    """Return what is wrong, or that nothing is, and what can be treated."""
+    wrong = [f"- {shortened(sentence, _LONGEST_PROBLEM)}" for sentence in report["problems"]]
+    verdict = f"{len(wrong)} to mend:" if wrong else "Nothing is wrong."
+    ready = [host for host, methods in report["hosts"].items() if methods.get("methods")]
+    absent = [host for host, methods in report["hosts"].items() if methods == {"methods": []}]
+    hosts = f"Hosts that can be treated here: {', '.join(ready) or 'none'}"
+    return [verdict, *wrong, f"{hosts}; not installed: {', '.join(absent)}." if absent else hosts]
 
 
 def _hook_specification() -> str:
@@ -205,8 +216,8 @@ def _device() -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
-def _kernels() -> dict[str, str]:
-    """Return the backend that computes each operation here, or why none does."""
+def _kernels() -> dict[str, tuple[str, str | None]]:
+    """Return the backend that computes each operation here, and why none does."""
     import torch
 
     from negplug.kernels.chain import CHAINS
@@ -215,12 +226,12 @@ def _kernels() -> dict[str, str]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     operations: tuple[Operation[Any], ...] = (CHOSEN, POOL, CHAINS)
-    found = {}
+    found: dict[str, tuple[str, str | None]] = {}
     for operation in operations:
         try:
-            found[operation.name] = str(operation.backend(device, operation.typical))
+            found[operation.name] = str(operation.backend(device, operation.typical)), None
         except ValueError as error:
-            found[operation.name] = str(error)
+            found[operation.name] = "", str(error)
     return found
 
 

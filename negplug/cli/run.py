@@ -124,6 +124,8 @@ def run(
     _set_variable(DIAGNOSTICS_VARIABLE, ",".join(diagnose or ()) or None)
     if seed is not None:
         _seed(seed)
+    from negplug.hosts import unheeded
+
     if treated:
         from negplug.hosts import environment, notices
         from negplug.hosts.watch import Watch
@@ -131,6 +133,8 @@ def run(
         notices.show()
         Watch(sampler, objective, temperature, environment.ignored())  # where no Trainer treats
 
+    if unheeded.may_be_said(os.environ):
+        unheeded.wait()
     progress.show_in(display_of_run(script, sampler))
     launched = _is_launched()  # before the script: Lightning sets the rank variables
     with call_record.opened() as calls:

@@ -49,6 +49,7 @@ def execute(script: str, args: list[str], module: bool) -> None:
         if leaving.code not in (None, 0):
             raise
     except BaseException as error:
+        sys.last_value = error  # as python has it then
         sys.excepthook(type(error), error, _skip_own_frames(error))
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
 

@@ -1,20 +1,43 @@
-"""Text of others, made fit for a terminal and a database: no escape codes, no megabytes."""
+"""Tables; and text of others, made fit for a terminal: no escape codes, no megabytes."""
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 # Of a log, from which its last lines are taken, in bytes.
 _TAIL_BYTES = 2**16
 
 _LONGEST_LINE = 400
 
+# Of a table that is no terminal's, in columns.
+_WIDEST = 10_000
+
 # Control sequences (colours, cursor), strings (titles, links) and two-character codes of ECMA-48.
 _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
 )
+
+
+def console() -> Console:
+    """Return what tables are printed with: as wide as they are where no terminal limits them."""
+    printing = Console()
+    if not (printing.is_terminal or os.environ.get("COLUMNS")):
+        printing = Console(width=_WIDEST, soft_wrap=True)
+    return printing
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table of which no cell is cut: what is too long goes on in the next line."""
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
 
 
 def plain(text: str) -> str:

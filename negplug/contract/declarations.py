@@ -21,6 +21,7 @@ Declarations: TypeAlias = str | Mapping[type[nn.Module] | str, str]
 """``"pkg.module:Class=form,…"``, or classes or their names → forms."""
 
 _always: dict[str, str] = {}
+_met: set[str] = set()
 _here: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar("declared")
 
 
@@ -55,7 +56,17 @@ def all_declared() -> Mapping[str, str]:
 def declared_name(module: nn.Module, declared: Mapping[str, str]) -> str | None:
     """Return which declared class a module is of, or derives from."""
     names = map(full_name, type(module).__mro__)
-    return next((name for name in names if name in declared), None)
+    found = next((name for name in names if name in declared), None)
+    if found is not None:
+        _met.add(found)
+    return found
+
+
+def unmet() -> list[str]:
+    """Return the classes that the environment declares and of which no module was looked at."""
+    return [
+        name for name in _of_environment(os.environ.get(TREAT_VARIABLE, "")) if name not in _met
+    ]
 
 
 def as_declared(given: Declarations | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ training step names the plugin that raised it; it is never swallowed.
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -103,7 +104,8 @@ def blaming(plugin: PluginInfo | None, where: str) -> contextlib.AbstractContext
 
     What is no ``Exception`` stays what it is and gets a note, as far as Python has them (3.11).
     negplug's own errors (``plugin`` is None or of this distribution) pass as they are, and so does
-    what every rank raises.
+    what every rank raises, and what a sampler or an objective of negplug refuses that the plugin
+    has asked.
     """
     if plugin is None or plugin.distribution == "negplug":
         return _NOBODY
@@ -117,8 +119,21 @@ def _blaming(plugin: PluginInfo, where: str) -> Iterator[None]:
     except (PluginError, RanksError):
         raise
     except BaseException as error:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not _is_of_a_part_of_ours(error):
             raise PluginError(f"plugin {plugin} failed in {where}: {described(error)}") from error
         if hasattr(error, "add_note"):
             error.add_note(f"raised by plugin {plugin} in {where}")
         raise
+
+
+def _is_of_a_part_of_ours(error: Exception) -> bool:
+    """Return whether a sampler or an objective of negplug at work has raised an error.
+
+    What its constructor refuses is the fault of who gave it that.
+    """
+    raiser = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        part = frame.f_locals.get("self")
+        if hasattr(type(part), "provider"):
+            raiser = None if frame.f_code.co_name == "__init__" else type(part).__module__
+    return raiser is not None and raiser.partition(".")[0] == "negplug"

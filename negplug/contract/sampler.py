@@ -11,6 +11,7 @@ from negplug.contract.negatives import Negatives
 from negplug.contract.part import Part
 from negplug.contract.provenance import blaming
 from negplug.contract.shapes import check_negatives
+from negplug.contract.sources import check_draws_kept, several_pools
 from negplug.kernels.random.numbers import RandomNumbers
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ class NegativeSampler(Part, abc.ABC):
             known: tuple[Negatives, ...] = memo[self][0]
             return known
         with blaming(self.provider, "sample()"):
-            negatives, seen = _unpacked(self.sample(batch))
+            try:
+                negatives, seen = _unpacked(self.sample(batch))
+            except ValueError as error:
+                if (explained := several_pools(self, memo, error)) is not None:
+                    raise explained from error
+                raise
+            check_draws_kept(self, memo, negatives)
             check_negatives(negatives, batch.anchors)
         if batch.training and self.updates and seen is not None:
             self.hold(seen)

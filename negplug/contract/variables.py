@@ -5,8 +5,10 @@ A variable that is empty counts as unset. Free of torch, because every Lightning
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Mapping
+
+logger = logging.getLogger("negplug")
 
 #: The variables that users set, without their prefix.
 NAMES = (
@@ -26,12 +28,21 @@ NAMES = (
     *("DISABLED_PLUGINS", "DISABLE_AUTOLOAD", "STRICT"),
 )
 
+#: Those that processes of negplug hand to each other.
+_HANDED = ("CALL_RECORD", "LIFELINE", "PROGRESS")
+
+#: Those of its tests.
+_OF_TESTS = (
+    *("COVERAGE", "LIGHTLY_SOURCE", "SOLO_SOURCE", "SUITE_REPORT", "TEST_DEVICE", "WRITE_METHODS"),
+)
+
 TREAT_VARIABLE = "NEGPLUG_TREAT"
 
 FORMS = ("ntxent", "dcl", "infonce", "clip")
 """Forms of loss that a class can be declared to be."""
 
 _PREFIX = "NEGPLUG_"
+_OF_A_TREATMENT = ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE")
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
 
@@ -55,8 +66,18 @@ def flag(name: str, environ: Mapping[str, str]) -> bool:
     return value in _YES
 
 
+def are_given(environ: Mapping[str, str]) -> bool:
+    """Return whether there is any variable of negplug, or one that is spelt like one."""
+    return any(name[: len(_PREFIX)].upper() == _PREFIX for name in environ)
+
+
+def treats(environ: Mapping[str, str]) -> bool:
+    """Return whether there is a treatment, or a part of one, which is an error by itself."""
+    return any(environ.get(f"{_PREFIX}{name}") for name in ("SAMPLER", *_OF_A_TREATMENT))
+
+
 def check_effect(environ: Mapping[str, str]) -> None:
-    """Refuse parts of a treatment that has no sampler, and name variables that look misspelt.
+    """Refuse parts of a treatment that has no sampler, and name variables that there are not.
 
     Args:
         environ: The environment.
@@ -65,19 +86,37 @@ def check_effect(environ: Mapping[str, str]) -> None:
         ValueError: If there is an objective, a temperature, micro-batches or a composer without a
             sampler.
     """
-    given = [name.removeprefix(_PREFIX) for name in environ if name.startswith(_PREFIX)]
-    for name in given:
-        if name not in NAMES:
-            _name_misspelt(name)
+    name_unknown(environ)
     if environ.get("NEGPLUG_SAMPLER"):
         return
-    for name in ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE"):
+    for name in _OF_A_TREATMENT:
         name = f"{_PREFIX}{name}"
         if environ.get(name):
             raise ValueError(
                 f"{name}={environ[name][:40]!r} has no effect without NEGPLUG_SAMPLER; set that "
                 f"too (in_batch() keeps the host's negatives), or unset {name}"
             )
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence on each variable that looks like one of negplug and is none."""
+    known = (*NAMES, *_HANDED, *_OF_TESTS)
+    return [
+        _on_unknown(name)
+        for name in environ
+        if name[: len(_PREFIX)].upper() == _PREFIX and name not in {_PREFIX + n for n in known}
+    ]
+
+
+def name_unknown(environ: Mapping[str, str]) -> None:
+    """Warn of what :func:`unknown` finds, once in a process."""
+    for sentence in unknown(environ):
+        if sentence not in _said:
+            _said.add(sentence)
+            logger.warning("negplug: %s", sentence)
+
+
+_said: set[str] = set()
 
 
 def declared_classes(name: str, text: str) -> dict[str, str]:
@@ -103,13 +142,11 @@ def declared_classes(name: str, text: str) -> dict[str, str]:
     return declared
 
 
-def _name_misspelt(name: str) -> None:
+def _on_unknown(name: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name[:40], NAMES, n=1, cutoff=0.85)
-    if close:
-        warnings.warn(
-            f"{_PREFIX}{name[:40]} is no variable of negplug and has no effect; did you mean "
-            f"{_PREFIX}{close[0]}?",
-            stacklevel=2,
-        )
+    given = name[:40]
+    close = difflib.get_close_matches(given[len(_PREFIX) :].upper(), NAMES, n=1, cutoff=0.6)
+    known = f"behind {_PREFIX} there may be {', '.join(NAMES)}"
+    hint = f"did you mean {_PREFIX}{close[0]}?" if close else known
+    return f"{given} is no variable of negplug and has no effect; {hint}"

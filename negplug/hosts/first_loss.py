@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from negplug.hosts.first_pass import may_be_checkpointed
 from negplug.kernels.torch_private import outside_graphs
 
 _hook: Any = None
@@ -22,7 +23,9 @@ def wait() -> None:
 def _after_forward(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Any:
-    if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
+    if not isinstance(output, Tensor) or output.ndim:
+        return None
+    if not (output.requires_grad or may_be_checkpointed(module, output)):
         return None
     return _start(module, args, kwargs, output)
 

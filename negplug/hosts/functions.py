@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
-from types import FunctionType
+from pathlib import Path
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -168,3 +170,23 @@ def modules_around() -> list[nn.Module]:
     frames = (frame for frame, _ in traceback.walk_stack(None))
     owners = (f.f_locals.get("self") for f in frames if f.f_code.co_name == "forward")
     return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+def bypassed_at(module: nn.Module) -> str:
+    """Return where a module's running forward pass was called by its own name; empty if it was not.
+
+    Hooks run where the module itself is called, which torch does then.
+    """
+    named = (f for f, _ in traceback.walk_stack(None) if f.f_code.co_name == "forward")
+    *_, outermost = (None, *(f for f in named if f.f_locals.get("self") is module))
+    caller = None if outermost is None else outermost.f_back
+    if caller is None or _module_of(caller).startswith(("torch.", "negplug")):
+        return ""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and getattr(dynamo, "counters", {}).get("frames"):
+        return ""  # compiled code calls what it likes
+    return f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}"
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

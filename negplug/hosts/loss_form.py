@@ -173,6 +173,8 @@ def _factors(node: Node, operation: str) -> list[Axis | None] | None:
     None stands for a constant.
     """
     first = _FIRST_FACTOR.get(operation)
+    if operation == "Bmm" and output_shape(node)[-2:] == (1, 1):
+        return None  # each row with its own, as einsum("bd,bd->b") computes it
     if operation == "Pdist":
         return [_axis(node.next_functions[0], -1)]
     if first is not None:

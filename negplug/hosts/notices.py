@@ -31,6 +31,21 @@ def treats(sites: Iterable[LossSite], treatment: Treatment, where: str = "") -> 
     logger.info("negplug treats %s with %s", names, treatment.describe())
 
 
+def begins_anew(site: LossSite, treated: TreatedLoss) -> None:
+    """Warn that a script resumes and a loss does not, if that makes a difference; on one rank."""
+    parts = (*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside())
+    kept = [str(part) for part in parts if part.updates or getattr(part, "turns", 1) > 1]
+    if kept and rank() == 0:
+        logger.warning(
+            "negplug: the script has loaded an optimizer's state, so it goes on with an earlier "
+            "run, but %s of %s begins empty, for the script saves nothing of it; call "
+            "negplug.inject() in the script in place of NEGPLUG_SAMPLER or --sampler, save "
+            "handle.state_dict() beside the model and load it with handle.load_state_dict()",
+            ", ".join(kept),
+            site.name,
+        )
+
+
 def untrained(losses: Mapping[str, TreatedLoss], theirs: Iterable[Any]) -> None:
     """Warn of what a treated loss learns if no optimizer trains it; once for all ranks.
 

@@ -53,6 +53,8 @@ class TreatedLoss:
         rows_by_view: As the site says, of the arguments of its loss.
         shared: Likewise.
         rerouted: Computes what the host gets, given the call, while micro-batches are run.
+        ahead: Told of each call ahead of it, with the host's own loss; what it returns takes the
+            place of the treated one, unless that is None.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class TreatedLoss:
         self.rows_by_view = site.rows_by_view
         self.shared = site.shared
         self.rerouted: Callable[[Any, Callable[[], Tensor]], Tensor] | None = None
+        self.ahead: Callable[[Callable[[], Tensor]], Tensor | None] | None = None
 
     def collect_for(self, collector: Callable[[ContrastiveBatch], None]) -> None:
         """Tell ``collector`` of each training call's batch, with the samples' data set indexes."""
@@ -169,6 +172,8 @@ class TreatedLoss:
             return treated()
         if self.rerouted is not None:
             return self.rerouted(self, treated)
+        if self.ahead is not None and (instead := self.ahead(own)) is not None:
+            return instead
         if not self.evaluating:
             # Not without gradient alone: so is the first pass of a reentrant checkpoint.
             return treated() if learns or torch.is_grad_enabled() else own()
@@ -239,7 +244,7 @@ class TreatedLoss:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model is another training's.
-        blank = ("watcher", "looks", "rerouted", "collector")
+        blank = ("watcher", "looks", "rerouted", "collector", "ahead")
         return vars(self) | dict.fromkeys(blank)
 
     def forget(self) -> None:

@@ -26,7 +26,7 @@ from negplug.hosts.graph_axes import (
 from negplug.kernels.torch_private import output_shape, saved_numbers
 
 _CONTESTS = frozenset("LogSoftmax Logsumexp Logaddexp BinaryCrossEntropyWithLogits".split())
-"""Operations in which comparisons compete, whatever their sign."""
+"""Operations in which comparisons compete, whatever their sign, unless they make up one logit."""
 
 _OF_SHARES = frozenset(("Softmax", "Sigmoid"))
 """The same below a logarithm; without one they are the shares of attention, or gates."""
@@ -42,19 +42,28 @@ _SIGNED = frozenset(("Sub", "Rsub", "Add", "Neg"))
 
 _PASSED = VIEWS | frozenset("Div Clamp ClampMin Expand Unsqueeze ToCopy Clone Alias".split())
 
+_OF_ONE_LOGIT = frozenset(("Add", "Sub", "Rsub", "Mul", "Div"))
+"""Operations that make one logit of several: what they are given does not compete."""
+
 _CONSTANT = "constant"
 
 _Edge = tuple[Node | None, int]
 
 
 class _Path(NamedTuple):
-    """How the loss depends on a node: rising (1), falling (-1) or neither (0)."""
+    """How the loss depends on a node: rising (1), falling (-1) or neither (0).
+
+    Attributes:
+        entry: In which entry of the contest's logits the node is, as far as it was put together of
+            several.
+    """
 
     node: Node
     slope: int
     logarithm: bool = False
     contest: Node | None = None
     hinge: Node | None = None
+    entry: tuple[tuple[Node, int], ...] = ()
 
 
 class _Comparison:
@@ -95,7 +104,7 @@ def of_tuples(
     todo = [] if start is None else [_Path(start, 1)]
     seen = set[tuple[Node, int, bool, Node | None, bool]]()
     found: dict[frozenset[Hashable], _Comparison] = {}
-    contests: dict[Node, list[_Comparison]] = {}
+    contests: dict[Node, list[tuple[_Comparison, Hashable]]] = {}
     while todo and len(seen) < MOST_NODES:
         path = todo.pop()
         state = path.node, path.slope, path.logarithm, path.contest, path.hinge is not None
@@ -112,9 +121,10 @@ def of_tuples(
         weigher = path.contest or path.hinge
         if path.contest is not None:
             rivals = contests.setdefault(path.contest, [])
-            if spread or any(rival.sides != sides and rival.sides & sides for rival in rivals):
+            others = (rival.sides for rival, entry in rivals if entry != path.entry)
+            if spread or any(other != sides and other & sides for other in others):
                 return path.contest
-            rivals.append(comparison)
+            rivals.append((comparison, path.entry))
         comparison.weigher = comparison.weigher or weigher
         comparison.pulls |= path.slope * nearness < 0
         comparison.pushes |= path.slope * nearness > 0
@@ -132,7 +142,7 @@ def of_tuples(
 
 def _below(path: _Path) -> Iterator[_Path]:
     """Yield what an operation was given, with the slope of the loss in it."""
-    node, slope, logarithm, contest, hinge = path
+    node, slope, logarithm, contest, hinge, entry = path
     operation = operation_of(node)
     edges = [function for function, _ in node.next_functions]
     slopes = [slope] * len(edges)
@@ -151,9 +161,11 @@ def _below(path: _Path) -> Iterator[_Path]:
     logarithm = logarithm or operation in _LOGARITHMS
     if operation in _HINGES:
         hinge = hinge or node
-    for edge, falls in zip(edges, slopes, strict=True):
+    apart = contest is not None and len(edges) > 1 and operation not in _OF_ONE_LOGIT
+    for number, (edge, falls) in enumerate(zip(edges, slopes, strict=True)):
         if edge is not None:
-            yield _Path(edge, falls, logarithm, contest, hinge)
+            where = (*entry, (node, number)) if apart else entry
+            yield _Path(edge, falls, logarithm, contest, hinge, where)
 
 
 def _compared(
@@ -255,7 +267,7 @@ def _identity(edge: _Edge) -> Hashable:
     A list that is looped over takes its rows by operations of their own.
     """
     node, output = edge
-    while node is not None and operation_of(node) in _PASSED:
+    while node is not None and (operation_of(node) in _PASSED or _moves_nothing(node, output)):
         node, output = next((e for e in node.next_functions if e[0] is not None), (None, 0))
     if node is None:
         return edge
@@ -268,6 +280,16 @@ def _identity(edge: _Edge) -> Hashable:
         limits = (_number(node, name) for name in ("dim", "start", "end", "step"))
         return "Slice", _identity(given[0]), *limits
     return node, output
+
+
+def _moves_nothing(node: Node, output: int) -> bool:
+    """Return whether axes are permuted of which all that change places have length one."""
+    if operation_of(node) != "Permute":
+        return False
+    shape = output_shape(node, output)
+    dims = [dim % len(shape) for dim in _number(node, "dims")]
+    kept = [dim for dim, size in zip(dims, shape, strict=True) if size != 1]
+    return kept == sorted(kept)
 
 
 def _number(node: Node, name: str) -> tuple[int, ...]:

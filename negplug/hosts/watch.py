@@ -12,10 +12,8 @@ out of reach. While a Trainer fits a model that its callback treats, the hook is
 
 from __future__ import annotations
 
-import atexit
-import logging
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -27,8 +25,10 @@ from negplug.contract.declarations import full_name
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.contract.variables import FORMS
-from negplug.hosts import call_record, environment, notices
-from negplug.hosts.functions import FunctionWatch
+from negplug.hosts import environment, notices, resumed, unheeded
+from negplug.hosts.first_call import FirstCall
+from negplug.hosts.first_pass import may_be_checkpointed
+from negplug.hosts.functions import FunctionWatch, bypassed_at, modules_around
 from negplug.hosts.injection import Injection
 from negplug.hosts.lookout import STEPS, say_functions
 from negplug.hosts.loss_form import losses_in
@@ -39,9 +39,6 @@ from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.graph_marks import mark
 from negplug.kernels.rng_states import RngStates
 from negplug.kernels.torch_private import outside_graphs
-from negplug.loss import optimizers
-
-logger = logging.getLogger("negplug")
 
 _UNINDEXED = (
     "a plain PyTorch loop does not say which samples it trains on; call negplug.inject() in the "
@@ -85,7 +82,7 @@ class Watch:
         self._judge = Judge(ignore)
         self._ignore = frozenset(ignore) | environment.ignored()
         self._functions: FunctionWatch | None = None
-        self._first_calls: dict[tuple[type, tuple[str, int]], _FirstCall] = {}
+        self._first_calls: dict[tuple[type, tuple[str, int]], FirstCall] = {}
         self._hook: Any = None
         if _watch is not None:
             _watch.stop()
@@ -116,6 +113,8 @@ class Watch:
         # What most modules return; checked here, so that a compiled graph goes on through them.
         losses = losses_in(output)
         if not losses:
+            if may_be_checkpointed(module, output):
+                return self._after_scalar(module, args, kwargs, output)
             return None
         if torch.compiler.is_compiling() and type(module).__module__.startswith("torch."):
             return None
@@ -131,9 +130,8 @@ class Watch:
         if (current := self._current()) is not self:
             return current and current.after_forward(module, args, kwargs, output)
         site = self._judge.site_of(module)
-        if self._functions is not None and (site is not None or self._judge.leaves_alone(module)):
-            self._functions.leave_to(module)
-            mark(output)
+        if site is not None or self._judge.leaves_alone(module):
+            self._leave(module, output)
         if site is not None:
             first_call = self._treat(site, module)
             # Some losses embed the batch themselves, again here: draws to come stay as they were.
@@ -143,8 +141,27 @@ class Watch:
             if treated.requires_grad:
                 treated.register_hook(first_call.end_step)  # type: ignore[no-untyped-call]
             return treated
+        self._refuse_bypassed(module)
         self._refuse(module, args, kwargs, [output])
         return None
+
+    def _leave(self, module: nn.Module, output: Tensor) -> None:
+        """Say nothing of functions that a module has computed its loss with."""
+        if self._functions is not None:
+            self._functions.leave_to(module)
+            mark(output)
+
+    def _refuse_bypassed(self, module: nn.Module) -> None:
+        """Refuse a known loss inside of which a module is called, if nobody calls it itself."""
+        for loss in modules_around():
+            where = "" if loss is module else bypassed_at(loss)
+            if where and self._judge.site_of(loss) is not None:
+                name = type(loss).__name__
+                raise UntreatedLossError(
+                    f"{name} is called by its method forward() at {where}, where nothing can "
+                    f"take its place: call the loss itself, criterion(…), or leave it alone with "
+                    f"NEGPLUG_IGNORE={name}"
+                )
 
     @outside_graphs
     def _refuse(
@@ -165,7 +182,7 @@ class Watch:
         """Return the watch that the environment asks for by now; this one if it started without."""
         return self if self.asked is None else from_environment()
 
-    def _treat(self, site: LossSite, module: nn.Module) -> _FirstCall:
+    def _treat(self, site: LossSite, module: nn.Module) -> FirstCall:
         if environment.accumulate() > 1:
             raise ValueError(
                 f"NEGPLUG_ACCUMULATE cannot split the steps of a plain PyTorch loop, such as the "
@@ -197,7 +214,18 @@ class Watch:
             treated.watcher = self._after_treated
         self.injections[site.name] = injection
         notices.treats([site], self._treatment, f", called at {where}")
-        first_call = self._first_calls[type(module), key] = _FirstCall(treated)
+        if len(self.injections) == 1 and resumed.is_resumed():
+            notices.begins_anew(site, treated)
+        first_call = self._first_calls[type(module), key] = FirstCall(treated)
+
+        def ahead(own: Callable[[], Tensor]) -> Tensor | None:
+            if self._current() is not self:
+                return own()  # nobody asks for the treatment any more
+            if first_call.is_repeated(own):
+                self._leave(module, own())
+            return None
+
+        treated.ahead = ahead
         return first_call
 
     def _after_treated(self, treated: TreatedLoss, _: Tensor) -> None:
@@ -212,28 +240,6 @@ class Watch:
         if self._functions is not None:
             self._functions.stop()
             self._functions = None
-
-
-class _FirstCall:
-    """The first call of a loss, and whether another followed its step."""
-
-    def __init__(self, treated: TreatedLoss) -> None:
-        self._treated = treated
-        self._calls_in_step: int | None = None
-        self._finished = optimizers.finished()
-
-    def end_step(self, _: Tensor) -> None:
-        """Note that the step's backward pass has come."""
-        self._calls_in_step = self._treated.calls
-
-    @property
-    def was_the_last(self) -> bool:
-        """Whether the step is over and the loss was not called in another.
-
-        A backward pass alone ends none: each of several losses in a list may have its own.
-        """
-        stepped = optimizers.finished() > self._finished
-        return stepped and self._calls_in_step == self._treated.calls
 
 
 def from_environment() -> Watch | None:
@@ -270,7 +276,7 @@ def take_over(
     at_work, found = _watch, from_environment()
     if found is None or found is at_work or _fitting:
         return None
-    atexit.register(_say_if_untreated)
+    unheeded.trains()
     return found.after_forward(module, args, kwargs, output)
 
 
@@ -289,11 +295,3 @@ def resume(fitting: object) -> None:
 def _update() -> None:
     if _watch is not None:
         _watch._update()
-
-
-def _say_if_untreated() -> None:
-    if not call_record.recorded_here():
-        logger.warning(
-            "negplug: NEGPLUG_SAMPLER is set, but this process ends without having called any "
-            "contrastive loss that negplug treats; 'negplug doctor' lists the hosts it knows"
-        )

@@ -15,7 +15,7 @@ import os
 import weakref
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -29,46 +29,74 @@ _SECONDS_OF_SILENCE = 10.0
 
 logger = logging.getLogger("negplug")
 
-_met: weakref.WeakSet[Any] = weakref.WeakSet()
+
+class Topic(NamedTuple):
+    """What ranks meet for, in the words of messages.
+
+    Attributes:
+        does: What a rank waits for the others to do.
+        has_not: What a rank that does not come has not done.
+        because: Why it may not have.
+    """
+
+    does: str
+    has_not: str
+    because: str
+
+
+LOSS = Topic(
+    "call a loss that negplug treats",
+    "has called no loss that negplug treats",
+    "it trains without the sampler (NEGPLUG_SAMPLER, 'negplug run' or the callback on some ranks "
+    "alone)",
+)
+
+_met: weakref.WeakKeyDictionary[Any, set[Topic]] = weakref.WeakKeyDictionary()
 _numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
-def meet() -> None:
-    """Wait until every rank is here; does nothing from the second call of a group on.
+def meet(topic: Topic = LOSS, says: str = "") -> list[str]:
+    """Wait until every rank is here; does nothing from a group's second call for a topic on.
+
+    Args:
+        topic: What the ranks meet for.
+        says: What this rank tells the others.
+
+    Returns:
+        What each rank said, in rank order; nothing where they have met before.
 
     Raises:
         RanksError: If a rank does not come; on every rank.
         ValueError: If the environment's number of seconds is none.
     """
     group = dist.group.WORLD
-    if group in _met:
-        return
+    if topic in _met.get(group, ()):
+        return []
     seconds, store, own = _seconds(), default_store(), dist.get_rank()
     number = _number(group, store, own)
-    store.set(_key(own, number), b"")
-    others = [rank for rank in range(dist.get_world_size()) if rank != own]
-    keys = {rank: _key(rank, number) for rank in others}
+    everyone = {rank: _key(topic, rank, number) for rank in range(dist.get_world_size())}
+    store.set(everyone[own], says.encode())
+    keys = {rank: key for rank, key in everyone.items() if rank != own}
     patience = min(_SECONDS_OF_SILENCE, seconds)
     if missing := _missing(store, keys, patience):
-        logger.warning("negplug waits for rank %s to call a treated loss", missing)
+        logger.warning("negplug waits for rank %s to %s", missing, topic.does)
         missing = _missing(store, keys, seconds - patience)
     # What the first one says holds for all, so that none goes on without the others.
     said = f"rank {own} waited {seconds:g} s for rank {missing}" if missing else "met"
-    verdict = store.compare_set(f"negplug/meeting {number}", "", said).decode()
+    verdict = store.compare_set(f"negplug/meeting to {topic.does}, {number}", "", said).decode()
     if verdict == said and missing:
         raise RanksError(
-            f"rank {missing} has called no loss that negplug treats within {seconds:g} s of this "
-            f"rank: it trains without the sampler (NEGPLUG_SAMPLER, 'negplug run' or the callback "
-            f"on some ranks alone), or it has stopped; if it is only slow, set {VARIABLE} to more "
-            f"seconds"
+            f"rank {missing} {topic.has_not} within {seconds:g} s of this rank: {topic.because}, "
+            f"or it has stopped; if it is only slow, set {VARIABLE} to more seconds"
         )
     if verdict != "met":
         raise RanksError(
-            f"{verdict} to call a loss that negplug treats, and has given up; if that rank is only "
-            f"slow, set {VARIABLE} to more seconds"
+            f"{verdict} to {topic.does}, and has given up; if that rank is only slow, set "
+            f"{VARIABLE} to more seconds"
         )
     if group is not None:
-        _met.add(group)
+        _met.setdefault(group, set()).add(topic)
+    return [store.get(key).decode() for key in everyone.values()]
 
 
 def _number(group: Any, store: Any, own: int) -> int:
@@ -87,8 +115,8 @@ def _missing(store: Any, keys: dict[int, str], seconds: float) -> str:
     return ", ".join(str(rank) for rank, key in keys.items() if not store.check([key]))
 
 
-def _key(rank: int, number: int) -> str:
-    return f"negplug/rank {rank} is here, {number}"
+def _key(topic: Topic, rank: int, number: int) -> str:
+    return f"negplug/rank {rank} is here to {topic.does}, {number}"
 
 
 def _seconds() -> float:

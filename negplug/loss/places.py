@@ -7,9 +7,11 @@ same.
 
 from __future__ import annotations
 
+import collections
 import sys
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from types import FrameType
+from pathlib import Path
+from types import CodeType, FrameType
 
 _FRAMES = 4  # a step's own helper, the step, what calls it
 
@@ -17,10 +19,17 @@ Place = tuple[tuple[Hashable, int], ...]
 
 
 class Places:
-    """The places of the calls of a step, once a step had several at places of their own."""
+    """The places of the calls of a step, once a step had several at places of their own.
+
+    Attributes:
+        mixed: Where the latest step has called the loss so that the memories of its places would be
+            mixed up; empty otherwise.
+    """
 
     def __init__(self) -> None:
+        self.mixed = ""
         self._numbers: dict[Place, int] = {}
+        self._states: dict[tuple[Place, int], int] = {}
 
     def here(self, most: int | None) -> Place:
         """Return where the loss is called just now; empty where steps have one call.
@@ -41,11 +50,33 @@ class Places:
         return None if number in reached else number
 
     def learn(self, calls: Iterable[tuple[Place, int]]) -> None:
-        """Take the calls of a step that is over."""
+        """Take the calls of a step that is over, each with the state that takes in what it held."""
         found = list(calls)
         numbers = dict(found)
-        apart = len(set(numbers.values())) == len(numbers) == len(found)
-        self._numbers = numbers if apart and len(found) > 1 and () not in numbers else {}
+        self.mixed = ""
+        if () not in numbers:
+            self._compare(found)
+        if len(found) > 1:
+            apart = len(set(numbers.values())) == len(numbers) == len(found)
+            self._numbers = numbers if apart and () not in numbers else {}
+
+    def _compare(self, calls: Collection[tuple[Place, int]]) -> None:
+        """Compare with earlier steps that have called the loss at some of these places."""
+        times = collections.Counter[Place]()
+        states: dict[tuple[Place, int], int] = {}
+        for place, state in calls:
+            states[place, times[place]] = state
+            times[place] += 1
+        if self._states.keys().isdisjoint(states):
+            self._states = states  # another loop
+            return
+        owners = {state: place for (place, _), state in self._states.items()}
+        for (place, time), state in states.items():
+            owner = owners.get(state, place) if time else place  # once more than before
+            if self._states.get((place, time), state) != state or owner != place:
+                self.mixed = _described(place)
+                return
+        self._states |= states
 
 
 def states_of(numbers: Sequence[int], placed: bool, begun: int) -> Sequence[int]:
@@ -73,3 +104,11 @@ def _place() -> Place:
             found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
+
+
+def _described(place: Place) -> str:
+    code, instruction = place[0]
+    assert isinstance(code, CodeType)
+    ranges = code.co_lines()
+    line = next((line for start, end, line in ranges if start <= instruction < end), None)
+    return f"{Path(code.co_filename).name}:{line}"

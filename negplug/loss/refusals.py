@@ -19,3 +19,16 @@ def no_second_derivative() -> RuntimeError:
         "gradient has no derivative, so the penalty would silently lack that part; leave "
         "create_graph out, or put the penalty on another loss"
     )
+
+
+def mixed_up(where: str) -> RuntimeError:
+    """Return the error of a step whose calls are not those of the steps before.
+
+    Args:
+        where: The place of one of them.
+    """
+    return RuntimeError(
+        f"a step has called a loss that remembers at {where} more or less often than the steps "
+        f"before it, so it is unknown which memory is whose; call it equally often in every step, "
+        f"or make a loss for each place"
+    )

@@ -16,6 +16,7 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.kernels.precision import not_inference
 from negplug.kernels.torch_private import backward_runs, inside_function
 from negplug.loss.calls import CallState
+from negplug.loss.refusals import mixed_up
 from negplug.loss.saved import SavingLoss
 from negplug.loss.steps import Call
 
@@ -34,8 +35,16 @@ class SteppedLoss(SavingLoss):
         self._steps.hold_open()
 
     def end_step(self) -> None:
-        """Close the training step: samplers take in what a backward pass has reached."""
-        for number, call in self._steps.close():
+        """Close the training step: samplers take in what a backward pass has reached.
+
+        Raises:
+            RuntimeError: If calls of the step would take in what is another place's.
+        """
+        reached = self._steps.close()
+        where = self._steps.places.mixed
+        if where and self._fresh and not all(call.shared for _, call in reached):
+            raise mixed_up(where)
+        for number, call in reached:
             self._state(0 if call.shared else number).take_in(call.held or [])
             call.closed, call.held = bool(call.held), []
         if self._steps.most is not None and len(self.further) >= self._steps.most:

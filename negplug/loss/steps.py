@@ -116,6 +116,7 @@ class Steps:
     Attributes:
         ended: Number of steps that are over, those included that trained nothing.
         passes: The backward passes of the present step.
+        places: Where its calls are made.
         when_reached: What the first backward pass that reaches the present step does.
     """
 
@@ -124,7 +125,7 @@ class Steps:
         self.most = most
         self.passes = Passes()
         self._earlier: list[weakref.ref[Call]] = []
-        self._held_open, self._places = False, Places()
+        self._held_open, self.places = False, Places()
         self._forgotten = collections.deque[list[tuple[int, Call]]](maxlen=_KEPT)
         self._begin(begun)
 
@@ -193,8 +194,8 @@ class Steps:
             if known:
                 known[0].fingerprint = BatchFingerprint.of(batch)
                 return known[0]
-        where = self._places.here(self.most)
-        number = self._places.number(where, [call.number for call in self._reached])
+        where = self.places.here(self.most)
+        number = self.places.number(where, [call.number for call in self._reached])
         call = Call(self, self.following if number is None else number, shared, graph, batch)
         call.place, call.placed = where, number is not None
         self._calls.append(weakref.ref(call))
@@ -245,7 +246,7 @@ class Steps:
         """
         self.passes.settle()
         every, dropped, self._held_open = self._left(), self.passes.dropped, False
-        self._places.learn((call.place, call.number) for _, call in every)
+        self.places.learn((call.place, state) for state, call in every)
         self._begin()
         self.ended += bool(every)
         discarded = all(call.discarded for _, call in every)

@@ -11,11 +11,13 @@ from negplug.contract.variables import flag
 from negplug.kernels.announcing import default_device, exchanged
 from negplug.kernels.distributed import world_size
 from negplug.kernels.errors import RanksError
+from negplug.kernels.meeting import Topic, meet
 
 _VARIABLES = (
     "ACCUMULATE",
     "BACKEND",
     "COMPOSE",
+    "DIAGNOSTICS",
     "DISABLED_PLUGINS",
     "IGNORE",
     "OBJECTIVE",
@@ -23,9 +25,15 @@ _VARIABLES = (
     "TEMPERATURE",
     "TREAT",
 )
-"""Of the environment: what changes the losses of a rank."""
+"""Of the environment: what changes the losses of a rank, or what it exchanges beside them."""
 
-_AUTOLOAD = "NEGPLUG_DISABLE_AUTOLOAD"
+_FLAGS = ("NEGPLUG_DISABLE_AUTOLOAD", "NEGPLUG_STRICT")
+
+_DIAGNOSED = Topic(
+    "begin a fit with NEGPLUG_DIAGNOSTICS",
+    "has begun no fit with NEGPLUG_DIAGNOSTICS",
+    "it is set on some ranks alone",
+)
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the description of a function, of each process
 
@@ -34,7 +42,7 @@ def variables() -> dict[str, str]:
     """Return what the environment says of the losses of this rank; what is blank is unset."""
     names = [f"NEGPLUG_{name}" for name in _VARIABLES]
     found = {f"variable {name}": os.environ.get(name, "").strip() or "unset" for name in names}
-    return found | {f"variable {_AUTOLOAD}": str(flag(_AUTOLOAD, os.environ))}
+    return found | {f"variable {name}": str(flag(name, os.environ)) for name in _FLAGS}
 
 
 def plain(terms: Mapping[str, str]) -> dict[str, str]:
@@ -71,3 +79,13 @@ def insist_on_same(terms: Mapping[str, str]) -> None:
     if world_size() > 1:
         said = json.dumps(plain(variables() | dict(terms)))
         compare([json.loads(text) for text in exchanged(said, default_device())])
+
+
+def insist_on_same_diagnostics() -> None:
+    """Insist that every rank measures the same, whether a loss is treated or not.
+
+    Raises:
+        RanksError: If a rank measures something else, or does not come; on every rank that does.
+    """
+    if world_size() > 1:
+        compare([json.loads(text) for text in meet(_DIAGNOSED, json.dumps(variables()))] or [{}])

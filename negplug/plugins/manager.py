@@ -133,6 +133,18 @@ class Plugins:
         failed = "".join(f"; {failure}" for failure in self.failures)
         raise UnknownNameError(f"unknown {kind} {short(name)!r}; {hint}{failed}")
 
+    def clashes(self) -> list[str]:
+        """Return why names that more than one plugin provides cannot be looked up."""
+        refused = []
+        for kind, entries in self._provided.items():
+            names = [entry.spec.name for entry in entries] if kind != "adapter" else []
+            for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+                try:
+                    self.lookup(kind, name)
+                except UnknownNameError as error:
+                    refused.append(str(error))
+        return refused
+
     def _own(self, name: str) -> PluginInfo:
         return PluginInfo(name, PROJECT, installed_version(PROJECT) or "unknown")
 

@@ -54,6 +54,7 @@ from negplug.testing.subject import Subject
 from negplug.testing.values import (
     a_ragged_batch_is_served,
     columns_lie_in_the_pool,
+    fewer_than_asked_for_are_told_of,
     no_anchor_meets_its_own_sample,
     no_column_is_repeated,
     pool_rows_have_unit_length,
@@ -73,6 +74,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     no_anchor_meets_its_own_sample,
     what_is_attracted_is_no_negative,
     a_ragged_batch_is_served,
+    fewer_than_asked_for_are_told_of,
     rows_are_what_they_are_called,
     rows_keep_what_is_known_of_them,
     it_serves_as_a_source,

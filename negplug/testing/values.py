@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from negplug.contract.ids import comparable_ids
-from negplug.contract.negatives import Columns, Mixtures, Negatives
+from negplug.contract.negatives import Columns, Mixtures, Negatives, total_counts
+from negplug.contract.provenance import PluginError
+from negplug.contract.sampler import NegativeSampler
 from negplug.contract.shapes import check_negatives
 from negplug.testing.subject import (
     Step,
@@ -126,6 +129,32 @@ def a_ragged_batch_is_served(subject: Subject) -> None:
     assert step.gradient is not None
     assert step.loss.isfinite(), f"the loss is {step.loss.item()}"
     assert step.gradient.isfinite().all(), "the gradient is not finite"
+
+
+def fewer_than_asked_for_are_told_of(subject: Subject) -> None:
+    """Where a full batch has fewer than ``num_negatives``, it is an error or a warning says so.
+
+    Asked of samplers with an attribute of that name, 3 or more, that remember no past steps.
+    """
+    sampler = subject.new()
+    asked = getattr(sampler, "num_negatives", None)
+    if not isinstance(asked, int) or asked < 3 or _remembers(sampler):
+        return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            (step,) = train(subject, subject.loss(), [0], size=2)
+        except (ValueError, PluginError):
+            return
+    given = int(total_counts(restored(step.values), step.batch.anchors).max())
+    assert told or given >= asked, (
+        f"num_negatives={asked}, but {given} are given where an anchor has 2 in a full batch, and "
+        f"nobody is told; ask self.availability.exceeded(…), as ChoosingSampler has it"
+    )
+
+
+def _remembers(sampler: NegativeSampler) -> bool:
+    return any(part.remembers for part in sampler.all_samplers())
 
 
 def _parts(subject: Subject) -> Iterator[tuple[str, Step, Negatives]]:

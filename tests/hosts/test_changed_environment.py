@@ -50,6 +50,23 @@ def test_a_loop_after_the_variable_has_changed(asks, later):
     assert loss_of() < own - 0.2
 
 
+@pytest.mark.parametrize("later", [None, "in_batch()"])
+def test_the_next_call_of_a_loss_that_was_treated(monkeypatch, later):
+    own, criterion, z = loss_of(), NTXentLoss(0.2), naive.embeddings(2, 16)
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "uniform(num_negatives=2)")
+    at_work.from_environment()
+    assert float(criterion(*z).detach()) < own - 0.5
+    if later is None:
+        monkeypatch.delenv("NEGPLUG_SAMPLER")
+    else:
+        monkeypatch.setenv("NEGPLUG_SAMPLER", later)
+    for _ in range(2):
+        assert float(criterion(*z).detach()) == pytest.approx(own, rel=1e-6)
+    assert ("forward" in vars(criterion)) == (later is not None)
+    if later is not None:
+        at_work._watch.stop()
+
+
 def test_a_loss_that_was_treated_is_the_host_s_again(asks):
     own, criterion = loss_of(), NTXentLoss(0.2)
     asks("uniform(num_negatives=2)")

@@ -75,7 +75,30 @@ def of_classes_that_are_samples(a, b):
     return F.multi_margin_loss(a @ b.T, torch.arange(len(a), device=a.device))
 
 
+def pairs_with_labels(a, b):
+    scores = torch.cat([(a * b).sum(1), (a * turned(b)).sum(1)])
+    return F.binary_cross_entropy_with_logits(scores, (torch.arange(len(scores)) < ROWS).to(a))
+
+
+def ranked_by_pairs(a, b):
+    logit = (a * b).sum(-1) - (a * turned(b)).sum(-1)
+    return F.binary_cross_entropy_with_logits(logit, torch.ones_like(logit))
+
+
+def sums_that_compete(a, b):
+    near, far = (a * b).sum(1) + (a * b.sin()).sum(1), (a * turned(b)).sum(1)
+    labels = torch.zeros(len(a), dtype=torch.long, device=a.device)
+    return F.cross_entropy(torch.stack([near, far], 1), labels)
+
+
+def by_a_condition(a, b):
+    first = torch.arange(len(a), device=a.device) < 2
+    logit = torch.where(first, (a * b).sum(1), (a * turned(b)).sum(1))
+    return F.binary_cross_entropy_with_logits(logit, first.to(a))
+
+
 TUPLES = [
+    *(pairs_with_labels, ranked_by_pairs, sums_that_compete, by_a_condition),
     *(margin_of_products, margin_of_lengths, margin_of_keys_without_gradient, in_halves, logistic),
     *(chosen_by_a_softmax, of_several_each, row_by_row, by_labels, spread_out),
     of_classes_that_are_samples,
@@ -148,7 +171,25 @@ def divergences(a, b):
     return (p * (p / r).log()).sum(1).mean() + (q * (q / r).log()).sum(1).mean()
 
 
+def one_logit_of_products(a, b):
+    logit = (a * b).sum(-1) + (a * turned(b)).sum(-1)
+    return F.binary_cross_entropy_with_logits(logit, torch.zeros_like(logit))
+
+
+def factorization_machine(a, b):
+    c = torch.tanh(a + b)
+    logit = (a * b).sum(1) + (a * c).sum(1) + 0.5 * torch.einsum("bd,bd->b", b, c)
+    return F.binary_cross_entropy(logit.sigmoid(), torch.ones_like(logit))
+
+
+def one_logit_of_two_classes(a, b):
+    logit = (a * b).sum(1) + (a * turned(b)).sum(1)
+    labels = torch.zeros(len(a), dtype=torch.long, device=a.device)
+    return F.cross_entropy(torch.stack([logit, torch.zeros_like(logit)], 1), labels)
+
+
 OTHERS = [
+    *(one_logit_of_products, factorization_machine, one_logit_of_two_classes),
     *(pulled_alone, equally_far, similarities_that_are_given, relations_of_a_teacher, attention),
     *(classes, margin_of_prototypes, margin_of_one_hot_classes, teacher, divergences),
     *(energy_score, kept_apart),

@@ -137,3 +137,43 @@ def test_a_place_keeps_its_queue_whatever_the_order_of_the_calls():
         wanted, found = usual.step(("there", "back"), number), swapped.step(order, number)
         for name, loss in found.items():
             assert torch.equal(loss, wanted[name]), f"{name} of step {number}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "mixed"),
+    [
+        (["AB", "AAB"], "A"),
+        (["AAB", "AB"], "B"),
+        (["AB", "AB", "AA"], "A"),
+        (["AB", "A", "BA", "B", "AB"], None),
+        (["AB", "AB"], None),
+        (["AAB", "AAB"], None),
+        (["AA", "A", "AAA", "AA"], None),
+        (["AB", "CD", "AB"], None),  # two loops, one after the other
+    ],
+)
+@pytest.mark.parametrize("sampler", ["queue(size=64)", "uniform(num_negatives=2)"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_steps_that_call_a_loss_at_its_places_unequally_often(sampler, steps, mixed, shared):
+    loss_fn, batch = ContrastiveLoss(sampler), ContrastiveBatch.from_views
+
+    def call(place):
+        views = [z.detach().requires_grad_() for z in naive.embeddings(2, 8)]
+        if place == "A":
+            return loss_fn(*views) if shared else loss_fn.contrast(batch(views))
+        if place == "B":
+            return loss_fn(*views) if shared else loss_fn.contrast(batch(views))
+        if place == "C":
+            return loss_fn(*views) if shared else loss_fn.contrast(batch(views))
+        return loss_fn(*views) if shared else loss_fn.contrast(batch(views))
+
+    def train():
+        for places in steps:
+            sum(call(place) for place in places).backward()
+            loss_fn.end_step()
+
+    if mixed is None or "queue" not in sampler or shared:
+        train()
+    else:
+        with pytest.raises(RuntimeError, match=r"at test_kept_losses\.py:\d+ more or less often"):
+            train()

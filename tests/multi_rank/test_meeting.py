@@ -15,6 +15,7 @@ from unequal_ranks import said, train
 
 from negplug import ContrastiveLoss
 from negplug.kernels import meeting
+from negplug.loss import terms
 
 
 class Heard(logging.Handler):
@@ -54,6 +55,41 @@ def late(rank, world):
     return [*heard, said(train, loss_fn, rank, 1)]
 
 
+def diagnosed_alone(rank, world, folder):
+    """Rank 1 has no diagnostics, and then others; what each says, and of its treated loss."""
+    os.environ[meeting.VARIABLE] = "1"
+    found = []
+    if not rank:
+        os.environ["NEGPLUG_DIAGNOSTICS"] = "representation"
+        found.append(said(terms.insist_on_same_diagnostics))
+        (folder / "gave up").touch()
+    while not (folder / "gave up").exists():
+        time.sleep(0.05)
+    if rank:
+        os.environ["NEGPLUG_DIAGNOSTICS"] = "gradient_snr"
+        found.append(said(terms.insist_on_same_diagnostics))
+    os.environ.pop("NEGPLUG_DIAGNOSTICS")
+    os.environ[meeting.VARIABLE] = "60"
+    return [*found, said(train, ContrastiveLoss("gather()", seed=3), rank, 0)]
+
+
+def diagnosed_otherwise(rank, world):
+    """Both ranks have diagnostics, of which one differs in a value."""
+    os.environ["NEGPLUG_DIAGNOSTICS"] = ("representation", "gradient_snr")[rank]
+    return [said(terms.insist_on_same_diagnostics)]
+
+
+def test_diagnostics_of_one_rank_alone_or_of_another_value(tmp_path):
+    first, second = ranks.run(diagnosed_alone, 2, tmp_path)
+    assert first[0][0] == second[0][0] == "RanksError"
+    assert "rank 1 has begun no fit with NEGPLUG_DIAGNOSTICS within 1 s of this" in first[0][1]
+    assert "rank 0 waited 1 s for rank 1 to begin a fit with NEGPLUG_DIAGNOSTICS" in second[0][1]
+    assert first[1] is second[1] is None  # who has met for a loss is another matter
+    for heard in ranks.run(diagnosed_otherwise, 2):
+        assert heard[0][0] == "RanksError"
+        assert "rank 0 has representation, rank 1 has gradient_snr" in heard[0][1]
+
+
 def two_groups(rank, world, folder):
     """One process group after the other, on one store.
 
@@ -79,7 +115,7 @@ def test_a_rank_that_never_comes_or_too_late(tmp_path: Path):
         assert kind == kind_there == "RanksError"
         assert message.startswith("rank 1 has called no loss that negplug treats within 1 s")
         assert "NEGPLUG_SAMPLER" in message
-        assert logged == ["negplug waits for rank 1 to call a treated loss"]
+        assert logged == ["negplug waits for rank 1 to call a loss that negplug treats"]
         assert message_there.startswith("rank 0 waited 1 s for rank 1 to call a loss")
         assert message_there.endswith("set NEGPLUG_RANKS_TIMEOUT to more seconds")
 

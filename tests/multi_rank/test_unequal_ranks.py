@@ -35,10 +35,12 @@ def settings(rank, world):
         loss_fn = build()
         found.append((word, said(train, loss_fn, rank, 0), said(train, loss_fn, rank, 1)))
     loss_fn = ContrastiveLoss("uniform(num_negatives=2)")
-    if rank:
-        os.environ["NEGPLUG_BACKEND"] = "torch"
-    found.append(("NEGPLUG_BACKEND", said(train, loss_fn, rank, 0), said(train, loss_fn, rank, 0)))
-    os.environ.pop("NEGPLUG_BACKEND", None)
+    for name, value in (("BACKEND", "torch"), ("STRICT", "1"), ("DIAGNOSTICS", "gradient_snr")):
+        name = f"NEGPLUG_{name}"
+        if rank:
+            os.environ[name] = value
+        found.append((name, *(said(train, loss_fn, rank, 0) for _ in range(2))))
+        os.environ.pop(name, None)
     for name, odd in (("float32", torch.float32), ("width", None)):
         z0, z1 = views_of(rank, 0, WIDTH + (rank if odd is None else 0))
         if odd is not None and rank:

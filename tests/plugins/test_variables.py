@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 
+from negplug.contract import variables
 from negplug.contract.variables import check_effect, flag
 from negplug.plugins.manager import Plugins
 
@@ -53,21 +52,28 @@ def test_a_part_of_a_treatment_without_a_sampler_is_refused(environ):
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("given", "said"),
     [
-        ("NEGPLUG_SAMPLR", "NEGPLUG_SAMPLER"),
-        ("NEGPLUG_TEMPRATURE", "NEGPLUG_TEMPERATURE"),
-        ("NEGPLUG_DISABLE_PLUGINS", "NEGPLUG_DISABLED_PLUGINS"),
+        ("NEGPLUG_SAMPLR", "did you mean NEGPLUG_SAMPLER?"),
+        ("NEGPLUG_STRCT", "did you mean NEGPLUG_STRICT?"),
+        ("NEGPLUG_TEMPRATURE", "did you mean NEGPLUG_TEMPERATURE?"),
+        ("NEGPLUG_DISABLE_PLUGINS", "did you mean NEGPLUG_DISABLED_PLUGINS?"),
+        ("negplug_sampler", "did you mean NEGPLUG_SAMPLER?"),
+        ("NEGPLUG_TAU", "behind NEGPLUG_ there may be SAMPLER, OBJECTIVE, "),
     ],
 )
-def test_a_misspelt_name_is_named(given, meant):
-    with pytest.warns(UserWarning, match=f"{given} is no variable .* did you mean {meant}"):
+def test_an_unknown_name_is_named_once(given, said, caplog, monkeypatch):
+    monkeypatch.setattr(variables, "_said", set())
+    for _ in range(2):
         check_effect({given: "in_batch()"})
+    (message,) = caplog.messages
+    assert message.startswith(f"negplug: {given} is no variable of negplug and has no effect; ")
+    assert said in message
 
 
-def test_what_has_an_effect_and_what_is_not_ours_is_not_named():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_effect({"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_OBJECTIVE": "infonce()"})
-        check_effect({"NEGPLUG_OBJECTIVE": "", "NEGPLUG_STRICT": "1", "SAMPLER": "x"})
-        check_effect({"NEGPLUG_TEST_DEVICE": "cuda", "NEGPLUG_COVERAGE": "1"})
+def test_what_has_an_effect_and_what_is_not_ours_is_not_named(caplog):
+    check_effect({"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_OBJECTIVE": "infonce()"})
+    check_effect({"NEGPLUG_OBJECTIVE": "", "NEGPLUG_STRICT": "1", "SAMPLER": "x"})
+    check_effect({"NEGPLUG_TEST_DEVICE": "cuda", "NEGPLUG_COVERAGE": "1"})
+    check_effect({"NEGPLUG_CALL_RECORD": "/x", "NEGPLUG_LIFELINE": "3"})
+    assert not caplog.messages

@@ -18,6 +18,8 @@ HUGE = 10**12
         ("uniform(num_negatives=2, source=queue(size={}))", "queue: size"),
         ("memory_bank(size={})", "memory_bank: size"),
         ("gumbel_max(num_negatives={})", "gumbel_max: num_negatives"),
+        ("emc2(size={})", "emc2: size"),
+        ('isir(size={}, out_of_batch="drop")', "isir: size"),
         ("synthetic(num_hardest=2, num_mixed={})", "synthetic: num_mixed"),
         ("synthetic(num_hardest=2, num_mixed_with_anchor={})", "synthetic: num_mixed_with_anchor"),
         ("synthetic(num_noisy={}, sigma=0.1)", "synthetic: num_noisy"),

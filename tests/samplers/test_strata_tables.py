@@ -106,3 +106,12 @@ def test_parent_is_said_of_tables_alone():
         Stratified(4, parent=True)
     with pytest.raises(TypeError, match="parent must be True or False"):
         Stratified(4, by=TABLE, parent=1)
+
+
+def test_what_a_damaged_header_says_is_not_repeated_at_length(tmp_path):
+    path = tmp_path / "table.npy"
+    header = "{'descr': '<i8', 'fortran_order': False, 'shape': " + "(" * 3000 + "}\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(ValueError, match=r"holds no array of numbers that numpy\.load") as caught:
+        Stratified(2, by=str(path))
+    assert len(str(caught.value)) < 500 + len(str(path))

@@ -75,6 +75,20 @@ class NamelessQueue(Queue):
         return arriving._replace(names=torch.full_like(arriving.names, -1))
 
 
+class SilentlyFewer(NegativeSampler):
+    """Gives what there is where there are fewer than M."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_negatives = 3
+
+    def sample(self, batch):
+        ids = batch.anchors.ids[:, None] != batch.keys.ids
+        count = min(self.num_negatives, batch.keys.embeddings.shape[0])
+        slots = torch.argsort(~ids, dim=1, stable=True)[:, :count]
+        return Negatives(batch.keys, Columns(slots, ids.gather(1, slots)))
+
+
 class NeedsSix(NegativeSampler):
     """Has no answer to a small batch."""
 
@@ -256,6 +270,7 @@ BROKEN = [
     (Long, values.pool_rows_have_unit_length, "row 0 has length 2"),
     (ForgetsWhoIsWho, values.no_anchor_meets_its_own_sample, r"step 0 \(views\): anchor 0, of sa"),
     (NamelessQueue, values.no_anchor_meets_its_own_sample, r"training step [1-5] \(views\)"),
+    (SilentlyFewer, values.fewer_than_asked_for_are_told_of, "but 2 are given where an anchor h"),
     (NeedsSix, values.a_ragged_batch_is_served, "out of range"),
     *BROKEN_COMPOSITION,
     *BROKEN_ATTRACTION,

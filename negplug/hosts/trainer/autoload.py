@@ -31,6 +31,8 @@ DIAGNOSTICS = {
 }
 """Name → callback, see :mod:`negplug.hosts.trainer.lightnings`."""
 
+_asked = False
+
 
 def lightning() -> list[Any]:
     """Return the callbacks for a Trainer of ``lightning.pytorch``."""
@@ -40,6 +42,11 @@ def lightning() -> list[Any]:
 def pytorch_lightning() -> list[Any]:
     """Return the callbacks for a Trainer of ``pytorch_lightning``."""
     return _callbacks("pytorch_lightning")
+
+
+def was_asked() -> bool:
+    """Return whether a Trainer was made in this process."""
+    return _asked
 
 
 def asked_diagnostics() -> list[str]:
@@ -59,6 +66,8 @@ def asked_diagnostics() -> list[str]:
 
 
 def _callbacks(framework: str) -> list[Any]:
+    global _asked
+    _asked = True
     asked = environment.asked()
     metrics = os.environ.get("NEGPLUG_METRICS")
     callbacks: list[Any] = []

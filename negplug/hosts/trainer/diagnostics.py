@@ -23,6 +23,7 @@ from negplug.hosts.trainer.private import logs_now
 from negplug.hosts.trainer.strategies import sharding_strategy
 from negplug.kernels.distributed import everyones
 from negplug.kernels.torch_private import unscales_itself
+from negplug.loss.terms import insist_on_same_diagnostics
 
 logger = logging.getLogger("negplug")
 
@@ -53,6 +54,7 @@ class GradientSNRMixin:
         super().__init__()
         refuse_twice("gradient_snr", self, from_environment)
         self.moments = GradientMoments(decay)
+        self._from_environment = from_environment
         self._owner = Ownership()
         self._stepped = False
 
@@ -62,8 +64,14 @@ class GradientSNRMixin:
         return "negplug.gradient_snr"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Start afresh in a fit of another model than before."""
+        """Start afresh in a fit of another model than before.
+
+        Raises:
+            RanksError: If the environment asks for other diagnostics on another rank.
+        """
         if stage == "fit":
+            if self._from_environment:
+                insist_on_same_diagnostics()
             if self._owner.has_model and not self._owner.is_of(pl_module):
                 self.moments = GradientMoments(self.moments.decay)
             self._owner.take(pl_module)
@@ -170,6 +178,15 @@ class RepresentationDiagnosticsMixin:
         self._due = False
         self._features: list[Tensor] = []
         self._labels: list[Tensor] = []
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Insist that all ranks measure: they exchange their features.
+
+        Raises:
+            RanksError: If the environment asks for other diagnostics on another rank.
+        """
+        if stage == "fit" and self._from_environment:
+            insist_on_same_diagnostics()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Insist on an encoder and a validation epoch."""

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.inputs import check_integer
+from negplug.contract.inputs import check_integer, check_room
 from negplug.contract.negatives import Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sample_table import Room, check_indexes, check_samples, views_of
@@ -214,6 +214,12 @@ class ChainSampler(Stateful, NegativeSampler):
         own, everyones = batch.anchors.indexes, batch.gathered().keys.indexes
         check_indexes(self.name, batch, None if own is None else everyones, self.size)
         check_samples(self.name, self.samples, self._size(batch))
+        if batch.first_step and self.size is not None:
+            rows = batch.anchors.embeddings
+            width = rows.shape[1] if self.out_of_batch == "cached" else 0
+            views = batch.anchors.num_views or 1
+            needed = self.size * views * (8 + width * rows.element_size())
+            check_room(self.name, "size", self.size, needed, rows.device)
         assert own is not None
         return own
 

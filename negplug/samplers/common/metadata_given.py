@@ -87,7 +87,7 @@ def _load(what: str, path: str) -> Tensor:
         array = np.load(path, allow_pickle=False)
     except Exception as error:  # a damaged header may say anything
         raise ValueError(
-            f"{what} holds no array of numbers that numpy.load can read: {error}"
+            f"{what} holds no array of numbers that numpy.load can read: {str(error)[:200]}"
         ) from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{what} is an archive of arrays; save one with numpy.save")

@@ -18,9 +18,10 @@ from typing import Annotated
 
 import torch
 import typer
+from images import LOADERS
 from neighbours import CPU, RESULTS, DeviceOption, Row, completed, machine, results_of
 from torch import nn
-from training import NETWORKS, Setting, train
+from training import NETWORKS, SMALL, Setting, train
 
 from negplug.diagnostics import GradientMoments
 
@@ -75,6 +76,7 @@ def floor(decay: float, step: int) -> float:
 
 
 def main(
+    data: Annotated[str, typer.Option(help=", ".join(LOADERS))] = "fashion-mnist",
     objective: Annotated[list[str] | None, typer.Option(help="SimCLR, ReLIC; repeat")] = None,
     number: Annotated[list[int] | None, typer.Option(help="M, 0 for all; repeat")] = None,
     alpha: Annotated[float, typer.Option(help="of ReLIC")] = 1.0,
@@ -83,7 +85,7 @@ def main(
     size: Annotated[int, typer.Option(help="training images")] = 2048,
     batch_size: Annotated[int, typer.Option(help="B; all are B − 1 negatives")] = 128,
     epochs: Annotated[int, typer.Option(help="of each run")] = 190,
-    network: Annotated[str, typer.Option(help=", ".join(NETWORKS))] = "MLP",
+    network: Annotated[str, typer.Option(help=", ".join(NETWORKS))] = SMALL,
     seeds: Annotated[int, typer.Option(help="runs of each")] = 2,
     processes: Annotated[int, typer.Option(help="runs at a time, one thread each")] = 1,
     device: DeviceOption = CPU,
@@ -92,6 +94,7 @@ def main(
     """SNR of the gradient along training, for each number of negatives."""
     runs = [
         Watched(
+            data,
             name,
             m,
             temperature,

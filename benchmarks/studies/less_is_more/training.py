@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from images import CHANNELS, LOADERS, VIEWS
 from lightly.utils.lars import LARS
-from neighbours import Fashion, batches, fashion, view
+from neighbours import Parts, batches
 from torch import Tensor, nn
 
 from negplug import ContrastiveLoss
@@ -30,6 +31,7 @@ class Setting:
     """One training; equal settings are the same run.
 
     Attributes:
+        data: Name in :data:`images.LOADERS`.
         objective: ``"SimCLR"`` or ``"ReLIC"``; other names say what else a run of InfoNCE is.
         num_negatives: M, or 0 for all of the other view.
         temperature: τ.
@@ -40,9 +42,10 @@ class Setting:
         held_out: Validation images.
         batch_size: B.
         epochs: Of training.
-        network: Name in :data:`NETWORKS`; the MLP gets images of 14x14 pixels.
+        network: Name in :data:`NETWORKS`.
     """
 
+    data: str
     objective: str
     num_negatives: int
     temperature: float
@@ -66,9 +69,9 @@ class Setting:
             seed=self.seed,
         )
 
-    def data(self, device: str) -> Fashion:
+    def parts(self, device: str) -> Parts:
         """Return the images."""
-        return fashion(self.size, self.held_out, device, 2 if self.network == "MLP" else 1)
+        return LOADERS[self.data](self.size, self.held_out, device)
 
 
 class Network(nn.Module):
@@ -79,7 +82,7 @@ class Network(nn.Module):
         features: Size of a representation.
 
     Shape:
-        - Input: (batch_size, 1, side, side)
+        - Input: (batch_size, channels, side, side)
         - Output: (batch_size, features), the embedding
     """
 
@@ -99,37 +102,37 @@ class Network(nn.Module):
         return embeddings
 
 
-def perceptron() -> Network:
-    """Return two hidden layers on 14x14 pixels: quick on a CPU."""
-    layers = [
-        layer
-        for inputs, outputs in ((14 * 14, 256), (256, 128))
-        for layer in (
-            nn.Linear(inputs, outputs, bias=False),
-            nn.BatchNorm1d(outputs),
-            nn.ReLU(),
-        )
-    ]
-    return Network(nn.Sequential(nn.AdaptiveAvgPool2d(14), nn.Flatten(), *layers), 128)
+def three_convolutions(channels: int) -> Network:
+    """Return the network of the guide's study: quick on a CPU."""
+    return _convolutions((channels, 16, 32, 64), (2, 2, 2))
 
 
-def convolutions() -> Network:
-    """Return six convolutions."""
-    channels = (1, 32, 32, 64, 64, 128, 256)
+def six_convolutions(channels: int) -> Network:
+    """Return a network for a GPU."""
+    return _convolutions((channels, 32, 32, 64, 64, 128, 256), (1, 2, 1, 2, 1, 2))
+
+
+def _convolutions(channels: Sequence[int], strides: Sequence[int]) -> Network:
     layers = [
         layer
-        for depth, (inputs, outputs) in enumerate(itertools.pairwise(channels))
+        for (inputs, outputs), stride in zip(itertools.pairwise(channels), strides, strict=True)
         for layer in (
-            nn.Conv2d(inputs, outputs, 3, stride=1 + depth % 2, padding=1, bias=False),
+            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
         )
     ]
-    return Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 256)
+    encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Network(encoder, channels[-1])
 
 
-NETWORKS: dict[str, Callable[[], Network]] = {"MLP": perceptron, "CNN": convolutions}
-"""Name → a network with random weights."""
+SMALL = "three convolutions"
+
+NETWORKS: dict[str, Callable[[int], Network]] = {
+    SMALL: three_convolutions,
+    "six convolutions": six_convolutions,
+}
+"""Name → channels of an image → a network with random weights."""
 
 
 def train(
@@ -147,9 +150,9 @@ def train(
     Returns:
         The network, and the seconds that the training took.
     """
-    images = setting.data(device).train.images
+    images, view = setting.parts(device).train.images, VIEWS[setting.data]
     torch.manual_seed(setting.seed)
-    network = NETWORKS[setting.network]().to(device)
+    network = NETWORKS[setting.network](CHANNELS[setting.data]).to(device)
     loss_fn = setting.loss()
     optimizer = _lars(network, setting.learning_rate)
     order = batches(setting.size, setting.batch_size, setting.epochs, device)

@@ -12,11 +12,8 @@ sys.path.insert(1, str(Path(__file__).parents[2] / "recipes"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "speed"))
 sys.path.insert(3, str(Path(__file__).parents[1] / "shared"))
 
-from cluttered_digits import ClutteredDigits
-from datasets import dataset_info
-from device_images import load, shape_of
 from devices import CPU, DeviceOption, results_of
-from fashion import Part, Parts, batches, fashion, scores, view
+from fashion import Fashion, batches, fashion, scores, view
 from harness import RESULTS, Row, machine
 from intervals import Interval, mean, paired, rank_correlation
 from records import completed, stored
@@ -24,24 +21,19 @@ from records import completed, stored
 __all__ = [
     "CPU",
     "RESULTS",
-    "ClutteredDigits",
     "DeviceOption",
+    "Fashion",
     "Interval",
-    "Part",
-    "Parts",
     "Row",
     "batches",
     "completed",
-    "dataset_info",
     "fashion",
-    "load",
     "machine",
     "mean",
     "paired",
     "rank_correlation",
     "results_of",
     "scores",
-    "shape_of",
     "stored",
     "view",
 ]

@@ -18,7 +18,6 @@ from typing import Annotated
 
 import torch
 import typer
-from images import LOADERS
 from neighbours import CPU, RESULTS, DeviceOption, Row, completed, machine, results_of
 from torch import nn
 from training import NETWORKS, SMALL, Setting, train
@@ -76,7 +75,6 @@ def floor(decay: float, step: int) -> float:
 
 
 def main(
-    data: Annotated[str, typer.Option(help=", ".join(LOADERS))] = "fashion-mnist",
     objective: Annotated[list[str] | None, typer.Option(help="SimCLR, ReLIC; repeat")] = None,
     number: Annotated[list[int] | None, typer.Option(help="M, 0 for all; repeat")] = None,
     alpha: Annotated[float, typer.Option(help="of ReLIC")] = 1.0,
@@ -94,7 +92,6 @@ def main(
     """SNR of the gradient along training, for each number of negatives."""
     runs = [
         Watched(
-            data,
             name,
             m,
             temperature,

@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from images import CHANNELS, LOADERS, VIEWS
 from lightly.utils.lars import LARS
-from neighbours import Parts, batches
+from neighbours import Fashion, batches, fashion, view
 from torch import Tensor, nn
 
 from negplug import ContrastiveLoss
@@ -24,6 +23,8 @@ from negplug import ContrastiveLoss
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-6
 WARM_UP = 0.1  # share of the steps
+TESTED = 10_000  # test images, all of them: the fewer, the more of a difference is theirs
+SMALL = "three convolutions"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Setting:
     """One training; equal settings are the same run.
 
     Attributes:
-        data: Name in :data:`images.LOADERS`.
         objective: ``"SimCLR"`` or ``"ReLIC"``; other names say what else a run of InfoNCE is.
         num_negatives: M, or 0 for all of the other view.
         temperature: τ.
@@ -42,10 +42,9 @@ class Setting:
         held_out: Validation images.
         batch_size: B.
         epochs: Of training.
-        network: Name in :data:`NETWORKS`.
+        network: Name in :data:`NETWORKS`; the small one gets images of 14x14 pixels.
     """
 
-    data: str
     objective: str
     num_negatives: int
     temperature: float
@@ -69,9 +68,10 @@ class Setting:
             seed=self.seed,
         )
 
-    def parts(self, device: str) -> Parts:
+    def data(self, device: str) -> Fashion:
         """Return the images."""
-        return LOADERS[self.data](self.size, self.held_out, device)
+        shrink = 2 if self.network == SMALL else 1
+        return fashion(self.size, self.held_out, device, shrink, TESTED)
 
 
 class Network(nn.Module):
@@ -82,7 +82,7 @@ class Network(nn.Module):
         features: Size of a representation.
 
     Shape:
-        - Input: (batch_size, channels, side, side)
+        - Input: (batch_size, 1, side, side)
         - Output: (batch_size, features), the embedding
     """
 
@@ -102,14 +102,14 @@ class Network(nn.Module):
         return embeddings
 
 
-def three_convolutions(channels: int) -> Network:
-    """Return the network of the guide's study: quick on a CPU."""
-    return _convolutions((channels, 16, 32, 64), (2, 2, 2))
+def three_convolutions() -> Network:
+    """Return three narrow convolutions: quick on a CPU."""
+    return _convolutions((1, 8, 16, 32), (2, 2, 2))
 
 
-def six_convolutions(channels: int) -> Network:
-    """Return a network for a GPU."""
-    return _convolutions((channels, 32, 32, 64, 64, 128, 256), (1, 2, 1, 2, 1, 2))
+def six_convolutions() -> Network:
+    """Return six convolutions."""
+    return _convolutions((1, 32, 32, 64, 64, 128, 256), (1, 2, 1, 2, 1, 2))
 
 
 def _convolutions(channels: Sequence[int], strides: Sequence[int]) -> Network:
@@ -126,13 +126,11 @@ def _convolutions(channels: Sequence[int], strides: Sequence[int]) -> Network:
     return Network(encoder, channels[-1])
 
 
-SMALL = "three convolutions"
-
-NETWORKS: dict[str, Callable[[int], Network]] = {
+NETWORKS: dict[str, Callable[[], Network]] = {
     SMALL: three_convolutions,
     "six convolutions": six_convolutions,
 }
-"""Name → channels of an image → a network with random weights."""
+"""Name → a network with random weights."""
 
 
 def train(
@@ -150,9 +148,9 @@ def train(
     Returns:
         The network, and the seconds that the training took.
     """
-    images, view = setting.parts(device).train.images, VIEWS[setting.data]
+    images = setting.data(device).train.images
     torch.manual_seed(setting.seed)
-    network = NETWORKS[setting.network](CHANNELS[setting.data]).to(device)
+    network = NETWORKS[setting.network]().to(device)
     loss_fn = setting.loss()
     optimizer = _lars(network, setting.learning_rate)
     order = batches(setting.size, setting.batch_size, setting.epochs, device)

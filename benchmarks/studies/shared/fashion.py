@@ -28,7 +28,7 @@ class Part:
     """Some images with their labels.
 
     Attributes:
-        images: Float, normalised, ``[n, channels, side, side]``.
+        images: Float, normalised, ``[n, 1, side, side]``.
         labels: ``[n]`` int64, on the CPU, where classifiers are fitted.
     """
 
@@ -41,8 +41,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The three parts of a data set."""
+class Fashion:
+    """The three parts of the data set."""
 
     train: Part
     validation: Part
@@ -52,7 +52,7 @@ class Parts:
 @functools.lru_cache(1)
 def fashion(
     size: int, held_out: int, device: str, shrink: int = 1, tested: int | None = None
-) -> Parts:
+) -> Fashion:
     """Return the data set; the same for every seed.
 
     Args:
@@ -69,7 +69,7 @@ def fashion(
         images, labels = (values[kept] for values in read[train])
         small = nn.functional.avg_pool2d(images, shrink) if shrink > 1 else images
         parts.append(Part(((small - MEAN) / STD).to(device), labels))
-    return Parts(*parts)
+    return Fashion(*parts)
 
 
 def _read(train: bool, size: int) -> tuple[Tensor, Tensor]:
@@ -78,33 +78,30 @@ def _read(train: bool, size: int) -> tuple[Tensor, Tensor]:
     return images[:, :1].float().div_(255), labels
 
 
-def view(images: Tensor, smallest: float = 0.3, mirrored: bool = True) -> Tensor:
-    """Return an augmented view of each image: crop, mirror, contrast and brightness by channel.
+def view(images: Tensor, smallest: float = 0.3) -> Tensor:
+    """Return an augmented view of each image: crop, mirror, contrast and brightness.
 
     Args:
-        images: ``[n, channels, side, side]``, normalised.
+        images: ``[n, 1, side, side]``, normalised.
         smallest: Share of the area that a crop shows at least.
-        mirrored: Whether half of the views are.
 
     Returns:
         Images of the same shape; draws come from the device's default generator.
     """
-    count, channels, device = len(images), images.shape[1], images.device
-    area, *where, mirror, colours = torch.rand(4 + 2 * channels, count, device=device).split(
-        [1, 1, 1, 1, 2 * channels]
-    )
-    scale = (smallest + (1 - smallest) * area[0]).sqrt()
+    count, device = len(images), images.device
+    area, *where, mirrored, contrast, brightness = torch.rand(6, count, device=device).unbind()
+    scale = (smallest + (1 - smallest) * area).sqrt()
     theta = torch.zeros(count, 2, 3, device=device)
-    theta[:, 0, 0] = torch.where((mirror[0] < 0.5) | (not mirrored), scale, -scale)
+    theta[:, 0, 0] = torch.where(mirrored < 0.5, scale, -scale)
     theta[:, 1, 1] = scale
     for axis, place in enumerate(where):
-        theta[:, axis, 2] = (2 * place[0] - 1) * (1 - scale)
+        theta[:, axis, 2] = (2 * place - 1) * (1 - scale)
     grid = nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
     cropped = nn.functional.grid_sample(
         images, grid, padding_mode="reflection", align_corners=False
     )
-    contrast, brightness = (each.T[:, :, None, None] for each in colours.chunk(2))
-    seen: Tensor = cropped * (0.6 + 0.8 * contrast) + (0.8 * brightness - 0.4)
+    slope, shift = 0.6 + 0.8 * contrast, 0.8 * brightness - 0.4
+    seen: Tensor = cropped * slope[:, None, None, None] + shift[:, None, None, None]
     return seen
 
 
@@ -115,6 +112,6 @@ def batches(size: int, batch_size: int, epochs: int, device: str) -> list[Tensor
     return [indexes for order in orders for indexes in order.view(-1, batch_size)]
 
 
-def scores(encoder: nn.Module, data: Parts, part: Part, neighbors: int = 20) -> dict[str, float]:
+def scores(encoder: nn.Module, data: Fashion, part: Part, neighbors: int = 20) -> dict[str, float]:
     """Return :func:`evaluation.evaluate` of a part, fitted to the training images."""
     return evaluate(encoder, data.train.as_dataset(), part.as_dataset(), neighbors=neighbors)

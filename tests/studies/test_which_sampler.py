@@ -79,14 +79,14 @@ def test_costs_are_those_of_the_steps_beside_the_untouched_recipes(tmp_path):
     from cost import QUESTION, measure, replace, stored
 
     table = ("moco", "cameras", 32)
-    rows = measure(*table, (UNTOUCHED, "queue"), size=96, epochs=2)
+    rows = measure(*table, (UNTOUCHED, "queue"), size=96, epochs=2, rounds=6)
     untouched, queue = rows
     assert untouched["times_untouched"] == 1
     assert untouched["kept_mib"] == untouched["peak_extra_mib"] == 0
     # 1,024 keys of 64 numbers, and their indexes.
     assert 0.25 < queue["kept_mib"] < 0.3
     assert queue["peak_extra_mib"] >= 0
-    assert [row["steps"] for row in rows] == [3, 3]
+    assert [row["rounds"] for row in rows] == [6, 6]
     others = [{**untouched, "recipe": "simclr"}]
     for table_of, new in ((("simclr", *table[1:]), others), (table, rows), (table, [queue])):
         replace(table_of, new, tmp_path)
@@ -95,11 +95,9 @@ def test_costs_are_those_of_the_steps_beside_the_untouched_recipes(tmp_path):
 
 
 def test_an_epochs_batches_are_composed_in_the_time_of_its_steps():
-    from cost import per_step
+    from cost import start_share
 
-    seconds = [7.0, 1.0, 1.0, 1.0]
-    assert per_step(seconds, composed=False) == 1.0
-    assert per_step(seconds, composed=True) == 2.5
+    assert start_share([7.0, 1.0, 1.0, 1.0, 11.0, 1.0, 1.0, 1.0], 4) == 2.0
 
 
 def test_steps_take_turns_and_the_first_epoch_is_not_timed():
@@ -112,7 +110,7 @@ def test_steps_take_turns_and_the_first_epoch_is_not_timed():
             seen.append((name, number))
             yield
 
-    times = in_turns({name: steps(name) for name in "abc"}, 4)
+    times = in_turns({name: steps(name) for name in "abc"}, 4, 4)
     assert {name: len(own) for name, own in times.items()} == {"a": 4, "b": 4, "c": 4}
     rounds = [seen[start : start + 3] for start in range(0, 24, 3)]
     assert [sorted(each) for each in rounds] == [[(n, r) for n in "abc"] for r in range(8)]

@@ -1,8 +1,8 @@
 """How many negatives, tuned where the paper tunes: temperatures from 0.2 to 5, α from 0.1 to 100.
 
-    python benchmarks/studies/less_is_more/paper_region.py                  (a small network, a CPU)
-    python benchmarks/studies/less_is_more/paper_region.py --device cuda \
-        --network "six convolutions" --size 50000 --epochs 200 --batch-size 1024  (nearer to the paper)
+    python paper_region.py                                   (a small network, a CPU)
+    python paper_region.py --device cuda --network "six convolutions" \
+        --size 50000 --epochs 200 --batch-size 1024          (nearer to the paper)
 
 What is tuned, and on what, is fixed before anything runs. For each objective and each M, with
 seed 0 and the linear accuracy of *validation* images, one after the other,

@@ -4,9 +4,9 @@ Usage: python cost.py                                   (some minutes on one cor
        python cost.py --data cameras --batch-size 32    (of these tables alone)
 
 The choices of a table train in turns in one process, a step each, in a new order in every round, so
-that whatever else the machine does hits all alike. Two epochs are trained: libraries load and
-memories fill in the first, the second is timed. A step's time is the median; to compose an epoch's
-batches takes longer at its first step, which is shared out among all of its steps.
+that whatever else the machine does hits all alike. Libraries load and memories fill in an epoch
+that is not timed. A ratio is the median over rounds of two times of the same round. To compose the
+batches takes longer at an epoch's first step, which is shared out among all of its steps.
 
 Memory is what a choice keeps from step to step, and what torch allocates at the peak of one step
 beyond the untouched recipe's peak. It is counted in bytes, so a busy machine changes nothing.
@@ -27,7 +27,7 @@ from typing import Annotated
 import torch
 import typer
 from choices import CHOICES, UNTOUCHED, choices_for
-from neighbours import RESULTS, Row, append, machine, seconds_of, stored
+from neighbours import RESULTS, Row, append, machine, paired_ratio, seconds_of, stored
 from torch.utils._pytree import tree_leaves
 from training import Run, Training
 
@@ -46,11 +46,20 @@ TABLES = (
 LENGTHS = {"cameras": (3_000, 8), "fashion-mnist": (4_000, 6)}
 """Training images and epochs of the guide's runs."""
 
+ROUNDS = 60
+"""The fewest steps of each choice that are timed, in whole epochs."""
+
 _CPU = torch.device("cpu")
 
 
 def measure(
-    recipe: str, data: str, batch_size: int, names: Sequence[str], size: int, epochs: int
+    recipe: str,
+    data: str,
+    batch_size: int,
+    names: Sequence[str],
+    size: int,
+    epochs: int,
+    rounds: int = ROUNDS,
 ) -> list[Row]:
     """Returns a row per choice.
 
@@ -61,18 +70,25 @@ def measure(
         names: Of the choices, the untouched recipe among them.
         size: Training images.
         epochs: Of a run; its last ones are trained, in which a scheduled choice does most.
+        rounds: The fewest steps that are timed.
     """
+    count = size // batch_size
+    timed = -(-rounds // count)
     trainings = {}
     for name in names:
         where = (recipe, data, batch_size, name, CHOICES[name].temperatures[0])
         trainings[name] = Training(Run(*where, "validation", 0, size, epochs, 16, "cpu"))
-    # One epoch more than is timed, for a step in its midst whose memory is read.
-    steps = {
-        name: each.steps([epochs - 2, epochs - 1, epochs]) for name, each in trainings.items()
+    # One epoch ahead, and one for a step in its midst whose memory is read.
+    first = max(0, epochs - timed - 1)
+    trained = range(first, first + timed + 2)
+    steps = {name: each.steps(trained) for name, each in trainings.items()}
+    times = in_turns(steps, count, timed * count)
+    untouched = times[UNTOUCHED]
+    middles = {name: statistics.median(own) for name, own in times.items()}
+    shares = {
+        name: start_share(own, count) if CHOICES[name].compose else 0.0
+        for name, own in times.items()
     }
-    count = size // batch_size
-    times = in_turns(steps, count)
-    costs = {name: per_step(own, CHOICES[name].compose is not None) for name, own in times.items()}
     for each in steps.values():
         next(each)
     peaks = {name: peak_of(own) for name, own in steps.items()}
@@ -83,9 +99,11 @@ def measure(
             "data": data,
             "batch_size": batch_size,
             "choice": name,
-            "steps": count,
-            "step_ms": round(1e3 * costs[name], 3),
-            "times_untouched": round(costs[name] / costs[UNTOUCHED], 3),
+            "rounds": timed * count,
+            "step_ms": round(1e3 * (middles[name] + shares[name]), 3),
+            "times_untouched": round(
+                paired_ratio(times[name], untouched) + shares[name] / middles[UNTOUCHED], 2
+            ),
             "kept_mib": round(kept_by(trainings[name]) / 2**20, 3),
             "peak_extra_mib": round((peaks[name] - peaks[UNTOUCHED]) / 2**20, 3),
             **machine(1, _CPU),
@@ -94,30 +112,29 @@ def measure(
     ]
 
 
-def in_turns(steps: Mapping[str, Iterator[None]], count: int) -> dict[str, list[float]]:
-    """Returns the seconds of ``count`` steps of each, after as many that are not timed."""
+def in_turns(steps: Mapping[str, Iterator[None]], ahead: int, timed: int) -> dict[str, list[float]]:
+    """Returns the seconds of ``timed`` steps of each, after some that are not timed."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     gc.collect()
     gc.disable()
     try:
-        for number in range(2 * count):
+        for number in range(ahead + timed):
             # In a new order: nobody always runs in the wake of the same one.
             for name in random.Random(number).sample(list(steps), len(steps)):
                 times[name].append(seconds_of(steps[name].__next__, _CPU))
     finally:
         gc.enable()
-    return {name: own[count:] for name, own in times.items()}
+    return {name: own[ahead:] for name, own in times.items()}
 
 
-def per_step(seconds: Sequence[float], composed: bool) -> float:
-    """Returns the median of an epoch's steps, with a share of what its first one takes more.
+def start_share(seconds: Sequence[float], count: int) -> float:
+    """Returns what an epoch's first step takes beyond the median, for each of the epoch's steps.
 
     Args:
-        seconds: Of each step of the epoch.
-        composed: Whether the batches are composed when an epoch begins; else there is no share.
+        seconds: Of each step of whole epochs.
+        count: Steps of an epoch.
     """
-    middle = statistics.median(seconds)
-    return middle + composed * (seconds[0] - middle) / len(seconds)
+    return (statistics.fmean(seconds[::count]) - statistics.median(seconds)) / count
 
 
 def peak_of(steps: Iterator[None]) -> int:

@@ -17,7 +17,7 @@ from datasets import build_dataset, dataset_info
 from device_images import DeviceImages, build_augmentation, load, normalised, shape_of
 from devices import seconds_of
 from evaluation import evaluate
-from harness import RESULTS, Row, append, machine
+from harness import RESULTS, Row, append, machine, paired_ratio
 from intervals import Interval, paired
 from records import completed, stored
 
@@ -37,6 +37,7 @@ __all__ = [
     "machine",
     "normalised",
     "paired",
+    "paired_ratio",
     "seconds_of",
     "shape_of",
     "stored",

@@ -21,6 +21,7 @@ too where training gains nothing: the best M has to be above the untrained netwo
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ PAGE = Path(__file__).with_name("README.md")
 TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOTALL)
 
 FEW = 10
+NOT_RUN = Interval(math.nan, math.nan, math.nan, 0)
 WORDS = {1: "reproduced", -1: "not reproduced", 0: "undecided"}
 
 CLUSTERS = {
@@ -88,10 +90,10 @@ def gain(region: Sequence[Row]) -> Interval:
     return max(gains, key=lambda each: each.middle)
 
 
-def signal(ratios: Sequence[Row], objective: str) -> Interval:
+def signal(ratios: Sequence[Row]) -> Interval:
     """Return how far the ratio of M = 1 is above that of all, at the end of the runs."""
     last = max(int(str(row["step"])) for row in ratios)
-    end = [row for row in ratios if row["step"] == last and row["objective"] == objective]
+    end = [row for row in ratios if row["step"] == last]
     found = by_number(end, "snr")
     return paired(found[1], found[ALL])
 
@@ -124,9 +126,9 @@ def findings(region: Sequence[Row], ratios: Sequence[Row]) -> list[tuple[str, In
     if present == set(OBJECTIVES):
         tell("ReLIC is above SimCLR, points", above(region))
     for name in OBJECTIVES:
-        if name in {row["objective"] for row in ratios}:
-            finding = f"{name}: the SNR at τ = 1 of M = 1 is above that of all"
-            tell(finding, signal(ratios, name), learns=True)
+        finding = f"{name}: the SNR at τ = 1 of M = 1 is above that of all"
+        own = [row for row in ratios if row["objective"] == name]
+        tell(finding, signal(own) if own else NOT_RUN, learns=True)
     for column, (called, side) in CLUSTERS.items():
         if "ReLIC" in present:
             rho = clusters(region, "ReLIC", column)

@@ -56,13 +56,16 @@ def told(found: Sequence[tuple[str, Interval, str]]) -> list[str]:
         "|---|---|---|---|",
     ]
     return lines + [
-        f"| {finding} | {interval} | {interval.count} | **{verdict}** |"
+        f"| {finding} | {interval if interval.count else 'not run'} | {interval.count} | "
+        f"**{verdict}** |"
         for finding, interval, verdict in found
     ]
 
 
 def along(ratios: Sequence[Row]) -> list[str]:
     """Return the lines of a table: the mean ratio of each number of negatives along the runs."""
+    if not ratios:
+        return ["Not run yet."]
     steps = sorted({int(str(row["step"])) for row in ratios})
     titles = " | ".join(f"{step:,} steps" for step in steps)
     lines = [f"| mean of \\|E g\\|/std g | {titles} |", "|---" * (len(steps) + 1) + "|"]

@@ -197,7 +197,7 @@ def test_the_tables_of_the_page_are_those_of_the_rows():
     names = ("less_is_more_region", "less_is_more_snr_at_one")
     region, ratios = (stored(name, RESULTS) for name in names)
     page = PAGE.read_text("utf-8")
-    assert [name for _, name, _ in TABLES.findall(page)] == ["accuracy", "findings", "ratios"]
+    assert [name for _, name, _ in TABLES.findall(page)] == ["findings", "accuracy", "ratios"]
     assert written(page, region, ratios) == page
     with pytest.raises(ValueError, match="one size"):
         written(page, [*region, {**region[0], "epochs": 1_000}], ratios)

@@ -114,7 +114,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="B; all are B − 1 negatives")] = 128,
     epochs: Annotated[int, typer.Option(help="of each run")] = 16,
     network: Annotated[str, typer.Option(help=", ".join(NETWORKS))] = SMALL,
-    seeds: Annotated[int, typer.Option(help="of the tuned setting")] = 3,
+    seeds: Annotated[int, typer.Option(help="of the tuned setting")] = 5,
     processes: Annotated[int, typer.Option(help="runs at a time, one thread each")] = 1,
     device: DeviceOption = CPU,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,

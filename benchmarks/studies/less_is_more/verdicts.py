@@ -31,7 +31,7 @@ from typing import Annotated
 import typer
 from neighbours import RESULTS, Interval, Row, mean, paired, rank_correlation, stored
 from verdicts_figure import draw
-from verdicts_tables import ALL, OBJECTIVES, UNTRAINED, accuracies, along, by_number, told
+from verdicts_tables import ALL, OBJECTIVES, UNTRAINED, accuracies, along, by_number, shown, told
 
 PAGE = Path(__file__).with_name("README.md")
 TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOTALL)
@@ -166,7 +166,7 @@ def written(page: str, region: Sequence[Row], ratios: Sequence[Row]) -> str:
 
 
 def _learned(best: Interval) -> str:
-    return f"The best M is above the untrained network by {best} points."
+    return f"The best M is above the untrained network by {shown(best)} points."
 
 
 def main(

@@ -24,6 +24,11 @@ def by_number(rows: Sequence[Row], column: str, scale: float = 1.0) -> dict[int,
     return dict(sorted(found.items(), key=lambda entry: (entry[0] == ALL, entry[0])))
 
 
+def shown(interval: Interval) -> str:
+    """Return an interval as tables print it."""
+    return str(interval).replace("-", "−") if interval.count else "not run"
+
+
 def accuracies(tested: Sequence[Row]) -> list[str]:
     """Return the lines of a table: the best setting of each M, on test images."""
     lines = [
@@ -35,7 +40,7 @@ def accuracies(tested: Sequence[Row]) -> list[str]:
         found = by_number(own, "linear_acc", 100)
         for number, values in found.items():
             chosen = next(row for row in own if row["num_negatives"] == number)
-            more = paired(values, found[ALL]) if number != ALL and ALL in found else "–"
+            more = shown(paired(values, found[ALL])) if number != ALL and ALL in found else "–"
             alpha = chosen["alpha"] if name == "ReLIC" else "–"
             lines.append(
                 f"| {name} | {number or 'all'} | {chosen['temperature']} | {alpha} | "
@@ -56,8 +61,7 @@ def told(found: Sequence[tuple[str, Interval, str]]) -> list[str]:
         "|---|---|---|---|",
     ]
     return lines + [
-        f"| {finding} | {interval if interval.count else 'not run'} | {interval.count} | "
-        f"**{verdict}** |"
+        f"| {finding} | {shown(interval)} | {interval.count} | **{verdict}** |"
         for finding, interval, verdict in found
     ]
 

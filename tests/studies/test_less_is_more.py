@@ -16,11 +16,11 @@ def _less_is_more(study):
 
 
 def setting(objective="SimCLR", number=0, **changes):
-    from training import Setting
+    from training import SMALL, Setting
 
     alpha = 1.0 if objective == "ReLIC" else 0.0
     values = {"temperature": 1.0, "alpha": alpha, "learning_rate": 1.5, "seed": 0}
-    values |= {"size": 8, "held_out": 8, "batch_size": 4, "epochs": 1, "network": "MLP"} | changes
+    values |= {"size": 8, "held_out": 8, "batch_size": 4, "epochs": 1, "network": SMALL} | changes
     return Setting(objective, number, **values)
 
 
@@ -51,7 +51,7 @@ def test_each_stage_keeps_what_the_one_before_found():
     assert [each.temperature for each in best] == [0.5, 0.5]
     assert [each.alpha for each in best] == [0.0, 10.0]
     # Equal rates: the first of them.
-    assert [each.learning_rate for each in best] == [0.5, 5.0]
+    assert [each.learning_rate for each in best] == [1.5, 15.0]
     assert [len(stage) for stage in asked] == [10, 5, 6]
     assert {each.temperature for each in asked[1]} == {0.5}
     assert {each.seed for stage in asked for each in stage} == {0}
@@ -68,6 +68,7 @@ def test_the_tuning_seed_is_scored_on_validation_images_and_others_on_the_test(
     splits = [image_files.images_of("fashion-mnist", *part) for part in parts]
     image_files.write("fashion-mnist", tmp_path / "data", *splits, monkeypatch)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.TESTED", 48)
     for seed, name in ((0, "validation"), (1, "test")):
         run = setting("ReLIC", 2, seed=seed, size=48, held_out=48)
         (found,) = measure(run, "cpu")
@@ -149,20 +150,33 @@ def test_verdicts_say_on_which_side_of_zero_an_interval_lies():
         # The first step is no end.
         told = findings(region(offset), ratios(40) + [{**r, "snr": 9.0} for r in ratios(20)])
         found = {finding.partition(",")[0]: word for finding, _, word in told}
-        assert found["SimCLR: M* = 10 is above all"] == verdict
-        assert found["ReLIC: M* = 10 is above all"] == verdict
+        assert found["SimCLR: few negatives (M* = 10) are above all"] == verdict
+        assert found["ReLIC: few negatives (M* = 10) are above all"] == verdict
         assert found["ReLIC is above SimCLR"] == "reproduced"
-        assert found["ReLIC: accuracy goes with intra_class_distance"] == "reproduced"
-        assert found["SimCLR: SNR of M = 1 is above that of all"] == "reproduced"
+        assert found["ReLIC: accuracy goes with the distance within classes"] == "reproduced"
+        assert found["SimCLR: the SNR at τ = 1 of M = 1 is above that of all"] == "reproduced"
         # It goes with them here, where the paper saw that it does not.
-        assert found["SimCLR: accuracy goes not with silhouette"] == "not reproduced"
+        assert found["SimCLR: accuracy does not go with the silhouette"] == "not reproduced"
+
+
+def test_what_did_not_run_is_undecided_and_said_to_be():
+    from verdicts import findings
+    from verdicts_tables import along, told
+
+    own = [each for each in ratios(40) if each["objective"] == "SimCLR"]
+    found = {finding: word for finding, _, word in findings(region(3.0), own)}
+    assert found["ReLIC: the SNR at τ = 1 of M = 1 is above that of all"] == "undecided"
+    lines = told(findings(region(3.0), own))
+    assert sum("| not run | 0 | **undecided** |" in line for line in lines) == 1
+    assert along([]) == ["Not run yet."]
 
 
 def test_nothing_is_said_of_accuracy_where_training_gains_nothing():
     from verdicts import findings
 
     for finding, _, word in findings(region(3.0, bare=0.6), ratios(40)):
-        assert word == ("reproduced" if "SNR" in finding else "undecided"), finding
+        seen = finding.startswith("SimCLR: the SNR")
+        assert word == ("reproduced" if seen else "undecided"), finding
 
 
 def test_the_picture_is_drawn_of_one_objective_alone_too(tmp_path):
@@ -170,6 +184,20 @@ def test_the_picture_is_drawn_of_one_objective_alone_too(tmp_path):
 
     own = [each for each in region(1.0) if each["objective"] != "ReLIC"]
     ends = [{**each, "floor": 0.03, "temperature": 1.0} for each in ratios(40)]
-    caption = draw(own, ends, tmp_path / "some.png")
-    assert (tmp_path / "some.png").stat().st_size > 10_000
-    assert "12 test runs, 9 runs whose gradients were watched" in caption
+    for watched, count in ((ends, 9), ([], 0)):
+        caption = draw(own, watched, tmp_path / f"{count}.png")
+        assert (tmp_path / f"{count}.png").stat().st_size > 10_000
+        assert f"12 test runs, {count} runs whose gradients were watched" in caption
+
+
+def test_the_tables_of_the_page_are_those_of_the_rows():
+    from neighbours import RESULTS
+    from verdicts import PAGE, TABLES, stored, written
+
+    names = ("less_is_more_region", "less_is_more_snr_at_one")
+    region, ratios = (stored(name, RESULTS) for name in names)
+    page = PAGE.read_text("utf-8")
+    assert [name for _, name, _ in TABLES.findall(page)] == ["findings", "accuracy", "ratios"]
+    assert written(page, region, ratios) == page
+    with pytest.raises(ValueError, match="one size"):
+        written(page, [*region, {**region[0], "epochs": 1_000}], ratios)

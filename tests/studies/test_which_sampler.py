@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import scripts
+import torch
 
 import negplug
 
@@ -71,13 +72,78 @@ def test_a_run_scores_what_it_trained(recipe, choice):
     assert untouched["intra_class_distance"] != other["intra_class_distance"]
 
 
+def test_costs_are_those_of_the_steps_beside_the_untouched_recipes(tmp_path):
+    pytest.importorskip("kornia")
+    pytest.importorskip("lightly")
+    from choices import UNTOUCHED
+    from cost import QUESTION, measure, replace, stored
+
+    table = ("moco", "cameras", 32)
+    rows = measure(*table, (UNTOUCHED, "queue"), size=96, epochs=2, rounds=6)
+    untouched, queue = rows
+    assert untouched["times_untouched"] == 1
+    assert untouched["kept_mib"] == untouched["peak_extra_mib"] == 0
+    # 1,024 keys of 64 numbers, and their indexes.
+    assert 0.25 < queue["kept_mib"] < 0.3
+    assert queue["peak_extra_mib"] >= 0
+    assert [row["rounds"] for row in rows] == [6, 6]
+    others = [{**untouched, "recipe": "simclr"}]
+    for table_of, new in ((("simclr", *table[1:]), others), (table, rows), (table, [queue])):
+        replace(table_of, new, tmp_path)
+    found = [(row["recipe"], row["choice"]) for row in stored(QUESTION, tmp_path)]
+    assert found == [("simclr", UNTOUCHED), ("moco", "queue")]
+
+
+def test_an_epochs_batches_are_composed_in_the_time_of_its_steps():
+    from cost import start_share
+
+    assert start_share([7.0, 1.0, 1.0, 1.0, 11.0, 1.0, 1.0, 1.0], 4) == 2.0
+
+
+def test_steps_take_turns_and_the_first_epoch_is_not_timed():
+    from cost import in_turns
+
+    seen = []
+
+    def steps(name):
+        for number in range(9):
+            seen.append((name, number))
+            yield
+
+    times = in_turns({name: steps(name) for name in "abc"}, 4, 4)
+    assert {name: len(own) for name, own in times.items()} == {"a": 4, "b": 4, "c": 4}
+    rounds = [seen[start : start + 3] for start in range(0, 24, 3)]
+    assert [sorted(each) for each in rounds] == [[(n, r) for n in "abc"] for r in range(8)]
+    assert len({tuple(name for name, _ in each) for each in rounds}) > 1
+
+
+def test_the_peak_of_a_step_is_what_it_holds_at_once():
+    from cost import peak_of
+
+    def steps():
+        kept = torch.ones(1_000)
+        yield
+        for _ in range(3):
+            held = torch.ones(2_000)  # 8,000 bytes at a time
+            del held
+        kept = torch.ones(500)
+        yield kept
+
+    every = steps()
+    next(every)
+    assert peak_of(every) == 8_000
+
+
 def test_the_tables_of_the_guide_are_those_of_the_rows():
     from report import PAGE, stored, written
     from training import QUESTION
 
     page = PAGE.read_text("utf-8")
     assert "<!-- table:" in page
-    assert written(page, stored(QUESTION, scripts.BENCHMARKS / "results")) == page
+    gains, costs = (
+        stored(name, scripts.BENCHMARKS / "results") for name in (QUESTION, f"{QUESTION}_cost")
+    )
+    assert written(page, gains, costs) == page
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
-"""What the paper found, and whether it is so here: reads the tables of the other scripts.
+"""What the paper found, and whether it is so here: reads the rows of the other scripts.
 
     python benchmarks/studies/less_is_more/verdicts.py
+
+Writes the tables of the README beside it, and draws the picture.
 
 Rules, fixed before anything ran; every interval is the 95 % one of Student's t over differences
 of equal seeds, unless something else is said:
@@ -19,32 +21,30 @@ too where training gains nothing: the best M has to be above the untrained netwo
 
 from __future__ import annotations
 
+import math
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from neighbours import RESULTS, Interval, Row, mean, paired, rank_correlation, stored
 from verdicts_figure import draw
+from verdicts_tables import ALL, OBJECTIVES, UNTRAINED, accuracies, along, by_number, shown, told
+
+PAGE = Path(__file__).with_name("README.md")
+TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOTALL)
 
 FEW = 10
-ALL = 0
-OBJECTIVES = ("SimCLR", "ReLIC")
-UNTRAINED = "untrained"
+NOT_RUN = Interval(math.nan, math.nan, math.nan, 0)
 WORDS = {1: "reproduced", -1: "not reproduced", 0: "undecided"}
 
-Seeds = Mapping[int, float]
-"""Seed → value."""
-
-
-def by_number(rows: Sequence[Row], column: str, scale: float = 1.0) -> dict[int, Seeds]:
-    """Return M → seed → the column's value, all M last."""
-    found: dict[int, dict[int, float]] = {}
-    for row in rows:
-        own = found.setdefault(int(str(row["num_negatives"])), {})
-        own[int(str(row["seed"]))] = scale * float(str(row[column]))
-    return dict(sorted(found.items(), key=lambda entry: (entry[0] == ALL, entry[0])))
+CLUSTERS = {
+    "intra_class_distance": ("the distance within classes", -1),
+    "silhouette": ("the silhouette", 1),
+}
+"""Column → what it is called, and on which side of 0 the paper has its correlation for ReLIC."""
 
 
 def few_against_all(region: Sequence[Row], objective: str) -> tuple[int, Interval]:
@@ -90,10 +90,10 @@ def gain(region: Sequence[Row]) -> Interval:
     return max(gains, key=lambda each: each.middle)
 
 
-def signal(ratios: Sequence[Row], objective: str) -> Interval:
+def signal(ratios: Sequence[Row]) -> Interval:
     """Return how far the ratio of M = 1 is above that of all, at the end of the runs."""
     last = max(int(str(row["step"])) for row in ratios)
-    end = [row for row in ratios if row["step"] == last and row["objective"] == objective]
+    end = [row for row in ratios if row["step"] == last]
     found = by_number(end, "snr")
     return paired(found[1], found[ALL])
 
@@ -122,72 +122,62 @@ def findings(region: Sequence[Row], ratios: Sequence[Row]) -> list[tuple[str, In
     for name in OBJECTIVES:
         if name in present:
             number, interval = few_against_all(region, name)
-            tell(f"{name}: M* = {number} is above all, points", interval)
+            tell(f"{name}: few negatives (M* = {number}) are above all, points", interval)
     if present == set(OBJECTIVES):
         tell("ReLIC is above SimCLR, points", above(region))
     for name in OBJECTIVES:
-        if name in {row["objective"] for row in ratios}:
-            tell(f"{name}: SNR of M = 1 is above that of all", signal(ratios, name), learns=True)
-    for column, side in (("intra_class_distance", -1), ("silhouette", 1)):
+        finding = f"{name}: the SNR at τ = 1 of M = 1 is above that of all"
+        own = [row for row in ratios if row["objective"] == name]
+        tell(finding, signal(own) if own else NOT_RUN, learns=True)
+    for column, (called, side) in CLUSTERS.items():
         if "ReLIC" in present:
-            tell(f"ReLIC: accuracy goes with {column}, ρ", clusters(region, "ReLIC", column), side)
+            rho = clusters(region, "ReLIC", column)
+            tell(f"ReLIC: accuracy goes with {called}, ρ", rho, side)
         if "SimCLR" in present:
             rho = clusters(region, "SimCLR", column)
             verdict = "not reproduced" if rho.verdict and learned else "undecided"
-            found.append((f"SimCLR: accuracy goes not with {column}, ρ", rho, verdict))
+            found.append((f"SimCLR: accuracy does not go with {called}, ρ", rho, verdict))
     return found
 
 
-def accuracies(tested: Sequence[Row]) -> list[str]:
-    """Return the lines of a table: the best setting of each M, on test images."""
-    lines = [
-        "| | M | τ | α | learning rate | accuracy (%) | minus all, points | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in OBJECTIVES:
-        own = [row for row in tested if row["objective"] == name]
-        found = by_number(own, "linear_acc", 100)
-        for number, values in found.items():
-            chosen = next(row for row in own if row["num_negatives"] == number)
-            more = paired(values, found[ALL]) if number != ALL and ALL in found else "–"
-            alpha = chosen["alpha"] if name == "ReLIC" else "–"
-            lines.append(
-                f"| {name} | {number or 'all'} | {chosen['temperature']} | {alpha} | "
-                f"{chosen['learning_rate']} | {statistics.fmean(values.values()):.1f} | {more} | "
-                f"{len(values)} |"
-            )
-    bare = by_number([row for row in tested if row["objective"] == UNTRAINED], "linear_acc", 100)
-    for values in bare.values():
-        score = statistics.fmean(values.values())
-        lines.append(f"| {UNTRAINED} | – | – | – | – | {score:.1f} | – | {len(values)} |")
-    return lines
+def written(page: str, region: Sequence[Row], ratios: Sequence[Row]) -> str:
+    """Return the page with its tables written anew; each stands between two comments.
+
+    Raises:
+        ValueError: If the rows are of several sizes.
+    """
+    common = ("network", "size", "batch_size")
+    for rows, columns in (([*region, *ratios], common), (region, ["epochs"]), (ratios, ["epochs"])):
+        sizes = {tuple(row[name] for name in columns) for row in rows}
+        if len(sizes) > 1:
+            raise ValueError(f"all rows are of one size, got {sorted(sizes)}: move some away")
+    tested = [row for row in region if row["scored"] == "test"]
+    tables = {
+        "accuracy": [*accuracies(tested), "", _learned(gain(region))],
+        "findings": told(findings(region, ratios)),
+        "ratios": along(ratios),
+    }
+
+    def replaced(found: re.Match[str]) -> str:
+        start, name, end = found.groups()
+        return "\n\n".join([start, "\n".join(tables[name]), end])
+
+    return TABLES.sub(replaced, page)
 
 
-def told(found: Sequence[tuple[str, Interval, str]]) -> list[str]:
-    """Return the lines of a table: finding, interval, verdict."""
-    lines = [
-        "| the paper's finding | here, with 95 % interval | of | verdict |",
-        "|---|---|---|---|",
-    ]
-    return lines + [
-        f"| {finding} | {interval} | {interval.count} | **{verdict}** |"
-        for finding, interval, verdict in found
-    ]
+def _learned(best: Interval) -> str:
+    return f"The best M is above the untrained network by {shown(best)} points."
 
 
 def main(
-    results: Annotated[Path, typer.Option(help="folder of the tables")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="folder of the rows, and of the picture")] = RESULTS,
+    page: Annotated[Path, typer.Option(help="whose tables are written")] = PAGE,
 ) -> None:
-    """Print two tables, in Markdown: each number of negatives, and each finding; draw both."""
+    """Write the tables of the page, and draw the picture."""
     region, ratios = (
         stored(name, results) for name in ("less_is_more_region", "less_is_more_snr_at_one")
     )
-    sizes = {tuple(row[name] for name in ("network", "size", "epochs")) for row in region}
-    if len(sizes) > 1:
-        raise typer.BadParameter(f"the table mixes runs of {sorted(sizes)}: move some away")
-    tested = [row for row in region if row["scored"] == "test"]
-    print("\n".join([*accuracies(tested), "", *told(findings(region, ratios)), ""]))
-    print(f"the best M minus the untrained network, points: {gain(region)}")
+    page.write_text(written(page.read_text("utf-8"), region, ratios), "utf-8")
     print(draw(region, ratios, results / "less_is_more_region.png"))
 
 

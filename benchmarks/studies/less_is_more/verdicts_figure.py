@@ -17,7 +17,7 @@ SHIFT = {"SimCLR": -0.08, "ReLIC": 0.08}
 
 
 def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
-    """Draw a panel for each table: means over seeds, 95 % intervals, and every seed as a dash.
+    """Draw a panel for each table that has rows: means over seeds, 95 % intervals, seeds as dashes.
 
     Args:
         region: Rows of ``paper_region.py``.
@@ -29,11 +29,12 @@ def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
     """
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(9.6, 3.9), dpi=200, layout="constrained")
-    accuracy, snr = picture.subplots(1, 2)
     tested = [row for row in region if row["scored"] == "test"]
     last = max((int(str(row["step"])) for row in ratios), default=0)
     ends = [row for row in ratios if row["step"] == last]
+    panels = 2 if ends else 1
+    picture = Figure(figsize=(4.8 * panels, 3.9), dpi=200, layout="constrained")
+    accuracy, *more = picture.subplots(1, panels, squeeze=False)[0]
     _panel(accuracy, [row for row in tested if row["objective"] in COLOURS], "linear_acc", 100)
     bare = [100 * float(str(r["linear_acc"])) for r in tested if r["objective"] == "untrained"]
     if bare:
@@ -42,15 +43,14 @@ def draw(region: Sequence[Row], ratios: Sequence[Row], path: Path) -> str:
     accuracy.set_title(
         f"best setting of each M; {_seeds(tested)} seeds, bars: 95 % interval", **TITLE
     )
-    _panel(snr, ends, "snr", 1)
-    if ends:
-        floor = float(str(ends[0]["floor"]))
-        _level(snr, floor, "pure noise")
+    for snr in more:
+        _panel(snr, ends, "snr", 1)
+        _level(snr, float(str(ends[0]["floor"])), "pure noise")
         snr.set_ylabel(f"mean |E g|/std g after {last:,} steps", fontsize=8.5)
         snr.set_title(
             f"τ = {ends[0]['temperature']:g}; {_seeds(ends)} seeds, the same bars", **TITLE
         )
-    for axes in (accuracy, snr):
+    for axes in (accuracy, *more):
         axes.set_xlabel("negatives per anchor, M, of the other view", fontsize=8.5)
         axes.tick_params(labelsize=8)
         axes.grid(True, axis="y", color="0.92", linewidth=0.7)

@@ -50,19 +50,22 @@ class Fashion:
 
 
 @functools.lru_cache(1)
-def fashion(size: int, held_out: int, device: str, shrink: int = 1) -> Fashion:
+def fashion(
+    size: int, held_out: int, device: str, shrink: int = 1, tested: int | None = None
+) -> Fashion:
     """Return the data set; the same for every seed.
 
     Args:
-        size: Images of training, the first ones; as many of the test, if there are.
+        size: Images of training, the first ones.
         held_out: Validation images, which follow those of training.
         device: Where the images lie.
         shrink: Side of the squares of pixels that are averaged: 2 gives 14x14 images.
+        tested: Images of the test. Default: as many as of training, if there are.
     """
-    sizes = {True: size + held_out, False: min(size, TEST_SIZE)}
+    sizes = {True: size + held_out, False: min(tested or size, TEST_SIZE)}
     read = {train: _read(train, count) for train, count in sizes.items()}
     parts = []
-    for train, kept in ((True, slice(size)), (True, slice(size, None)), (False, slice(size))):
+    for train, kept in ((True, slice(size)), (True, slice(size, None)), (False, slice(None))):
         images, labels = (values[kept] for values in read[train])
         small = nn.functional.avg_pool2d(images, shrink) if shrink > 1 else images
         parts.append(Part(((small - MEAN) / STD).to(device), labels))

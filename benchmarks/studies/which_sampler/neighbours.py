@@ -15,8 +15,9 @@ sys.path.insert(3, str(Path(__file__).parents[1] / "shared"))
 from cluttered_digits import ClutteredDigits
 from datasets import build_dataset, dataset_info
 from device_images import DeviceImages, build_augmentation, load, normalised, shape_of
+from devices import seconds_of
 from evaluation import evaluate
-from harness import RESULTS, Row, machine
+from harness import RESULTS, Row, append, machine, paired_ratio
 from intervals import Interval, paired
 from records import completed, stored
 
@@ -26,6 +27,7 @@ __all__ = [
     "DeviceImages",
     "Interval",
     "Row",
+    "append",
     "build_augmentation",
     "build_dataset",
     "completed",
@@ -35,6 +37,8 @@ __all__ = [
     "machine",
     "normalised",
     "paired",
+    "paired_ratio",
+    "seconds_of",
     "shape_of",
     "stored",
 ]

@@ -1,4 +1,4 @@
-"""Writes the tables of the guide and draws its pictures, from the rows of ``study.py``.
+"""Writes the guide's tables and draws its pictures, from the rows of ``study.py`` and ``cost.py``.
 
 Usage: python report.py
 """
@@ -6,13 +6,13 @@ Usage: python report.py
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from choices import CHOICES, RECIPES, TUNED
 from neighbours import RESULTS, Interval, Row, stored
-from summary import by_choice, gain, settings, table
+from summary import by_choice, costs_of, gain, settings, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +24,9 @@ TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOT
 _LEAST = -6.0
 
 
-def written(page: str, rows: Iterable[Row]) -> str:
+def written(page: str, rows: Iterable[Row], costs: Sequence[Row]) -> str:
     """Returns the page with its tables written anew; each stands between two comments."""
-    tables = {name: table(own) for name, own in settings(rows)}
+    tables = {name: table(own, costs_of(name, costs)) for name, own in settings(rows)}
 
     def replaced(found: re.Match[str]) -> str:
         start, name, end = found.groups()
@@ -89,7 +89,8 @@ def _panel(axes: Axes, gains: dict[str, Interval], names: list[str]) -> None:
 def main() -> None:
     """Writes all of them."""
     rows = stored("which_sampler", RESULTS)
-    PAGE.write_text(written(PAGE.read_text("utf-8"), rows), "utf-8")
+    costs = stored("which_sampler_cost", RESULTS)
+    PAGE.write_text(written(PAGE.read_text("utf-8"), rows, costs), "utf-8")
     for recipe in RECIPES:
         draw(rows, recipe, RESULTS / f"which_sampler_{recipe}.png")
 

@@ -67,21 +67,44 @@ def by_choice(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return {name: own for name, own in grouped.items() if own}
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Returns a table in Markdown of the rows of one data set and batch size."""
+def table(rows: Iterable[Row], costs: Iterable[Row] = ()) -> str:
+    """Returns a table in Markdown of the rows of one data set and batch size.
+
+    Args:
+        rows: Of ``study.py``.
+        costs: Of ``cost.py``, for the same table; two more columns, if there are any.
+    """
     choices = by_choice(rows)
     baseline = choices[TUNED]
-    lines = [
-        "| | τ | linear, % | gain [95 %] | 20-NN, % | gain [95 %] |",
-        "|---|---|---|---|---|---|",
-    ]
+    cost_of = {str(row["choice"]): row for row in costs}
+    titles = ["", "τ", "linear, %", "gain [95 %]", "20-NN, %", "gain [95 %]"]
+    titles += ["step, × untouched", "memory, MiB"] if cost_of else []
+    lines = ["|".join(["", *(f" {title} " if title else " " for title in titles), ""])]
+    lines.append("|---" * len(titles) + "|")
     for name, own in choices.items():
         cells = [name, f"{number(own[0], 'temperature'):g}"]
         for column in ("linear_acc", "knn_acc"):
             cells.append(f"{100 * statistics.fmean(number(row, column) for row in own):.1f}")
             cells.append("" if name == TUNED else shown(gain(own, baseline, column)))
+        if cost_of:
+            cells += spent(cost_of.get(name))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def costs_of(name: str, costs: Iterable[Row]) -> list[Row]:
+    """Returns the rows of ``cost.py`` for a table of :func:`settings`, either look."""
+    wanted = name.rpartition(" ")[0]
+    columns = ("recipe", "data", "batch_size")
+    return [row for row in costs if " ".join(str(row[key]) for key in columns) == wanted]
+
+
+def spent(row: Row | None) -> list[str]:
+    """Returns the cells of a choice's cost: a step's time beside the untouched one's, and MiB."""
+    if row is None:
+        return ["–", "–"]
+    memory = number(row, "kept_mib") + max(0.0, number(row, "peak_extra_mib"))
+    return [f"{number(row, 'times_untouched'):.2f}", f"{memory:.2f}"]
 
 
 def number(row: Row, column: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,19 +135,75 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
     ]
 
 
+class Training:
+    """A run that goes step by step: Adam, and a cosine over all steps.
+
+    Args:
+        run: What is trained.
+
+    Attributes:
+        model: The network with its loss.
+        handle: What was injected into it; None for the untouched recipe.
+        batches: Which images meet; None where it is any.
+    """
+
+    def __init__(self, run: Run) -> None:
+        torch.manual_seed(run.seed)
+        device = torch.device(run.device)
+        self.model = MODELS[run.recipe](run.width, run.temperature).to(device)
+        self.handle = self._injected(run)
+        images, labels = (each[: run.train_size] for each in _images(run.data, "train", device))
+        augmentation = build_augmentation(dataset_info(run.data), MIN_SCALE[run.data]).to(device)
+        data = DeviceImages(images, labels, augmentation, _arranged)
+        self.batches = _composed(run, data)
+        self._loader = data.loader(run.batch_size, self.batches)
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self._optimizer, run.epochs * len(self._loader)
+        )
+
+    def _injected(self, run: Run) -> negplug.Injection | None:
+        choice = CHOICES[run.choice]
+        if choice.sampler is None:
+            return None
+        handle = negplug.inject(self.model, choice.sampler, choice.objective)
+        if choice.column is not None:
+            handle.provide(dataset=build_dataset(run.data, True))
+        return handle
+
+    def steps(self, epochs: Iterable[int]) -> Iterator[None]:
+        """Trains these epochs, and yields after each step."""
+        for epoch in epochs:
+            if self.handle is not None:
+                self.handle.set_epoch(epoch)
+            if self.batches is not None:
+                self.batches.set_epoch(epoch)
+            for indexes, views, labels in self._loader:
+                if self.handle is not None:
+                    self.handle.provide(indexes=indexes, labels=labels)
+                embeddings = self.model(views)
+                if self.batches is not None:
+                    self.batches.update(indexes, *embeddings)
+                loss = self.model.criterion(*embeddings)
+                self._optimizer.zero_grad()
+                loss.backward()
+                self._optimizer.step()
+                self._schedule.step()
+                yield
+
+
 def train(run: Run) -> list[Row]:
     """Trains and scores once; returns one row."""
     torch.set_num_threads(1)
     device = torch.device(run.device)
-    torch.manual_seed(run.seed)
-    model = MODELS[run.recipe](run.width, run.temperature).to(device)
+    training = Training(run)
+    started = time.perf_counter()
+    for _ in training.steps(range(run.epochs)):
+        pass
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
     choice = CHOICES[run.choice]
-    handle = None
-    if choice.sampler is not None:
-        handle = negplug.inject(model, choice.sampler, choice.objective)
-        if choice.column is not None:
-            handle.provide(dataset=build_dataset(run.data, True))
-    seconds = _fit(run, model, handle, device)
     return [
         {
             "question": QUESTION,
@@ -154,42 +211,11 @@ def train(run: Run) -> list[Row]:
             "sampler": choice.sampler or "",
             "objective": choice.objective or "",
             "compose": choice.compose or "",
-            **_scores(run, model, device),
+            **_scores(run, training.model, device),
             "seconds": round(seconds, 1),
             **machine(1, device),
         }
     ]
-
-
-def _fit(run: Run, model: SimCLR, handle: negplug.Injection | None, device: torch.device) -> float:
-    """Trains with Adam and a cosine over all steps; returns the seconds that it took."""
-    images, labels = (each[: run.train_size] for each in _images(run.data, "train", device))
-    augmentation = build_augmentation(dataset_info(run.data), MIN_SCALE[run.data]).to(device)
-    data = DeviceImages(images, labels, augmentation, _arranged)
-    batches = _composed(run, data)
-    loader = data.loader(run.batch_size, batches)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs * len(loader))
-    started = time.perf_counter()
-    for epoch in range(run.epochs):
-        if handle is not None:
-            handle.set_epoch(epoch)
-        if batches is not None:
-            batches.set_epoch(epoch)
-        for indexes, views, labels in loader:
-            if handle is not None:
-                handle.provide(indexes=indexes, labels=labels)
-            embeddings = model(views)
-            if batches is not None:
-                batches.update(indexes, *embeddings)
-            loss = model.criterion(*embeddings)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def _composed(run: Run, data: DeviceImages) -> negplug.ComposedBatchSampler | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable
@@ -27,7 +26,7 @@ from negplug.hosts.graph_axes import operation_of
 from negplug.hosts.loss_form import parameters_below, parameters_of, weigher_of_data
 from negplug.hosts.place import place
 from negplug.kernels.graph_marks import mark
-from negplug.kernels.torch_private import outside_graphs
+from negplug.kernels.torch_private import has_compiled, outside_graphs
 from negplug.loss.contrastive import ContrastiveLoss
 
 _OF_LOGITS = ("binary_cross_entropy_with_logits", "cross_entropy", "kl_div")
@@ -182,8 +181,7 @@ def bypassed_at(module: nn.Module) -> str:
     caller = None if outermost is None else outermost.f_back
     if caller is None or _module_of(caller).startswith(("torch.", "negplug")):
         return ""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    if dynamo is not None and getattr(dynamo, "counters", {}).get("frames"):
+    if has_compiled():
         return ""  # compiled code calls what it likes
     return f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}"
 

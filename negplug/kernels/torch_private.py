@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -50,6 +51,16 @@ def outside_graphs(function: Callable[_P, _T]) -> Callable[_P, _T]:
     except (ImportError, AttributeError):
         raise changed("torch._compile has no _disable_dynamo any more", "outside_graphs") from None
     return cast(Callable[_P, _T], disable(function))
+
+
+def has_compiled() -> bool:
+    """Return whether ``torch.compile`` has compiled anything in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None:
+        return False
+    if not hasattr(dynamo, "counters"):
+        raise changed("torch._dynamo.utils has no counters any more", "has_compiled")
+    return bool(dynamo.counters.get("frames"))
 
 
 def break_graph(reason: str) -> None:

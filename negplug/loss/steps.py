@@ -151,8 +151,7 @@ class Steps:
     def following(self) -> int:
         """Number of the next call of the step."""
         number = self._after_last()
-        skipped = not self._reached and self._whole(number)
-        return 0 if skipped else number
+        return 0 if not self._reached and self._whole(number) else number
 
     def hold_open(self) -> None:
         """Let nothing but :meth:`close` end the step."""
@@ -232,7 +231,7 @@ class Steps:
         if call not in self._reached:
             self._reached.append(call)
         act, self.when_reached = self.when_reached, None
-        if act is not None:
+        if act:
             act()
         self._final = self._final or not graph_is_kept()
         self._finished = optimizers.finished()
@@ -250,7 +249,7 @@ class Steps:
         self._begin()
         self.ended += bool(every)
         discarded = all(call.discarded for _, call in every)
-        self._forgotten += [every] if discarded and dropped else []
+        self._forgotten += [every] * (discarded and dropped)
         before = list(self._forgotten) if self.passes.aside.found else []
         self.number += len(before) + (not discarded)
         if before or not discarded:

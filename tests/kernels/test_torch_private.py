@@ -271,3 +271,11 @@ def test_is_transformed():
     torch.func.grad(lambda x: found.append(torch_private.is_transformed(x)) or x)(torch.ones(()))
     found.append(torch_private.is_transformed(torch.ones(())))
     require(found == [True, False], f"is_functorch_wrapped_tensor says {found}", "is_transformed")
+
+
+def test_has_compiled():
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
+    require(torch_private.has_compiled(), "nothing counts what is compiled", "has_compiled")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert not torch_private.has_compiled()

@@ -84,7 +84,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="B; all are B − 1 negatives")] = 128,
     epochs: Annotated[int, typer.Option(help="of each run")] = 190,
     network: Annotated[str, typer.Option(help=", ".join(NETWORKS))] = SMALL,
-    seeds: Annotated[int, typer.Option(help="runs of each")] = 2,
+    seeds: Annotated[int, typer.Option(help="runs of each")] = 3,
     processes: Annotated[int, typer.Option(help="runs at a time, one thread each")] = 1,
     device: DeviceOption = CPU,
     results: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,

@@ -49,6 +49,19 @@ SAMPLERS = {
     "isir": ["isir(out_of_batch='recompute')", "isir(out_of_batch='cached')"],
 }
 
+# A row each, with all negatives of the batch.
+OBJECTIVES = {
+    "infonce": ["infonce()"],
+    "decoupled": ["decoupled()"],
+    "debiased": ["debiased(tau_plus=0.1, beta=0.5)"],
+    "relic": ["relic()"],
+    "sogclr": ["sogclr()"],
+    "isogclr": ["isogclr()"],
+    "sigmoid": ["sigmoid()"],
+    "ifm": ["ifm()"],
+    "rince": ["rince()"],
+}
+
 NO_NEGATIVES = "no negatives to choose"
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -74,9 +87,9 @@ def installed():
     return f"solo-learn {generation}", "solo-learn", builders
 
 
-def tried(model, sampler):
+def tried(model, sampler, objective=None):
     """Train two steps as a user would; return why that is refused, or None."""
-    control = hosts.negative_control()(sampler)
+    control = hosts.negative_control()(sampler, objective)
     trainer = hosts.trainer(callbacks=[control], max_steps=2, log_every_n_steps=1)
     try:
         trainer.fit(model, hosts.loader())
@@ -124,11 +137,15 @@ def why_in_general(why):
     return re.sub(r"\w+\.training_step writes to .* before", "the recipe writes before", why)
 
 
-def cell(method, model, expressions, notes):
-    """Return ✓ or ✗, with the number of the note that says what was refused and why."""
+def cell(method, model, expressions, notes, sampler=None):
+    """Return ✓ or ✗, with the number of the note that says what was refused and why.
+
+    Expressions are of objectives where a sampler is named, and else of samplers.
+    """
     refusals = []
     for expression in expressions:
-        refused = tried(copy.deepcopy(model), expression)
+        treatment = (expression,) if sampler is None else (sampler, expression)
+        refused = tried(copy.deepcopy(model), *treatment)
         if refused is None:
             break
         refusals.append((expression, refused))
@@ -144,10 +161,12 @@ def table(builders, notes):
     columns = []
     for name, build in builders.items():
         model = build()  # once, since the hosts' take long
-        columns.append([cell(name, model, tries, notes) for tries in SAMPLERS.values()])
+        cells = [cell(name, model, tries, notes) for tries in SAMPLERS.values()]
+        cells += [cell(name, model, tries, notes, "in_batch()") for tries in OBJECTIVES.values()]
+        columns.append(cells)
     rows = [["", *builders], ["---", *(":-:" for _ in builders)]]
-    of_samplers = zip(*columns, strict=True)
-    rows += [[f"`{name}`", *cells] for name, cells in zip(SAMPLERS, of_samplers, strict=True)]
+    each = zip((*SAMPLERS, *OBJECTIVES), zip(*columns, strict=True), strict=True)
+    rows += [[f"`{name}`", *cells] for name, cells in each]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -176,9 +195,10 @@ def test_the_page_says_what_works():
     assert (start + theirs).strip() == found.strip()
 
 
-def test_every_sampler_of_ours_has_a_row():
-    offered = plugins().provided("sampler")
-    assert set(SAMPLERS) == {s.spec.name for s in offered if s.plugin.distribution == "negplug"}
+@pytest.mark.parametrize(("kind", "rows"), [("sampler", SAMPLERS), ("objective", OBJECTIVES)])
+def test_all_of_ours_have_a_row(kind, rows):
+    offered = plugins().provided(kind)
+    assert set(rows) == {s.spec.name for s in offered if s.plugin.distribution == "negplug"}
 
 
 def test_every_treatable_loss_has_a_column():

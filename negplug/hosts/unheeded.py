@@ -22,7 +22,8 @@ STEPS = 10
 """Steps of optimizers until it is said."""
 
 _OF_LOSSES = ("NEGPLUG_TREAT", "NEGPLUG_IGNORE")
-_OF_TRAINERS = ("NEGPLUG_DIAGNOSTICS", "NEGPLUG_METRICS")
+# Not NEGPLUG_METRICS: a sweep sets it for scripts of any kind, which may write there themselves.
+_OF_TRAINERS = ("NEGPLUG_DIAGNOSTICS",)
 
 logger = logging.getLogger("negplug")
 

@@ -178,11 +178,6 @@ def _launch_failure(device: torch.device) -> str | None:
 
     Where that costs time, a warning says so.
     """
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return (
-            f"Triton multiplies without tensor cores on {str(device)!r}, a card before NVIDIA's "
-            f"Ampere, and torch with them"
-        )
     from negplug.kernels.probing import probe
 
     try:
@@ -199,6 +194,11 @@ def _launch_failure(device: torch.device) -> str | None:
         if forced_backend() != "triton":
             warnings.warn(f"{failure}. Torch operations compute instead, more slowly", stacklevel=2)
         return failure
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return (
+            f"Triton multiplies without tensor cores on {str(device)!r}, a card before NVIDIA's "
+            f"Ampere, and torch with them"
+        )
     return None
 
 

@@ -49,9 +49,14 @@ class Places:
         number = self._numbers.get(place)
         return None if number in reached else number
 
-    def learn(self, calls: Iterable[tuple[Place, int]]) -> None:
-        """Take the calls of a step that is over, each with the state that takes in what it held."""
-        found = list(calls)
+    def learn(self, calls: Iterable[tuple[Place, int]], begun: int) -> None:
+        """Take the calls of a step that is over, each with the state that takes in what it held.
+
+        Args:
+            calls: In their order.
+            begun: How many the step had before them, in a run that resumes; theirs are not known.
+        """
+        found = [] if begun else list(calls)
         numbers = dict(found)
         self.mixed = ""
         if () not in numbers:

@@ -245,7 +245,7 @@ class Steps:
         """
         self.passes.settle()
         every, dropped, self._held_open = self._left(), self.passes.dropped, False
-        self.places.learn((call.place, state) for state, call in every)
+        self.places.learn(((call.place, state) for state, call in every), self._begun)
         self._begin()
         self.ended += bool(every)
         discarded = all(call.discarded for _, call in every)

@@ -84,7 +84,8 @@ def test_the_report_names_command_metric_and_error_bars(finished: Workplace) -> 
 
 def test_every_run_has_its_log(finished: Workplace) -> None:
     log = finished.path / "out" / "runs" / "uniform_num_negatives=4-seed1" / "log.txt"
-    command, output = log.read_text().splitlines()
+    command, output, *more = log.read_text().splitlines()
+    assert not more, more
     assert "negplug run --sampler" in command
     assert output == f"training {UNIFORM}"
 

@@ -59,7 +59,7 @@ def test_a_part_of_a_treatment_without_a_sampler_is_an_error_at_the_first_loss(t
 @pytest.mark.parametrize(("steps", "when"), [(12, "has made 10 optimizer steps"), (3, "ends")])
 def test_what_has_no_effect_without_a_sampler_or_a_trainer(tmp_path, steps, when):
     given = {"NEGPLUG_IGNORE": "NTXentLoss", TREAT: "__main__:InfoNCE=infonce"}
-    given |= {"NEGPLUG_DIAGNOSTICS": "gradient_snr", "NEGPLUG_METRICS": "metrics.jsonl"}
+    given |= {"NEGPLUG_DIAGNOSTICS": "gradient_snr"}
     found, code = said(
         tmp_path, "ntxent", steps=steps, NEGPLUG_SAMPLR="in_batch()", NEGPLUG_STRCT="1", **given
     )

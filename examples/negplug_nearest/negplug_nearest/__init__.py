@@ -14,17 +14,17 @@ from collections.abc import Iterable
 
 import torch
 
-from negplug import Columns, ContrastiveBatch, Negatives, NegativeSampler, SamplerSpec, hookimpl
+from negplug import ChoosingSampler, ContrastiveBatch, Negatives, SamplerSpec, hookimpl
 
 # Of negplug, major and minor; with an older one this plugin is left out, and said to be.
 REQUIRES_HOOKSPEC = (1, 0)
 
 
-class Nearest(NegativeSampler):
+class Nearest(ChoosingSampler):
     """The negatives whose cosine similarity to the anchor is nearest to a chosen one.
 
     Args:
-        num_negatives: M ≥ 1; a batch with fewer negatives gives what it has.
+        num_negatives: M ≥ 1; a batch with fewer negatives, as an epoch's last one, gives them all.
         similarity: s in [−1, 1].
 
     Raises:
@@ -35,25 +35,22 @@ class Nearest(NegativeSampler):
     """
 
     def __init__(self, num_negatives: int, similarity: float = 0.5) -> None:
-        super().__init__()
-        if num_negatives < 1:
-            raise ValueError(f"nearest: num_negatives must be at least 1, got {num_negatives}")
+        super().__init__("nearest", num_negatives, source=None)
         if not -1 <= similarity <= 1:
             raise ValueError(f"nearest: similarity must be from -1 to 1, got {similarity}")
-        self.num_negatives = num_negatives
         self.similarity = similarity
 
     @torch.no_grad()
     def sample(self, batch: ContrastiveBatch) -> Negatives:
         """Choose from the keys of ``batch``."""
-        anchors, keys = batch.anchors, batch.keys
-        distance = (anchors.embeddings @ keys.embeddings.T - self.similarity).abs()  # [N, K]
-        # A key with the anchor's id is the anchor itself or its positive; -1 equals nothing.
-        own = (anchors.ids[:, None] == keys.ids) & (keys.ids != -1)
-        distance = distance.masked_fill(own, torch.inf)
-        width = min(self.num_negatives, len(keys))
-        nearest, columns = distance.topk(width, dim=1, largest=False)  # [N, M]
-        return Negatives(keys, Columns(columns, mask=nearest.isfinite()))
+        (offered,) = self.source(batch)  # every key of the batch, K
+        serving = offered.serving(batch.anchors)  # [N, K]: not the anchor itself, no positive
+        if not self.availability.exceeded((offered,), serving.sum(1), batch.first_step):
+            return offered  # no anchor has more than M
+        similarities = batch.anchors.embeddings @ offered.rows.embeddings.T
+        distance = (similarities - self.similarity).abs().masked_fill(~serving, torch.inf)
+        nearest, columns = distance.topk(self.num_negatives, dim=1, largest=False)  # [N, M]
+        return offered.chosen(columns, nearest.isfinite(), offered.weight_at(columns))
 
 
 @hookimpl

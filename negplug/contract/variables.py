@@ -66,11 +66,6 @@ def flag(name: str, environ: Mapping[str, str]) -> bool:
     return value in _YES
 
 
-def are_given(environ: Mapping[str, str]) -> bool:
-    """Return whether there is any variable of negplug, or one that is spelt like one."""
-    return any(name[: len(_PREFIX)].upper() == _PREFIX for name in environ)
-
-
 def treats(environ: Mapping[str, str]) -> bool:
     """Return whether there is a treatment, or a part of one, which is an error by itself."""
     return any(environ.get(f"{_PREFIX}{name}") for name in ("SAMPLER", *_OF_A_TREATMENT))

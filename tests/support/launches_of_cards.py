@@ -40,8 +40,10 @@ STEPS = (
     ("stratified(num_negatives=4)", 12, 128),
 )
 
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
+
 # Bytes of a thread. Some come with what the compiler knows; Triton 3.2 spills more.
-SPILLED = 64 if triton.__version__ >= "3.6" else 512
+SPILLED = 64 if TRITON >= (3, 6) else 512
 
 
 def serve_the_meta_device_as_a_card(capability: int = 90, memory: int = 232_448) -> None:
@@ -74,7 +76,7 @@ def arguments_of(program: Any, given: dict[str, Any]) -> tuple[dict[str, Any], d
 
 def source(program: Any, constants: Any, types: Any, multiples: list[int]) -> ASTSource:
     names = program.arg_names
-    if triton.__version__ < "3.3":
+    if TRITON < (3, 3):
         from triton.backends.compiler import AttrsDescriptor
 
         properties = {"tt.divisibility": multiples, "tt.equal_to": []}

@@ -134,7 +134,7 @@ def gradient_of_part(
             p = tl.exp2(s - total[None, :]) * grad[None, :]
             if BOTH:
                 p += tl.exp2(s - row_total[:, None]) * row_grad[:, None]
-        out = weighted(p, x, x_low, out, SPLIT, "ieee")
+        out = weighted(p, x, x_low, out, SPLIT)
     dim = block + tl.arange(0, BD)
     inside = (row[:, None] < rows) & (dim[None, :] < width)
     at = (part.to(tl.int64) * rows + row)[:, None] * width + dim[None, :]

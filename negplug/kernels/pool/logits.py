@@ -42,13 +42,13 @@ def product(a, a_low, b, b_low, c, SPLIT: tl.constexpr, PRECISION: tl.constexpr)
 
 
 @triton.jit
-def weighted(p, b, b_low, c, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+def weighted(p, b, b_low, c, SPLIT: tl.constexpr):
     """Return c + p @ b of weights, which are rounded, or split, as the rows are."""
     high = p.to(b.dtype)
     low = high
     if SPLIT:
         low = (p - high.to(tl.float32)).to(b.dtype)
-    return product(high, low, b, b_low, c, SPLIT, PRECISION)
+    return product(high, low, b, b_low, c, SPLIT, "ieee")
 
 
 @triton.jit

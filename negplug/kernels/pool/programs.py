@@ -123,7 +123,7 @@ def sums_of_part(
             p = tl.exp2(s - shift[:, None])
             sums = sums * faded + tl.sum(p, 1)
             if MEANS:
-                means = weighted(p * LIFT, k, k_low, means * faded[:, None], SPLIT, "ieee")
+                means = weighted(p * LIFT, k, k_low, means * faded[:, None], SPLIT)
             highest = after
     if FLAT:
         # What the logits are greater by.

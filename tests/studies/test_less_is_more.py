@@ -191,8 +191,8 @@ def test_the_picture_is_drawn_of_one_objective_alone_too(tmp_path):
 
 
 def test_the_tables_of_the_page_are_those_of_the_rows():
-    from neighbours import RESULTS
-    from verdicts import PAGE, TABLES, stored, written
+    from neighbours import RESULTS, TABLES
+    from verdicts import PAGE, stored, written
 
     names = ("less_is_more_region", "less_is_more_snr_at_one")
     region, ratios = (stored(name, RESULTS) for name in names)

@@ -16,11 +16,13 @@ from devices import CPU, DeviceOption, results_of
 from fashion import Fashion, batches, fashion, scores, view
 from harness import RESULTS, Row, machine
 from intervals import Interval, mean, paired, rank_correlation
+from pages import TABLES, with_tables
 from records import completed, stored
 
 __all__ = [
     "CPU",
     "RESULTS",
+    "TABLES",
     "DeviceOption",
     "Fashion",
     "Interval",
@@ -36,4 +38,5 @@ __all__ = [
     "scores",
     "stored",
     "view",
+    "with_tables",
 ]

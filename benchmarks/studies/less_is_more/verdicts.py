@@ -22,19 +22,26 @@ too where training gains nothing: the best M has to be above the untrained netwo
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from neighbours import RESULTS, Interval, Row, mean, paired, rank_correlation, stored
+from neighbours import (
+    RESULTS,
+    Interval,
+    Row,
+    mean,
+    paired,
+    rank_correlation,
+    stored,
+    with_tables,
+)
 from verdicts_figure import draw
 from verdicts_tables import ALL, OBJECTIVES, UNTRAINED, accuracies, along, by_number, shown, told
 
 PAGE = Path(__file__).with_name("README.md")
-TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOTALL)
 
 FEW = 10
 NOT_RUN = Interval(math.nan, math.nan, math.nan, 0)
@@ -157,12 +164,7 @@ def written(page: str, region: Sequence[Row], ratios: Sequence[Row]) -> str:
         "findings": told(findings(region, ratios)),
         "ratios": along(ratios),
     }
-
-    def replaced(found: re.Match[str]) -> str:
-        start, name, end = found.groups()
-        return "\n\n".join([start, "\n".join(tables[name]), end])
-
-    return TABLES.sub(replaced, page)
+    return with_tables(page, {name: "\n".join(lines) for name, lines in tables.items()})
 
 
 def _learned(best: Interval) -> str:

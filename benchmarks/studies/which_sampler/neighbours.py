@@ -19,6 +19,7 @@ from devices import seconds_of
 from evaluation import evaluate
 from harness import RESULTS, Row, append, machine, paired_ratio
 from intervals import Interval, paired
+from pages import with_tables
 from records import completed, stored
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "seconds_of",
     "shape_of",
     "stored",
+    "with_tables",
 ]

@@ -5,20 +5,18 @@ Usage: python report.py
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from choices import CHOICES, RECIPES, TUNED
-from neighbours import RESULTS, Interval, Row, stored
+from neighbours import RESULTS, Interval, Row, stored, with_tables
 from summary import by_choice, costs_of, gain, settings, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "which-sampler.md"
-TABLES = re.compile(r"(<!-- table: (.*?) -->).*?(<!-- end of table -->)", re.DOTALL)
 
 # The picture ends here: what is lost beyond is written beside the mark.
 _LEAST = -6.0
@@ -27,12 +25,7 @@ _LEAST = -6.0
 def written(page: str, rows: Iterable[Row], costs: Sequence[Row]) -> str:
     """Returns the page with its tables written anew; each stands between two comments."""
     tables = {name: table(own, costs_of(name, costs)) for name, own in settings(rows)}
-
-    def replaced(found: re.Match[str]) -> str:
-        start, name, end = found.groups()
-        return f"{start}\n\n{tables[name]}\n\n{end}"
-
-    return TABLES.sub(replaced, page)
+    return with_tables(page, tables)
 
 
 def draw(rows: Iterable[Row], recipe: str, path: Path) -> None:

@@ -231,7 +231,7 @@ class Steps:
         if call not in self._reached:
             self._reached.append(call)
         act, self.when_reached = self.when_reached, None
-        if act:
+        if act is not None:
             act()
         self._final = self._final or not graph_is_kept()
         self._finished = optimizers.finished()
@@ -249,7 +249,7 @@ class Steps:
         self._begin()
         self.ended += bool(every)
         discarded = all(call.discarded for _, call in every)
-        self._forgotten += [every] * (discarded and dropped)
+        self._forgotten += [every] if discarded and dropped else []
         before = list(self._forgotten) if self.passes.aside.found else []
         self.number += len(before) + (not discarded)
         if before or not discarded:

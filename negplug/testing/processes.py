@@ -118,6 +118,8 @@ def _rank(rank: int, world: int, folder: str, timeout: float, call: bytes) -> No
     store.set_timeout(patience)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
     try:
+        # A rank that leaves ends the group for one that is still joining it.
+        dist.barrier()
         torch.save(function(rank, world, *args), Path(folder) / str(rank))
         # Torch 2.6 hangs below if a rank leaves in the wake of an exchange.
         dist.barrier()

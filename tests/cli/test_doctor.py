@@ -24,6 +24,19 @@ def test_first_it_says_that_nothing_is_wrong(monkeypatch):
     assert json.loads("".join(lines("doctor", "--json")))["problems"] == []
 
 
+def test_what_a_plugin_prints_is_no_part_of_a_listing(monkeypatch):
+    from negplug.plugins import manager
+
+    def load():
+        print("welcome to my plugin")
+        return plugins()
+
+    monkeypatch.setattr(manager, "plugins", load)
+    done = CliRunner().invoke(app, ["samplers", "--json"])
+    assert json.loads(done.stdout)
+    assert done.stderr == "welcome to my plugin\n"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [

@@ -42,6 +42,7 @@ def test_what_a_plugin_prints_is_no_part_of_a_listing(monkeypatch):
     [
         ("NEGPLUG_SAMPLR", "in_batch()", "is no variable of negplug and has no effect; did you me"),
         ("NEGPLUG_SAMPLER", "unifrom()", "NEGPLUG_SAMPLER: unknown sampler 'unifrom'; did you me"),
+        ("NEGPLUG_SAMPLER", "baseline", "NEGPLUG_SAMPLER='baseline' is a word of negplug's comman"),
         ("NEGPLUG_TEMPERATURE", "0.1", "has no effect without NEGPLUG_SAMPLER; set that too"),
         ("NEGPLUG_ACCUMULATE", "0", "NEGPLUG_ACCUMULATE must be a number of micro-batches"),
         ("NEGPLUG_DIAGNOSTICS", "snr", "NEGPLUG_DIAGNOSTICS names 'snr'; there are gradient_snr"),

@@ -125,6 +125,21 @@ def test_of_many_faults_the_first_are_kept(tmp_path: Path) -> None:
     assert recording.final_metrics() == {"acc": 0.5}
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from negplug.hosts.trainer.metrics import recorder
+
+    for place in (tmp_path, tmp_path / "none" / "file"):
+        monkeypatch.setenv("NEGPLUG_METRICS", str(place))
+        recording = recorder(object)
+        recording.setup(SimpleNamespace(is_global_zero=False), None, "fit")
+        with pytest.raises(ValueError, match=r"NEGPLUG_METRICS names .*, which cannot be written"):
+            recording.setup(SimpleNamespace(is_global_zero=True), None, "fit")
+
+
 @pytest.mark.parametrize("stored", [None, 3, "acc", [], {"acc": None}])
 def test_what_was_stored_before_it_was_checked_is_no_metric(stored: object) -> None:
     assert numbers(stored) == {}

@@ -53,8 +53,8 @@ def put_back(plugin: PluginInfo, stage: str) -> Iterator[None]:
                 setting.write(value)
         if changed:
             warnings.warn(
-                f"plugin {plugin} changed {' and '.join(changed)} at {stage}; negplug has put that "
-                "back, because it is not the plugin's own",
+                f"plugin {plugin} changed {' and '.join(changed)} at {stage}; "
+                "negplug has put that back, because it is not the plugin's own",
                 PluginWarning,
                 stacklevel=2,
             )

@@ -37,21 +37,15 @@ def _of_variables() -> Iterator[str]:
     from negplug.contract.declarations import all_declared
     from negplug.hosts import environment
     from negplug.hosts.trainer.autoload import asked_diagnostics
-    from negplug.plugins.build import make_composer, make_objective, make_sampler
 
-    makers = {"SAMPLER": make_sampler, "OBJECTIVE": make_objective, "COMPOSE": make_composer}
-    for name, make in makers.items():
-        if text := os.environ.get(f"NEGPLUG_{name}"):
-            try:
-                make(text)
-            except (TypeError, ValueError, OSError) as error:
-                yield f"NEGPLUG_{name}: {error}"
+    said = list(environment.refusals())
     readers = environment.asked, environment.accumulate, asked_diagnostics, all_declared
     for read in readers:
         try:
             read()
         except ValueError as error:
-            yield str(error)
+            said.append(str(error))
+    yield from dict.fromkeys(said)
     if os.environ.get("NEGPLUG_SAMPLER") and os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
         yield (
             "TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps NEGPLUG_SAMPLER from plain scripts; unset it, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -29,7 +30,7 @@ def checked_leaving(problem: Callable[[], str | None]) -> Iterator[None]:
 
     def checked(status: int) -> NoReturn:
         nonlocal verdict
-        if status == 0 and os.getpid() == process:
+        if status % 256 == 0 and os.getpid() == process:  # of which a parent sees the last byte
             if verdict is None:
                 text = problem()
                 verdict = int(text is not None)
@@ -41,7 +42,8 @@ def checked_leaving(problem: Callable[[], str | None]) -> Iterator[None]:
     os._exit = checked
     try:
         yield
-        text = problem()
+        _wait_for_threads()
+        text = problem() if os.getpid() == process else None
     except BaseException:
         verdict = 0
         raise
@@ -49,3 +51,10 @@ def checked_leaving(problem: Callable[[], str | None]) -> Iterator[None]:
     if text is not None:
         fail(text, code=1)  # a function of atexit that leaves by os._exit(0) does not undo it
     os._exit = leave
+
+
+def _wait_for_threads() -> None:
+    """Wait for what a script leaves running, as Python does at its end before anything else."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()

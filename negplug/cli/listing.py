@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import platform
+import sys
 import warnings
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -30,6 +33,9 @@ _KINDS: tuple[Literal["sampler", "objective", "composer"], ...] = (
     "objective",
     "composer",
 )
+
+# Of an adapter; one may go on and on.
+_MOST_METHODS = 1_000
 
 # Of a sentence on what is wrong, in characters.
 _LONGEST_PROBLEM = 1_000
@@ -73,7 +79,7 @@ def samplers(as_json: _JSON = False) -> None:
     for row in rows:
         expression = f"{row['name']}({row['arguments']})"
         cells = (row["kind"], expression, row["summary"], row["paper"], row["provider"])
-        printed.add_row(*map(escape, cells))
+        printed.add_row(*map(_cell, cells))
     console().print(printed)
 
 
@@ -103,7 +109,8 @@ def plugins(as_json: _JSON = False) -> None:
     printed = table("plugin", "distribution", "version", "status", "hooks", title=title)
     for info in found.plugins:
         hooks = ", ".join(info.hooks)
-        printed.add_row(info.name, info.distribution, info.version, info.status, hooks)
+        cells = (info.name, info.distribution, info.version, info.status, hooks)
+        printed.add_row(*map(_cell, cells))
     console().print(printed)
     _print_failures(found)
 
@@ -137,17 +144,17 @@ def doctor(as_json: _JSON = False) -> None:
     printed.add_row("python", report["python"])
     printed.add_row("platform", report["platform"])
     for name, found_version in report["packages"].items():
-        printed.add_row(name, found_version or "not installed")
+        printed.add_row(name, _cell(found_version or "not installed"))
     printed.add_row("device", report["device"])
     for operation, backend in report["kernels"].items():
         printed.add_row(operation, escape(backend))
     printing.print(printed)
     for host, methods in report["hosts"].items():
         if methods.get("methods"):
-            printed = table("method", "treatable", "note", title=host)
+            printed = table("method", "treatable", "note", title=_cell(host))
             for method in methods["methods"]:
                 yes = "[green]yes[/]" if method["treatable"] else "no"
-                printed.add_row(method["method"], yes, escape(method["note"]))
+                printed.add_row(_cell(method["method"]), yes, _cell(method["note"]))
             printing.print(printed)
 
 
@@ -175,7 +182,8 @@ def _version(name: str) -> str | None:
 
 
 def _plugins() -> Plugins:
-    with warnings.catch_warnings():
+    # What a plugin prints at its import is no part of a listing, which may be JSON.
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         # Failures are part of what is listed; no need to warn as well.
         warnings.simplefilter("ignore")
         from negplug.plugins.manager import plugins as load
@@ -194,7 +202,7 @@ def _arguments(factory: Any) -> str:
         elif parameter.default is None:
             parts.append(name)
         else:
-            parts.append(f"{name}={parameter.default!r}")
+            parts.append(f"{name}={shortened(repr(parameter.default))}")
     return ", ".join(parts)
 
 
@@ -202,10 +210,22 @@ def _methods(adapter: Any) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            methods = [vars(report) for report in adapter.methods()]
-    except (Exception, SystemExit) as error:
+            reports = islice(adapter.methods(), _MOST_METHODS)
+            methods = [_method(report) for report in reports]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return {"error": described(error)}
     return {"methods": methods}
+
+
+def _method(report: Any) -> dict[str, Any]:
+    return {
+        "method": str(report.method),
+        "treatable": bool(report.treatable),
+        "note": str(report.note),
+        "contrastive": bool(report.contrastive),
+    }
 
 
 def _device() -> str:
@@ -233,6 +253,11 @@ def _kernels() -> dict[str, tuple[str, str | None]]:
         except ValueError as error:
             found[operation.name] = "", str(error)
     return found
+
+
+def _cell(text: str) -> str:
+    """Return a plugin's text for a table: without codes, and without markup of its own."""
+    return escape(plain(shortened(text)))
 
 
 def _print_failures(found: Plugins) -> None:

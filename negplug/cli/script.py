@@ -45,8 +45,10 @@ def execute(script: str, args: list[str], module: bool) -> None:
                 sys.path[0] = str(Path(script).resolve().parent)
             runpy.run_path(os.path.abspath(script), run_name="__main__")
     except SystemExit as leaving:
-        # `sys.exit()` and `sys.exit(0)` are a normal end, which is checked like any other.
-        if leaving.code not in (None, 0):
+        # `sys.exit()` and `sys.exit(0)` are a normal end, which is checked like any other. Of a
+        # number a parent sees the last byte; what is none is printed, and is an error.
+        code = 0 if leaving.code is None else leaving.code
+        if not isinstance(code, int) or code % 256:
             raise
     except BaseException as error:
         sys.last_value = error  # as python has it then

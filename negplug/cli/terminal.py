@@ -63,6 +63,8 @@ def last_lines(log: Path, count: int, start: int) -> str:
         start: Where they begin at the earliest, in bytes.
     """
     try:
+        if log.exists() and not log.is_file():  # but a pipe, say, whose end may never come
+            return "(the log is no file any more)"
         with log.open("rb") as file:
             file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
             text = file.read().decode(errors="replace")

@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from negplug.cli.terminal import plain, shortened
+from negplug.contract.provenance import PluginError, described
 from negplug.contract.variables import declared_classes
 from negplug.hosts.trainer.autoload import DIAGNOSTICS
 
@@ -16,6 +17,9 @@ BASELINE = "baseline"
 
 # Of what ends a command, in characters; it may quote what was given.
 _LONGEST_MESSAGE = 2_000
+
+# What the building of a part may raise.
+_REFUSALS = (TypeError, ValueError, OSError, PluginError)
 
 
 def check_treatment(
@@ -55,15 +59,15 @@ def check_treatment(
             continue
         try:
             make_sampler(sampler)
-        except (TypeError, ValueError, OSError) as error:
-            fail(f"{option} {sampler!r}: {error}")
+        except _REFUSALS as error:
+            fail(f"{option} {sampler!r}: {_said(error)}")
     others = ("--objective", objective, make_objective), ("--compose", compose, make_composer)
     for name, expression, make in others:
         if expression is not None:
             try:
                 make(expression)
-            except (TypeError, ValueError, OSError) as error:
-                fail(f"{name} {expression!r}: {error}")
+            except _REFUSALS as error:
+                fail(f"{name} {expression!r}: {_said(error)}")
 
 
 def check_diagnostics(names: Iterable[str]) -> None:
@@ -77,3 +81,11 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """End the command with one sentence on standard error."""
     typer.echo(f"negplug: {shortened(plain(message), _LONGEST_MESSAGE)}", err=True)
     raise typer.Exit(code)
+
+
+def _said(error: Exception) -> str:
+    """Return an error's message, which is a plugin's and may fail."""
+    try:
+        return str(error)
+    except Exception:
+        return described(error)

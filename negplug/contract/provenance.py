@@ -15,8 +15,9 @@ from typing import Literal
 
 from negplug.kernels.errors import RanksError
 
-# Of an error's message, in characters.
+# Of an error's message, and of its traceback, in characters.
 _LONGEST_MESSAGE = 2_000
+_LONGEST_TRACEBACK = 20_000
 
 
 def installed_version(distribution: str) -> str | None:
@@ -36,7 +37,23 @@ def described(error: BaseException) -> str:
         return f"{name}, whose message cannot be made ({type(second).__name__})"
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[:_LONGEST_MESSAGE]} …"
-    return f"{name}: {message}"
+    return f"{name}: {_visible(message)}"
+
+
+def traced(error: BaseException) -> str:
+    """Return the traceback of an error of foreign code, the end of a long one."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException as second:
+        return f"{type(error).__name__}, whose traceback cannot be made ({type(second).__name__})"
+    return text if len(text) <= _LONGEST_TRACEBACK else f"… {text[-_LONGEST_TRACEBACK:]}"
+
+
+def _visible(text: str) -> str:
+    """Return a text with its control characters written out: they may move a cursor."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def changed(distribution: str, what: str, reader: str) -> RuntimeError:

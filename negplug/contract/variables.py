@@ -140,8 +140,10 @@ def declared_classes(name: str, text: str) -> dict[str, str]:
 def _on_unknown(name: str) -> str:
     import difflib
 
-    given = name[:40]
-    close = difflib.get_close_matches(given[len(_PREFIX) :].upper(), NAMES, n=1, cutoff=0.6)
+    given = name[:40].encode("unicode_escape").decode()  # it may hold codes for a terminal
+    own = given[len(_PREFIX) :].upper()
+    close = [known for known in NAMES if own and known.startswith(own)]
+    close = close or difflib.get_close_matches(own, NAMES, n=1, cutoff=0.6)
     known = f"behind {_PREFIX} there may be {', '.join(NAMES)}"
     hint = f"did you mean {_PREFIX}{close[0]}?" if close else known
     return f"{given} is no variable of negplug and has no effect; {hint}"

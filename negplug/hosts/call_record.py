@@ -6,7 +6,9 @@ is kept in a file, named in the environment, to which each process adds a line a
 its rank and their number.
 
 On Linux the file is in memory and has no name but that of the open file of this process, so that
-nothing is left behind, however this process ends. Free of torch, so that the command line can ask
+nothing is left behind, however this process ends. The environment may travel further than the file:
+to another machine, to a time when the number of this process is another's. So only what is known to
+be such a file is written to, and none is made. Free of torch, so that the command line can ask
 cheaply.
 """
 
@@ -20,7 +22,13 @@ from typing import NamedTuple
 
 RECORD_VARIABLE = "NEGPLUG_CALL_RECORD"
 
-_recorded = False
+_NAME = "negplug-calls"
+
+# Of the record that this process keeps, or the one that it was forked from: a script may clear the
+# environment.
+_kept: str | None = None
+
+_recorded = ""  # the line of this process
 
 
 class Calls(NamedTuple):
@@ -40,17 +48,17 @@ def record_call(rank: int = 0, world_size: int = 1) -> None:
     global _recorded
     if _recorded:
         return
-    _recorded = True
-    path = os.environ.get(RECORD_VARIABLE)
-    if path:
+    _recorded = f"{rank} {world_size}\n"
+    path = os.environ.get(RECORD_VARIABLE) or _kept
+    if path and _is_record(path):
         # Where the process that asks is gone, its file is gone too.
-        with suppress(FileNotFoundError), open(path, "ab") as file:
-            file.write(f"{rank} {world_size}\n".encode())
+        with suppress(OSError), open(path, "ab", opener=_opened_if_there) as file:
+            file.write(_recorded.encode())
 
 
 def recorded_here() -> bool:
     """Return whether this process has called a treated loss."""
-    return _recorded
+    return bool(_recorded)
 
 
 @contextmanager
@@ -60,15 +68,19 @@ def opened() -> Iterator[Callable[[], Calls]]:
     Yields:
         A function that tells what they have noted so far.
     """
+    global _kept
     descriptor, path, named = _new_file()
-    os.environ[RECORD_VARIABLE] = path
+    process, made = os.getpid(), os.fstat(descriptor)
+    os.environ[RECORD_VARIABLE] = _kept = path
     try:
         # Asked through the open file: a cleaner of old temporary files may have taken the name.
-        yield lambda: _read(descriptor)
+        yield lambda: _read(descriptor if _is_open(descriptor, made) else None)
     finally:
         os.environ.pop(RECORD_VARIABLE, None)
-        os.close(descriptor)
-        if named:
+        _kept = None
+        if _is_open(descriptor, made):
+            os.close(descriptor)
+        if named and os.getpid() == process:
             # Windows keeps a file that another process is writing to at this moment.
             with suppress(FileNotFoundError, PermissionError):
                 os.unlink(path)
@@ -78,18 +90,40 @@ def _new_file() -> tuple[int, str, bool]:
     """Return an open file, a path to it for other processes, and whether that is to be removed."""
     if hasattr(os, "memfd_create"):  # Linux, but not every build of Python
         with suppress(OSError):  # in some sandboxes
-            descriptor = os.memfd_create("negplug-calls")
+            descriptor = os.memfd_create(_NAME)
             path = f"/proc/{os.getpid()}/fd/{descriptor}"
             if os.path.exists(path):
                 return descriptor, path, False
             os.close(descriptor)
-    descriptor, path = tempfile.mkstemp(prefix="negplug-calls-")
+    descriptor, path = tempfile.mkstemp(prefix=f"{_NAME}-")
     return descriptor, path, True
 
 
-def _read(descriptor: int) -> Calls:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    lines = os.read(descriptor, os.fstat(descriptor).st_size).decode().splitlines()
+def _opened_if_there(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
+
+
+def _is_record(path: str) -> bool:
+    """Return whether a path leads to a record, and not to an open file of some other process."""
+    with suppress(OSError):
+        return _NAME in os.path.basename(os.readlink(path) if os.path.islink(path) else path)
+    return False
+
+
+def _is_open(descriptor: int, made: os.stat_result) -> bool:
+    """Return whether a file is open still, and the same: daemons close all that they find open."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), made)
+    return False
+
+
+def _read(descriptor: int | None) -> Calls:
+    """Read the record; if it is lost, what this process has noted is known still."""
+    if descriptor is None:
+        lines = [_recorded] if _recorded else []
+    else:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        lines = os.read(descriptor, os.fstat(descriptor).st_size).decode().splitlines()
     called: dict[int, set[int]] = {}
     for line in lines:
         rank, world_size = map(int, line.split())

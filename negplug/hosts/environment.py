@@ -11,6 +11,7 @@ Environment:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from negplug.contract.variables import check_effect
@@ -41,12 +42,36 @@ def asked() -> Asked | None:
     sampler = os.environ.get("NEGPLUG_SAMPLER")
     if not sampler:
         return None
+    _check_word(sampler)
     temperature = os.environ.get("NEGPLUG_TEMPERATURE")
-    try:
-        number = float(temperature) if temperature else None
-    except ValueError:
-        raise ValueError(f"NEGPLUG_TEMPERATURE must be a number, got {temperature!r}") from None
+    number = _number(temperature) if temperature else None
     return Asked(sampler, os.environ.get("NEGPLUG_OBJECTIVE") or None, number)
+
+
+def refusals() -> Iterator[str]:
+    """Yield why each part of the treatment that cannot be built is refused; loads torch."""
+    from negplug.contract.inputs import check_temperature
+    from negplug.plugins.build import make_composer, make_objective, make_sampler
+
+    makers: dict[str, Callable[[str], object]] = {
+        "NEGPLUG_SAMPLER": lambda text: make_sampler(_check_word(text)),
+        "NEGPLUG_OBJECTIVE": make_objective,
+        "NEGPLUG_TEMPERATURE": lambda text: check_temperature(_number(text)),
+        "NEGPLUG_COMPOSE": make_composer,
+    }
+    for name, make in makers.items():
+        if text := os.environ.get(name):
+            try:
+                make(text)
+            except (TypeError, ValueError, OSError) as error:
+                said = str(error)
+                yield said if said.startswith(name) else f"{name}: {said}"
+
+
+def check_parts() -> None:
+    """Raise ``ValueError`` if a part of the treatment cannot be built; the variable is named."""
+    for refusal in refusals():
+        raise ValueError(refusal)
 
 
 def insist_on_none() -> None:
@@ -64,7 +89,7 @@ def accumulate() -> int:
         ValueError: If it says no number from 1 on.
     """
     given = os.environ.get("NEGPLUG_ACCUMULATE") or "1"
-    if not (given.isdecimal() and int(given)):
+    if not (given.isdecimal() and len(given) < 10 and int(given)):
         raise ValueError(
             f"NEGPLUG_ACCUMULATE must be a number of micro-batches, such as 8, got {given[:40]!r}"
         )
@@ -80,3 +105,19 @@ def ignored() -> frozenset[str]:
     """Return the losses that the environment leaves alone: names of sites, or of classes."""
     given = os.environ.get("NEGPLUG_IGNORE", "").split(",")
     return frozenset(name.strip() for name in given if name.strip())
+
+
+def _check_word(sampler: str) -> str:
+    if sampler.strip() == "baseline":
+        raise ValueError(
+            "NEGPLUG_SAMPLER='baseline' is a word of negplug's commands; unset the variable, which "
+            "leaves the script untouched"
+        )
+    return sampler
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"NEGPLUG_TEMPERATURE must be a number, got {text[:40]!r}") from None

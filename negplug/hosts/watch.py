@@ -260,6 +260,7 @@ def from_environment() -> Watch | None:
             _watch.stop()
         return None
     notices.show()
+    environment.check_parts()
     watch = Watch(*treatment, ignored)
     watch.asked = asked
     return watch

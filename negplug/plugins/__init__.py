@@ -10,13 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from negplug.plugins.manager import Plugins, PluginWarning, plugins
+    from negplug.plugins.manager import Plugins, plugins
+    from negplug.plugins.settings import PluginWarning
 
 __all__ = ["PluginWarning", "Plugins", "plugins"]
+
+_HOME = {"PluginWarning": "settings", "Plugins": "manager", "plugins": "manager"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'negplug.plugins' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module("negplug.plugins.manager"), name)
+    home = importlib.import_module(f"negplug.plugins.{_HOME[name]}")
+    value = globals()[name] = getattr(home, name)
     return value

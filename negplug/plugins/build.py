@@ -7,10 +7,11 @@ from typing import Any
 
 from negplug.contract.composer import Composer
 from negplug.contract.objective import Objective
-from negplug.contract.provenance import blaming
+from negplug.contract.provenance import PluginError, blaming, described
 from negplug.contract.sampler import NegativeSampler
 from negplug.plugins.expression import Argument, Call, parse, short
-from negplug.plugins.manager import Kind, Provided, UnknownNameError, plugins
+from negplug.plugins.manager import Provided, UnknownNameError, plugins
+from negplug.plugins.records import Kind
 
 _BUILDS: dict[str, type[NegativeSampler] | type[Objective] | type[Composer]] = {
     "sampler": NegativeSampler,
@@ -100,11 +101,15 @@ def _built(provided: Provided, positional: list[Any], named: dict[str, Any]) -> 
     """Call a factory; what is no refusal of a value is the plugin's fault."""
     try:
         return provided.spec.factory(*positional, **named)
-    except (TypeError, ValueError, OSError):
+    except (TypeError, ValueError, OSError, KeyboardInterrupt):
         raise
     except Exception:
         with blaming(provided.plugin, f"{provided.spec.name}()"):
             raise
+    except BaseException as error:  # one that leaves would end a command as if all were well
+        raise PluginError(
+            f"plugin {provided.plugin} failed in {provided.spec.name}(): {described(error)}"
+        ) from error
 
 
 def _check_arguments(provided: Provided, call: Call) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 
 from negplug.contract.hookspecs import PROJECT
-from negplug.contract.provenance import PluginFailure, PluginInfo, described
+from negplug.contract.provenance import PluginFailure, PluginInfo, described, traced
 
 #: An entry point, and name and version of its distribution.
 Found = tuple[EntryPoint, str, str]
@@ -58,5 +57,4 @@ def _mentions_us(distribution: Distribution) -> bool:
 
 def _damaged(distribution: Distribution, error: Exception) -> PluginFailure:
     info = PluginInfo("entry_points.txt", *_identity(distribution), "failed")
-    text = "".join(traceback.format_exception(error))
-    return PluginFailure(info, "discovery", described(error), text)
+    return PluginFailure(info, "discovery", described(error), traced(error))

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import difflib
 import functools
-import inspect
 import os
 import re
-import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from types import ModuleType
 from typing import Any, Literal
 
@@ -29,42 +26,23 @@ import pluggy
 
 from negplug.composers import plugins as builtin_composers
 from negplug.contract import hookspecs, variables
-from negplug.contract.hookspecs import (
-    PROJECT,
-    AdapterSpec,
-    ComposerSpec,
-    ObjectiveSpec,
-    SamplerSpec,
-)
+from negplug.contract.hookspecs import PROJECT
 from negplug.contract.provenance import (
     PluginError,
     PluginFailure,
     PluginInfo,
     described,
     installed_version,
+    traced,
 )
 from negplug.objectives import plugins as builtin_objectives
 from negplug.plugins.discovery import entry_points
 from negplug.plugins.expression import short
 from negplug.plugins.patience import named_if_slow
+from negplug.plugins.records import HOOKS, Kind, checked, hook_names
 from negplug.plugins.requirement import check_requirement
+from negplug.plugins.settings import PluginWarning, put_back
 from negplug.samplers import plugins as builtin_samplers
-
-Kind = Literal["sampler", "objective", "composer", "adapter"]
-
-_HOOKS: dict[str, tuple[Kind, type]] = {
-    "negplug_samplers": ("sampler", SamplerSpec),
-    "negplug_objectives": ("objective", ObjectiveSpec),
-    "negplug_composers": ("composer", ComposerSpec),
-    "negplug_adapters": ("adapter", AdapterSpec),
-}
-
-# More than any plugin provides; a hook that goes on and on would fill the memory.
-_MOST_RECORDS = 1_000
-
-
-class PluginWarning(UserWarning):
-    """A plugin was left out because it failed to load, or there is none to leave out."""
 
 
 class UnknownNameError(ValueError):
@@ -95,7 +73,7 @@ class Plugins:
         self.plugins: list[PluginInfo] = []
         self.failures: list[PluginFailure] = []
         self._strict = variables.flag("NEGPLUG_STRICT", environ)
-        self._provided: dict[Kind, list[Provided]] = {kind: [] for kind, _ in _HOOKS.values()}
+        self._provided: dict[Kind, list[Provided]] = {kind: [] for kind, _ in HOOKS.values()}
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         asked = environ.get("NEGPLUG_DISABLED_PLUGINS", "").split(",")
@@ -165,7 +143,7 @@ class Plugins:
             if self._is_disabled(info, autoload):
                 continue
             try:
-                with named_if_slow(info, "import"):
+                with named_if_slow(info, "import"), put_back(info, "import"):
                     plugin = entry.load()
             except KeyboardInterrupt:
                 raise
@@ -186,12 +164,12 @@ class Plugins:
 
     def _register(self, plugin: ModuleType | object, info: PluginInfo) -> None:
         try:
-            with named_if_slow(info, "registration"):
+            with named_if_slow(info, "registration"), put_back(info, "registration"):
                 hooks, records = self._records(plugin, info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if self._manager.is_registered(plugin):
+            if any(each is plugin for each in self._manager.get_plugins()):
                 self._manager.unregister(plugin)
             self._fail(info, "registration", error)
             return
@@ -205,7 +183,7 @@ class Plugins:
     ) -> tuple[tuple[str, ...], list[tuple[Kind, Any]]]:
         """Register a plugin; returns its hooks, and what they provide."""
         check_requirement(plugin)
-        hooks = _hook_names(self._manager, plugin)
+        hooks = hook_names(self._manager, plugin)
         self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
         others = [other for other in self._manager.get_plugins() if other is not plugin]
         records: list[tuple[Kind, Any]] = []
@@ -213,15 +191,14 @@ class Plugins:
             # One plugin at a time: a raising hook would take all others' records with it.
             caller = self._manager.subset_hook_caller(hook, others)
             for result in caller() or [None]:
-                records += [(_HOOKS[hook][0], record) for record in _checked(hook, result)]
+                records += [(HOOKS[hook][0], record) for record in checked(hook, result)]
         return hooks, records
 
     def _fail(
         self, info: PluginInfo, stage: Literal["import", "registration"], error: BaseException
     ) -> None:
         failed = PluginInfo(info.name, info.distribution, info.version, "failed")
-        text = "".join(traceback.format_exception(error))
-        self._keep(PluginFailure(failed, stage, described(error), text), error)
+        self._keep(PluginFailure(failed, stage, described(error), traced(error)), error)
 
     def _keep(self, failure: PluginFailure, error: BaseException | None) -> None:
         self.plugins.append(failure.plugin)
@@ -242,31 +219,3 @@ def plugins() -> Plugins:
 def _normal(name: str) -> str:
     """One spelling per name, as package installers have it: ``My_Plugin`` is ``my-plugin``."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-def _hook_names(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...]:
-    names = [name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None]
-    unknown = [name for name in names if name not in _HOOKS]
-    if unknown:
-        raise TypeError(f"implements unknown hook {unknown[0]}; the hooks are {', '.join(_HOOKS)}")
-    if not names:
-        raise TypeError(f"implements no hook; mark one of {', '.join(_HOOKS)} with @hookimpl")
-    return tuple(names)
-
-
-def _checked(hook: str, result: object) -> list[Any]:
-    wanted = _HOOKS[hook][1]
-    if not isinstance(result, Iterable):
-        raise TypeError(f"{hook} must return an iterable of {wanted.__name__}, got {result!r}")
-    records = list(islice(result, _MOST_RECORDS + 1))
-    if len(records) > _MOST_RECORDS:
-        raise ValueError(f"{hook} goes on after {_MOST_RECORDS} records; it must come to an end")
-    for record in records:
-        if not isinstance(record, wanted):
-            raise TypeError(f"{hook} must return {wanted.__name__} records, got {record!r}")
-        if isinstance(record, (SamplerSpec, ObjectiveSpec, ComposerSpec)):
-            if not record.name.isidentifier():
-                raise ValueError(f"{hook}: the name {record.name!r} is no identifier")
-            # Expressions are checked against the signature, and listings show it.
-            inspect.signature(record.factory)
-    return records

@@ -24,11 +24,25 @@ def test_first_it_says_that_nothing_is_wrong(monkeypatch):
     assert json.loads("".join(lines("doctor", "--json")))["problems"] == []
 
 
+def test_what_a_plugin_prints_is_no_part_of_a_listing(monkeypatch):
+    from negplug.plugins import manager
+
+    def load():
+        print("welcome to my plugin")
+        return plugins()
+
+    monkeypatch.setattr(manager, "plugins", load)
+    done = CliRunner().invoke(app, ["samplers", "--json"])
+    assert json.loads(done.stdout)
+    assert done.stderr == "welcome to my plugin\n"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
         ("NEGPLUG_SAMPLR", "in_batch()", "is no variable of negplug and has no effect; did you me"),
         ("NEGPLUG_SAMPLER", "unifrom()", "NEGPLUG_SAMPLER: unknown sampler 'unifrom'; did you me"),
+        ("NEGPLUG_SAMPLER", "baseline", "NEGPLUG_SAMPLER='baseline' is a word of negplug's comman"),
         ("NEGPLUG_TEMPERATURE", "0.1", "has no effect without NEGPLUG_SAMPLER; set that too"),
         ("NEGPLUG_ACCUMULATE", "0", "NEGPLUG_ACCUMULATE must be a number of micro-batches"),
         ("NEGPLUG_DIAGNOSTICS", "snr", "NEGPLUG_DIAGNOSTICS names 'snr'; there are gradient_snr"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,10 @@ with checked_leaving(lambda: None if called.exists() else "no loss was called"):
 CALLED = "import pathlib; pathlib.Path('called').touch()\n"
 
 
+def indented(line: str) -> str:
+    return f"    {line}"
+
+
 def around(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     """Run a script inside the check of its leaving."""
     (folder / "script.py").write_text(script)
@@ -43,6 +48,7 @@ def around(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 LEAVING = {
     "called": "import os; os._exit(0)",
+    "called with what a parent sees as 0": "import os; os._exit(256)",
     "imported": "from os import _exit; _exit(status=0)",
     "at exit": "import atexit, os; atexit.register(os._exit, 0)",
     "looked up at exit": "import atexit, os; atexit.register(lambda: os._exit(0))",
@@ -75,11 +81,39 @@ def test_a_script_without_a_treated_loss_leaves_with_no_success(tmp_path: Path, 
             0,
             marks=forks,
         ),
+        # And neither is one that goes on behind the script's last line.
+        pytest.param(
+            "import os\nif os.fork():\n    os.wait()\n" + indented(CALLED), 0, marks=forks
+        ),
+        # Python waits for a thread before it ends.
+        (
+            "import threading, time\ndef late():\n    time.sleep(0.2)\n"
+            + indented(CALLED)
+            + "threading.Thread(target=late).start()",
+            0,
+        ),
     ],
 )
 def test_any_other_leaving_is_the_scripts_own(tmp_path: Path, script: str, code: int) -> None:
     done = around(tmp_path, script)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("leaving", "good"),
+    [("", True), ("0", True), ("None", True), ("256", True), ("7", False), ("0.0", False)],
+)
+def test_the_end_of_a_script_is_what_its_parent_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaving: str, good: bool
+) -> None:
+    from negplug.cli.script import execute
+
+    for name in ("argv", "path", "excepthook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "script.py").write_text(f"raise SystemExit({leaving})")
+    with nullcontext() if good else pytest.raises(SystemExit):
+        execute(str(tmp_path / "script.py"), [], module=False)
 
 
 def start(folder: Path, script: str) -> subprocess.Popen[str]:
@@ -134,7 +168,7 @@ def test_a_record_without_files_in_memory_is_a_file_that_goes(
 
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(call_record.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(call_record, "_recorded", False)
+    monkeypatch.setattr(call_record, "_recorded", "")
     with call_record.opened() as calls:
         assert len(list(tmp_path.iterdir())) == 1
         assert not calls().any
@@ -143,5 +177,53 @@ def test_a_record_without_files_in_memory_is_a_file_that_goes(
     assert not list(tmp_path.iterdir())
     # A process that outlives the record has nobody to tell.
     monkeypatch.setenv(call_record.RECORD_VARIABLE, str(tmp_path / "gone" / "record"))
-    monkeypatch.setattr(call_record, "_recorded", False)
+    monkeypatch.setattr(call_record, "_recorded", "")
     call_record.record_call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_is_found_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script may clear the environment."""
+    from negplug.hosts import call_record
+
+    monkeypatch.setattr(call_record, "_recorded", "")
+    with call_record.opened() as calls:
+        monkeypatch.delenv(call_record.RECORD_VARIABLE)
+        call_record.record_call()
+        assert calls() == (True, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no file in memory")
+def test_a_record_that_was_closed_is_not_taken_for_the_file_that_has_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripts that become daemons close all that is open, and open files of their own."""
+    from negplug.hosts import call_record
+
+    monkeypatch.setattr(call_record, "_recorded", "")
+    with (tmp_path / "theirs").open("w+") as theirs, call_record.opened() as calls:
+        number = int(os.environ[call_record.RECORD_VARIABLE].rpartition("/")[2])
+        os.dup2(theirs.fileno(), number)
+        theirs.write("3 4\n")
+        theirs.flush()
+        assert not calls().any
+        call_record.record_call()
+        assert calls() == (True, [])
+    assert os.pread(number, 10, 0) == b"3 4\n"
+    os.close(number)
+
+
+def test_no_file_of_others_is_taken_for_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable may reach another machine, on which its number is another process's."""
+    from negplug.hosts import call_record
+
+    precious = tmp_path / "precious"
+    precious.write_text("data\n")
+    with precious.open() as file:
+        for path in (str(precious), f"/proc/{os.getpid()}/fd/{file.fileno()}"):
+            monkeypatch.setenv(call_record.RECORD_VARIABLE, path)
+            monkeypatch.setattr(call_record, "_recorded", "")
+            call_record.record_call()
+    assert precious.read_text() == "data\n"

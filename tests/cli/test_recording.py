@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -107,10 +108,36 @@ def test_the_last_line_is_found_in_a_long_file_and_before_a_torn_one(tmp_path: P
     assert last_record(write(file, b'{"epo')) is None
 
 
-def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
-    assert read_recording(tmp_path).faults == ["it cannot be read (Is a directory)"]
+def test_what_is_no_file_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    places = [tmp_path]
+    if hasattr(os, "mkfifo"):  # reading one waits for a writer
+        os.mkfifo(tmp_path / "pipe")
+        places += [tmp_path / "pipe", Path("/dev/zero")]
+    for place in places:
+        assert read_recording(place).faults == ["it is no file"]
+        assert last_record(place) is None
     assert not read_recording(tmp_path / "none").faults
-    assert last_record(tmp_path) is None
+
+
+def test_of_many_faults_the_first_are_kept(tmp_path: Path) -> None:
+    recording = read_recording(write(tmp_path / "file", *[b"x\n"] * 2_000, GOOD))
+    assert len(recording.faults) == 1_000
+    assert recording.final_metrics() == {"acc": 0.5}
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from negplug.hosts.trainer.metrics import recorder
+
+    for place in (tmp_path, tmp_path / "none" / "file"):
+        monkeypatch.setenv("NEGPLUG_METRICS", str(place))
+        recording = recorder(object)
+        recording.setup(SimpleNamespace(is_global_zero=False), None, "fit")
+        with pytest.raises(ValueError, match=r"NEGPLUG_METRICS names .*, which cannot be written"):
+            recording.setup(SimpleNamespace(is_global_zero=True), None, "fit")
 
 
 @pytest.mark.parametrize("stored", [None, 3, "acc", [], {"acc": None}])

@@ -182,7 +182,7 @@ def test_a_treated_loss_called_in_a_child_counts(tmp_path: Path) -> None:
 def test_a_process_enters_the_record_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from negplug.hosts import call_record
 
-    monkeypatch.setattr(call_record, "_recorded", False)
+    monkeypatch.setattr(call_record, "_recorded", "")
     with call_record.opened() as calls:
         assert calls() == (False, [])
         call_record.record_call(1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("file", "--out file is no folder; give another.", 2),
         ("file/inside", "Not a directory", 1),
         ("taken", "study.db: Is a directory", 1),
+        ("piped", "study.db is no file; move it away.", 2),
         ("/proc/negplug", "/proc/negplug: ", 1),
         ("n" * 300, "File name too long", 1),
     ],
@@ -107,6 +109,8 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_what_is_no_folder_to_write_to_is_one_sentence(invoke, out, expected, code) -> None:
     Path("file").write_text("precious")
     Path("taken", "study.db").mkdir(parents=True)
+    Path("piped").mkdir()
+    os.mkfifo("piped/study.db")
     assert expected in one_sentence(invoke("--out", out), code)
     assert Path("file").read_text() == "precious"
 

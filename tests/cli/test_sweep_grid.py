@@ -195,6 +195,10 @@ def test_the_command_in_the_report_repeats_the_study(finished: Workplace) -> Non
         (["--temperature", "{lr}", "--grid", "lr=0.1,-1"], "--temperature -1.0 is not a positive"),
         (["--sampler", "{lr}", "--grid", "lr=unifrom()"], "--sampler 'unifrom()'"),
         (["--objective", "{lr}", "--grid", "lr=infonec()"], "--objective 'infonec()'"),
+        (
+            ["--seeds", "1000000000"],
+            "--grid, --sampler and --seeds 1000000000 make more than 100000 runs; give fewer",
+        ),
         (["--diagnose", "snr"], "--diagnose 'snr': there are gradient_snr, representation"),
         (["--minimize"], "--minimize has no effect without --metric"),
         (["--study", "x"], "--study 'x' has no effect without --storage"),

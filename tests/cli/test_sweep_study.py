@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +23,43 @@ pytest.importorskip("matplotlib")
         ([0.5, 0.6], "0.550 ± 0.071"),
         ([1000.0, 3000.0], "2000 ± 1414"),
         ([float("nan"), 1.0], "nan"),
+        ([float("inf"), -float("inf")], "nan"),
+        ([float("inf"), 1.0], "inf"),
+        ([1e308, 1e308], "1e+308 ± 0"),
+        ([1e308, -1e308], "0 ± 1.4e+308"),
+        ([1e200, 1.0], "5e+199 ± 7.1e+199"),
+        ([1e200], "1e+200"),
     ],
 )
 def test_numbers_are_short_and_aligned(values: list[float], shown: str) -> None:
     from negplug.cli.sweep.spread import mean_and_deviation
 
     assert mean_and_deviation(values) == shown
+
+
+def test_whatever_was_logged_is_drawn_and_written(tmp_path: Path) -> None:
+    from negplug.cli.sweep.figures import draw_pictures
+    from negplug.cli.sweep.report import write_report
+    from negplug.cli.sweep.study import Result, Run
+    from negplug.cli.sweep.summary import Summary
+
+    largest, inf = 1.7e308, math.inf
+    samplers = {"baseline": (largest, -largest), "uniform(2)": (inf, -inf), "uniform(4)": (1, inf)}
+    results = [
+        Result(
+            Run(sampler, seed),
+            1.0,
+            {"acc": value, "negplug/loss/num_negatives": largest},
+            [(1, 0.5), (2, value), (3, 0.75)],
+        )
+        for sampler, values in samplers.items()
+        for seed, value in enumerate(values)
+    ]
+    summary = Summary(results, list(samplers))
+    pictures = draw_pictures(summary, tmp_path)
+    assert {picture.file for picture in pictures} == {"plot.png", "gradient_snr.png"}
+    write_report(summary, {}, "negplug sweep", pictures, tmp_path / "report.md")
+    assert "uniform(4)" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

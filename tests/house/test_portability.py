@@ -75,7 +75,7 @@ except ValueError as error:
 
 COMMANDS = """
 from negplug.cli import app
-call_record._recorded = False  # as in a process of its own
+call_record._recorded = ""  # as in a process of its own
 open("script.py", "w").write("from negplug.hosts.call_record import record_call; record_call()")
 options = ["--sampler", "in_batch()"]
 for command in (

@@ -60,7 +60,7 @@ def test_a_rank_without_a_treated_call_fails_the_run(tmp_path):
     text = """
 from negplug.hosts import call_record
 for rank in range(2):
-    call_record._recorded = False
+    call_record._recorded = ""
     call_record.record_call(rank, 3)
 """
     done = run(tmp_path, "-m", *RUN, "recipe.py", text=text)

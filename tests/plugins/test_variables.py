@@ -59,6 +59,7 @@ def test_a_part_of_a_treatment_without_a_sampler_is_refused(environ):
         ("NEGPLUG_TEMPRATURE", "did you mean NEGPLUG_TEMPERATURE?"),
         ("NEGPLUG_DISABLE_PLUGINS", "did you mean NEGPLUG_DISABLED_PLUGINS?"),
         ("negplug_sampler", "did you mean NEGPLUG_SAMPLER?"),
+        ("NEGPLUG_TEMP", "did you mean NEGPLUG_TEMPERATURE?"),
         ("NEGPLUG_TAU", "behind NEGPLUG_ there may be SAMPLER, OBJECTIVE, "),
     ],
 )

@@ -10,7 +10,16 @@ from negplug.cli.recommend.bench import Bench
 from negplug.cli.recommend.choice import UNTOUCHED, Choice
 from negplug.cli.recommend.verdict import Verdict
 from negplug.cli.sweep.figures import Picture
-from negplug.cli.sweep.figures.style import BLUE, GREY, PALETTE, legend, new_figure, tidy, wrapped
+from negplug.cli.sweep.figures.style import (
+    BLUE,
+    GREY,
+    PALETTE,
+    fits,
+    legend,
+    new_figure,
+    tidy,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +52,7 @@ def draw_pictures(bench: Bench, verdict: Verdict, choices: Sequence[Choice]) -> 
 
 def _gain_figure(verdict: Verdict, metric: str) -> Figure | None:
     gain = verdict.gain
-    if not all(map(math.isfinite, (gain.mean, gain.low, gain.high))):
+    if not all(map(fits, (gain.mean, gain.low, gain.high, *gain.differences.values()))):
         return None
     figure = new_figure(7.5, 1.3)
     axes = figure.add_subplot()
@@ -69,7 +78,8 @@ def _courses_figure(bench: Bench, choices: Sequence[Choice]) -> Figure | None:
     tidy(axes, grid="y")
     for place, choice in enumerate(drawn):
         course = reported[choice.run(0)]
-        epochs, values = list(course), list(course.values())
+        epochs = list(course)
+        values = [value if fits(value) else math.nan for value in course.values()]
         style, color = ("--", GREY) if choice == UNTOUCHED else ("-", PALETTE[place % len(PALETTE)])
         label = wrapped(str(choice))
         axes.plot(epochs, values, style, color=color, linewidth=1.5, label=label)

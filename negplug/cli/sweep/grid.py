@@ -23,6 +23,9 @@ _PLACEHOLDER = re.compile(r"(?<!\$)\{([^\W\d]\w*)\}")
 # Columns that results.csv has besides those of the grid.
 _RESERVED = ("sampler", "compose", "seed", "chosen", "seconds")
 
+# A run takes a minute at least, and so many take two months.
+_MOST_RUNS = 100_000
+
 OWN_BATCHES = "none"
 """The "composer" that leaves the script its own batches."""
 
@@ -121,6 +124,9 @@ def expand(
         grid: Values by name.
         seeds: Number of seeds.
         composers: Composer expressions with placeholders; each goes with every sampler.
+
+    Raises:
+        ValueError: If there are more than anybody runs, which would fill the memory.
     """
     cells: list[tuple[str, str, Point]] = []
     treatment = _names(settings.objective or "", str(settings.temperature or ""))
@@ -135,6 +141,11 @@ def expand(
             for rest in _assignments(free, grid):
                 values = {**named, **rest}
                 cells.append((sampler, composer, tuple((name, values[name]) for name in names)))
+                if len(cells) * seeds > _MOST_RUNS:
+                    raise ValueError(
+                        f"--grid, --sampler and --seeds {seeds} make more than {_MOST_RUNS} runs; "
+                        "give fewer values or seeds"
+                    )
     unique = dict.fromkeys(cells)
     return [
         Run(sampler, seed, point, compose)

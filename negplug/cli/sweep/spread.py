@@ -1,14 +1,27 @@
-"""Mean and standard deviation over seeds, as numbers and as text."""
+"""Mean and standard deviation over seeds, as numbers and as text.
+
+Of any numbers: what diverged logs infinities, and numbers whose sum or squares no float holds.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+# From here on a mean is shown with its exponent.
+_LARGE = 1e12
+
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean; NaN of nothing."""
-    return math.fsum(values) / len(values) if values else math.nan
+    """Return the mean; NaN of nothing, and of infinities of both signs."""
+    if not values:
+        return math.nan
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # of the sum, not of the mean
+        return math.fsum(value / len(values) for value in values)
+    except ValueError:
+        return math.nan
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -16,7 +29,7 @@ def deviation(values: Sequence[float]) -> float:
     if len(values) < 2:
         return 0.0
     center = mean(values)
-    return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
+    return math.hypot(*(value - center for value in values)) / math.sqrt(len(values) - 1)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
@@ -27,6 +40,8 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
         return "-"
     center, spread = mean(values), deviation(values)
+    if math.isfinite(spread) and max(abs(center), spread) >= _LARGE:
+        return f"{center:.4g}" if len(values) == 1 else f"{center:.4g} ± {spread:.2g}"
     if len(values) == 1 or not math.isfinite(spread):
         return f"{center:.{_decimals(center, 4)}f}"
     if spread == 0:

@@ -88,6 +88,8 @@ def _connection(where: Path | str) -> tuple[str, dict[str, Any]]:
         # A server that was started anew has closed the connections that it had.
         return url, {"pool_pre_ping": True}
     file = where.absolute()
+    if file.exists() and not (file.is_file() or file.is_dir()):  # opening a pipe waits for another
+        raise ValueError(f"{where} is no file; move it away")
     with file.open("a+b") as opened:
         opened.seek(0)
         head = opened.read(len(_SQLITE))

@@ -107,6 +107,7 @@ def _control(framework: str, asked: environment.Asked) -> Any:
     from negplug.hosts import watch
     from negplug.hosts.trainer.lightnings import callback_class
 
+    environment.check_parts()
     # What a Trainer leaves alone is a plain loop's.
     watch.from_environment()
     return callback_class("NegativeControl", framework)(

@@ -52,6 +52,17 @@ class _RecorderHooks:
         self._batch_size: int | None = None
         self._watch = _StopWatch()
 
+    def setup(self, trainer: _Trainer, pl_module: object, stage: str) -> None:
+        # Now, and not behind the first epoch.
+        if trainer.is_global_zero:
+            try:
+                self._path.open("a").close()
+            except OSError as error:
+                raise ValueError(
+                    f"{METRICS_VARIABLE} names {str(self._path)[:200]!r}, which cannot be written "
+                    f"to ({error.strerror}); name a file in a folder that there is"
+                ) from None
+
     def on_train_epoch_start(self, trainer: _Trainer, pl_module: object) -> None:
         self._watch.start()
 

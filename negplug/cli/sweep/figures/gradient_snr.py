@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from negplug.cli.sweep.figures.num_negatives import family, measured_numbers
-from negplug.cli.sweep.figures.style import GREY, legend, new_figure, tidy, wrapped
+from negplug.cli.sweep.figures.style import GREY, fits, legend, new_figure, tidy, wrapped
 from negplug.cli.sweep.recorded import averaged
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
@@ -33,6 +33,10 @@ def gradient_snr_figure(summary: Summary) -> tuple[Figure, str] | None:
     curves = {
         sampler: averaged([result.gradient_snr for result in summary.best(sampler)])
         for sampler in summary.samplers
+    }
+    curves = {
+        sampler: [point for point in curve if fits(point[1]) and fits(point[2])]
+        for sampler, curve in curves.items()
     }
     curves = {sampler: curve for sampler, curve in curves.items() if len(curve) > 1}
     if not curves:

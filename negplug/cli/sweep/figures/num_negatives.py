@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from negplug.cli.sweep.figures.style import GREY, PALETTE, legend, new_figure, tidy, wrapped
+from negplug.cli.sweep.figures.style import GREY, PALETTE, fits, legend, new_figure, tidy, wrapped
 from negplug.cli.sweep.spread import count, deviation, mean
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
@@ -60,8 +60,8 @@ def num_negatives_figure(summary: Summary) -> tuple[Figure, str] | None:
             again = name == reference  # a label that begins with "_" is left out of the legend
             axes.errorbar(
                 [numbers[sampler] for sampler in samplers],
-                [mean(summary.values(sampler, metric)) for sampler in samplers],
-                yerr=[deviation(summary.values(sampler, metric)) for sampler in samplers],
+                [_or_gap(mean(summary.values(sampler, metric))) for sampler in samplers],
+                yerr=[_or_gap(deviation(summary.values(sampler, metric))) for sampler in samplers],
                 fmt="o-",
                 color=GREY if again else PALETTE[i % len(PALETTE)],
                 markersize=5,
@@ -77,7 +77,7 @@ def num_negatives_figure(summary: Summary) -> tuple[Figure, str] | None:
 def measured_numbers(summary: Summary) -> dict[str, float]:
     """Return the number of negatives by sampler, of those for which it was logged."""
     numbers = {sampler: summary.num_negatives(sampler) for sampler in summary.samplers}
-    return {sampler: number for sampler, number in numbers.items() if number > 0}
+    return {sampler: number for sampler, number in numbers.items() if number > 0 and fits(number)}
 
 
 def reference_of(summary: Summary) -> str | None:
@@ -90,9 +90,13 @@ def family(sampler: str) -> str:
     return re.sub(r"\bnum_negatives=\d+", "num_negatives=M", sampler)
 
 
+def _or_gap(value: float) -> float:
+    return value if fits(value) else math.nan
+
+
 def _draw_reference(axes: Axes, values: list[float], name: str) -> None:
     center, spread = mean(values), deviation(values)
-    if not math.isfinite(center):
+    if not (fits(center) and fits(spread)):
         return
     axes.axhline(center, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{name}: all")
     if spread > 0:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from negplug.cli.sweep.figures.style import BLUE, GREY, new_figure, tidy, wrapped
+from negplug.cli.sweep.figures.style import BLUE, GREY, fits, new_figure, tidy, wrapped
 from negplug.cli.sweep.spread import deviation, mean, mean_and_deviation
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
@@ -34,7 +33,7 @@ def samplers_figure(summary: Summary) -> tuple[Figure, str] | None:
     axes = figure.add_subplot()
     tidy(axes, grid="x")
     baseline = mean(summary.values(BASELINE, metric))
-    if math.isfinite(baseline):
+    if fits(baseline):
         axes.axvline(baseline, color="0.45", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for row, sampler in enumerate(summary.samplers):
         color = GREY if sampler == BASELINE else BLUE
@@ -50,14 +49,14 @@ def samplers_figure(summary: Summary) -> tuple[Figure, str] | None:
         explained.append(summary.treatment)
     if explained:
         axes.set_title("\n".join(explained), loc="left", fontsize=8, color=GREY)
-    return figure, _caption(summary, metric, math.isfinite(baseline))
+    return figure, _caption(summary, metric, fits(baseline))
 
 
 def _draw_row(axes: Axes, row: int, values: Sequence[float], color: str) -> None:
     """Draw one sampler: mean and deviation, and the runs just below them if there are several."""
     label = mean_and_deviation(values)
     axes.text(1.01, row, label, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-    values = [value for value in values if math.isfinite(value)]
+    values = [value for value in values if fits(value)]
     if not values:
         return
     height = float(row)

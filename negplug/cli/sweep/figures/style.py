@@ -18,6 +18,15 @@ GREY = "0.35"
 PALETTE = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
+# Matplotlib cannot divide an axis that reaches further.
+_FURTHEST = 1e100
+
+
+def fits(value: float) -> bool:
+    """Return whether there is an axis for a number; what diverged logs any."""
+    return abs(value) < _FURTHEST
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches, that no display has to know of."""
     from matplotlib.figure import Figure

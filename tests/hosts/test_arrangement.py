@@ -10,10 +10,16 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from negplug.hosts.trainer.arrangement import misplaced
+from negplug.hosts.trainer.arrangement import arrangement_of
 
 SIZE = 6
 Pair = collections.namedtuple("Pair", ["image", "label"])
+
+
+def misplaced(of, batch):
+    """False for a batch in order, None for one that tells nothing."""
+    found = arrangement_of(of, batch)
+    return None if found is None else found.wrong or False
 
 
 def samples(label=lambda number: number % 3):

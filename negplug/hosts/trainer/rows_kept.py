@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from negplug.hosts.nested import tensors_in, tensors_of_batch
-from negplug.hosts.trainer.collate import INSTEAD
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.watched_collate import INSTEAD
 from negplug.hosts.treated_loss import TreatedLoss
 
 _STEPS = 2

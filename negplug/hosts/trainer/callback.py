@@ -115,6 +115,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if stage != "fit":
             say_untreated(trainer, stage)
             return
+        several.check_once(self, trainer.callbacks)
         others = self._others(trainer)
         several.check_targets(self.target, [other.target for other in others])
         several.check_accumulate(self.accumulate, [other.accumulate for other in others])

@@ -6,10 +6,11 @@ positions of the data set were fetched for them. An index may be any integer, bu
 of its sample alone, and the next time too.
 
 Positions may well share an index: a data set repeats its samples, or gives the next one in place of
-a broken image. And a position may get another index if it gets another sample, of a data set that
-chooses for itself. Samples are taken for different ones where their labels differ, or their images
-in a data set that gives the same image each time; without labels, where there are no more indexes
-than a batch has rows, however many positions were fetched.
+a broken image. And a position may get another index with another sample, of a data set that chooses
+anew in each epoch. So it counts what samples are: two of one index are different ones where their
+labels differ, or their images in a data set that gives the same image each time; without labels,
+where there are no more indexes than a batch has rows, however many positions were fetched. And two
+of different indexes are the same one where their image is, or all their labels are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _KEPT = 1 << 16
 _ENOUGH = 2
 """So many contradictions are needed; a single one may be a broken image."""
 _SURE = 8
-"""So many images that were the same again are no chance."""
+"""So many images or labels that were the same again are no chance."""
 _REPEATS = 3
 """Without labels, so many positions of each index are no samples that the data set repeats."""
 
@@ -47,16 +48,17 @@ class Numbering:
 
     Attributes:
         fault: What is wrong with the indexes, as a clause; empty as long as they may be right.
+        doubt: What may be wrong with them, likewise.
     """
 
     def __init__(self) -> None:
-        self.fault = ""
+        self.fault = self.doubt = ""
         self._at: dict[int, Row] = {}  # by position
         self._of: dict[int, tuple[frozenset[int], Row]] = {}  # by index, and where it may be
         self._fetched: set[int] = set()
         self._labels: set[int | None] = set()
-        self._largest = self._shared = self._same = 0
-        self._varies = False
+        self._largest = self._shared = self._same = self._alike = 0
+        self._varies = self._other = False
 
     def see(self, places: Sequence[int], rows: Sequence[Row], in_order: bool) -> None:
         """Compare a batch.
@@ -85,22 +87,30 @@ class Numbering:
 
     def _see_again(self, places: Sequence[int], rows: Sequence[Row]) -> None:
         """Compare samples with what was at their positions before."""
-        compared, changed = 0, []
+        compared = same_images = 0
+        changed = ""
         for place, row in zip(places, rows, strict=True):
             before = self._at.get(place)
             if before is None:
                 if len(self._at) < _KEPT:
                     self._at[place] = row
                 continue
-            same = before.image == row.image
+            compared += 1
+            same = bool(row.image) and before.image == row.image
             if before.index == row.index:
                 self._same += same
                 self._varies |= not same
-            elif same or before.label == row.label:
-                changed.append(f"position {place} had the index {before.index} and has {row.index}")
-            compared += 1
-        if len(changed) >= _ENOUGH and 2 * len(changed) >= compared:
-            self._find(changed[0])
+                continue
+            changed = f"position {place} had the index {before.index} and has {row.index}"
+            same_images += same
+            self._alike += before.label == row.label
+            self._other |= before.label != row.label
+        labelled = len(self._labels) > 1 and not self._other and self._alike >= _SURE
+        same_samples = same_images >= _ENOUGH and 2 * same_images >= compared
+        if changed and (same_samples or labelled):
+            self._find(changed)
+        elif len(self._labels) < 2 and not self._other:
+            self.doubt = self.doubt or changed
 
     def _see_shared(self, places: frozenset[int], row: Row) -> None:
         """Compare a sample with the one that had its index before."""

@@ -7,6 +7,7 @@ so that naming the only loss, or no longer naming it, loses nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,20 +21,35 @@ from negplug.hosts.treatment import Treatment
 from negplug.loss.terms import insist_on_same
 
 _KEY = "negplug"
+_NUMBERS = itertools.count(1)
 
 
-def state_key(target: str | None, new: int | None = None) -> str:
+def state_key(target: str | None, begun: bool = True) -> str:
     """Return the key of a callback's state in checkpoints.
 
     Args:
         target: Of the callback.
-        new: A number of its own while no Trainer has set it up. A Trainer that is made refuses
-            equal keys in words that name no loss, ahead of :func:`check_targets`; nothing is
-            saved under this one.
+        begun: Whether a Trainer has set it up. A Trainer that is made refuses equal keys, and a
+            callback that it is given twice, in words that name no loss, ahead of
+            :func:`check_targets`. So each key is another one until then; nothing is saved under it.
     """
-    if target is None:
-        return _KEY
-    return f"{_KEY}/{target}" if new is None else f"{_KEY} {new}"
+    if not begun:
+        return f"{_KEY} {next(_NUMBERS)}"
+    return _KEY if target is None else f"{_KEY}/{target}"
+
+
+def check_once(callback: object, callbacks: Iterable[object]) -> None:
+    """Raise ``ValueError`` if a Trainer's callbacks hold the same one twice.
+
+    Args:
+        callback: The one.
+        callbacks: All of them.
+    """
+    if sum(each is callback for each in callbacks) > 1:
+        raise ValueError(
+            "the Trainer's callbacks hold the same NegativeControl twice; a loss can have one "
+            "sampler, so drop one"
+        )
 
 
 def check_targets(target: str | None, others: Sequence[str | None]) -> None:

@@ -149,7 +149,8 @@ class WatchedCollate:
         if int(self._found[_FETCHES, 0]) == batched_fetch.UNKNOWN and self._own is None:
             return f"the __getitems__ of {batched_fetch.class_of(self._dataset())} gives"
         home = getattr(_function(self.collate), "__module__", None) or ""
-        if home.partition(".")[0] in _HOSTS or not self._found[:_FETCHES, _UNFOLLOWED].any():
+        which = _BY_PLACE if self._own is None else _BY_INDEX
+        if home.partition(".")[0] in _HOSTS or not self._found[which, _UNFOLLOWED]:
             return ""
         return f"the collate function {name_of(self.collate)} makes"
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from negplug.hosts.injection import Injection
 from negplug.hosts.nested import tensors_of_batch
+from negplug.hosts.subsets import chosen
 from negplug.hosts.trainer import private, several
 from negplug.hosts.trainer.collate import collates, one_by_one
 from negplug.hosts.trainer.indexes import IndexRecorder
@@ -26,6 +27,7 @@ from negplug.hosts.trainer.rows_kept import RowsKept
 _STEPS = 2
 """So many steps of an epoch are looked at where the batch is on a device, which is waited for."""
 _VALUES = 16
+_BY = "by provide(indexes=…) of the callback's injection"
 
 
 class WhoseRows:
@@ -44,7 +46,7 @@ class WhoseRows:
         self.shared: several.SharedRecorder = several.shared_recorder(trainer, made)
         self._trainer = trainer
         self._kept: RowsKept | None = None
-        self._numbering = Numbering()
+        self._numbering, self._of = Numbering(), list[Any]()
         self._epoch, self._step, self._told = -1, 0, False
 
     @property
@@ -93,7 +95,11 @@ class WhoseRows:
         for site in injection.sites:
             if site.own_indexes is not None:
                 injection.losses[site.name].doubt = wrong
-        self._warn()
+        if (what := self.recorder.unfollowed) and not self.recorder.reason:
+            self._warn(
+                f"{what} images of which it cannot be told whose they are, and row b is taken for "
+                f"sample b; if it is not, hand indexes over in training_step, {_BY}"
+            )
         if self._kept is not None and self._kept.reason:
             return None, self._kept.reason
         return indexes, reason
@@ -121,16 +127,28 @@ class WhoseRows:
             return ""
         indexes, loader = recorder.own(batch), private.training_loader(self._trainer)
         if indexes is not None and self._looks(indexes.device):
+            self._begin(loader.dataset)
             in_order = one_by_one(loader) and not recorder.reason
             self._numbering.see(recorder.drawn.tolist(), _rows(batch, indexes), in_order)
-        if not self._numbering.fault:
+        fault, doubt = self._numbering.fault, self._numbering.doubt
+        if doubt and not fault:
+            self._warn(
+                f"{collates(loader)} gives indexes that may not name its samples ({doubt}); if "
+                f"they do not, hand the right ones over in training_step, {_BY}"
+            )
+        if not fault:
             return recorder.moved
         return (
-            f"{collates(loader)} gives indexes that do not name its samples "
-            f"({self._numbering.fault}); give each sample one index of its own, its position in "
-            f"the data set, say, or hand the right ones over in training_step, by "
-            f"provide(indexes=…) of the callback's injection"
+            f"{collates(loader)} gives indexes that do not name its samples ({fault}); give each "
+            f"sample one index of its own, its position in the data set, say, or hand the right "
+            f"ones over in training_step, {_BY}"
         )
+
+    def _begin(self, dataset: Any) -> None:
+        """Begin anew with another data set, or another choice of a Subset: other positions."""
+        of = list(chosen(dataset))
+        if [*map(id, of)] != [*map(id, self._of)]:
+            self._numbering, self._of = Numbering(), of
 
     def _looks(self, device: torch.device) -> bool:
         if self._trainer.current_epoch != self._epoch:
@@ -138,16 +156,10 @@ class WhoseRows:
         self._step += 1
         return device.type == "cpu" or self._step <= _STEPS
 
-    def _warn(self) -> None:
-        what = self.recorder.unfollowed
-        if what and not self._told:
+    def _warn(self, message: str) -> None:
+        if not self._told:
             self._told = True
-            warnings.warn(
-                f"{what} images of which it cannot be told whose they are, and row b is taken for "
-                f"sample b; if it is not, hand indexes over in training_step, by "
-                f"provide(indexes=…) of the callback's injection",
-                stacklevel=2,
-            )
+            warnings.warn(message, stacklevel=2)
 
 
 def _rows(batch: Any, indexes: Tensor) -> list[Row]:

@@ -149,7 +149,7 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
         files = set[str]()
         for name, value in _attributes(dataset):
             files |= contents(value)
-            if _is_plain(value) and not is_path(value):
+            if _is_plain(value) and ("://" in str(value) or not is_path(value)):
                 yield f"{name} {value!r}"
         yield from sorted(files)
 

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import os
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,9 @@ _CHANGES = ("transform", "augment", "collate")
 _LOCKS = ("lock", "journal", "wal", "shm")
 """In names of files beside a database, which change as it is read."""
 
+_PLAIN = (bool, int, float, str, bytes)
+_FOREIGN = {*sys.stdlib_module_names, "numpy", "torch", "torchvision"}
+
 
 def held_by(dataset: Any) -> Iterator[tuple[str, Any]]:
     """Yield what is in functions and readers that a data set holds, and what these are called."""
@@ -49,7 +53,7 @@ def contents(value: Any) -> set[str]:
 
     Where they lie does not matter. Nothing of anything else, and of folders with many entries.
     """
-    path = value if is_path(value) else _path_of(value)
+    path = _path_of(value)
     if path is None:
         return set()
     try:
@@ -74,7 +78,7 @@ def _inside(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
         inner += [*_numbered(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()]
     elif _is_reader(value):
         kept = sorted(vars(value).items())
-        inner = [each for each in kept if not isinstance(each[1], (bool, int, float))]
+        inner = [each for each in kept if is_path(each[1]) or not isinstance(each[1], _PLAIN)]
     for key, held in inner:
         if not isinstance(held, (type, types.ModuleType)):
             yield f"{name}.{key}", held
@@ -97,16 +101,19 @@ def _is_reader(value: Any) -> bool:
     if isinstance(value, (type, types.ModuleType, Dataset, nn.Module, Tensor)):
         return False
     home = type(value).__module__.partition(".")[0]
-    return hasattr(value, "__dict__") and home not in ("torch", "torchvision", "numpy", "builtins")
+    return hasattr(value, "__dict__") and home not in _FOREIGN
 
 
-def _path_of(handle: Any) -> str | None:
-    """Return the path of a file that is open: Python's own, and such as h5py's and zipfile's."""
-    for name in ("filename", "name"):
-        path = getattr(handle, name, None) if hasattr(handle, "close") else None
-        if isinstance(path, str) and is_path(path):
-            return path
-    return None
+def _path_of(value: Any) -> str | None:
+    """Return a path, or that of an open file: Python's own, or numpy's, h5py's, zipfile's."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif not isinstance(value, str):
+        name = getattr(value, "name", None) if hasattr(value, "close") else None
+        value = getattr(value, "filename", None) or name
+    if not isinstance(value, str) or "\0" in value:
+        return None
+    return value if is_path(value) or os.path.isfile(value) else None
 
 
 def _files_in(folder: Any) -> list[str]:

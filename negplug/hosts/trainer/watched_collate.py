@@ -3,8 +3,9 @@
 The function is watched while it works, in the process where it works: it gets its samples and the
 recipe gets its batch, untouched, and :mod:`negplug.hosts.trainer.arrangement` compares the two.
 Images that it changes as well are followed by their marks (:mod:`negplug.hosts.trainer.row_marks`)
-in the first batches, and those that leave Python's torch by their likeness. What was found lies in
-memory that worker processes share, so it is known by the time that the batch is.
+in the first batches and ever fewer later ones, and those that leave Python's torch by their
+likeness. What was found lies in memory that worker processes share, so it is known by the time that
+the batch is.
 
 Where a host's batches bring indexes of their own, rows may stand in any order, if indexes and
 images do so together. That is asked as well.
@@ -32,8 +33,6 @@ OwnIndexes = Callable[[Any], Tensor | None]
 
 _IN_ORDER, _BROKEN, _ROW, _SAMPLE, _UNFOLLOWED = range(5)
 _BY_PLACE, _BY_INDEX, _FETCHES = range(3)
-_CLOSELY = 2
-"""So many batches of a process are collated with rows that are marked."""
 _HOSTS = ("lightly", "solo", "torch", "torchvision", "lightning", "pytorch_lightning")
 """Packages whose own collate functions keep rows in order, whatever they do to images."""
 
@@ -66,7 +65,7 @@ class WatchedCollate:
     def __init__(self, collate: Any, shared: bool, own: OwnIndexes | None, dataset: Any) -> None:
         self.collate = collate
         self._own = own
-        self._left = _CLOSELY
+        self._batches = 0
         self._asks = True
         self._dataset: Callable[[], Any] = _reference(dataset)
         self._found = torch.zeros(3, 5, dtype=torch.int64)
@@ -83,9 +82,11 @@ class WatchedCollate:
                 self._found[_BY_PLACE, _IN_ORDER] = 1
             return batch
         # A list of our own, for the function may sort or clear the one that it is given.
-        before, closely, marks = list(samples), self._left > 0, list[Tensor]()
+        before, marks = list(samples), list[Tensor]()
+        # The first batch of a process, the second, the fourth and so on.
+        self._batches += 1
+        closely = self._batches & (self._batches - 1) == 0
         if closely:
-            self._left -= 1
             batch, marks = _collated_with_marks(self.collate, samples)
         else:
             batch = self.collate(samples)

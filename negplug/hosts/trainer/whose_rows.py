@@ -95,7 +95,8 @@ class WhoseRows:
         for site in injection.sites:
             if site.own_indexes is not None:
                 injection.losses[site.name].doubt = wrong
-        if (what := self.recorder.unfollowed) and not self.recorder.reason:
+        known = self.recorder.own is not None or not self.recorder.reason
+        if known and (what := self.recorder.unfollowed):
             self._warn(
                 f"{what} images of which it cannot be told whose they are, and row b is taken for "
                 f"sample b; if it is not, hand indexes over in training_step, {_BY}"

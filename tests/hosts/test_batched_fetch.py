@@ -50,8 +50,8 @@ WRONG = {
 def test_one_that_does_not(name, alone, label):
     how, words = WRONG[name]
     dataset = Fetched(how, label, alone)
-    if name == "others" and not alone:
-        return  # nobody else says what its samples are
+    if name == "others" and not (alone and label(1)):
+        return  # nobody else says what its samples are, or they look different each time
     for each in (dataset, Subset(dataset, range(2, 19, 2))):
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
         assert words in FAULTS[verdict_on(each, own=False)]

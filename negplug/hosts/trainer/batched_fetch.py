@@ -74,26 +74,33 @@ def verdict_on(dataset: Any, own: bool) -> int:
 def _compared(dataset: Any, places: list[int], own: bool, seed: int) -> int:
     """Compare samples that are fetched together with those that are fetched one by one."""
 
-    def beginning(fetch: Callable[[Any, Any], Any], asked: Any) -> Any:
+    def beginning(fetch: Callable[[Any, Any], Any], asked: Any, seed: int = seed) -> Any:
         with isolated_rng(torch.device("cpu")):
             torch.default_generator.manual_seed(seed)  # of no other device
             return fetch(dataset, asked)
 
     known = [_looks(beginning(_one, place)) for place in places]
+    again = [_looks(beginning(_one, place, seed + 1)) for place in places]
     together = beginning(_fetched, places)
     if len(together) != len(places) and not own:
         return _NUMBER
     right = wrong = False
     for number, sample in enumerate(together):
+        looks = _looks(sample)
         owners = [
             [place for place, look in enumerate(known) if look.get(path) == key]
-            for path, key in _looks(sample).items()
+            for path, key in looks.items()
         ]
-        # By what tells the samples apart.
+        # By what tells the samples apart; and what is always theirs, but not its own.
         who = {each[0] for each in owners if len(each) == 1}
+        foreign = any(
+            known[number].get(path) == again[number].get(path) != key
+            for path, key in looks.items()
+            if len({look.get(path) for look in known}) == len(known)
+        )
         fits = len(who) == 1 if own else number in who
         right |= fits
-        wrong |= bool(who) and not fits
+        wrong |= not fits and (bool(who) or (foreign and not own))
     return (_INDEXES if own else _ORDER) if wrong else GOOD if right else UNKNOWN
 
 

@@ -241,9 +241,10 @@ def test_a_data_set_that_fetches_batches_in_another_order(workers):
 def test_images_that_cannot_be_followed_are_warned_of():
     def cropped(samples):
         batch = default_collate(samples)
-        for view in batch[0]:
-            for image in view.numpy():
-                image[:] = np.roll(image, int(torch.randint(8, ())), axis=2)
+        views = [view.numpy().copy() for view in batch[0]]
+        for image in (image for view in views for image in view):
+            image[:] = np.roll(image, int(torch.randint(8, ())), axis=2)
+        batch[0] = [torch.from_numpy(view) for view in views]
         return batch
 
     with pytest.warns(UserWarning, match="cropped makes images of which it cannot be told whose"):

@@ -90,7 +90,8 @@ class WhoseRows:
                 raise
             indexes, reason = None, ""
         if self._kept is not None:
-            self._kept.size = None if indexes is None else len(indexes)
+            # A host's own indexes may be of fewer rows than were drawn.
+            self._kept.size = len(indexes) if needed and indexes is not None else None
         wrong = self._wrong(batch)
         for site in injection.sites:
             if site.own_indexes is not None:
@@ -98,8 +99,8 @@ class WhoseRows:
         known = self.recorder.own is not None or not self.recorder.reason
         if known and (what := self.recorder.unfollowed):
             self._warn(
-                f"{what} images of which it cannot be told whose they are, and row b is taken for "
-                f"sample b; if it is not, hand indexes over in training_step, {_BY}"
+                f"{what} images of which it cannot be told whose they are; if they are not in the "
+                f"order of their indexes, hand the right ones over in training_step, {_BY}"
             )
         if self._kept is not None and self._kept.reason:
             return None, self._kept.reason

@@ -183,7 +183,7 @@ class Renumbered(hosts.Pairs):
     ("index", "what"),
     [
         (lambda position, fetched: 7, "different samples .* have the index 7"),
-        (lambda position, fetched: fetched % 8, "different samples .* have the index"),
+        (lambda position, fetched: fetched % 8, r"different samples .* have the index \d"),
         (lambda position, fetched: fetched, r"position \d+ had the index \d+ and has \d+"),
     ],
     ids=["constant", "of the batch", "counted"],

@@ -44,20 +44,35 @@ def read_metadata(
         indexes, why = _checked(provided.indexes), ""
     if provided.labels is not None:
         labels, unlabeled = as_labels("labels", provided.labels), ""
-    return Metadata(indexes, labels, why, is_supervised(model), unlabeled=unlabeled)
+    return Metadata(
+        indexes,
+        labels,
+        why,
+        is_supervised(model),
+        unlabeled=unlabeled,
+        handed_over=provided.handed_over,
+    )
+
+
+def indexes_in(batch: Any) -> Tensor | None:
+    """Return the indexes ``[B]`` of a batch of solo-learn, None if it has none."""
+    indexes = batch[0] if _is_solos(batch) else None
+    if not isinstance(indexes, Tensor) or indexes.dtype not in _INTEGERS:
+        return None
+    indexes = indexes[:, 0] if indexes.ndim == 2 and indexes.shape[1] == 1 else indexes
+    return indexes if indexes.ndim == 1 else None
 
 
 def _indexes(model: nn.Module, batch: Any) -> tuple[Tensor | None, str]:
     """Return the indexes, and why there are none."""
     if not _is_solos(batch):
         return None, _NOT_SOLOS
-    indexes = batch[0]
-    if not isinstance(indexes, Tensor) or indexes.dtype not in _INTEGERS:
+    given = batch[0]
+    if not isinstance(given, Tensor) or given.dtype not in _INTEGERS:
         return None, "solo-learn's batch holds no integer indexes"
-    if indexes.ndim == 2 and indexes.shape[1] == 1:
-        indexes = indexes[:, 0]
-    if indexes.ndim != 1:
-        return None, f"the indexes of solo-learn's batch have the shape {tuple(indexes.shape)}"
+    indexes = indexes_in(batch)
+    if indexes is None:
+        return None, f"the indexes of solo-learn's batch have the shape {tuple(given.shape)}"
     if _may_be_dummies(model) and _is_position(indexes):
         why = (
             "the training loader is no torch DataLoader and gives positions in the batch in place "

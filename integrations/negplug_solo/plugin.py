@@ -24,7 +24,7 @@ from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import Targets
 from negplug.contract.provenance import installed_version
 from negplug_solo import losses, private
-from negplug_solo.metadata import read_metadata
+from negplug_solo.metadata import indexes_in, read_metadata
 
 Treatment = Callable[..., Tensor]
 
@@ -181,6 +181,7 @@ class MethodSite(LossSite):
     reads_metadata = True
     rows_by_view = True
     shared = ("queue",)
+    own_indexes = staticmethod(indexes_in)
 
     def __init__(self, model: nn.Module, method: Method, module: ModuleType) -> None:
         self.queue_size = private.own_queue_size(model) if method.has_queue else None

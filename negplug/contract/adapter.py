@@ -31,6 +31,7 @@ class Metadata:
         by_place: Whether rows are told apart by their place in the batch alone, so that a sample
             that is in it twice is what the host takes it for; no sampler asks for indexes then.
         unlabeled: Why there are no labels.
+        handed_over: Whether the recipe has said the indexes itself, which are believed.
     """
 
     indexes: Tensor | None = None
@@ -39,6 +40,7 @@ class Metadata:
     supervised: bool = False
     by_place: bool = False
     unlabeled: str = ""
+    handed_over: bool = False
 
     def of(self, rows: int) -> dict[str, Any]:
         """Return the arguments of a batch whose views have ``rows`` rows, one per sample.
@@ -128,6 +130,9 @@ class LossSite(abc.ABC):
         rows_by_view: Whether what its loss is given may hold the rows of several views, view after
             view.
         shared: Names of arguments of its loss that are not of the batch, such as a queue.
+        own_indexes: Finds the indexes ``[R]`` that the host itself reads in a batch of its loader,
+            None where there are none; a plain function, which worker processes call. None for a
+            host whose batches bring no indexes.
         past_keys: Whether its keys are past ones, of a memory that the host keeps. A sampler that
             remembers keys would remember them over and over, and is refused.
     """
@@ -139,6 +144,7 @@ class LossSite(abc.ABC):
     rows_by_view: bool = False
     shared: tuple[str, ...] = ()
     past_keys: bool = False
+    own_indexes: Callable[[Any], Tensor | None] | None = None
 
     @abc.abstractmethod
     def treat(self, contrast: Contrast) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Subset
 
 from negplug.hosts.column_classes import as_classes
 from negplug.hosts.column_search import column_of
+from negplug.hosts.subsets import chosen
 
 
 class Columns:
@@ -37,7 +36,7 @@ class Columns:
             ValueError: If there is no such column, or more than one.
             TypeError: If its values name no classes.
         """
-        chain = list(_chain(dataset))
+        chain = list(chosen(dataset))
         if len(chain) != len(self._chain) or any(
             known() is not part for known, part in zip(self._chain, chain, strict=True)
         ):
@@ -48,15 +47,6 @@ class Columns:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_chain": [], "_read": {}}
-
-
-def _chain(dataset: Any) -> Iterator[Any]:
-    """Yield what decides which samples a data set has: itself, and what its subsets choose."""
-    yield dataset
-    while isinstance(dataset, Subset):
-        yield dataset.indices
-        dataset = dataset.dataset
-        yield dataset
 
 
 def _reference(part: Any) -> Any:

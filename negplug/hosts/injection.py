@@ -111,7 +111,8 @@ class Injection:
                 size = length(dataset)
                 treated.dataset = replace(treated.dataset, size=size, column=column)
             known = indexes is not None or labels is not None
-            treated.provide(Metadata(indexes, labels, unindexed), until_backward=known)
+            said = Metadata(indexes, labels, unindexed, handed_over=indexes is not None)
+            treated.provide(said, until_backward=known)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the steps to come are of, for samplers that switch by it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,3 +48,12 @@ def length(dataset: Any) -> int | None:
         return len(dataset)
     except (TypeError, NotImplementedError):
         return None
+
+
+def chosen(dataset: Any) -> Iterator[Any]:
+    """Yield what decides which samples a data set has: itself, and what its subsets choose."""
+    yield dataset
+    while isinstance(dataset, Subset):
+        yield dataset.indices
+        dataset = dataset.dataset
+        yield dataset

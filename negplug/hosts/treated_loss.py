@@ -49,6 +49,8 @@ class TreatedLoss:
         watcher: Told of each training call's loss while first steps are watched.
         collector: Told of each training call's batch, before its loss is computed.
         looks: Told of what the host's loss is given, likewise.
+        doubt: Why the indexes that the site finds itself are not those of the samples, as a
+            clause; empty as long as they may be.
         name: Of the site.
         rows_by_view: As the site says, of the arguments of its loss.
         shared: Likewise.
@@ -89,6 +91,7 @@ class TreatedLoss:
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self.collector: Callable[[ContrastiveBatch], None] | None = None
         self.looks: Callable[[TreatedLoss, tuple[Any, ...]], None] | None = None
+        self.doubt = ""
         self._evaluations: list[Tensor] = []
         self._rows = 0
         self.name = site.name
@@ -138,27 +141,32 @@ class TreatedLoss:
 
     def together(self, *given: Any) -> contextlib.AbstractContextManager[None]:
         """Return a context inside which a rank that fails makes every rank raise."""
-        return self._together(given) if self.looks else self.loss.ranks.together(*given)
+        watched = self.looks is not None or self.doubt
+        return self._together(given) if watched else self.loss.ranks.together(*given)
 
     @contextlib.contextmanager
     def _together(self, given: tuple[Any, ...]) -> Iterator[None]:
         with self.loss.ranks.together(*given):
-            if self.looks is not None and self._captured is None:
-                self.looks(self, given)
+            if self._captured is None:
+                if self.doubt:
+                    self.disown(self.doubt)
+                if self.looks is not None:
+                    self.looks(self, given)
             yield
 
     def disown(self, reason: str) -> None:
         """Know the step's samples no longer, for the reason of a clause.
 
-        Indexes that the recipe has provided itself stay.
+        Indexes that the recipe has handed over itself stay.
 
         Raises:
             ValueError: If the site finds the metadata itself.
         """
+        if self._metadata.handed_over:
+            return
         if self.reads_metadata:
             raise ValueError(f"{self.name}: {reason}")
-        if not self._forgets:
-            self._metadata = replace(self._metadata, indexes=None, unindexed=reason)
+        self._metadata = replace(self._metadata, indexes=None, unindexed=reason)
 
     def returned(
         self, own: Callable[[], Tensor], treated: Callable[[], Tensor], learns: bool = True

@@ -8,12 +8,19 @@ import functools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import default_collate
 
-from negplug.hosts.trainer.arrangement import misplaced
+from negplug.hosts.trainer.arrangement import arrangement_of, order_by_index
 
 SIZE = 6
 Pair = collections.namedtuple("Pair", ["image", "label"])
+
+
+def misplaced(of, batch, **kwargs):
+    """False for a batch in order, None for one that tells nothing."""
+    found = arrangement_of(of, batch, **kwargs)
+    return None if found is None else found.wrong or False
 
 
 def samples(label=lambda number: number % 3):
@@ -167,3 +174,61 @@ def test_objects_with_attributes():
     assert misplaced(given, batch) is False
     assert misplaced(given, Sample(batch.image.flip(0))) == (0, SIZE - 1)
     assert misplaced(given, functools.partial(print)) is None
+
+
+def with_images(change):
+    """Names in place, and images as NumPy leaves them."""
+    images = first_views(samples()).numpy()
+    return torch.from_numpy(np.ascontiguousarray(change(images))), [name for *_, name in samples()]
+
+
+CHANGES = {
+    "as they are": lambda x: x,
+    "scaled": lambda x: (x - 0.4) / 0.3,
+    "by channel": lambda x: (x - np.arange(3)[:, None, None]) / np.array([2, 3, 4])[:, None, None],
+    "each by itself": lambda x: (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3))[0],
+    "with noise": lambda x: x + 0.05 * np.random.default_rng(0).standard_normal(x.shape),
+    "in half precision": lambda x: x.astype("float16"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_images_go_before_names_and_are_known_when_changed(name):
+    change = CHANGES[name]
+    assert misplaced(samples(), with_images(change), closely=True) is False
+    moved = with_images(lambda x: change(x[::-1]))
+    assert misplaced(samples(), moved, closely=True) == (0, SIZE - 1)
+
+
+def test_images_of_which_nothing_is_said():
+    """Cropped or turned to their negative; names speak for them, and it is known that they do."""
+    for change in (lambda x: x[..., ::-1], lambda x: 1 - x, lambda x: x.max() - x[::-1]):
+        found = arrangement_of(samples(), with_images(change), closely=True)
+        assert found.wrong is None
+        assert not found.by_images
+
+
+def test_pictures_become_arrays():
+    values = np.random.default_rng(3).integers(0, 255, (SIZE, 8, 8, 3), dtype="uint8")
+    given = [(Image.fromarray(value), f"{n}.png") for n, value in enumerate(values)]
+    names, images = [name for _, name in given], torch.from_numpy(values).permute(0, 3, 1, 2) / 255
+    assert arrangement_of(given, (images, names), closely=True) == (None, True)
+    assert misplaced(given, (images.flip(0), names), closely=True) == (0, SIZE - 1)
+    pictures = [picture for picture, _ in given]
+    assert misplaced(given, (pictures[::-1], names)) == (0, SIZE - 1)
+
+
+def test_rows_are_found_by_the_hosts_own_index():
+    given = [(10 * n, label) for n, (_, label, _) in enumerate(samples())]
+    assert order_by_index(given, [50, 0, 20]) == ([5, 0, 2], [0, 10, 20, 30, 40, 50])
+    twice = [(7, "a"), (3, "b"), (7, "c")]
+    assert order_by_index(twice, [7, 7, 3]) == ([0, 2, 1], [7, 3, 7])
+    for indexes in ([1, 11, 21], [50, 50]):  # of no field, and of one sample
+        assert order_by_index(given, indexes) is None
+
+
+def test_samples_of_one_name_stand_for_each_other():
+    given = samples()
+    swapped = default_collate([given[n] for n in (1, 0, 2, 3, 4, 5)])
+    assert misplaced(given, swapped) == (0, 1)
+    assert misplaced(given, swapped[0], names=[9, 9, 2, 3, 4, 5]) is False

@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import hosts
+import numpy as np
 import pytest
 import torch
 from index_recipes import (
@@ -46,6 +47,12 @@ def twice(samples):
     return default_collate([sample for sample in samples for _ in range(2)])
 
 
+def by_numpy(samples):
+    """Images elsewhere, and out of torch's sight; indexes where they were."""
+    features, indexes = stacked(samples)
+    return torch.from_numpy(features.numpy()[::-1].copy()), indexes
+
+
 class Pack:
     """Two samples in each row."""
 
@@ -81,6 +88,7 @@ def test_a_collate_function_that_keeps_its_samples(workers):
             "twice",
             "drops, moves or repeats samples (sample 0 of a batch was lost, replaced or",
         ),
+        (by_numpy, "by_numpy", "drops, moves or repeats samples (row 0 of a batch was sample 9"),
         (Pack(), "Pack", "drops, moves or repeats samples"),
         (Hidden(), "Hidden", "leaves nothing in a batch by which its samples can be told"),
     ],
@@ -162,15 +170,31 @@ def backwards(samples):
     return default_collate(samples[::-1])
 
 
+def images_backwards(samples):
+    """In NumPy, and normalised; the rest stays."""
+    batch = default_collate(samples)
+    return [
+        [torch.from_numpy((x.numpy()[::-1] - 0.4) / 0.3) for x in part]
+        if isinstance(part, list) and isinstance(part[0], torch.Tensor)
+        else part
+        for part in batch
+    ]
+
+
 def test_state_per_sample_of_a_recipe_whose_collate_function_moves_samples():
     if hosts.solo_generation():
         # Its batches bring their indexes, wherever the samples went.
         _, indexes, labels = control("memory_bank()", backwards)
         assert indexes.sort().values.tolist() == list(range(24))
         assert torch.equal(labels, indexes % 4)
+        for sampler in ("memory_bank()", "queue(size=64)"):
+            with pytest.raises(ValueError, match="images_backwards moves, drops, repeats or mixes"):
+                control(sampler, images_backwards)
         return
     with pytest.raises(ValueError, match="but the collate function backwards drops, moves or"):
         control("memory_bank()", backwards)
+    with pytest.raises(ValueError, match="but the collate function images_backwards drops, moves"):
+        control("memory_bank()", images_backwards)
     # What needs no indexes trains on, with the labels that the rows do have.
     _, indexes, labels = control("queue(size=64)", backwards)
     assert (indexes == -1).all()
@@ -192,3 +216,36 @@ def test_indexes_that_the_recipe_hands_over():
     _, indexes, labels = control("memory_bank()", backwards, module, callback)
     assert indexes.sort().values.tolist() == list(range(24))
     assert torch.equal(labels, indexes % 4)
+
+
+class Database(hosts.Pairs):
+    """``SELECT … WHERE id IN (…)``: in the order of the ids, each once."""
+
+    def __getitems__(self, indexes):
+        return [self[index] for index in sorted(set(indexes))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_that_fetches_batches_in_another_order(workers):
+    loader = DataLoader(Database(), batch_size=8, shuffle=True, num_workers=workers)
+    fit_on = hosts.trainer(callbacks=[hosts.negative_control()("memory_bank()")]).fit
+    if hosts.solo_generation():
+        fit_on(hosts.recipe(), loader)  # each sample with its index
+        return
+    with pytest.raises(ValueError, match="the data set Database fetches batches by a __getitems__"):
+        fit_on(hosts.recipe(), loader)
+    assert loader.collate_fn is default_collate
+
+
+@pytest.mark.skipif(bool(hosts.solo_generation()), reason="its batches bring their indexes")
+def test_images_that_cannot_be_followed_are_warned_of():
+    def cropped(samples):
+        batch = default_collate(samples)
+        views = [view.numpy().copy() for view in batch[0]]
+        for image in (image for view in views for image in view):
+            image[:] = np.roll(image, int(torch.randint(8, ())), axis=2)
+        batch[0] = [torch.from_numpy(view) for view in views]
+        return batch
+
+    with pytest.warns(UserWarning, match="cropped makes images of which it cannot be told whose"):
+        control("memory_bank()", cropped)

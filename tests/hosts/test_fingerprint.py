@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ntpath
 import posixpath
 from pathlib import Path
@@ -160,3 +161,79 @@ def test_a_database_is_known_by_the_sizes_of_its_files(tmp_path):
     file, shorter = (Kept(20, path=f"{tmp_path}/a/{number}.bin") for number in (1, 0))
     assert of_dataset(file) != of_dataset(shorter)
     assert of_dataset(database("many", *range(40))) == of_dataset(database("more", *range(50)))
+
+
+def by_closure(path):
+    return Kept(20, load=lambda n: (path, n))
+
+
+class Reader:
+    def __init__(self, path):
+        self.path, self.handle = path, None
+
+    def load(self, n):
+        return n
+
+
+def by_method(path):
+    class Closed(Kept):
+        def __getitem__(self, index):
+            return path
+
+    return Closed(20)
+
+
+HOLDERS = {
+    "path": lambda path: Kept(20, path=path),
+    "Path": lambda path: Kept(20, path=Path(path)),
+    "closure": by_closure,
+    "partial": lambda path: Kept(20, load=functools.partial(open, file=path)),
+    "default": lambda path: Kept(20, load=lambda n, path=path: n),
+    "reader": lambda path: Kept(20, reader=Reader(path)),
+    "method of a reader": lambda path: Kept(20, load=Reader(path).load),
+    "its own method": by_method,
+    "subset": lambda path: Subset(by_closure(path), HALF),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+def test_a_file_is_known_by_what_is_in_it_however_it_is_held(hold, tmp_path):
+    paths = [str(tmp_path / name) for name in ("one", "copy", "other")]
+    for path, content in zip(paths, (b"a" * 9000, b"a" * 9000, b"a" * 8999 + b"b"), strict=True):
+        Path(path).write_bytes(content)
+    one, copy, other = (of_dataset(hold(path)) for path in paths)
+    assert one == copy
+    assert one.content != other.content
+    assert not one.blind
+
+
+@pytest.mark.parametrize("opened", ["data set", "reader"])
+def test_a_file_that_is_opened_meanwhile_changes_nothing(opened, tmp_path):
+    (tmp_path / "one").write_bytes(bytes(3000))
+    dataset = Kept(20, reader=Reader(str(tmp_path / "one")), handle=None)
+    before = of_dataset(dataset)
+    holder = dataset if opened == "data set" else dataset.reader
+    with open(tmp_path / "one", "rb") as holder.handle:
+        assert of_dataset(dataset) == before
+
+
+def test_tables_in_functions_count_and_settings_of_transforms_do_not():
+    def held(seed, scale=2):
+        kept = images(seed)
+        return Kept(20, load=lambda n: kept[n], transform=functools.partial(pow, scale))
+
+    assert of_dataset(held(0)) == of_dataset(held(0, scale=3))
+    assert of_dataset(held(0)).content != of_dataset(held(1)).content
+
+
+def test_a_data_set_that_holds_nothing_is_known_to():
+    class Plain(Dataset):
+        def __len__(self):
+            return 20
+
+    assert of_dataset(Plain()).blind
+    assert not of_dataset(Kept(20, seed=3)).blind
+    assert not of_dataset(Kept(20, url="postgres://host/pets")).blind
+    named = Plain()
+    named.negplug_token = "pets"
+    assert not of_dataset(named).blind

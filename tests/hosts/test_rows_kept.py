@@ -142,6 +142,24 @@ def test_rows_of_a_batch_that_is_an_object():
         hosts.trainer(callbacks=[control]).fit(module, loader)
 
 
+@pytest.mark.parametrize("moves", [True, False])
+def test_samples_that_training_step_stacks(moves):
+    if hosts.solo_generation():
+        pytest.skip("its batches are stacked")
+    module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: step(
+        torch.utils.data.default_collate(batch[::-1] if moves else batch), batch_idx
+    )
+    loader = torch.utils.data.DataLoader(hosts.Pairs(16), batch_size=8, collate_fn=list)
+    fit_on = hosts.trainer(callbacks=[control]).fit
+    if not moves:
+        fit_on(module, loader)
+        return
+    with pytest.raises(ValueError, match=r"training_step moves, .* is sample 7"):
+        fit_on(module, loader)
+
+
 def test_rows_that_are_mixed_from_an_epoch_on():
     module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
     step, epochs = module.training_step, []

@@ -102,12 +102,21 @@ def test_what_one_embeds_anew_is_no_step_of_the_other():
     [
         ((hosts.site_name(), hosts.site_name()), f"two .* target='{hosts.site_name()}'"),
         ((None, hosts.site_name()), "one of several NegativeControl callbacks has no target"),
+        ((None, None), "one of several NegativeControl callbacks has no target"),
     ],
 )
 def test_two_treatments_of_one_loss_are_an_error(targets, message):
     pair = [control("uniform(num_negatives=2)", target) for target in targets]
     with pytest.raises(ValueError, match=message):
         fit(*pair, module=hosts.recipe())
+
+
+def test_one_callback_that_is_listed_twice_is_an_error():
+    once = control("uniform(num_negatives=2)")
+    with pytest.raises(ValueError, match="callbacks hold the same NegativeControl twice"):
+        fit(once, once, module=hosts.recipe())
+    fit(once, module=hosts.recipe())
+    assert once.state_key == "negplug"
 
 
 @pytest.mark.parametrize(("first", "then"), [(None, hosts.site_name()), (hosts.site_name(), None)])

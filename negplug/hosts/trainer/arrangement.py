@@ -6,74 +6,105 @@ every column of the batch (the rows of a tensor, the entries of a list) is compa
 field of the samples, bit for bit, at a few places of each value. Nothing is changed and nothing
 is called.
 
-The column that tells the most samples apart decides: where images are augmented in the collate
-function only names and labels are found again, and where labels repeat the images know better. Of
-several such columns one that is in order suffices: a recipe may batch shuffled views beside it.
+The column that tells the most samples apart decides, and images before names, for the loss is of
+images: a function may move these and leave names where they are. Where images are augmented in the
+collate function only names and labels are found again, and where labels repeat the images know
+better. Of several such columns one that is in order suffices: a recipe may batch shuffled views
+beside it. Images that were scaled, shifted or slightly changed are told by
+:mod:`negplug.hosts.trainer.likeness`, where this is asked for.
 """
 
 from __future__ import annotations
 
 import collections
-import math
-import struct
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from numbers import Real
-from typing import Any, Literal
+import sys
+from collections.abc import Hashable, Iterator, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from negplug.hosts.trainer.entries import (
+    NUMBER,
+    OBJECT,
+    Column,
+    as_array,
+    columns,
+    entries,
+    is_picture,
+)
+from negplug.hosts.trainer.likeness import nearest_samples
 
-_PLACES = 16
-"""Of an array, so many values are compared; longer lists of numbers are arrays."""
-_DEPTH = 4
-"""How deep samples and batches are searched."""
-
-_NUMBER = "number"
-"""The kind of single numbers and of text, which are told apart by their field."""
-
-_OBJECT = "object"
-"""The kind of containers and of all else, which are recognised as the very objects they were."""
-
-_Owners = dict[Hashable, set[int]]
-"""The samples of each value of a field."""
+_Fields = dict[tuple[Hashable, Any], dict[Hashable, set[int]]]
+"""The samples of each value, by kind and field."""
 
 
-def misplaced(samples: Sequence[Any], batch: Any) -> tuple[int, int] | Literal[False] | None:
+class Arrangement(NamedTuple):
+    """What a batch tells of its order.
+
+    Attributes:
+        wrong: A row and the sample that it is in place of the one that it should be; the row is -1
+            for a sample that was lost, replaced or repeated. None if every row is its sample.
+        by_images: Whether images told it; else it was names or labels.
+    """
+
+    wrong: tuple[int, int] | None
+    by_images: bool
+
+
+def arrangement_of(
+    samples: Sequence[Any],
+    batch: Any,
+    names: Sequence[Hashable] | None = None,
+    closely: bool = False,
+) -> Arrangement | None:
     """Compare a batch with the samples it was made of.
 
     Args:
-        samples: What the collate function was given, in that order.
+        samples: What the collate function was given, in the order that the rows should have.
         batch: What it returned.
+        names: Of the samples; those of one name may stand for each other. None if all differ.
+        closely: Whether images that were changed somewhat are found again too.
 
     Returns:
-        False if row b is sample b; a row and the sample that it is where it is not, the row being
-        -1 for a sample that was lost, replaced or repeated; None if nothing in the batch tells.
+        Whether row b is sample b; None if nothing in the batch tells.
     """
     if any(sample is None for sample in samples):
-        return -1, next(number for number, sample in enumerate(samples) if sample is None)
-    fields = _fields(samples)
-    best, where = (1, False), None  # how many samples a column tells apart, and is it in order
-    for kind, keys in _columns(batch, 0):
-        for owners in _comparable(fields, kind):
-            found = [owners.get(key) for key in keys]
-            known = [(row, of) for row, of in enumerate(found) if of]
+        lost = next(number for number, sample in enumerate(samples) if sample is None)
+        return Arrangement((-1, lost), True)
+    fields = _fields(samples, names)
+    best, found = (False, False, 1, False), None
+    for column in columns(batch):
+        for owners in _owners(column, samples, fields, closely):
+            known = [(row, of) for row, of in enumerate(owners) if of]
             # Numbers coincide, arrays do not: part of a column of numbers is no evidence.
-            if not known or (kind == _NUMBER and len(known) < len(found)):
+            if not known or (column.kind == NUMBER and len(known) < len(owners)):
                 continue
-            if kind != _NUMBER and _repeated(keys, len(samples)):
-                return -1, min(known[0][1])
-            wrong = _first_wrong(known, len(found), len(samples))
-            if wrong is None and 2 * len(known) < len(found):
+            if column.kind != NUMBER and _repeated(column.keys, len(samples)):
+                return Arrangement((-1, min(known[0][1])), True)
+            wrong = _first_wrong(known, len(owners), len(samples))
+            if wrong is None and 2 * len(known) < len(owners):
                 continue  # too few are found again to speak for the others
-            apart = min(len(set(keys)), len({min(of) for _, of in known}))
-            if (apart, wrong is None) <= best:
-                continue
-            best, where = (apart, wrong is None), wrong
-            if apart == len(samples) and wrong is None:
-                return False
-    if best[0] == 1:
-        return None
-    return False if where is None else where
+            images = column.kind not in (NUMBER, OBJECT)
+            apart = min(len(set(column.keys)), len({min(of) for _, of in known}))
+            # Most samples are told apart, by images rather than by names, the more the better.
+            rank = (2 * apart > len(samples), images, apart, wrong is None)
+            if apart > 1 and rank > best:
+                best, found = rank, Arrangement(wrong, images)
+    return found
+
+
+def _owners(
+    column: Column, samples: Sequence[Any], fields: _Fields, closely: bool
+) -> Iterator[list[set[int] | None]]:
+    """Yield the samples that each row of a column may be, by each field that it may be of."""
+    exact = [owners for (kind, _), owners in fields.items() if kind == column.kind]
+    for owners in exact:
+        yield [owners.get(key) for key in column.keys]
+    if not closely or column.rows is None:
+        return
+    known = {key for owners in exact for key in owners}
+    if known.isdisjoint(column.keys):
+        near = nearest_samples(column.rows, _images(samples))
+        yield [None if of is None else {of} for of in near]
 
 
 def _first_wrong(
@@ -97,120 +128,65 @@ def _repeated(keys: list[Hashable], samples: int) -> bool:
     return len(keys) > samples and min(collections.Counter(keys).values()) > 1
 
 
-def _fields(samples: Sequence[Any]) -> dict[tuple[Hashable, Any], _Owners]:
+def _fields(samples: Sequence[Any], names: Sequence[Hashable] | None) -> _Fields:
     """Return the owners of each value: of numbers and text by field, of arrays by size."""
-    fields: dict[tuple[Hashable, Any], _Owners] = collections.defaultdict(dict)
+    alike = collections.defaultdict(set)
+    for number, name in enumerate(range(len(samples)) if names is None else names):
+        alike[name].add(number)
+    twins = [alike[name] for name in (range(len(samples)) if names is None else names)]
+    fields: _Fields = collections.defaultdict(dict)
     for number, sample in enumerate(samples):
-        for path, kind, key in _values(sample, (), 0):
-            field = (kind, path if kind == _NUMBER else ())
-            fields[field].setdefault(key, set()).add(number)
+        for path, _, kind, key in entries(sample):
+            if kind is not None:
+                field = (kind, path if kind == NUMBER else ())
+                fields[field].setdefault(key, set()).update(twins[number])
     return fields
 
 
-def _comparable(fields: dict[tuple[Hashable, Any], _Owners], kind: Hashable) -> list[_Owners]:
-    return [owners for (own, _), owners in fields.items() if own == kind]
+def _images(samples: Sequence[Any]) -> list[list[Any]]:
+    """Return the arrays and pictures in samples, by field; of those fields that each sample has."""
+    fields = collections.defaultdict(list)
+    for sample in samples:
+        for path, value, *_ in entries(sample):
+            array = sys.modules["numpy"].asarray(value) if is_picture(value) else as_array(value)
+            if array is not None and array.ndim > 1:
+                fields[path].append(array)
+    return [values for values in fields.values() if len(values) == len(samples)]
 
 
-def _values(
-    value: Any, path: tuple[Hashable, ...], depth: int
-) -> Iterator[tuple[tuple[Hashable, ...], Hashable, Hashable]]:
-    """Yield the way to each value in a sample, containers too, its kind and what stands for it."""
-    kind, key = _key(value)
-    if kind is not None:
-        yield path, kind, key
-    if kind == _OBJECT and depth < _DEPTH:
-        for name, part in _parts(value):
-            yield from _values(part, (*path, name), depth + 1)
+def order_by_index(
+    samples: Sequence[Any], indexes: Sequence[int]
+) -> tuple[list[int], list[int]] | None:
+    """Find the samples of a batch by the indexes that a host gives them.
 
+    Args:
+        samples: What the collate function was given.
+        indexes: Those in the batch, one per row.
 
-def _columns(batch: Any, depth: int) -> Iterator[tuple[Hashable, list[Hashable]]]:
-    """Yield the columns of a batch: the kind of their rows, and the key of each."""
-    if depth > _DEPTH or isinstance(batch, (str, bytes, Real)):
-        return
-    array = _as_array(batch)
-    if array is not None:
-        yield from _rows(array)
-        if array.ndim > 2:
-            yield from _rows(array.reshape((-1, *array.shape[2:])))  # views, stacked
-        return
-    if isinstance(batch, (list, tuple)):
-        keys = [_key(item) for item in batch]
-        for kind in {kind for kind, _ in keys} - {None}:
-            yield kind, [key if own == kind else None for own, key in keys]
-        for column in _transposed(batch):
-            yield from _columns(column, depth + 1)
-    parts = _parts(batch)
-    if len(parts) <= _PLACES:
-        for _, part in parts:
-            yield from _columns(part, depth + 1)
-
-
-def _transposed(rows: Sequence[Any]) -> list[list[Any]]:
-    """Return the fields of rows that were left as they are, containers of the same parts."""
-    if not rows or any(_key(row)[0] != _OBJECT for row in rows):
-        return []
-    parts = [_parts(row) for row in rows]
-    if len(parts[0]) > _PLACES or any(len(part) != len(parts[0]) for part in parts):
-        return []
-    return [[value for _, value in column] for column in zip(*parts, strict=True)]
-
-
-def _rows(array: Any) -> Iterator[tuple[Hashable, list[Hashable]]]:
-    if array.ndim and math.prod(array.shape):
-        rows = array.reshape((array.shape[0], -1))
-        yield _kind(rows.shape[1]), [row.tobytes() for row in _few(rows)]
-
-
-def _key(value: Any) -> tuple[Hashable | None, Hashable]:
-    """Return the kind of a value, None if it cannot be compared, and what stands for it."""
-    if isinstance(value, (str, bytes)):
-        return _NUMBER, value
-    if isinstance(value, Real):
-        try:
-            return _NUMBER, struct.pack("=f", float(value))
-        except OverflowError:
-            return _NUMBER, struct.pack("=f", math.inf)
-    array = _as_array(value)
-    if array is None:
-        return _OBJECT, id(value)
-    numbers = math.prod(array.shape)
-    return (_kind(numbers), _few(array.reshape((1, -1))).tobytes()) if numbers else (None, None)
-
-
-def _kind(numbers: int) -> Hashable:
-    return _NUMBER if numbers == 1 else numbers
-
-
-def _few(rows: Any) -> Any:
-    """Return some columns of ``[n, m]`` as NumPy's float32, the same for every n."""
-    step = max(1, rows.shape[1] // _PLACES)
-    few = rows[:, : step * _PLACES : step]
-    if isinstance(few, Tensor):
-        if few.dtype == torch.float32:
-            return few.numpy()
-        few = few.to(torch.float64).numpy()
-    return few.astype("float64").astype("float32")
-
-
-def _as_array(value: Any) -> Any:
-    """Return numbers in the memory of the host as a tensor or NumPy's array, else None."""
-    if isinstance(value, Tensor):
-        plain = value.layout == torch.strided and value.device.type == "cpu"
-        return value.detach() if plain and not value.is_complex() else None
-    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
-        return value if value.dtype.kind in "biuf" else None
-    if isinstance(value, (list, tuple)) and len(value) > _PLACES and isinstance(value[0], Real):
-        try:
-            return torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            return None
-    return None
-
-
-def _parts(value: Any) -> list[tuple[Hashable, Any]]:
-    """Return what a container holds: entries, values or attributes."""
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if isinstance(value, (list, tuple)):
-        return list(enumerate(value))
-    return list(getattr(value, "__dict__", {}).items())
+    Returns:
+        The number of the sample of each row; and the index of each sample. None if no field of the
+        samples holds these indexes, or they do not tell samples apart.
+    """
+    fields: dict[Any, list[int]] = collections.defaultdict(list)
+    for sample in samples:
+        for path, value, kind, _ in entries(sample):
+            number = value.item() if kind == NUMBER and hasattr(value, "item") else value
+            if isinstance(number, Integral) and not isinstance(number, bool):
+                fields[path].append(int(number))
+    whole = [
+        named
+        for named in fields.values()
+        if len(named) == len(samples) and set(indexes) <= set(named)
+    ]
+    if not whole or len(set(indexes)) < 2:
+        return None
+    named = max(whole, key=lambda each: len(set(each)))
+    owners: dict[int, list[int]] = collections.defaultdict(list)
+    for number, index in enumerate(named):
+        owners[index].append(number)
+    times: collections.Counter[int] = collections.Counter()
+    order = []
+    for index in indexes:
+        order.append(owners[index][times[index] % len(owners[index])])
+        times[index] += 1
+    return order, named

@@ -33,8 +33,8 @@ from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.ownership import KeptState
-from negplug.hosts.trainer.rows_kept import RowsKept
 from negplug.hosts.trainer.strategies import refusal
+from negplug.hosts.trainer.whose_rows import WhoseRows
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.build import as_composer
 
@@ -98,9 +98,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._stage: str | None = None
         self._checked = False
         self._counts: CallCounts | None = None
-        self._recorder: several.SharedRecorder | None = None
+        self._whose: WhoseRows | None = None
         self._encoder: RecipeEncoder | None = None
-        self._rows_kept: RowsKept | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Treat the losses that exist already, so that a tuner sees the treated recipe.
@@ -116,6 +115,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if stage != "fit":
             say_untreated(trainer, stage)
             return
+        several.check_once(self, trainer.callbacks)
         others = self._others(trainer)
         several.check_targets(self.target, [other.target for other in others])
         several.check_accumulate(self.accumulate, [other.accumulate for other in others])
@@ -126,10 +126,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         several.insist_on_same_arguments(self._chosen() | given)
         if self.treatment.wants_indexes or self.composition is not None:
             # Now, before any loader is iterated.
-            self._recorder = several.shared_recorder(trainer, [each._recorder for each in others])
-        if self.composition is not None and self._recorder is not None:
+            self._whose = WhoseRows(trainer, [each._whose for each in others])
+        if self.composition is not None and self._whose is not None:
             self.composition.begin(trainer)
-            self._recorder.compose(self.composition.place)
+            self._whose.recorder.compose(self.composition.place)
         # A tuner sets up too, and trains without this callback's other hooks.
         trained = self.injection if self._counts is not None else None
         self._kept.take_over(trained, pl_module)
@@ -156,13 +156,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._every:
             self.injection.look_out(pl_module, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
-        collects = self.composition is not None and self.composition.collects
-        if (self.treatment.wants_indexes or collects) and self.accumulate == 1:
-            self._rows_kept = RowsKept(trainer, pl_module, self.injection.losses.values())
+        if self._whose is not None and (self.treatment.wants_indexes or self._collects):
+            self._whose.watch(trainer, pl_module, self.injection, follow=self.accumulate == 1)
         if self.composition is not None:
             self.composition.watch(self.injection)
-        elif all(site.reads_metadata for site in self.injection.sites):
-            self._stop_recording()
         self._kept.restore(self.injection)
         prefix = self.state_key if self._others(trainer) else "negplug"
         for experiment in trainer.loggers:
@@ -201,8 +198,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self.injection is None:
             return
         self.injection.end_step()
-        if self._rows_kept is not None:
-            self._rows_kept.end_step()
+        if self._whose is not None:
+            self._whose.end_step()
         if not self._checked:
             assert self._counts is not None
             self._checked = True
@@ -252,31 +249,28 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         injection.set_epoch(trainer.current_epoch)
         return injection
 
+    @property
+    def _collects(self) -> bool:
+        return self.composition is not None and self.composition.collects
+
     def _provide(self, batch: Any) -> None:
         assert self.injection is not None
         assert self._encoder is not None
         self._encoder.offer()
         indexes, reason = None, ""
-        if self._recorder is not None:
-            indexes = self._recorder.indexes(self)
-            reason = self._recorder.reason
-        if self._rows_kept is not None:
-            self._rows_kept.size = None if indexes is None else len(indexes)
-            if self._rows_kept.reason:
-                indexes, reason = None, self._rows_kept.reason
+        if self._whose is not None:
+            indexes, reason = self._whose.look(self, batch, self.injection, self._collects)
         # A bank is of the loader's own indexes, whatever a host calls its samples.
-        collects = self.composition is not None and self.composition.collects
         for site in self.injection.sites:
-            if collects or not site.reads_metadata:
+            if self._collects or not site.reads_metadata:
                 known = replace(site.metadata(batch), indexes=indexes, unindexed=reason)
                 self.injection.losses[site.name].provide(known)
 
     def _give_back(self, model: nn.Module) -> None:
         if self._stage == "fit":
             self._kept.owner.take(model)
-        if self._rows_kept is not None:
-            self._rows_kept.stop()
-            self._rows_kept = None
+        if self._whose is not None:
+            self._whose.stop_watching()
         if self.injection is not None:
             self.injection.remove()
             for treated in self.injection.losses.values():
@@ -286,9 +280,9 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         watch.resume(self)
 
     def _stop_recording(self) -> None:
-        if self._recorder is not None:
-            self._recorder.remove()
-            self._recorder = None
+        if self._whose is not None:
+            self._whose.stop()
+            self._whose = None
         if self.composition is not None:
             self.composition.end()
 

@@ -36,7 +36,7 @@ class CheckpointMixin:
     @property
     def state_key(self) -> str:
         """The key of this callback's state in checkpoints: ``negplug``, or ``negplug/TARGET``."""
-        return several.state_key(self.target, new=id(self) if self._stage is None else None)
+        return several.state_key(self.target, begun=self._stage is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the expressions and all state: tensors and built-in types only."""

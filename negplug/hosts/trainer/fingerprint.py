@@ -7,7 +7,8 @@ targets, images; of each the first entry, the last and some between. Paths count
 that they share, so that a data set may be moved.
 
 A data set that keeps nothing in memory (a database, say) is known by its type, its length, its
-plain settings and the sizes of its files. A user who knows better gives it an attribute
+plain settings and some bytes of its files. What functions and readers hold for it counts as well
+(:mod:`negplug.hosts.trainer.held`). A user who knows better gives it an attribute
 ``negplug_token``, a string or an integer, which then stands for all of it.
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import array
 import hashlib
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from negplug.hosts.subsets import length
+from negplug.hosts.trainer.held import contents, held_by
 from negplug.hosts.trainer.paths import is_path, without_folder
 
 TOKEN = "negplug_token"
@@ -43,11 +44,13 @@ class Fingerprint:
         name: For messages, such as ``Subset of 16 from ImageFolder of 50000``.
         selection: Digest of the positions that each ``Subset`` takes from its parent.
         content: Digest of all that is known.
+        blind: Whether nothing but the type and the length is known.
     """
 
     name: str
     selection: str
     content: str
+    blind: bool = False
 
     def __str__(self) -> str:
         """Return what a checkpoint keeps."""
@@ -60,7 +63,9 @@ def of_dataset(dataset: Any) -> Fingerprint:
     Raises:
         TypeError: If a ``negplug_token`` is neither a string nor an integer.
     """
-    return Fingerprint(_name(dataset), selection(dataset), _digest(_content(dataset, 0)))
+    content = list(_content(dataset, 0))
+    blind = len(content) == 1 and _token(dataset) is None
+    return Fingerprint(_name(dataset), selection(dataset), _digest(iter(content)), blind)
 
 
 def selection(dataset: Any) -> str:
@@ -139,12 +144,14 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
         yield name
         yield from _entries(table)
     if isinstance(dataset, Dataset) and not (nested or tables):
-        # All there is to tell by, such as the seed of made-up images. Folders may be moved.
+        # All there is to tell by, such as the seed of made-up images. Folders may be moved, and
+        # files that are open are those that will be.
+        files = set[str]()
         for name, value in _attributes(dataset):
-            if is_path(value):
-                yield from (f"{name} {size}" for size in _sizes(value))
-            elif _is_plain(value):
+            files |= contents(value)
+            if _is_plain(value) and ("://" in str(value) or not is_path(value)):
                 yield f"{name} {value!r}"
+        yield from sorted(files)
 
 
 def tables_of(dataset: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -174,6 +181,7 @@ def _attributes(dataset: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, (list, tuple)) and len(value) <= _ENTRIES:
             tables = enumerate(value) if all(map(_is_array, value)) else ()
             yield from ((f"{name}.{number}", inner) for number, inner in tables)
+    yield from held_by(dataset)
 
 
 def _inside(dataset: Any) -> Iterator[tuple[str, Any]]:
@@ -239,18 +247,6 @@ def _entry(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)) and depth < _DEPTH:
         return [_entry(inner, depth + 1) for inner in value[: 2 * _VALUES]]
     return value if value is None or _is_plain(value) else type(value).__name__
-
-
-def _sizes(path: str) -> list[int]:
-    """Return the size of a file, or those of the files in a folder; none where there are many."""
-    if os.path.isfile(path):
-        return [os.path.getsize(path)]
-    if not os.path.isdir(path):
-        return []
-    with os.scandir(path) as found:
-        files = list(itertools.islice(found, _ENTRIES + 1))
-    whole = len(files) <= _ENTRIES
-    return sorted(file.stat().st_size for file in files if file.is_file()) if whole else []
 
 
 def _is_plain(value: Any) -> bool:

@@ -25,8 +25,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.collate import disagreement, unwatch_collate, watch_collate
+from negplug.hosts.trainer.collate import (
+    disagreement,
+    own_indexes_moved,
+    unfollowed,
+    unwatch_collate,
+    watch_collate,
+)
 from negplug.hosts.trainer.stand_in import StandIn
+from negplug.hosts.trainer.watched_collate import OwnIndexes
 from negplug.kernels.torch_private import set_batch_sampler
 
 
@@ -40,6 +47,11 @@ class IndexRecorder:
 
     Attributes:
         reason: Why :meth:`advance` gave None, as a clause; empty otherwise.
+        drawn: The positions in the data set that were drawn for the batch, in whatever order its
+            rows are; None if they are unknown.
+        own: Finds the host's own indexes in a batch, where its batches bring some.
+        moved: Why the host's own indexes are not those of the images beside them, likewise.
+        unfollowed: What makes images of which it is not known whose they are.
 
     Example:
         >>> recorder = IndexRecorder(trainer)  # setup
@@ -48,7 +60,9 @@ class IndexRecorder:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self.reason = ""
+        self.reason = self.moved = self.unfollowed = ""
+        self.drawn: Tensor | None = None
+        self.own: OwnIndexes | None = None
         self._trainer = trainer
         self._loaders = weakref.WeakKeyDictionary[DataLoader[Any], Any]()  # and their own batches
         self._compose: Callable[[DataLoader[Any], Any], Any] | None = None
@@ -67,7 +81,7 @@ class IndexRecorder:
             RuntimeError: If the record does not fit the batches that Lightning has handed out.
         """
         loader = private.training_loader(self._trainer)
-        self.reason = unknowable(loader)
+        self.drawn, self.reason = None, unknowable(loader)
         if self.reason:
             return None
         sampler = loader.batch_sampler
@@ -77,13 +91,14 @@ class IndexRecorder:
                 "and leave loader.batch_sampler alone during fit"
             )
         ready = private.batches_taken(self._trainer)
-        indexes = sampler.take(ready, private.prefetched(loader))
-        if indexes is None:
+        self.drawn = sampler.take(ready, private.prefetched(loader))
+        self.moved, self.unfollowed = own_indexes_moved(loader), unfollowed(loader)
+        if self.drawn is None:
             kind = type(sampler.replaced).__name__
             self.reason = f"the batch sampler {kind} yields no lists of non-negative integers"
         else:
-            self.reason = disagreement(loader, len(indexes))
-        return None if self.reason else indexes
+            self.reason = disagreement(loader, len(self.drawn))
+        return None if self.reason else self.drawn
 
     def compose(self, by: Callable[[DataLoader[Any], Any], Any]) -> None:
         """Have other batches take the place of those of each loader, and record these.
@@ -114,7 +129,7 @@ class IndexRecorder:
             if self._compose is not None:
                 sampler = self._compose(dataloader, sampler)
             set_batch_sampler(dataloader, _RecordingBatchSampler(sampler, self._trainer))
-            watch_collate(dataloader)
+            watch_collate(dataloader, self.own)
         return self._process(dataloader)
 
 

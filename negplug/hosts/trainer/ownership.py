@@ -9,6 +9,7 @@ samples the indexes mean.
 from __future__ import annotations
 
 import logging
+import warnings
 import weakref
 from typing import Any
 
@@ -19,7 +20,13 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
 from negplug.hosts.trainer.changed_tables import KeptTables
 from negplug.hosts.trainer.composition import Composition
-from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
+from negplug.hosts.trainer.fingerprint import (
+    TOKEN,
+    Fingerprint,
+    dataset_of,
+    of_dataset,
+    selection,
+)
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.kernels.torch_private import write_count
@@ -36,6 +43,8 @@ class Ownership:
     Attributes:
         dataset: The data set's fingerprint as text; None until one is known.
         has_model: Whether there is a model that it is of.
+        assumed: Whether the data set is another object than before and was taken for the same by
+            its type and length alone.
     """
 
     def __init__(self) -> None:
@@ -45,7 +54,7 @@ class Ownership:
         self._model: weakref.ref[Any] | None = None
         self._weights: str | None = None
         self._tables: KeptTables | None = None
-        self.has_model = False
+        self.has_model = self.assumed = False
 
     def __getstate__(self) -> dict[str, Any]:
         # In another process, or in a copy, the model and the data set are other objects.
@@ -86,6 +95,7 @@ class Ownership:
         found = of_dataset(dataset)
         if known or self.dataset not in (None, str(found)):
             return found
+        self.assumed = self.dataset is not None and found.blind
         self.own(dataset, found)
         return None
 
@@ -196,9 +206,17 @@ class KeptState:
         compare([said for _, said in told])
         # Of any rank, so that all of them start afresh or raise.
         now = next((name for name, _ in told if name), None)
-        if now is None:
-            return
         part = _per_sample(injection) or ("" if composition is None else composition.keeps)
+        if now is None:
+            if self.owner.assumed and part:
+                self.owner.assumed = False
+                warnings.warn(
+                    f"{part} goes on with its state of {before}, which holds nothing "
+                    f"by which it can be told from another one; give it an attribute {TOKEN}, a "
+                    f"name of its data, and other data will be noticed",
+                    stacklevel=2,
+                )
+            return
         if fresh is not None:
             injection.load_state_dict(fresh)
             _say(f"its state was of {before}, this is {now}")

@@ -12,15 +12,15 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from negplug.hosts.nested import tensors_in, tensors_of_batch
-from negplug.hosts.trainer.collate import INSTEAD
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.watched_collate import INSTEAD
 from negplug.hosts.treated_loss import TreatedLoss
 
 _STEPS = 2
@@ -105,6 +105,7 @@ class RowsKept:
                 self._size = size = self.size or size
             if begins:
                 self._marks.begin(given, size)
+                self._mark_samples(batch, size)
             if name == "training_step":
                 self._followed = bool(self._marks_in(given))
             try:
@@ -129,6 +130,20 @@ class RowsKept:
 
         setattr(owner, name, watched)
         self._put_back.append(put_back)
+
+    def _mark_samples(self, batch: Any, size: int) -> None:
+        """Mark what is in lists with an entry for each sample, where nothing is stacked yet."""
+        if isinstance(batch, Mapping):
+            batch = list(batch.values())
+        if not isinstance(batch, (list, tuple)):
+            return
+        for number, part in enumerate(batch):
+            if len(batch) != size:
+                self._mark_samples(part, size)
+                continue
+            for tensor in tensors_of_batch(part):
+                if self._marks.of(tensor) is None:
+                    self._marks.set(tensor, torch.tensor(number, dtype=torch.int32))
 
     def _marks_in(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Return the marks of embeddings and images."""

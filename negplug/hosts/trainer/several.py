@@ -7,11 +7,11 @@ so that naming the only loss, or no longer naming it, loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from negplug.contract.composer import Composer
 from negplug.hosts.injection import Injection
@@ -21,20 +21,35 @@ from negplug.hosts.treatment import Treatment
 from negplug.loss.terms import insist_on_same
 
 _KEY = "negplug"
+_NUMBERS = itertools.count(1)
 
 
-def state_key(target: str | None, new: int | None = None) -> str:
+def state_key(target: str | None, begun: bool = True) -> str:
     """Return the key of a callback's state in checkpoints.
 
     Args:
         target: Of the callback.
-        new: A number of its own while no Trainer has set it up. A Trainer that is made refuses
-            equal keys in words that name no loss, ahead of :func:`check_targets`; nothing is
-            saved under this one.
+        begun: Whether a Trainer has set it up. A Trainer that is made refuses equal keys, and a
+            callback that it is given twice, in words that name no loss, ahead of
+            :func:`check_targets`. So each key is another one until then; nothing is saved under it.
     """
-    if target is None:
-        return _KEY
-    return f"{_KEY}/{target}" if new is None else f"{_KEY} {new}"
+    if not begun:
+        return f"{_KEY} {next(_NUMBERS)}"
+    return _KEY if target is None else f"{_KEY}/{target}"
+
+
+def check_once(callback: object, callbacks: Iterable[object]) -> None:
+    """Raise ``ValueError`` if a Trainer's callbacks hold the same one twice.
+
+    Args:
+        callback: The one.
+        callbacks: All of them.
+    """
+    if sum(each is callback for each in callbacks) > 1:
+        raise ValueError(
+            "the Trainer's callbacks hold the same NegativeControl twice; a loss can have one "
+            "sampler, so drop one"
+        )
 
 
 def check_targets(target: str | None, others: Sequence[str | None]) -> None:
@@ -180,37 +195,29 @@ class SharedRecorder:
 
     Attributes:
         trainer: The Trainer.
+        recorder: What it knows of the batch that was asked for last.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self._recorder = IndexRecorder(trainer)
+        self.recorder = IndexRecorder(trainer)
         self._indexes: Tensor | None = None
         self._told: set[int] = set()
-
-    @property
-    def reason(self) -> str:
-        """Why there were no indexes, as a clause; empty otherwise."""
-        return self._recorder.reason
 
     def indexes(self, callback: object) -> Tensor | None:
         """Return the indexes of the batch about to be trained on; each callback asks once."""
         if not self._told or id(callback) in self._told:
             self._told.clear()
-            self._indexes = self._recorder.advance()
+            self._indexes = self.recorder.advance()
         self._told.add(id(callback))
         return self._indexes
 
-    def compose(self, by: Callable[[DataLoader[Any], Any], Any]) -> None:
-        """Have other batches take the place of a loader's, see :meth:`IndexRecorder.compose`."""
-        self._recorder.compose(by)
-
     def remove(self) -> None:
         """Stop recording, for all callbacks."""
-        self._recorder.remove()
+        self.recorder.remove()
 
 
-def shared_recorder(trainer: Any, others: Iterable[SharedRecorder | None]) -> SharedRecorder:
+def shared_recorder(trainer: Any, others: Iterable[SharedRecorder]) -> SharedRecorder:
     """Return the recorder of a Trainer that another callback has made, or make it."""
-    made = (each for each in others if each is not None and each.trainer is trainer)
+    made = (each for each in others if each.trainer is trainer)
     return next(made, None) or SharedRecorder(trainer)

@@ -164,3 +164,49 @@ def test_hashed_ids_are_compared_or_refused():
     with inject(model, "memory_bank()"):
         with pytest.raises(ValueError, match=r"memory_bank: keeps something .* number the samples"):
             step(model, [batch[0] + 2**62, *batch[1:]])
+
+
+class Renumbered(hosts.Pairs):
+    """Samples with another index, of a position and of how many were fetched before."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.index, self.fetched = index, 0
+
+    def __getitem__(self, position):
+        _, views, label = super().__getitem__(position)
+        self.fetched += 1
+        return self.index(position, self.fetched - 1), views, label
+
+
+@pytest.mark.parametrize(
+    ("index", "what"),
+    [
+        (lambda position, fetched: 7, "different samples .* have the index 7"),
+        (lambda position, fetched: fetched % 8, r"different samples .* have the index \d"),
+        (lambda position, fetched: fetched, r"position \d+ had the index \d+ and has \d+"),
+    ],
+    ids=["constant", "of the batch", "counted"],
+)
+@pytest.mark.parametrize("sampler", ["memory_bank()", "queue(size=64)"])
+def test_indexes_that_do_not_name_the_samples(index, what, sampler):
+    loader = torch.utils.data.DataLoader(Renumbered(index), batch_size=8, shuffle=True)
+    control = hosts.negative_control()(sampler)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=f"the data set Renumbered gives indexes .* \\({what}\\)"):
+        hosts.trainer(callbacks=[control], max_epochs=2).fit(hosts.recipe(), loader)
+
+
+def test_indexes_that_the_recipe_hands_over_are_believed():
+    model, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    step = model.training_step
+
+    def training_step(batch, batch_idx):
+        control.injection.provide(indexes=torch.arange(8) + 8 * batch_idx)
+        return step(batch, batch_idx)
+
+    model.training_step = training_step
+    loader = torch.utils.data.DataLoader(Renumbered(lambda *_: 7), batch_size=8)
+    hosts.trainer(callbacks=[control], max_epochs=2).fit(model, loader)
+    _, indexes, _ = names_in(control.injection.losses["simclr_loss_func"].loss.state_dict())
+    assert indexes.sort().values.tolist() == list(range(24))

@@ -1,0 +1,183 @@
+"""Whose samples the rows of a batch are, as far as a Trainer's callback can know it.
+
+A host whose batches bring no indexes gets those that the loader's sampler drew
+(:mod:`negplug.hosts.trainer.indexes`). One whose batches do is believed, unless they contradict
+what was drawn (:mod:`negplug.hosts.trainer.numbering`) or the collate function has moved images
+and not indexes. What recipes do behind the loader :mod:`negplug.hosts.trainer.rows_kept` follows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from negplug.hosts.injection import Injection
+from negplug.hosts.nested import tensors_of_batch
+from negplug.hosts.subsets import chosen
+from negplug.hosts.trainer import private, several
+from negplug.hosts.trainer.collate import collates, one_by_one
+from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.trainer.numbering import Numbering, Row
+from negplug.hosts.trainer.rows_kept import RowsKept
+
+_STEPS = 2
+"""So many steps of an epoch are looked at where the batch is on a device, which is waited for."""
+_VALUES = 16
+_BY = "by provide(indexes=…) of the callback's injection"
+
+
+class WhoseRows:
+    """What is known of the samples of each training batch.
+
+    Args:
+        trainer: The Trainer, in a callback's ``setup`` for ``fit``.
+        others: Those of the other callbacks of the Trainer.
+
+    Attributes:
+        shared: Knows what was drawn, for all callbacks.
+    """
+
+    def __init__(self, trainer: Any, others: Iterable[WhoseRows | None]) -> None:
+        made = [each.shared for each in others if each is not None]
+        self.shared: several.SharedRecorder = several.shared_recorder(trainer, made)
+        self._trainer = trainer
+        self._kept: RowsKept | None = None
+        self._numbering, self._of = Numbering(), list[Any]()
+        self._epoch, self._step, self._told = -1, 0, False
+
+    @property
+    def recorder(self) -> IndexRecorder:
+        """The recorder of what was drawn."""
+        return self.shared.recorder
+
+    def watch(self, trainer: Any, model: nn.Module, injection: Injection, follow: bool) -> None:
+        """Watch a fit, before its loaders are made.
+
+        Args:
+            trainer: The Trainer.
+            model: What it fits.
+            injection: Its treated losses.
+            follow: Whether rows can be followed through ``training_step``.
+        """
+        if follow:
+            self._kept = RowsKept(trainer, model, injection.losses.values())
+        own = [site.own_indexes for site in injection.sites if site.own_indexes is not None]
+        self.recorder.own = next(iter(own), None)
+
+    def look(
+        self, callback: object, batch: Any, injection: Injection, insist: bool
+    ) -> tuple[Tensor | None, str]:
+        """Return the indexes ``[B]`` that were drawn for a batch, or None and why.
+
+        Args:
+            callback: That asks.
+            batch: About to be trained on.
+            injection: The treated losses, which are told of indexes in it that are not right.
+            insist: Whether those that were drawn are needed, whatever the host says.
+
+        Raises:
+            RuntimeError: If they are needed and the record does not fit the batches.
+        """
+        needed = insist or not all(site.reads_metadata for site in injection.sites)
+        try:
+            indexes, reason = self.shared.indexes(callback), self.recorder.reason
+        except RuntimeError:
+            if needed:
+                raise
+            indexes, reason = None, ""
+        if self._kept is not None:
+            # A host's own indexes may be of fewer rows than were drawn.
+            self._kept.size = len(indexes) if needed and indexes is not None else None
+        wrong = self._wrong(batch)
+        for site in injection.sites:
+            if site.own_indexes is not None:
+                injection.losses[site.name].doubt = wrong
+        known = self.recorder.own is not None or not self.recorder.reason
+        if known and (what := self.recorder.unfollowed):
+            self._warn(
+                f"{what} images of which it cannot be told whose they are; if they are not in the "
+                f"order of their indexes, hand the right ones over in training_step, {_BY}"
+            )
+        if self._kept is not None and self._kept.reason:
+            return None, self._kept.reason
+        return indexes, reason
+
+    def end_step(self) -> None:
+        """Watch one step less."""
+        if self._kept is not None:
+            self._kept.end_step()
+
+    def stop_watching(self) -> None:
+        """Put the recipe's own hooks back."""
+        if self._kept is not None:
+            self._kept.stop()
+            self._kept = None
+
+    def stop(self) -> None:
+        """Put everything back, for all callbacks."""
+        self.stop_watching()
+        self.shared.remove()
+
+    def _wrong(self, batch: Any) -> str:
+        """Return why the host's own indexes of a batch are not right, as a clause, or nothing."""
+        recorder = self.recorder
+        if recorder.own is None or recorder.drawn is None:
+            return ""
+        indexes, loader = recorder.own(batch), private.training_loader(self._trainer)
+        if indexes is not None and self._looks(indexes.device):
+            self._begin(loader.dataset)
+            in_order = one_by_one(loader) and not recorder.reason
+            self._numbering.see(recorder.drawn.tolist(), _rows(batch, indexes), in_order)
+        fault, doubt = self._numbering.fault, self._numbering.doubt
+        if doubt and not fault:
+            self._warn(
+                f"{collates(loader)} gives indexes that may not name its samples ({doubt}); if "
+                f"they do not, hand the right ones over in training_step, {_BY}"
+            )
+        if not fault:
+            return recorder.moved
+        return (
+            f"{collates(loader)} gives indexes that do not name its samples ({fault}); give each "
+            f"sample one index of its own, its position in the data set, say, or hand the right "
+            f"ones over in training_step, {_BY}"
+        )
+
+    def _begin(self, dataset: Any) -> None:
+        """Begin anew with another data set, or another choice of a Subset: other positions."""
+        of = list(chosen(dataset))
+        if [*map(id, of)] != [*map(id, self._of)]:
+            self._numbering, self._of = Numbering(), of
+
+    def _looks(self, device: torch.device) -> bool:
+        if self._trainer.current_epoch != self._epoch:
+            self._epoch, self._step = self._trainer.current_epoch, 0
+        self._step += 1
+        return device.type == "cpu" or self._step <= _STEPS
+
+    def _warn(self, message: str) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(message, stacklevel=2)
+
+
+def _rows(batch: Any, indexes: Tensor) -> list[Row]:
+    """Return the rows of a batch with indexes ``[R]``."""
+    size = len(indexes)
+    columns = [each for each in tensors_of_batch(batch) if each.ndim and len(each) == size]
+    labels: list[Any] = [None] * size
+    images = [b""] * size
+    for column in columns:
+        if column.is_floating_point() and column.ndim > 1:
+            values = column.detach().reshape(size, -1)
+            few = values[:, :: max(1, values.shape[1] // _VALUES)][:, :_VALUES]
+            images = [row.tobytes() for row in few.float().cpu().numpy()]
+            break
+    for column in columns:
+        if column.ndim == 1 and column is not indexes and not column.is_floating_point():
+            labels = column.tolist()
+            break
+    return [Row(*row) for row in zip(indexes.tolist(), labels, images, strict=True)]

@@ -129,10 +129,9 @@ def _classes(name: str, values: Tensor, wait: bool) -> Tensor:
 
 def _field(name: str, values: Any) -> tuple[Any, str]:
     """Return the one field of labels of a mapping or an object, and what to call it."""
-    if isinstance(values, tuple) and any(
-        field in getattr(values, "_fields", ()) for field in FIELDS
-    ):
-        values = values._asdict()
+    named = getattr(values, "_fields", ()) if isinstance(values, tuple) else ()
+    if any(field in FIELDS for field in named):
+        values = dict(zip(named, values, strict=True))
     if isinstance(values, (Tensor, list, tuple, str, bytes)):
         return values, name
     fields = values if isinstance(values, Mapping) else getattr(values, "__dict__", {})

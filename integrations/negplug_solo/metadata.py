@@ -21,7 +21,9 @@ from negplug.kernels.distributed import rank
 from negplug_solo.private import is_supervised
 
 _NOT_SOLOS = "solo-learn's batch is not [indexes, crops, targets]"
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_INTEGERS = tuple(
+    getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
+)
 
 
 def read_metadata(

@@ -151,6 +151,8 @@ def indexes_per_row(
     if not isinstance(indexes, Tensor) or indexes.shape not in ((size,), (size, 1)):
         found = tuple(indexes.shape) if isinstance(indexes, Tensor) else type(indexes).__name__
         raise ValueError(f"indexes must be a tensor [{size}], one entry per sample, got {found}")
+    if indexes.is_meta and device.type != "meta":
+        raise ValueError("indexes are on the meta device, which holds no values; give real ones")
     if indexes.is_floating_point() or indexes.is_complex() or indexes.dtype == torch.bool:
         raise TypeError(f"indexes must be integers, got {indexes.dtype}")
     numbers = whole_numbers("indexes", indexes.flatten())

@@ -39,7 +39,10 @@ def as_labels(name: str, values: Any, size: int | None = None, wait: bool = Fals
         ValueError, TypeError: If they are no labels; says what was found.
     """
     values, name = _field(name, values)
-    if _is_list_of_integers(values) or _is_array_of_numbers(values):
+    if _is_array_of_numbers(values):
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)  # as torch takes it
+        values = torch.as_tensor(values)
+    elif _is_list_of_integers(values):
         values = torch.as_tensor(values)
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor of {_ONE_EACH}, got {_described(values)}")
@@ -126,6 +129,9 @@ def _classes(name: str, values: Tensor, wait: bool) -> Tensor:
 
 def _field(name: str, values: Any) -> tuple[Any, str]:
     """Return the one field of labels of a mapping or an object, and what to call it."""
+    named = getattr(values, "_fields", ()) if isinstance(values, tuple) else ()
+    if any(field in FIELDS for field in named):
+        values = dict(zip(named, values, strict=True))
     if isinstance(values, (Tensor, list, tuple, str, bytes)):
         return values, name
     fields = values if isinstance(values, Mapping) else getattr(values, "__dict__", {})

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from negplug.hosts import roots
 from negplug.hosts.graph_axes import operation_of
-from negplug.hosts.loss_form import parameters_below, parameters_of, weigher_of_data
+from negplug.hosts.loss_form import hidden_in, parameters_below, parameters_of, weigher_of_data
 from negplug.hosts.place import place
 from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import has_compiled, outside_graphs
@@ -50,16 +50,18 @@ class Found(NamedTuple):
         where: Of the call, in the recipe, as a clause.
         inside: The modules whose forward pass it is part of.
         parameters: What it trains.
+        hidden: Whether it cannot be seen what it computes.
     """
 
     name: str
     where: str
     inside: weakref.WeakSet[nn.Module]
     parameters: set[Tensor]
+    hidden: bool = False
 
 
 class FunctionWatch:
-    """Notes the contrastive losses that functions compute, until :meth:`stop`.
+    """Notes the contrastive losses that functions compute, from :meth:`start` to :meth:`stop`.
 
     Attributes:
         found: What was noted and not taken, by place.
@@ -68,6 +70,10 @@ class FunctionWatch:
     def __init__(self) -> None:
         self.found: dict[str, Found] = {}
         self._told: set[str] = set()
+        self.start()
+
+    def start(self) -> None:
+        """Note them, again after :meth:`stop`."""
         _watching.add(self)
         _wrap()
 
@@ -81,21 +87,26 @@ class FunctionWatch:
         """Forget what was computed inside of a module that is judged as a whole."""
         self.found = {w: each for w, each in self.found.items() if module not in each.inside}
 
-    def take(self, ignore: Collection[str], trained: Iterable[Tensor] | None = None) -> list[str]:
-        """Return what was found, for a message, each place once in this object's life.
+    def take(
+        self, ignore: Collection[str], trained: Iterable[Tensor] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Return what was found, for messages, each place once in this object's life.
 
         Args:
             ignore: Functions, or classes of modules around them, to leave alone.
             trained: What a call has to train too to be told of; None tells of all.
+
+        Returns:
+            Contrastive losses, and what may be some.
         """
         found, self.found = self.found, {}
-        told = []
+        told: tuple[list[str], list[str]] = [], []
         for where, each in found.items():
             names = {each.name, *(type(module).__name__ for module in each.inside)}
             beside = trained is None or not each.parameters.isdisjoint(trained)
             if beside and where not in self._told and names.isdisjoint(ignore):
                 self._told.add(where)
-                told.append(f"{each.name} ({each.where})")
+                told[each.hidden].append(f"{each.name} ({each.where})")
         return told
 
     def note(self, name: str, value: Tensor) -> None:
@@ -105,10 +116,11 @@ class FunctionWatch:
             where = f"called at {place()[0]}"
             self.found[where] = Found(name, where, weakref.WeakSet(inside), parameters_of(value))
 
-    def note_inline(self, name: str, parameters: set[Tensor]) -> None:
+    def note_inline(self, name: str, parameters: set[Tensor], hidden: bool = False) -> None:
         """Note what a backward pass begins with."""
-        where = f"of similarities, inline in the loss whose backward pass begins at {place()[0]}"
-        self.found[where] = Found(name, where, weakref.WeakSet(), parameters)
+        what = "of embeddings" if hidden else "of similarities, inline"
+        where = f"{what} in the loss whose backward pass begins at {place()[0]}"
+        self.found[where] = Found(name, where, weakref.WeakSet(), parameters, hidden)
 
 
 _watching: set[FunctionWatch] = set()
@@ -158,10 +170,11 @@ def _look(name: str, value: Any) -> None:
 @outside_graphs
 def _look_at_root(root: Tensor) -> None:
     weigher = weigher_of_data(root)
-    if weigher is not None:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation_of(weigher)).lower()
+    hidden = hidden_in(root) if weigher is None else None
+    if (node := weigher or hidden) is not None:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation_of(node)).lower()
         for watching in _watching:
-            watching.note_inline(name, parameters_below(weigher))
+            watching.note_inline(name, parameters_below(node), hidden is not None)
 
 
 def modules_around() -> list[nn.Module]:

@@ -19,7 +19,8 @@ from negplug.contract.provenance import blaming
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import environment
 from negplug.hosts.columns import Columns
-from negplug.hosts.lookout import Lookout, PlainLookout
+from negplug.hosts.lookout import Lookout
+from negplug.hosts.plain_lookout import PlainLookout
 from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
@@ -38,6 +39,8 @@ class Injection:
         losses: The treated losses by the name of their site. They are no part of the model, so
             that its ``state_dict`` keeps the host's keys.
         sites: Where in the host they sit.
+        lookout: Insists that the model's first steps call no other contrastive loss; None if
+            they may.
     """
 
     def __init__(self, sites: list[LossSite], losses: list[TreatedLoss]) -> None:
@@ -45,7 +48,7 @@ class Injection:
         for loss in losses:
             loss.loss.ranks.beside = ", ".join(self.losses)
         self.sites = sites
-        self._lookout: Lookout | None = None
+        self.lookout: Lookout | None = None
         self._columns = Columns()
         self._treated: list[LossSite] = []
         self._afterwards: list[Callable[[], None]] = []
@@ -61,8 +64,8 @@ class Injection:
         """Restore the host's own losses. The samplers' state stays readable."""
         while self._treated:
             self._treated.pop().restore()
-        if self._lookout is not None:
-            self._lookout.stop()
+        if self.lookout is not None:
+            self.lookout.stop()
         while self._afterwards:
             self._afterwards.pop()()
 
@@ -70,15 +73,10 @@ class Injection:
         """Have :meth:`remove` call ``undo`` once the losses are restored."""
         self._afterwards.append(undo)
 
-    def look_out(self, model: nn.Module, ignore: Collection[str] = (), plain: bool = False) -> None:
-        """Insist that the first steps of ``model`` call no other contrastive loss.
-
-        Args:
-            model: The model that trains.
-            ignore: Losses that may stay untreated, by the name of their attribute or class.
-            plain: Whether nobody calls :meth:`end_step`.
-        """
-        self._lookout = (PlainLookout if plain else Lookout)(model, self.losses, ignore)
+    def look_again(self) -> None:
+        """Look out in the next step again, if there is a :attr:`lookout`."""
+        if self.lookout is not None:
+            self.lookout.start(1)
 
     def provide(
         self,
@@ -135,10 +133,10 @@ class Injection:
         """End a training step: samplers take in the keys that a backward pass has reached.
 
         Raises:
-            UntreatedLossError: If it called a contrastive loss that :meth:`look_out` is about.
+            UntreatedLossError: If it called a contrastive loss that :attr:`lookout` found.
         """
-        if self._lookout is not None:
-            self._lookout.end_step()
+        if self.lookout is not None:
+            self.lookout.end_step()
         for treated in self.losses.values():
             treated.loss.end_step()
             treated.forget()
@@ -175,7 +173,7 @@ class Injection:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model is another training's.
-        return vars(self) | {"_lookout": None}
+        return vars(self) | {"lookout": None}
 
     def __enter__(self) -> Injection:
         return self
@@ -234,7 +232,7 @@ def inject(
     ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
     injection = inject_where(model, treatment, target, ignore, as_declared(treat))
     if treatment.targets(target) is None:
-        injection.look_out(model, ignore, plain=True)
+        injection.lookout = PlainLookout(model, injection.losses, ignore)
     return injection
 
 

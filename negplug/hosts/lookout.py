@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,6 @@ from negplug.hosts import environment
 from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.loss_form import losses_in, parameters_of
 from negplug.hosts.place import place
-from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import Judge, UntreatedLossError
 from negplug.kernels.distributed import rank
 from negplug.kernels.graph_marks import mark
@@ -53,11 +52,24 @@ class Lookout:
         self._judge = Judge(ignore, model)
         self._ignore = frozenset(ignore) | environment.ignored()
         self._those = f"{', '.join(treated)} of {type(model).__name__}"
-        self._left = STEPS
+        self._left = 0
         self._found: dict[str, _Beside] = {}
         self._compiled: dict[str, nn.Module] = {}
         self._said: set[str] = set()
         self._functions = FunctionWatch()
+        self._leave: weakref.finalize[Any, Any] | None = None
+        self.start()
+
+    def start(self, steps: int = STEPS) -> None:
+        """Watch so many steps from here on.
+
+        Args:
+            steps: Their number.
+        """
+        self._left = max(steps, self._left if self.watches else 0)
+        if self.watches:
+            return
+        self._functions.start()
         # Weakly, so that it goes with the model; the treated losses or their handle keep it.
         myself = weakref.ref(self)
 
@@ -66,8 +78,14 @@ class Lookout:
             if lookout is not None:
                 lookout._after_forward(*given)
 
-        self._hook: Any = register_module_forward_hook(after_forward, with_kwargs=True)
-        weakref.finalize(self, _leave, self._hook, self._functions).atexit = False
+        hook = register_module_forward_hook(after_forward, with_kwargs=True)
+        self._leave = weakref.finalize(self, _leave, hook, self._functions)
+        self._leave.atexit = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether steps are watched just now."""
+        return self._leave is not None and self._leave.alive
 
     def end_step(self) -> None:
         """Insist that the step called no contrastive loss but those that are treated.
@@ -75,12 +93,11 @@ class Lookout:
         Raises:
             UntreatedLossError: If it did; names each and the place of its call.
         """
-        if self._hook is None:
-            return
-        self._left -= 1
-        if self._left <= 0:
-            self.stop()
-        self.check()
+        if self.watches:
+            self._left -= 1
+            if self._left <= 0:
+                self.rest()
+            self.check()
 
     def check(self, trained: set[Tensor] | None = None) -> None:
         """Say what was found beside the treated losses.
@@ -91,7 +108,7 @@ class Lookout:
         Raises:
             UntreatedLossError: If a module was found.
         """
-        say_functions(self._functions.take(self._ignore, trained), self._those)
+        say_functions(self._functions, self._ignore, self._those, trained)
         self._say_compiled()
         beside = {
             name: each
@@ -108,12 +125,14 @@ class Lookout:
                 f"(NEGPLUG_IGNORE={first})"
             )
 
+    def rest(self) -> None:
+        """Watch no further steps until :meth:`start`."""
+        if self._leave is not None:
+            self._leave()
+
     def stop(self) -> None:
         """Watch no further steps."""
-        self._functions.stop()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        self.rest()
 
     def _after_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -165,57 +184,26 @@ class Lookout:
         self._found[name] = _Beside(why, mend, parameters_of(output))
 
 
-class PlainLookout(Lookout):
-    """Watches the first steps of a loop without a Trainer, which says nothing of its steps.
-
-    What trains none of the parameters that a treated loss trains is another training's.
-
-    Args:
-        model: The model whose losses are treated.
-        treated: These losses, by name.
-        ignore: As of :class:`Lookout`.
-    """
-
-    def __init__(
-        self, model: nn.Module, treated: Mapping[str, TreatedLoss], ignore: Collection[str] = ()
-    ) -> None:
-        self._treated = list(treated.values())
-        self._begun: dict[TreatedLoss, int] = {}
-        self._trained: set[Tensor] = set()
-        for each in self._treated:
-            each.watcher = self._after_treated
-        super().__init__(model, treated, ignore)
-
-    def end_step(self) -> None:
-        """Do nothing: the treated losses tell of their steps."""
-
-    def stop(self) -> None:
-        """Watch no further steps."""
-        for each in self._treated:
-            each.watcher = None
-        super().stop()
-
-    @outside_graphs
-    def _after_treated(self, treated: TreatedLoss, loss: Tensor) -> None:
-        step = treated.loss.next_step
-        if step - self._begun.setdefault(treated, step) >= STEPS:
-            self.stop()
-        self._trained |= parameters_of(loss)
-        self.check(self._trained)
-
-    @outside_graphs
-    def _after_loss(self, module: nn.Module, given: Any, output: Tensor) -> None:
-        super()._after_loss(module, given, output)
-        self.check(self._trained)
-
-
 def _leave(hook: Any, functions: FunctionWatch) -> None:
     hook.remove()
     functions.stop()
 
 
-def say_functions(found: list[str], those: str) -> None:
-    """Warn of contrastive losses that functions compute beside those that are treated."""
+def say_functions(
+    functions: FunctionWatch,
+    ignore: Collection[str],
+    those: str,
+    trained: set[Tensor] | None = None,
+) -> None:
+    """Warn of contrastive losses that functions compute beside those that are treated.
+
+    Args:
+        functions: Has noted them.
+        ignore: Functions to leave alone.
+        those: The treated losses, for messages.
+        trained: Parameters that an untreated loss has to train too; None for any loss.
+    """
+    found, hidden = functions.take(ignore, trained)
     if found and rank() == 0:
         first = found[0].partition(" ")[0]
         logger.warning(
@@ -224,6 +212,18 @@ def say_functions(found: list[str], those: str) -> None:
             "ignore=%r (NEGPLUG_IGNORE=%s)",
             those,
             "; ".join(found),
+            first,
+            first,
+        )
+    if hidden and rank() == 0:
+        first = hidden[0].partition(" ")[0]
+        logger.warning(
+            "negplug treats %s, but cannot see whether a compiled or fused function computes a "
+            "contrastive loss that stays untreated: %s; if it does, make a module of it and "
+            "declare that (treat=, NEGPLUG_TREAT), and if not, leave it alone with ignore=%r "
+            "(NEGPLUG_IGNORE=%s)",
+            those,
+            "; ".join(hidden),
             first,
             first,
         )

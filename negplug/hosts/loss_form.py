@@ -111,6 +111,27 @@ def weigher_of_data(output: Tensor) -> Node | None:
     return _weigher(output, *known) or of_tuples(output.grad_fn, *known)
 
 
+def hidden_in(output: Tensor) -> Node | None:
+    """Return a function of autograd that makes a loss of two matrices of what networks embed.
+
+    A fused kernel is one, and so is what ``torch.compile`` makes of a function: what they compute
+    is not to be seen. Losses that are marked as known are passed over.
+    """
+    todo, seen = [output.grad_fn], set[Node]()
+    while todo and len(seen) < MOST_NODES:
+        node = todo.pop()
+        if node is None or node in seen or is_marked(node) or operation_of(node) in LAYERS:
+            continue
+        seen.add(node)
+        if _is_fused(node):
+            edges = [(below, number) for below, number in node.next_functions if below is not None]
+            rows = [edge[0] for edge in edges if len(output_shape(*edge)) == 2]
+            if sum(any(map(_takes_in_data, _below(row))) for row in rows) > 1:
+                return node
+        todo += [following for following, _ in node.next_functions]
+    return None
+
+
 def parameters_of(output: Tensor) -> set[Tensor]:
     """Return the parameters that a tensor depends on."""
     return parameters_below(output.grad_fn)

@@ -231,7 +231,7 @@ class Watch:
     def _after_treated(self, treated: TreatedLoss, _: Tensor) -> None:
         """Name what functions compute beside the first treated loss, in its first steps."""
         assert self._functions is not None
-        say_functions(self._functions.take(self._ignore), ", ".join(self.injections))
+        say_functions(self._functions, self._ignore, ", ".join(self.injections))
         if treated.loss.next_step >= STEPS:
             treated.watcher = None
             self._stop_looking()

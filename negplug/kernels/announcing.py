@@ -18,6 +18,7 @@ from negplug.kernels.errors import RanksError
 from negplug.kernels.meeting import meet
 
 _NUMBERS = 5
+_UNKNOWN = -1
 _LONGEST = 2000  # characters of an error's sentence
 
 
@@ -30,6 +31,7 @@ class Purpose(enum.IntEnum):
     TERMS = 3
     END = 4
     RING = 5
+    GRADIENT = 6
 
 
 _DOES = {
@@ -39,9 +41,17 @@ _DOES = {
     Purpose.TERMS: "compares its settings",
     Purpose.END: "ends the call",
     Purpose.RING: "passes its keys on around the ring",
+    Purpose.GRADIENT: "is in its backward pass",
 }
 
 _announced = 0
+_step: int | None = None
+
+
+def within(step: int | None) -> None:
+    """Say which training step the exchanges to come are of; None where that is not known."""
+    global _step
+    _step = step
 
 
 def announced() -> int:
@@ -61,18 +71,32 @@ def announce(
         said: What is told beside them if a rank has failed, see :func:`tell`.
 
     Raises:
+        ValueError: If the ranks cannot exchange tensors there; before anything is exchanged.
         RanksError: If a rank has failed, or does something else; on every rank but those that
             have failed, which have an error of their own. If a rank never comes to an exchange,
             see :func:`negplug.kernels.meeting.meet`.
     """
     global _announced
+    if not can_exchange(device):
+        raise ValueError(
+            f"the ranks exchange tensors on {default_device()}, but the embeddings of this one are "
+            f"on {device}; move them"
+        )
     meet()
     if purpose in (Purpose.ROWS, Purpose.COUNT, Purpose.RING):
         _announced += 1
     padding = [0] * (_NUMBERS - len(numbers))
-    header = torch.tensor([purpose, len(said), *numbers, *padding], device=device)
+    step = _UNKNOWN if _step is None else _step
+    header = torch.tensor([purpose, len(said), step, *numbers, *padding], device=device)
     headers = [torch.empty_like(header) for _ in range(dist.get_world_size())]
-    dist.all_gather(headers, header)
+    try:
+        dist.all_gather(headers, header)
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0][:300]
+        raise RanksError(
+            f"this rank {_DOES[purpose]}, and another one has ended, or does something else: every "
+            f"rank needs as many steps, and as many calls of the loss in each ({first})"
+        ) from error
     everyones: list[list[int]] = torch.stack(headers).tolist()
     purposes = [found[0] for found in everyones]
     if Purpose.FAILED in purposes:
@@ -84,15 +108,34 @@ def announce(
         does = [f"rank {n} {_DOES[Purpose(found)]}" for n, found in enumerate(purposes)]
         raise RanksError(
             f"the ranks take different paths: {', '.join(does)}; every rank needs the same "
-            f"sampler and temperature, a host's loss that gathers on all or on none, and the same "
-            f"loaded state"
+            f"sampler and temperature, a host's loss that gathers on all or on none, a backward "
+            f"pass of the same steps, and the same loaded state"
         )
-    return [found[2:] for found in everyones]
+    steps = [found[2] for found in everyones]
+    if len({step for step in steps if step != _UNKNOWN}) > 1:
+        at = [f"rank {n} in step {step}" for n, step in enumerate(steps) if step != _UNKNOWN]
+        raise RanksError(
+            f"the ranks are in different training steps: {', '.join(at)}; a rank has left out a "
+            f"step or its backward pass, or has called the loss once more, so have every rank take "
+            f"every step"
+        )
+    return [found[3:] for found in everyones]
 
 
 def default_device() -> torch.device:
     """Return where the ranks exchange tensors, if none says it."""
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+def announce_gradient(device: torch.device) -> None:
+    """Announce what a backward pass exchanges, where no device would have to be waited for."""
+    if device.type == "cpu":
+        announce(Purpose.GRADIENT, device)
+
+
+def can_exchange(device: torch.device) -> bool:
+    """Return whether the ranks can exchange tensors there."""
+    return device.type == "cuda" or (device.type == "cpu" and dist.get_backend() != "nccl")
 
 
 def tell(error: Exception, device: torch.device) -> None:

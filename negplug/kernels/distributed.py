@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from negplug.kernels.announcing import Purpose, announce
+from negplug.kernels.announcing import Purpose, announce, announce_gradient
 from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import sequence_number
 
@@ -166,6 +166,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        announce_gradient(grad.device)
         summed = grad.contiguous().clone()
         dist.all_reduce(summed)
         return torch.split(summed, ctx.sizes)[rank()], None, None

@@ -185,6 +185,24 @@ def graph_is_kept() -> bool:
     return bool(kept())
 
 
+@contextlib.contextmanager
+def outside_selection() -> Iterator[None]:
+    """Compute inside unseen by selective checkpointing.
+
+    It counts the operations of a region, and gives those that are computed again the values of the
+    first ones, by their numbers. A call that is computed again has no bookkeeping to do.
+    """
+    dispatch = importlib.import_module("torch.utils._python_dispatch")
+    for name in ("_get_current_dispatch_mode_stack", "_disable_current_modes"):
+        if not hasattr(dispatch, name):
+            what = f"torch.utils._python_dispatch has no {name} any more"
+            raise changed(what, "outside_selection")
+    modes = dispatch._get_current_dispatch_mode_stack()
+    selects = any(type(mode).__module__ == "torch.utils.checkpoint" for mode in modes)
+    with dispatch._disable_current_modes() if selects else contextlib.nullcontext():
+        yield
+
+
 def inside_function() -> bool:
     """Return whether this is the forward pass of an ``autograd.Function``.
 

@@ -25,9 +25,11 @@ from negplug.kernels.announcing import (
     Purpose,
     announce,
     announced,
+    can_exchange,
     default_device,
     exchanged,
     tell,
+    within,
 )
 from negplug.kernels.distributed import world_size
 from negplug.kernels.errors import RanksError
@@ -56,6 +58,7 @@ class Agreement:
         self._forget_call()
 
     def _forget_call(self) -> None:
+        within(None)
         self._inside = self._comparing = self._over = False
         self._before = 0
         self._compared: float | None = None
@@ -144,6 +147,9 @@ class Agreement:
         """Take the batch of the call for what the samplers see, until the call ends."""
         if self._inside:
             self._batch, self._device = batch, batch.anchors.embeddings.device
+            step = batch.context.draws.step
+            # Of several ranks no graph counts the steps.
+            within(step if batch.training and isinstance(step, int) else None)
 
     def announces(self, device: torch.device) -> bool:
         """Return whether ranks can say that they have failed where they count their anchors."""
@@ -182,9 +188,9 @@ class Agreement:
     def _device_of(self, given: tuple[Any, ...]) -> torch.device:
         """Return where the ranks exchange tensors; where the call is, if there was none before."""
         tensors = [value for value in given if isinstance(value, Tensor)]
-        if self._device is not None or not tensors:
-            return self._device or default_device()
-        return tensors[-1].device
+        found = self._device or (tensors[-1].device if tensors else default_device())
+        # Not where this rank alone has put its embeddings, by mistake.
+        return found if can_exchange(found) else default_device()
 
 
 class _Agreeing(Protocol):

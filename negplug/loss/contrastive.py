@@ -28,7 +28,7 @@ from negplug.diagnostics.observation import observe
 from negplug.kernels import late
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, without_autocast
-from negplug.kernels.torch_private import outside_graphs
+from negplug.kernels.torch_private import outside_graphs, outside_selection
 from negplug.loss import graphs
 from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState
@@ -183,6 +183,7 @@ class ContrastiveLoss(TwoTowerLoss):
         """
         return self._contrast(batch, objective, temperature, dataset)
 
+    @outside_selection()
     def _contrast(
         self,
         batch: ContrastiveBatch,
@@ -223,6 +224,8 @@ class ContrastiveLoss(TwoTowerLoss):
             epoch = self.epoch if self._by_epoch else None
             self._seed = self.ranks.settle(self._seed, given, *terms, epoch)
         draws = Draws(self._seed, step, place if call is None else call.drawn, rank())
+        if done is not None:
+            draws = self.graphs.draws(draws)
         training = batch.training if done is not None else call is not None
         if counts and training:
             self.graphs.advance()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from negplug.contract.draws import Draws
 from negplug.contract.part import Part
 from negplug.kernels import late
 from negplug.kernels.distributed import world_size
+from negplug.kernels.torch_private import backward_runs
 from negplug.loss.steps import Steps
 
 
@@ -30,6 +32,7 @@ class GraphSteps(nn.Module):
         self._refusal = "a learned temperature can be part of no graph" if learns else ""
         self._refusal = self._refusal or _refusal_of(*parts)
         self.before: int | None = None
+        self._trained = self._again = False
         self.register_buffer("done", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
@@ -51,6 +54,19 @@ class GraphSteps(nn.Module):
         if self.refusal:
             raise RuntimeError(self.refusal)
         return self.done
+
+    def computes(self) -> None:
+        """Take note that a graph is about to compute a loss with a gradient."""
+        self._again = self._trained and backward_runs()
+        self._trained = self._trained or not backward_runs()
+
+    def draws(self, draws: Draws) -> Draws:
+        """Return the draws of a graph's call; of one that is computed again those that refuse.
+
+        A checkpointed region computes it again in the backward pass, and its step is counted on by
+        then. With ``use_reentrant=True`` nothing has a gradient at first, so nothing is counted.
+        """
+        return _NoDraws(draws.seed, draws.step) if self._again else draws
 
     def lead(self, steps: Steps) -> bool:
         """Let the next step come behind those of graphs; return whether there are any.
@@ -93,6 +109,15 @@ class GraphSteps(nn.Module):
         waits = first and not late.capturing(device)
         value = late.read(done) if waits else late.known(done)
         return done + self.before if value is None else self.before + int(value)
+
+
+class _NoDraws(Draws):
+    def seed_of(self, stream: int) -> int | Tensor:
+        raise RuntimeError(
+            "a compiled loss is computed again by activation checkpointing, and would draw other "
+            "negatives than at first; checkpoint the encoder alone, or call the loss outside of "
+            "what is compiled"
+        )
 
 
 def check_device(done: Tensor, device: torch.device) -> None:

@@ -90,6 +90,8 @@ def _loss(
     autocast: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and, if it trains, the gradient of the unit rows ``[V·B, d]``."""
+    if trains:
+        _losses[loss_fn].graphs.computes()
     casts = torch.autocast(views[0].device.type) if autocast else contextlib.nullcontext()
     with recording(), _in_this_thread(), torch.set_grad_enabled(trains):
         leaves = tuple(view.detach().requires_grad_(trains) for view in views)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import cast
 
 _FRAMES = 4  # a step's own helper, the step, what calls it
 
@@ -106,14 +107,25 @@ def _place() -> Place:
     while frame is not None and len(found) < _FRAMES:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package != "torch" and not package.startswith("negplug"):
-            found.append((frame.f_code, frame.f_lasti))
+            found.append((_named(frame.f_code), frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
 
 
+def _named(code: CodeType) -> Hashable:
+    """Return a code; of one that torch has compiled and that cannot be hashed, where it is from."""
+    try:
+        hash(code)
+    except TypeError:  # a constant of it is a dictionary
+        return code.co_filename, code.co_firstlineno, code.co_name
+    return code
+
+
 def _described(place: Place) -> str:
     code, instruction = place[0]
-    assert isinstance(code, CodeType)
+    if not isinstance(code, CodeType):
+        file, first, _ = cast("tuple[str, int, str]", code)
+        return f"{Path(file).name}:{first}"
     ranges = code.co_lines()
     line = next((line for start, end, line in ranges if start <= instruction < end), None)
     return f"{Path(code.co_filename).name}:{line}"

@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.hookspecs import ObjectiveSpec, hookimpl
@@ -149,7 +150,8 @@ class ISogCLR(SogCLR):
     ) -> Tensor:
         """Return E_p[s]/τ_i, ``[N]``: the slope of the log-sum-exp by log(1/τ_i)."""
         fixed = replace(batch, anchors=batch.anchors.detach())
-        with torch.enable_grad():
+        # A graph of its own, of which a checkpointed region around it is to drop nothing.
+        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
             scale = factor.clone().requires_grad_()
             total = self._logsumexp(fixed, [part.detach() for part in negatives], scale)
             (slope,) = torch.autograd.grad(total.sum(), scale)
@@ -159,6 +161,10 @@ class ISogCLR(SogCLR):
         """Return what the averages and the temperatures depend on."""
         names = ("rho", "eta", "beta", "tau_min", "tau_max")
         return super().settings() | {name: getattr(self, name) for name in names}
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @hookimpl

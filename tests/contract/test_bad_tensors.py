@@ -51,6 +51,12 @@ def test_labels_that_are_not_dense_are_refused():
         ContrastiveLoss()(z0, z1, labels=torch.arange(4).to_sparse())
 
 
+def test_indexes_without_values_are_refused():
+    z0, z1 = naive.embeddings(2, 4)
+    with pytest.raises(ValueError, match=r"^indexes are on the meta device, .*; give real ones"):
+        ContrastiveLoss()(z0, z1, indexes=torch.arange(4, device="meta"))
+
+
 @pytest.mark.parametrize(
     "tau",
     [0, -1.0, 1e-300, 5e-324, 1e-31, 1e31, 10**400, 10**5000, Decimal("1e400"), 1e300],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 import numpy
 import pytest
 import torch
@@ -28,6 +30,8 @@ FORMS = [
     *(ONE_HOT.to(dtype) for dtype in [torch.bool, torch.uint8, torch.int64, torch.float32]),
     WANTED.tolist(),
     WANTED.numpy(),
+    WANTED.numpy().astype(">i4"),
+    collections.namedtuple("Batch", "views target")(torch.ones(4, 2), WANTED),
     {"image": torch.ones(4, 2), "label": WANTED},
     {"targets": ONE_HOT.float()},
     Fields(y=WANTED.int(), image=torch.ones(4, 2)),
@@ -95,7 +99,7 @@ def test_each_recipe_is_told_at_once(values):
     late.settle()
 
 
-@pytest.mark.parametrize("values", FORMS[:-3], ids=str)
+@pytest.mark.parametrize("values", FORMS[:-4], ids=str)
 def test_the_loss_takes_them(values):
     z = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     values = values.to(DEVICE) if isinstance(values, torch.Tensor) else values

@@ -48,6 +48,35 @@ def train(recipe, beside, steps=4, *, ahead=False, shared=True):
         (loss + other).backward()
 
 
+def replaced(step, criterion):
+    """A loop that gives its model another criterion after some steps, with one layer or another."""
+    lightly_loss = pytest.importorskip("lightly.loss")
+    model = nn.ModuleDict({"layer": nn.Linear(4, 4), "criterion": lightly_loss.NTXentLoss()})
+    z = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with inject(model, SAMPLER):
+        for number in range(12):
+            if number == step:
+                model["criterion"] = criterion(lightly_loss)
+            loss = model["criterion"](*map(model["layer"], z))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("step", [2, 7])  # while first steps are watched, and later
+@pytest.mark.parametrize("criterion", [lambda host: host.NTXentLoss(), lambda _: Own()])
+def test_a_criterion_in_the_place_of_a_treated_one_is_found(criterion, step):
+    with pytest.raises(UntreatedLossError, match=r"also calls criterion \(called at test_injected"):
+        replaced(step, criterion)
+
+
+def test_a_criterion_without_negatives_may_take_its_place():
+    hooks = len(torch.nn.modules.module._global_forward_hooks)
+    replaced(7, lambda host: host.NegativeCosineSimilarity())  # which has no negatives
+    assert len(torch.nn.modules.module._global_forward_hooks) == hooks
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_of_the_same_parameters_is_refused(name, ahead):

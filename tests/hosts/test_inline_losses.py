@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import hosts
 import naive
 import pytest
@@ -89,7 +91,7 @@ def fit(beside, **settings):
 
 
 def said(caplog):
-    return [r.getMessage() for r in caplog.records if "stay untreated" in r.getMessage()]
+    return [r.getMessage() for r in caplog.records if " untreated: " in r.getMessage()]
 
 
 @pytest.mark.parametrize("beside", INLINE, ids=lambda f: f.__name__)
@@ -99,6 +101,38 @@ def test_in_a_trainer(beside, caplog):
     (message,) = said(caplog)
     assert f"untreated: {INLINE[beside]} (of similarities, inline in the loss whose" in message
     assert torch.autograd.backward is before
+
+
+class Flash(torch.autograd.Function):
+    """A fused loss of embeddings: what it computes is not to be seen."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        shares = (a @ b.T).softmax(1)
+        ctx.save_for_backward(a, b, shares)
+        return -shares.diagonal().log().mean()
+
+    @staticmethod
+    def backward(ctx, slope):
+        a, b, shares = ctx.saved_tensors
+        off = slope * (shares - torch.eye(len(a), device=a.device)) / len(a)
+        return off @ b, off.T @ a
+
+
+HIDDEN = {
+    "flash": lambda a, b: Flash.apply(a, b) + a.square().mean(),
+    "compiled_function": torch.compile(of_logsumexp, backend="aot_eager"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_cannot_be_seen_is_said(name, caplog):
+    fit(HIDDEN[name])
+    (message,) = [text for text in said(caplog) if "cannot see" in text]
+    assert re.search(rf"stays untreated: {name}\w* \(of embeddings in the loss whose", message)
+    caplog.clear()
+    fit(HIDDEN[name], ignore=re.search(r"NEGPLUG_IGNORE=(\w+)", message)[1])
+    assert not said(caplog)
 
 
 def test_what_is_none_or_is_ignored_is_not_named(caplog):

@@ -54,6 +54,15 @@ def test_a_loss_that_takes_turns_is_found():
         fit(third)
 
 
+def test_a_loss_that_begins_in_a_later_epoch_is_found():
+    def later(module, a, b, batch_idx):
+        if module.current_epoch == 2:
+            Own()(a, b)
+
+    with pytest.raises(UntreatedLossError, match="Own"):
+        fit(later, epochs=3)
+
+
 def test_what_has_no_negatives_is_no_matter():
     def others(module, a, b, _):
         nn.MSELoss()(a, b)

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from canaries import require
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from torch.utils.data import BatchSampler, DataLoader
 
 from negplug.kernels import torch_private
@@ -214,6 +216,28 @@ def test_inside_function():
             found.append(torch_private.inside_function())
     what = f"_is_fwd_grad_enabled does not tell a function's forward pass ({found})"
     require(found == [True, False, False, False], what, "inside_function")
+
+
+def test_outside_selection():
+    class Counting(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen += 1
+            return function(*args, **(kwargs or {}))
+
+    selecting = type("Selecting", (Counting,), {"__module__": "torch.utils.checkpoint"})
+    seen = []
+    for mode in (Counting(), selecting()):
+        with mode:
+            torch.ones(2)
+            with torch_private.outside_selection():
+                torch.ones(2)
+            torch.ones(2)
+        seen.append(mode.seen)
+    require(seen == [3, 2], "modes are not turned off as before", "outside_selection")
+    kinds = {type(mode).__module__ for mode in create_selective_checkpoint_contexts([])}
+    require(kinds == {selecting.__module__}, "checkpointing has other modes", "outside_selection")
 
 
 def test_what_modules_keep():

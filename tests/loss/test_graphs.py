@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from systems import IS_LINUX
+from torch.utils.checkpoint import checkpoint
 
 from negplug import ContrastiveLoss
 from negplug.kernels import late
@@ -143,6 +144,49 @@ def test_a_run_of_graphs_resumes():
         assert [float(trained(again, z)[0]) for _ in range(2)] == wanted
     loss_fn.load_state_dict(saved)  # under a graph that there is
     assert [float(trained(function, z)[0]) for _ in range(2)] == wanted
+
+
+def of_a_compiled_region(loss_fn):
+    return compiled(lambda *z: checkpoint(loss_fn, *z, use_reentrant=False))
+
+
+def of_a_compiled_loss(loss_fn, reentrant=False):
+    inside = compiled(loss_fn)
+    return lambda *z: checkpoint(inside, *z, use_reentrant=reentrant)
+
+
+@pytest.mark.parametrize("checkpointed", [of_a_compiled_region, of_a_compiled_loss])
+def test_a_compiled_call_that_is_computed_again_draws_nothing_else(checkpointed):
+    ours, theirs = ContrastiveLoss(seed=SEED), ContrastiveLoss(seed=SEED)
+    found, gradients = trained(checkpointed(ours), views())
+    wanted, exact = trained(theirs, views())
+    assert torch.equal(found, wanted)
+    torch.testing.assert_close(gradients, exact)
+    drawing = checkpointed(ContrastiveLoss("uniform(num_negatives=5)"))
+    with pytest.raises(RuntimeError, match=r"computed again by .* checkpoint the encoder alone"):
+        trained(drawing, views())
+
+
+def test_a_reentrant_region_around_a_compiled_call_is_the_call():
+    ours, theirs = (ContrastiveLoss("uniform(num_negatives=5)", seed=SEED) for _ in range(2))
+    function = of_a_compiled_loss(ours, reentrant=True)
+    for seed in range(2):
+        found, gradients = trained(function, views(seed=seed))
+        wanted, exact = trained(theirs, views(seed=seed))
+        assert torch.equal(found, wanted)
+        torch.testing.assert_close(gradients, exact)
+
+
+def test_a_queue_in_a_compiled_region_is_the_queue():
+    losses = [ContrastiveLoss("queue(size=48)", seed=SEED) for _ in range(2)]
+    region = torch.compile(
+        lambda *z: checkpoint(losses[0], *z, use_reentrant=False), backend="aot_eager"
+    )
+    for seed in range(3):
+        found, gradients = trained(region, views(seed=seed))
+        wanted, exact = trained(losses[1], views(seed=seed))
+        assert torch.equal(found, wanted)
+        torch.testing.assert_close(gradients, exact)
 
 
 def test_half_precision_gets_the_gradient_of_a_scaled_loss():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from device import DEVICE
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from negplug import ContrastiveBatch, ContrastiveLoss
 from negplug.contract.dataset import DatasetAccess
@@ -26,6 +31,7 @@ CHOICES = [
     ("gumbel_max(num_negatives=2, source=queue(size=48))", "infonce()"),
     ("emc2(out_of_batch='recompute')", "infonce()"),
     ("isir()", "decoupled()"),
+    ("uniform(num_negatives=4)", "isogclr()"),
 ]
 
 
@@ -124,6 +130,26 @@ def test_a_checkpointed_call_is_the_call(sampler, objective, reentrant):
     for losses in (one, two_in_a_region, a_region_each, one_of_two):
         found = Training(sampler, objective).run(losses(part))
         assert_same(found, Training(sampler, objective).run(losses(plain)))
+
+
+def keep_products(context, operation, *args, **kwargs):
+    kept = (torch.ops.aten.mm.default, torch.ops.aten.cat.default, torch.ops.aten.clone.default)
+    policy = CheckpointPolicy
+    return policy.MUST_SAVE if operation in kept else policy.PREFER_RECOMPUTE
+
+
+@pytest.mark.parametrize(("sampler", "objective"), CHOICES)
+def test_a_region_that_keeps_some_results_has_the_same_gradient(sampler, objective):
+    """Selective checkpointing tells operations by their number, bookkeeping's among them."""
+    contexts = functools.partial(create_selective_checkpoint_contexts, keep_products)
+
+    def part(function, x):
+        return checkpoint(function, x, use_reentrant=False, context_fn=contexts)
+
+    for losses in (one, two_in_a_region):
+        training = Training(sampler, objective)
+        training.loss_fn.observe = True  # which a call that is computed again leaves out
+        assert_same(training.run(losses(part)), Training(sampler, objective).run(losses(plain)))
 
 
 def test_a_region_inside_a_region_is_the_call_too():

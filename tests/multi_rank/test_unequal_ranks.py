@@ -21,7 +21,7 @@ from unequal_ranks import (
     views_of,
 )
 
-from negplug import ContrastiveLoss
+from negplug import ContrastiveBatch, ContrastiveLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
 
@@ -162,6 +162,31 @@ def test_a_part_that_fails_on_a_rank_stops_all(heard):
         )
 
 
+def without_backward(loss_fn, rank, step):
+    """Rank 1 leaves out the backward pass of a step, as a guard of its own may."""
+    loss = loss_fn(*views_of(rank, step))
+    if rank == 0:
+        loss.backward()
+    train(loss_fn, rank, step + 1)
+
+
+def called_twice(loss_fn, rank, step):
+    """Rank 1 calls the loss once more."""
+    loss = loss_fn(*views_of(rank, step))
+    if rank:
+        loss = loss + loss_fn(*views_of(rank, step + 1))
+    loss.backward()
+
+
+def paired(loss_fn, rank, step, backward=True):
+    """A step of momentum keys, through which no gradient flows between the ranks."""
+    queries, keys = views_of(rank, step)
+    batch = ContrastiveBatch.from_pairs(queries, keys.detach()).gathered()
+    loss = loss_fn.contrast(batch)
+    if backward:
+        loss.backward()
+
+
 def later_faults(rank, world):
     """What is said where the ranks part ways after a good first step."""
     found = {}
@@ -182,6 +207,19 @@ def later_faults(rank, world):
         other["_extra_state"]["step"] = 3
         loss_fn.load_state_dict(other)
     found["step"] = said(train, loss_fn, rank, 0)
+    for sampler in ("gather()", "gather(ring=True)"):
+        for part in (without_backward, called_twice):
+            loss_fn = ContrastiveLoss(sampler)
+            train(loss_fn, rank, 0)
+            found[f"{part.__name__} {sampler}"] = said(part, loss_fn, rank, 1)
+    loss_fn = ContrastiveLoss("queue(size=16)")
+    for step in range(2):
+        paired(loss_fn, rank, step, backward=not (rank and step))
+    found["left out"] = said(paired, loss_fn, rank, 2)
+    loss_fn = ContrastiveLoss("gather()")
+    train(loss_fn, rank, 0)
+    elsewhere = dict(zip(("z0", "z1"), (z.to("meta") for z in views_of(rank, 1)), strict=True))
+    found["device"] = said(train, loss_fn, rank, 1, **(elsewhere if rank else {}))
     loss_fn = ContrastiveLoss("gather()")
     z0, z1 = views_of(rank, 0)
     inputs = {"z0": z0.detach(), "z1": z1.detach()} if rank else {}
@@ -197,6 +235,11 @@ def test_ranks_that_part_ways_later_are_stopped(heard):
         assert "take different paths" in found["load"][1]
         assert "training steps done: rank 0 has 0, rank 1 has 3" in found["step"][1]
         assert found["gradient"][0] == "RanksError"
+        for sampler in ("gather()", "gather(ring=True)"):
+            for part in ("without_backward", "called_twice"):
+                assert "is in its backward pass, rank 1" in found[f"{part} {sampler}"][1]
+        assert "rank 0 in step 2, rank 1 in step 1" in found["left out"][1]
+        assert "embeddings of this one are on meta; move" in found["device"][1]
 
 
 def one_seed(rank, world):

@@ -7,7 +7,7 @@ from device import DEVICE
 from torch import nn
 
 
-def fit(call, *, attribute=None, **settings):
+def fit(call, *, attribute=None, epochs=1, **settings):
     """Fit the host's recipe, whose every step also makes ``call(module, a, b, batch_idx)``."""
     module = hosts.recipe()
     if attribute is not None:
@@ -21,5 +21,5 @@ def fit(call, *, attribute=None, **settings):
 
     module.training_step = training_step
     control = hosts.negative_control()("uniform(num_negatives=2)", **settings)
-    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
+    hosts.trainer(callbacks=[control], max_epochs=epochs).fit(module, hosts.loader())
     return control

@@ -10,6 +10,7 @@ still the data set that the state is of?) → training → ``teardown`` (give th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Collection
@@ -25,6 +26,7 @@ from negplug.contract.inputs import check_integer
 from negplug.contract.objective import Objective
 from negplug.hosts import call_record, notices, watch
 from negplug.hosts.injection import Injection, NoLossFoundError
+from negplug.hosts.lookout import Lookout
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.accumulated_step import inject_accumulated
 from negplug.hosts.trainer.call_counts import CallCounts, insist
@@ -121,8 +123,11 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         several.check_accumulate(self.accumulate, [other.accumulate for other in others])
         several.check_compose(self.composition, [other.composition for other in others])
         # Before the Trainer's own first exchange, which ranks that differ may not all reach.
-        declared, ignored = self._declared, sorted(self.ignore)
-        given = {"accumulate": self.accumulate, "ignore": ignored, "treat": declared}
+        given = {
+            "accumulate": self.accumulate,
+            "ignore": sorted(self.ignore),
+            "treat": self._declared,
+        }
         several.insist_on_same_arguments(self._chosen() | given)
         if self.treatment.wants_indexes or self.composition is not None:
             # Now, before any loader is iterated.
@@ -135,10 +140,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._kept.take_over(trained, pl_module)
         self.injection = self._counts = None
         self._checked = False
-        try:
+        with contextlib.suppress(NoLossFoundError):  # another try is at on_fit_start
             self.injection = self._inject(trainer, pl_module)
-        except NoLossFoundError:
-            logger.debug("no loss at setup; trying again at on_fit_start")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Treat every loss, those made since setup too, and restore the samplers' state."""
@@ -154,7 +157,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             self._leave_alone(trainer, pl_module, str(error))
             return
         if self._every:
-            self.injection.look_out(pl_module, self.ignore)
+            self.injection.lookout = Lookout(pl_module, self.injection.losses, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
         if self._whose is not None and (self.treatment.wants_indexes or self._collects):
             self._whose.watch(trainer, pl_module, self.injection, follow=self.accumulate == 1)
@@ -178,6 +181,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         """Begin to count the epoch's calls; insist on the same data set."""
         if self.injection is not None and self._counts is not None:
             self._counts.begin()
+            self.injection.look_again()
             when = f"from epoch {trainer.current_epoch} on"
             self._kept.check(trainer, self.injection, when, self.composition)
 

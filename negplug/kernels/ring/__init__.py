@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.announcing import Purpose
+from negplug.kernels.announcing import Purpose, announce_gradient
 from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.distributed import agree_on_rows
 from negplug.kernels.pool.tiled import finite
@@ -134,6 +134,7 @@ class _RingLogSumExp(torch.autograd.Function):
         grad_anchors = None if slope is None else slope * grad[:, None]
         if not ctx.needs_input_grad[1]:  # on no rank
             return grad_anchors, *[None] * 5
+        announce_gradient(keys.device)
         a, kernel = anchors.detach(), BLOCK_GRADIENT.kernel(anchors.device, None)
         returning = Returning(keys, ctx.sizes)
         for block, ids in circulating(keys.detach(), key_ids, ctx.sizes):

@@ -85,6 +85,7 @@ def test_indexes_are_believed_where_they_are_some(loader, first):
         ((torch.arange(4), [], torch.ones(4).long()), True, True, ""),
         ([torch.arange(4), [], torch.ones(4)], True, True, ""),
         ([torch.arange(4).int(), [], torch.ones(4, 1).byte()], True, True, ""),
+        ([torch.arange(4).to(torch.uint16), [], torch.ones(4).long()], True, True, ""),
         ([torch.arange(4)[:, None], [], torch.full((4,), 0.5)], True, False, ""),
         ([torch.arange(4), [], list("abcd")], True, False, ""),
         ([torch.ones(4, 2).long(), [], torch.eye(4)], False, True, r"have the shape \(4, 2\)"),

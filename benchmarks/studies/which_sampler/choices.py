@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TEMPERATURES = (0.1, 0.2, 0.5)
+TEMPERATURES = (0.03, 0.05, 0.1, 0.2, 0.5)
 """The settings that each choice is tuned over."""
 
 RECIPES = ("simclr", "moco")

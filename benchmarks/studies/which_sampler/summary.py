@@ -13,15 +13,23 @@ AGAIN = range(100, 115)
 
 
 def settings(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Returns the rows of each table, with its name: recipe, data set, B, and which look."""
-    scored: dict[tuple[str, str, int, str], list[Row]] = {}
+    """Returns the rows of each table, with its name: recipe, data set, B, and which look.
+
+    More temperatures may be tried later on: of a choice, rows at its best one of all are returned.
+    """
+    tables: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
-        if row["split"] == "test":
-            look = "again" if int(number(row, "seed")) in AGAIN else "first"
-            key = (str(row["recipe"]), str(row["data"]), int(str(row["batch_size"])), look)
-            scored.setdefault(key, []).append(row)
-    for key in sorted(scored, key=lambda key: (key[0] != "simclr", *key)):
-        yield " ".join(map(str, key)), scored[key]
+        key = (str(row["recipe"]), str(row["data"]), int(str(row["batch_size"])))
+        tables.setdefault(key, []).append(row)
+    for key in sorted(tables, key=lambda key: (key[0] != "simclr", *key)):
+        best = best_temperatures(row for row in tables[key] if row["split"] == "validation")
+        looks: dict[str, list[Row]] = {"again": [], "first": []}
+        for row in tables[key]:
+            if row["split"] == "test" and number(row, "temperature") == best[str(row["choice"])]:
+                looks["again" if int(number(row, "seed")) in AGAIN else "first"].append(row)
+        for look, own in looks.items():
+            if own:
+                yield " ".join(map(str, (*key, look))), own
 
 
 def best_temperatures(rows: Iterable[Row]) -> dict[str, float]:

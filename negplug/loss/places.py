@@ -106,7 +106,8 @@ def _place() -> Place:
     found: list[tuple[Hashable, int]] = []
     while frame is not None and len(found) < _FRAMES:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package != "torch" and not package.startswith("negplug"):
+        # contextlib's are around functions of ours that it decorates.
+        if package not in ("torch", "contextlib") and not package.startswith("negplug"):
             found.append((_named(frame.f_code), frame.f_lasti))
         frame = frame.f_back
     return tuple(found)

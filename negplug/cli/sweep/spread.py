@@ -25,10 +25,15 @@ def mean(values: Sequence[float]) -> float:
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation; zero of one value, which has no spread to show."""
+    """Return the sample standard deviation; zero of one value, which has no spread to show.
+
+    NaN if the mean is not finite.
+    """
     if len(values) < 2:
         return 0.0
     center = mean(values)
+    if not math.isfinite(center):
+        return math.nan
     return math.hypot(*(value - center for value in values)) / math.sqrt(len(values) - 1)
 
 

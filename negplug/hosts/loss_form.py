@@ -115,7 +115,8 @@ def hidden_in(output: Tensor) -> Node | None:
     """Return a function of autograd that makes a loss of two matrices of what networks embed.
 
     A fused kernel is one, and so is what ``torch.compile`` makes of a function: what they compute
-    is not to be seen. Losses that are marked as known are passed over.
+    is not to be seen. Losses that are marked as known are passed over, and so are reentrant
+    checkpoints: a criterion that is called inside one is seen.
     """
     todo, seen = [output.grad_fn], set[Node]()
     while todo and len(seen) < MOST_NODES:
@@ -123,7 +124,7 @@ def hidden_in(output: Tensor) -> Node | None:
         if node is None or node in seen or is_marked(node) or operation_of(node) in LAYERS:
             continue
         seen.add(node)
-        if _is_fused(node):
+        if _is_fused(node) and not node.name().startswith("CheckpointFunction"):
             edges = [(below, number) for below, number in node.next_functions if below is not None]
             rows = [edge[0] for edge in edges if len(output_shape(*edge)) == 2]
             if sum(any(map(_takes_in_data, _below(row))) for row in rows) > 1:

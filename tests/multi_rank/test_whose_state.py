@@ -5,11 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import hosts
+import pytest
 import ranks
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from negplug import inject
 from negplug.hosts.trainer.ownership import KeptState
+
+WITHOUT_DISTRIBUTED_SAMPLER = {"use_distributed_sampler": False}
 
 
 def epochs(rank, world, sizes_of_each_epoch):
@@ -21,13 +24,37 @@ def epochs(rank, world, sizes_of_each_epoch):
         try:
             kept.check(trainer, handle, number and f"from epoch {number} on")
         except ValueError as error:
-            return number, str(error)
-    return None
+            return number, str(error), bool(kept.apart)
+    return bool(kept.apart)
 
 
 def test_other_data_on_one_rank_are_an_error_on_every_rank():
     # Ranks may have data sets of their own; in the third epoch the second rank's is another.
     found = ranks.run(epochs, 2, [(16, 24), (16, 24), (16, 32)])
-    assert [number for number, _ in found] == [2, 2]
-    for _, message in found:
+    assert [number for number, *_ in found] == [2, 2]
+    for _, message, apart in found:
+        assert apart
         assert "from epoch 2 on the training data set is Pairs of 32" in message
+
+
+def shards(rank, world):
+    """What is said of indexes that count a rank's own part of the data, in a Trainer."""
+    whole = hosts.Pairs(32)
+    own = Subset(whole, range(rank, 32, world))
+    said = []
+    for dataset in (own, whole):
+        options = {"strategy": "ddp", "devices": world} | WITHOUT_DISTRIBUTED_SAMPLER
+        control = hosts.negative_control()("memory_bank()")
+        trainer = hosts.trainer(callbacks=[control], limit_train_batches=1, **options)
+        try:
+            trainer.fit(hosts.recipe(), DataLoader(dataset, batch_size=4))
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.skipif(hosts.solo_generation() is not None, reason="solo-learn's batches say indexes")
+def test_indexes_of_a_ranks_own_part_are_none():
+    for said in ranks.run(shards, 2):
+        assert len(said) == 1
+        assert "each rank has a data set of its own" in said[0]

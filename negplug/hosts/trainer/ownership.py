@@ -109,17 +109,25 @@ class Ownership:
             self._object = None  # a plain list, or those of several loaders
 
 
+_APART = (
+    "each rank has a data set of its own, so that an index means another sample on each; give all "
+    f"ranks the whole one, which DistributedSampler divides, or one {TOKEN} if they are the same"
+)
+
+
 class KeptState:
     """The samplers' state between the fits of a callback, and from a checkpoint to a fit.
 
     Attributes:
         saved: What the next treated model takes over, by loss; None if nothing.
         owner: Whose state it is.
+        apart: Why the ranks' indexes are not comparable, as a clause; empty if they are.
     """
 
     def __init__(self) -> None:
         self.saved: dict[str, Any] | None = None
         self.owner = Ownership()
+        self.apart = ""
         self._fresh: dict[str, Any] | None = None
         self._resumes = False
         self._given: Injection | None = None
@@ -202,10 +210,12 @@ class KeptState:
         self._given = None  # a checkpoint is read before training begins
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
-        told = everyones((None if found is None else str(found), terms))
-        compare([said for _, said in told])
+        own = self.owner.dataset if found is None else str(found)
+        told = everyones((None if found is None else str(found), terms, own))
+        compare([said for _, said, _ in told])
+        self.apart = "" if len({text for *_, text in told}) == 1 else _APART
         # Of any rank, so that all of them start afresh or raise.
-        now = next((name for name, _ in told if name), None)
+        now = next((name for name, *_ in told if name), None)
         part = _per_sample(injection) or ("" if composition is None else composition.keeps)
         if now is None:
             if self.owner.assumed and part:

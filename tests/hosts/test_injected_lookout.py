@@ -18,6 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SAMPLER = "uniform(num_negatives=2)"
 
 
+@pytest.fixture(autouse=True)
+def alone():
+    """Collect the models that other tests have treated and left in cycles: they look out too."""
+    gc.collect()
+
+
 class Own(nn.Module):
     def forward(self, a, b):
         return nn.functional.cross_entropy(a @ b.T, torch.arange(len(a)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from negplug.cli.sweep.figures.style import (
     fits,
     legend,
     new_figure,
+    or_gap,
     tidy,
     wrapped,
 )
@@ -79,7 +79,7 @@ def _courses_figure(bench: Bench, choices: Sequence[Choice]) -> Figure | None:
     for place, choice in enumerate(drawn):
         course = reported[choice.run(0)]
         epochs = list(course)
-        values = [value if fits(value) else math.nan for value in course.values()]
+        values = list(map(or_gap, course.values()))
         style, color = ("--", GREY) if choice == UNTOUCHED else ("-", PALETTE[place % len(PALETTE)])
         label = wrapped(str(choice))
         axes.plot(epochs, values, style, color=color, linewidth=1.5, label=label)

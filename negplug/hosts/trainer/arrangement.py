@@ -130,16 +130,16 @@ def _repeated(keys: list[Hashable], samples: int) -> bool:
 
 def _fields(samples: Sequence[Any], names: Sequence[Hashable] | None) -> _Fields:
     """Return the owners of each value: of numbers and text by field, of arrays by size."""
+    names = range(len(samples)) if names is None else names
     alike = collections.defaultdict(set)
-    for number, name in enumerate(range(len(samples)) if names is None else names):
+    for number, name in enumerate(names):
         alike[name].add(number)
-    twins = [alike[name] for name in (range(len(samples)) if names is None else names)]
     fields: _Fields = collections.defaultdict(dict)
     for number, sample in enumerate(samples):
         for path, _, kind, key in entries(sample):
             if kind is not None:
                 field = (kind, path if kind == NUMBER else ())
-                fields[field].setdefault(key, set()).update(twins[number])
+                fields[field].setdefault(key, set()).update(alike[names[number]])
     return fields
 
 

@@ -160,7 +160,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             self.injection.lookout = Lookout(pl_module, self.injection.losses, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
         if self._whose is not None and (self.treatment.wants_indexes or self._collects):
-            self._whose.watch(trainer, pl_module, self.injection, follow=self.accumulate == 1)
+            self._whose.watch(pl_module, self.injection, follow=self.accumulate == 1)
         if self.composition is not None:
             self.composition.watch(self.injection)
         self._kept.restore(self.injection)

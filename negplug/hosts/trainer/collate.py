@@ -48,14 +48,14 @@ def disagreement(loader: DataLoader[Any], size: int) -> str:
         loader: One that :func:`watch_collate` has seen.
         size: How many samples were drawn for the batch at hand.
     """
-    collate, fetches = loader.collate_fn, batched_fetch.class_of(loader.dataset)
+    collate = loader.collate_fn
     if isinstance(collate, WatchedCollate):
         return collate.disagreement(size)
     if _needs_no_watch(loader):
         return ""
     what = f"the collate function {name_of(collate)}"
     if collate is default_collate:
-        what = f"the __getitems__ of {fetches}"
+        what = f"the __getitems__ of {batched_fetch.class_of(loader.dataset)}"
     return f"{what} was at work before fit, in workers that persist, and was not watched, {INSTEAD}"
 
 

@@ -20,13 +20,7 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
 from negplug.hosts.trainer.changed_tables import KeptTables
 from negplug.hosts.trainer.composition import Composition
-from negplug.hosts.trainer.fingerprint import (
-    TOKEN,
-    Fingerprint,
-    dataset_of,
-    of_dataset,
-    selection,
-)
+from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.kernels.torch_private import write_count

@@ -54,17 +54,16 @@ class WhoseRows:
         """The recorder of what was drawn."""
         return self.shared.recorder
 
-    def watch(self, trainer: Any, model: nn.Module, injection: Injection, follow: bool) -> None:
+    def watch(self, model: nn.Module, injection: Injection, follow: bool) -> None:
         """Watch a fit, before its loaders are made.
 
         Args:
-            trainer: The Trainer.
             model: What it fits.
             injection: Its treated losses.
             follow: Whether rows can be followed through ``training_step``.
         """
         if follow:
-            self._kept = RowsKept(trainer, model, injection.losses.values())
+            self._kept = RowsKept(self._trainer, model, injection.losses.values())
         own = [site.own_indexes for site in injection.sites if site.own_indexes is not None]
         self.recorder.own = next(iter(own), None)
 

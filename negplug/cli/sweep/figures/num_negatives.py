@@ -11,7 +11,16 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from negplug.cli.sweep.figures.style import GREY, PALETTE, fits, legend, new_figure, tidy, wrapped
+from negplug.cli.sweep.figures.style import (
+    GREY,
+    PALETTE,
+    fits,
+    legend,
+    new_figure,
+    or_gap,
+    tidy,
+    wrapped,
+)
 from negplug.cli.sweep.spread import count, deviation, mean
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.treatment import BASELINE
@@ -60,8 +69,8 @@ def num_negatives_figure(summary: Summary) -> tuple[Figure, str] | None:
             again = name == reference  # a label that begins with "_" is left out of the legend
             axes.errorbar(
                 [numbers[sampler] for sampler in samplers],
-                [_or_gap(mean(summary.values(sampler, metric))) for sampler in samplers],
-                yerr=[_or_gap(deviation(summary.values(sampler, metric))) for sampler in samplers],
+                [or_gap(mean(summary.values(sampler, metric))) for sampler in samplers],
+                yerr=[or_gap(deviation(summary.values(sampler, metric))) for sampler in samplers],
                 fmt="o-",
                 color=GREY if again else PALETTE[i % len(PALETTE)],
                 markersize=5,
@@ -88,10 +97,6 @@ def reference_of(summary: Summary) -> str | None:
 def family(sampler: str) -> str:
     """Return what samplers have in common that differ in their number of negatives only."""
     return re.sub(r"\bnum_negatives=\d+", "num_negatives=M", sampler)
-
-
-def _or_gap(value: float) -> float:
-    return value if fits(value) else math.nan
 
 
 def _draw_reference(axes: Axes, values: list[float], name: str) -> None:

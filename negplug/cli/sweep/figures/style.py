@@ -27,6 +27,11 @@ def fits(value: float) -> bool:
     return abs(value) < _FURTHEST
 
 
+def or_gap(value: float) -> float:
+    """Return a number that :func:`fits`, or NaN, which leaves a gap in a line."""
+    return value if fits(value) else math.nan
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches, that no display has to know of."""
     from matplotlib.figure import Figure

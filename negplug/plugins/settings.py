@@ -94,8 +94,8 @@ _SETTINGS = (
     _Setting("whether torch records gradients", torch.is_grad_enabled, torch.set_grad_enabled),
     _Setting(
         "whether torch is deterministic",
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
+        torch.get_deterministic_debug_mode,  # which says too whether it warns or raises
+        torch.set_deterministic_debug_mode,
     ),
     _Setting("what logging leaves out", lambda: logging.root.manager.disable, logging.disable),
     _Setting("the working directory", _working_directory, _change_directory),

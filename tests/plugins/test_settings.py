@@ -74,6 +74,17 @@ def test_a_setting_is_put_back_and_named(monkeypatch, what, fails):
     assert {info.status for info in found.plugins if info.name != OTHER.name} == {"active"}
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_operations_that_are_to_warn_do_not_raise_afterwards(monkeypatch):
+    before = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        plugins_with(monkeypatch, lambda: torch.use_deterministic_algorithms(False))
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
 def test_the_generators_stay_where_they_were(monkeypatch):
     def draws():
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]

@@ -77,7 +77,7 @@ def test_compiled_loops_repeat_themselves_with_threads_and_refuse_what_is_no_row
         found.append((loss, *torch.autograd.grad(loss, [a, k])))
     assert all(map(torch.equal, found[1], found[2]))
     torch.testing.assert_close(found[0], found[1])
-    for wrong in (-1, 80):
+    for wrong in (-1, 80, -(2**40), 2**62):
         chosen[3, 4] = wrong
         with pytest.raises(IndexError, match=r"columns must lie in \[0, 80\)"):
             compiled_similarities(a, k, chosen, mask)

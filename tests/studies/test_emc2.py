@@ -72,6 +72,7 @@ def test_equal_runs_score_alike(estimator, tmp_path, monkeypatch):
     splits = [image_files.images_of("fashion-mnist", *part) for part in ((True, 40), (False, 40))]
     image_files.write("fashion-mnist", tmp_path / "data", *splits, monkeypatch)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fashion.TEST_SIZE", 40)
     run = Run(estimator, 0.07, 40, 8, 2, 1e-3, "MLP", 3)
     ((first,), (second,)) = (train(run, "cpu") for _ in range(2))
     for row in (first, second):

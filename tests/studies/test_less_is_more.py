@@ -68,7 +68,7 @@ def test_the_tuning_seed_is_scored_on_validation_images_and_others_on_the_test(
     splits = [image_files.images_of("fashion-mnist", *part) for part in parts]
     image_files.write("fashion-mnist", tmp_path / "data", *splits, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("training.TESTED", 48)
+    monkeypatch.setattr("fashion.TEST_SIZE", 48)
     for seed, name in ((0, "validation"), (1, "test")):
         run = setting("ReLIC", 2, seed=seed, size=48, held_out=48)
         (found,) = measure(run, "cpu")

@@ -31,7 +31,7 @@ def test_no_image_is_in_two_parts(tmp_path, monkeypatch):
     image_files.write("fashion-mnist", tmp_path / "data", *splits, monkeypatch)
     monkeypatch.chdir(tmp_path)
     for shrink, side in ((1, 28), (2, 14)):
-        data = fashion(7, 5, "cpu", shrink)
+        data = fashion(7, 5, "cpu", shrink, tested=7)
         parts = (data.train, data.validation, data.test)
         assert [len(part.labels) for part in parts] == [7, 5, 7]
         assert all(part.images.shape[1:] == (1, side, side) for part in parts)

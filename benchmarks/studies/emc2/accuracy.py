@@ -161,7 +161,7 @@ def is_of(row: Row, name: str) -> bool:
 def main(
     estimator: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
     temperature: Annotated[float, typer.Option(help="τ")] = 0.07,
-    size: Annotated[int, typer.Option(help="training images, and test images")] = 1024,
+    size: Annotated[int, typer.Option(help="training images; the test has 10,000")] = 1024,
     batch_size: Annotated[int, typer.Option(help="B")] = 32,
     epochs: Annotated[int, typer.Option(help="of each run")] = 100,
     learning_rate: Annotated[float, typer.Option(help="of Adam")] = 1e-4,

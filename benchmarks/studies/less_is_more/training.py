@@ -23,7 +23,6 @@ from negplug import ContrastiveLoss
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-6
 WARM_UP = 0.1  # share of the steps
-TESTED = 10_000  # test images, all of them: the fewer, the more of a difference is theirs
 SMALL = "three convolutions"
 
 
@@ -71,7 +70,7 @@ class Setting:
     def data(self, device: str) -> Fashion:
         """Return the images."""
         shrink = 2 if self.network == SMALL else 1
-        return fashion(self.size, self.held_out, device, shrink, TESTED)
+        return fashion(self.size, self.held_out, device, shrink)
 
 
 class Network(nn.Module):

@@ -60,9 +60,10 @@ def fashion(
         held_out: Validation images, which follow those of training.
         device: Where the images lie.
         shrink: Side of the squares of pixels that are averaged: 2 gives 14x14 images.
-        tested: Images of the test. Default: as many as of training, if there are.
+        tested: Images of the test, all of them by default: the fewer, the more of a difference
+            is theirs.
     """
-    sizes = {True: size + held_out, False: min(tested or size, TEST_SIZE)}
+    sizes = {True: size + held_out, False: tested or TEST_SIZE}
     read = {train: _read(train, count) for train, count in sizes.items()}
     parts = []
     for train, kept in ((True, slice(size)), (True, slice(size, None)), (False, slice(None))):

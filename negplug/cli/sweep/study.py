@@ -146,10 +146,12 @@ class SweepStudy:
                 try:
                     with told():
                         self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
-                except StorageError:
+                except StorageError as error:
                     if ours:
                         raise ours[0] from None
-                    raise
+                    # Its beats came too late for another sweep, which has taken it over.
+                    if not isinstance(error.__cause__, optuna.exceptions.UpdateFinishedTrialError):
+                        raise
             elif elsewhere := [run for run in runs if "RUNNING" in states[run]]:
                 on_wait(elsewhere)
                 time.sleep(1)

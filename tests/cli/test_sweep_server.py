@@ -123,6 +123,7 @@ def test_a_sweep_waits_while_the_server_is_away_between_runs(server: Server) -> 
     assert [result.run for result in study.results()] == [run]
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_no_run_is_taken_for_dead_right_after_nobody_could_send_a_beat(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_run_whose_beats_came_too_late_is_left_to_who_has_taken_it_over(tmp_pa
     assert [result.seconds for result in study.results()] == [2.0]
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_run_that_was_killed_before_its_first_beat_is_started_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

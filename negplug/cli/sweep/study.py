@@ -111,6 +111,15 @@ class SweepStudy:
         import optuna
 
         ours: list[Exception] = []  # what is no fault of the storage
+        lost: list[Trial] = []  # whose beats came too late for another sweep, which took it over
+
+        def store(trial: Trial, **found: object) -> None:
+            try:
+                for name, value in found.items():
+                    trial.set_user_attr(name, value)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                lost.append(trial)
+                raise
 
         def objective(trial: Trial) -> float:
             run = run_of(trial.user_attrs)
@@ -122,18 +131,21 @@ class SweepStudy:
             try:
                 result = execute(run)
             except StoppedEarlyError as stop:
-                trial.set_user_attr("stopped", stop.epochs)
+                store(trial, stopped=stop.epochs)
                 raise optuna.TrialPruned from None
             except RunFailedError as error:
-                trial.set_user_attr("error", str(error))
+                store(trial, error=str(error))
                 raise
             except Exception as error:
                 ours.append(error)
                 raise
-            trial.set_user_attr("metrics", result.metrics)
-            trial.set_user_attr("gradient_snr", result.gradient_snr)
-            trial.set_user_attr("batch_size", result.batch_size)
-            trial.set_user_attr("step_seconds", result.step_seconds)
+            store(
+                trial,
+                metrics=result.metrics,
+                gradient_snr=result.gradient_snr,
+                batch_size=result.batch_size,
+                step_seconds=result.step_seconds,
+            )
             return result.seconds
 
         while True:
@@ -146,12 +158,12 @@ class SweepStudy:
                 try:
                     with told():
                         self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
-                except StorageError as error:
+                except StorageError:
                     if ours:
                         raise ours[0] from None
-                    # Its beats came too late for another sweep, which has taken it over.
-                    if not isinstance(error.__cause__, optuna.exceptions.UpdateFinishedTrialError):
+                    if not lost:
                         raise
+                    lost.clear()
             elif elsewhere := [run for run in runs if "RUNNING" in states[run]]:
                 on_wait(elsewhere)
                 time.sleep(1)

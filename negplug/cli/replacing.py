@@ -32,18 +32,18 @@ def keep_this_process() -> Callable[[], None]:
     """
     process, execv, execve = os.getpid(), os.execv, os.execve
 
-    def replaced(path: _Path, argv: Sequence[Any]) -> NoReturn:
+    def replaced(path: _Path, argv: Any) -> NoReturn:
         if os.getpid() != process or not argv:
             execv(path, argv)
         _run(path, argv, None)
 
-    def replaced_with(path: _Path | int, argv: Sequence[Any], env: Mapping[Any, Any]) -> NoReturn:
+    def replaced_with(path: _Path | int, argv: Any, env: Mapping[Any, Any]) -> NoReturn:
         if os.getpid() != process or not argv or isinstance(path, int):
             execve(path, argv, env)
         _run(path, argv, env)
 
     # All others of the family call one of these.
-    os.execv, os.execve = replaced, replaced_with  # type: ignore[assignment]
+    os.execv, os.execve = replaced, replaced_with
 
     def undo() -> None:
         os.execv, os.execve = execv, execve

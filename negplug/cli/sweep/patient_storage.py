@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import event
@@ -18,6 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 # What a server takes to be there again.
 _PATIENCE_SECONDS = 60
+
+_T = TypeVar("_T")
 
 
 class PatientStorage(RDBStorage):
@@ -60,16 +64,33 @@ class PatientStorage(RDBStorage):
         """Store a state; who takes a run gives a first beat, without which it is never stale."""
         if state is TrialState.RUNNING:
             self.record_heartbeat(trial_id)
-        return super().set_trial_state_values(trial_id, state, values)
+        store = partial(super().set_trial_state_values, trial_id, state, values)
+        return self._insist(store, stored=True)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Store what a run has found. Hours of work hang on it, and it may be tried again."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        """Store what a run has found."""
+        store = partial(super().set_trial_user_attr, trial_id, key, value)
+        self._insist(store)
+
+    def _insist(self, store: Callable[[], _T], stored: _T | None = None) -> _T:
+        """Store something. Hours of work hang on it, and it may be tried again.
+
+        Args:
+            store: Does it.
+            stored: What it returns if a run that is over by now was ended by a try before, of
+                which the word was lost.
+        """
+        deadline, tries = time.monotonic() + _PATIENCE_SECONDS, 0
         while True:
             try:
-                return super().set_trial_user_attr(trial_id, key, value)
+                return store()
+            except UpdateFinishedTrialError:
+                if not tries or stored is None:
+                    raise
+                return stored
             except (StorageInternalError, SQLAlchemyError):
                 # A file comes back by no waiting: the disk is full, or it is damaged.
                 if self.engine.dialect.name == "sqlite" or time.monotonic() > deadline:
                     raise
+                tries += 1
                 time.sleep(1)

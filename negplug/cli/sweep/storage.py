@@ -121,6 +121,14 @@ def told() -> Iterator[None]:
         raise StorageError(reason(error)) from error
 
 
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error is of a server that went in the middle of a word."""
+    shown: BaseException | None = error
+    while shown is not None and not getattr(shown, "connection_invalidated", False):
+        shown = shown.__cause__ or shown.__context__
+    return shown is not None
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of what the database said: Optuna's own errors say little of it."""
     shown: BaseException | None = error

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negplug.cli.child import RunFailedError
-from negplug.cli.sweep.storage import StorageError, open_storage, open_study, told
+from negplug.cli.sweep.storage import StorageError, is_outage, open_storage, open_study, told
 from negplug.cli.sweep.trials import Result, Run, Settings, StoppedEarlyError, result_of, run_of
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class SweepStudy:
             except RunFailedError as error:
                 store(trial, error=str(error))
                 raise
+            except StorageError:
+                raise
             except Exception as error:
                 ours.append(error)
                 raise
@@ -148,27 +150,36 @@ class SweepStudy:
             )
             return result.seconds
 
-        while True:
+        def turn() -> bool:
+            """Do one run if there is one to do; returns whether the work goes on."""
             with warnings.catch_warnings(), told():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self._study)
             self.enqueue(runs)
             states = {run: {t.state.name for t in found} for run, found in self._trials().items()}
             if any("WAITING" in states[run] for run in runs):
-                try:
-                    with told():
-                        self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
-                except StorageError:
-                    if ours:
-                        raise ours[0] from None
-                    if not lost:
-                        raise
-                    lost.clear()
+                with told():
+                    self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
             elif elsewhere := [run for run in runs if "RUNNING" in states[run]]:
                 on_wait(elsewhere)
                 time.sleep(1)
             else:
-                return
+                return False
+            return True
+
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = turn()
+            except StorageError as error:
+                if ours:
+                    raise ours[0] from None
+                # All of a turn may be done again. A server that stays away is no outage in the
+                # next one any more, but cannot be reached.
+                if not (lost or is_outage(error)):
+                    raise
+                lost.clear()
+                time.sleep(1)
 
     def results(self) -> list[Result]:
         """Return all finished runs, in the order in which they were asked for."""

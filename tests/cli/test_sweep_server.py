@@ -123,6 +123,26 @@ def test_a_sweep_waits_while_the_server_is_away_between_runs(server: Server) -> 
     assert [result.run for result in study.results()] == [run]
 
 
+def test_a_sweep_goes_on_that_lost_its_connection_within_a_statement(server: Server) -> None:
+    import psycopg
+
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    run = Run("baseline", 0)
+    study = SweepStudy(server.url, "cut", Settings("a.py", (), None, None))
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    work = partial(study.work, [run], lambda run: Result(run, 1.0, {}), lambda runs: None)
+    worker = threading.Thread(target=work)
+    connect = partial(psycopg.connect, host=str(server.folder), user="postgres")
+    with connect(autocommit=True) as watching:
+        with connect() as other:
+            other.execute("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE")
+            worker.start()
+            wait_for(lambda: watching.execute(cut).fetchall())
+        worker.join()
+    assert [result.run for result in study.results()] == [run]
+
+
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_no_run_is_taken_for_dead_right_after_nobody_could_send_a_beat(
     server: Server, monkeypatch: pytest.MonkeyPatch

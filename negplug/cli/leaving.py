@@ -1,4 +1,4 @@
-"""A last check of a script that leaves with exit code 0, also through ``os._exit``.
+"""A last check of a script that leaves with exit code 0, by ``os._exit`` and ``os.execv`` too.
 
 Scripts leave by ``os._exit(0)`` so that nothing hangs at exit; no ``finally`` and no code behind
 the script runs then.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from negplug.cli.replacing import keep_this_process
 from negplug.cli.treatment import fail
 
 
@@ -40,6 +41,7 @@ def checked_leaving(problem: Callable[[], str | None]) -> Iterator[None]:
         leave(status)
 
     os._exit = checked
+    give_back = keep_this_process()
     try:
         yield
         _wait_for_threads()
@@ -51,6 +53,7 @@ def checked_leaving(problem: Callable[[], str | None]) -> Iterator[None]:
     if text is not None:
         fail(text, code=1)  # a function of atexit that leaves by os._exit(0) does not undo it
     os._exit = leave
+    give_back()
 
 
 def _wait_for_threads() -> None:

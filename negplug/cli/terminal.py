@@ -40,10 +40,19 @@ def table(*columns: str, title: str | None = None) -> Table:
     return made
 
 
+# These turn around the direction of what follows, which then reads as something else.
+_DIRECTIONS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def plain(text: str) -> str:
     """Return a text without escape codes and control characters; lines and tabs stay."""
-    text = _ESCAPE.sub("", text)
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+    return "".join(filter(_is_plain, _ESCAPE.sub("", text)))
+
+
+def _is_plain(c: str) -> bool:
+    if c in "\n\t":
+        return True
+    return unicodedata.category(c) not in ("Cc", "Cs") and c not in _DIRECTIONS
 
 
 def shortened(text: str, longest: int = _LONGEST_LINE) -> str:

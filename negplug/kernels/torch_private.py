@@ -9,6 +9,7 @@ where it is needed, for every extension of torch relies on it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -124,6 +125,17 @@ def default_store() -> Any:
     if not hasattr(module, name):
         raise changed(f"torch.distributed has no {name} any more", "default_store")
     return getattr(module, name)()
+
+
+def joins_uneven_inputs() -> bool:
+    """Return whether this process trains in ``Join``, for ranks that end after different steps."""
+    module = sys.modules.get("torch.distributed.algorithms.join")  # imported by what can join
+    if module is None:
+        return False
+    joinable = [each for each in gc.get_objects() if issubclass(type(each), module.Joinable)]
+    if not all(hasattr(each, "_join_config") for each in joinable):
+        raise changed("a Joinable has no _join_config any more", "joins_uneven_inputs")
+    return any(each._join_config.enable for each in joinable)
 
 
 def foreach(name: str) -> Callable[..., Any]:

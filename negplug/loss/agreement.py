@@ -33,7 +33,7 @@ from negplug.kernels.announcing import (
 )
 from negplug.kernels.distributed import world_size
 from negplug.kernels.errors import RanksError
-from negplug.kernels.torch_private import backward_runs
+from negplug.kernels.torch_private import backward_runs, joins_uneven_inputs
 from negplug.loss.terms import compare, plain, variables
 
 _P = ParamSpec("_P")
@@ -165,6 +165,8 @@ class Agreement:
             announce(Purpose.END, batch.anchors.embeddings.device)
             self._agreed, self._temperature, self._epoch = True, self._compared, self._told
         self._exchanges[batch.training] = announced() > self._before
+        if self._comparing and self._exchanges[batch.training]:
+            _refuse_uneven_inputs()
         self._over = True
 
     def _awaited(self, given: tuple[Any, ...], device: torch.device) -> bool:
@@ -224,6 +226,16 @@ def seed_of_run(seed: int | None) -> int:
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise TypeError(f"seed must be an integer, got {seed!r}")
     return (torch.initial_seed() if seed is None else seed) % (1 << 63)
+
+
+def _refuse_uneven_inputs() -> None:
+    """Raise ``RanksError`` if some ranks may end before the others; every rank finds the same."""
+    if joins_uneven_inputs():
+        raise RanksError(
+            "the ranks train in join(), where some end before the others, and this loss exchanges "
+            "rows with all of them, which would end the process; drop the last batches "
+            "(drop_last=True) and join(), or take a sampler that exchanges nothing"
+        )
 
 
 def _trains(given: tuple[Any, ...]) -> bool:

@@ -105,7 +105,7 @@ def _place() -> Place:
     frame: FrameType | None = sys._getframe(2)
     found: list[tuple[Hashable, int]] = []
     while frame is not None and len(found) < _FRAMES:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
         # contextlib's are around functions of ours that it decorates.
         if package not in ("torch", "contextlib") and not package.startswith("negplug"):
             found.append((_named(frame.f_code), frame.f_lasti))

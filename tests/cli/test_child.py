@@ -69,6 +69,7 @@ def test_an_error_quotes_no_escape_codes_and_no_command(tmp_path: Path) -> None:
         ("\x1b", ""),
         ("\r\x00\x7f\x85", ""),
         ("\ud800x", "x"),
+        ("\u202etxt.exe\u2066", "txt.exe"),
     ],
 )
 def test_plain_text_has_no_control_characters(text: str, expected: str) -> None:

@@ -11,39 +11,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from around import around
 from sweeps import wait_for
 from systems import forks, kills
 
 CALL = "from negplug.hosts import call_record; call_record.record_call()\n"
 
 
-# What `negplug run` puts around a script; here a file says whether a treated loss was called.
-AROUND = """
-import pathlib
-from negplug.cli.leaving import checked_leaving
-called = pathlib.Path("called")
-with checked_leaving(lambda: None if called.exists() else "no loss was called"):
-    exec(pathlib.Path("script.py").read_text())
-"""
-
 CALLED = "import pathlib; pathlib.Path('called').touch()\n"
 
 
 def indented(line: str) -> str:
     return f"    {line}"
-
-
-def around(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script inside the check of its leaving."""
-    (folder / "script.py").write_text(script)
-    return subprocess.run(
-        [sys.executable, "-c", AROUND],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 LEAVING = {

@@ -115,6 +115,13 @@ def test_what_is_no_folder_to_write_to_is_one_sentence(invoke, out, expected, co
     assert Path("file").read_text() == "precious"
 
 
+def test_links_in_a_circle_are_one_sentence(invoke) -> None:
+    os.symlink("two", "one")
+    os.symlink("one", "two")
+    said = one_sentence(invoke("--out", "one", "--storage", "sqlite:///study.db"), 1)
+    assert said.startswith("negplug: --out one: one: ")
+
+
 @pytest.mark.parametrize(
     "url",
     ["postgresql+no_such_driver://localhost/x", "no url", "mysql://host:port/x", "sqlite:////a/b"],

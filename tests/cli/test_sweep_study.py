@@ -143,3 +143,48 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
     assert 'pip install "negplug[sweep]"' in done.stderr
+
+
+def test_a_run_whose_beats_came_too_late_is_left_to_who_has_taken_it_over(tmp_path: Path) -> None:
+    """A machine that slept for a while, for one."""
+    import optuna
+
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study, run = SweepStudy(url, "sweep", Settings("a.py", (), None, None)), Run("baseline", 0)
+    done = []
+
+    def execute(run: Run) -> Result:
+        done.append(run)
+        if len(done) == 1:
+            other = optuna.load_study(study_name="sweep", storage=url)
+            other.tell(0, state=optuna.trial.TrialState.FAIL)
+        return Result(run, float(len(done)), {})
+
+    study.work([run], execute, lambda runs: None)
+    assert done == [run, run]
+    assert [result.seconds for result in study.results()] == [2.0]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_run_that_was_killed_before_its_first_beat_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from negplug.cli.sweep import storage
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    where, settings, run = tmp_path / "study.db", Settings("a.py", (), None, None), Run("a", 0)
+    killed = SweepStudy(where, "sweep", settings)
+    killed.enqueue([run])
+    killed._study.ask()  # and here it ends
+    monkeypatch.setattr(storage, "_GRACE_SECONDS", 1)
+    waits = []
+
+    def wait(runs: list[Run]) -> None:
+        waits.append(runs)
+        assert len(waits) < 30
+
+    study = SweepStudy(where, "sweep", settings)
+    study.work([run], lambda run: Result(run, 1.0, {}), wait)
+    assert [result.run for result in study.results()] == [run]

@@ -45,6 +45,18 @@ def test_logged_is_what_the_steps_gradients_say():
     check(trainer, optimizer)
 
 
+@pytest.mark.parametrize("name", ["GradientSNR", "RepresentationDiagnostics"])
+def test_a_second_diagnostic_of_a_kind_is_refused(name):
+    """Listed twice, or one more; Lightning's own words would ask for another ``state_key``."""
+    if name == "RepresentationDiagnostics":
+        pytest.importorskip("sklearn")
+    one, other = callback(name), callback(name)
+    for both in ([one, one], [one, other]):
+        trainer = hosts.trainer(callbacks=both)
+        with pytest.raises(ValueError, match=f"callbacks hold {name} 2 times"):
+            trainer.fit(hosts.recipe(), hosts.loader())
+
+
 def test_a_treated_recipe():
     control = hosts.negative_control()("uniform(num_negatives=2)")
     _, optimizer, trainer = fit(callbacks=[control])

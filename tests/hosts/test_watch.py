@@ -32,6 +32,14 @@ def test_a_loss_is_treated_from_its_first_call_on(watch):
     assert len(seen) == 2  # its own hooks ran once per call
 
 
+def test_code_that_is_of_no_module_is_treated_too(watch):
+    """As programs have it that run scripts by ``exec``."""
+    watching = watch("uniform(num_negatives=3)")
+    scope = {"__name__": None, "criterion": NTXentLoss(0.2), "z": naive.embeddings(2, 8)}
+    exec("for _ in range(2): criterion(*z).backward()", scope)
+    assert watching.injections["NTXentLoss"].losses["NTXentLoss"].calls == 2
+
+
 def test_the_first_loss_is_the_treated_one_whatever_the_host_returned(watch):
     z, criterion = naive.embeddings(2, 8), NTXentLoss(0.2, memory_bank_size=(32, 16)).double()
     watch("queue()")

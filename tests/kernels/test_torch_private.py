@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from canaries import require
 from torch import nn
+from torch.distributed.algorithms import join
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
@@ -104,6 +105,21 @@ def test_sequence_number(tmp_path):
     what = f"a process group's sequence number does not rise with a collective ({numbers})"
     require(counts, what, "sequence_number")
     require(shared, "the default store does not keep what it is told", "default_store")
+
+
+def test_joins_uneven_inputs():
+    class Trained(join.Joinable):
+        join_hook = join_device = join_process_group = None
+
+        def __init__(self):
+            super().__init__()
+
+    one = Trained()
+    what = "a Joinable has no _join_config that is disabled at first"
+    require(one._join_config.enable is False, what, "joins_uneven_inputs")
+    assert not torch_private.joins_uneven_inputs()
+    one._join_config = one._join_config._replace(enable=True)
+    assert torch_private.joins_uneven_inputs()
 
 
 def test_foreach():

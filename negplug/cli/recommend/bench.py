@@ -15,6 +15,7 @@ from negplug.cli.recommend.results import write_csv
 from negplug.cli.sweep.recorded import batch_size_of, values_by_epoch
 from negplug.cli.sweep.runs import Observer, do_runs
 from negplug.cli.sweep.spread import mean
+from negplug.cli.sweep.storage import StorageError
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.sweep.trials import Result, Run, StoppedEarlyError
 from negplug.hosts.trainer.recording import Record
@@ -183,8 +184,11 @@ class Bench:
             for epoch, value in values_by_epoch(records, self.settings.metric).items():
                 if epoch <= told:
                     continue
+                try:
+                    behind = self.study.is_behind(epoch, value)
+                except StorageError:  # nothing to end the run for: it is told again
+                    return
                 told = epoch
-                behind = self.study.is_behind(epoch, value)
                 if behind and epochs is not None and epoch < epochs:
                     raise StoppedEarlyError(epoch, epochs)
 

@@ -16,7 +16,7 @@ from negplug.cli.recommend.report import write_report
 from negplug.cli.recommend.shortlist import choices_for, with_own
 from negplug.cli.recommend.verdict import Verdict, verdict_on
 from negplug.cli.sweep.faults import one_sentence
-from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals
+from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals, name_of
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.terminal import plain
 from negplug.cli.treatment import BASELINE, check_treatment, fail
@@ -135,7 +135,7 @@ def recommend(
         minimize=minimize,
         temperature_option=temperature_option,
     )
-    name = (study or out.resolve().name) if storage else "recommend"
+    name = (study or name_of(out)) if storage else "recommend"
     given = f"--study {name}" if storage else f"--out {out}"
     command = _again(script, settings, out, seeds, selection_seeds, batch_size, own)
     try:

@@ -19,7 +19,7 @@ from negplug.cli.sweep.grid import (
     parse_grid,
 )
 from negplug.cli.sweep.html import write_html
-from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals
+from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals, name_of
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
@@ -149,7 +149,7 @@ def sweep(
         fail(f"{error}.")
     end_runs_on_signals()
     # A shared storage tells its studies apart by name; a folder of its own may be renamed.
-    name = (study or out.resolve().name) if storage else "sweep"
+    name = (study or name_of(out)) if storage else "sweep"
     given = f"--study {name}" if storage else f"--out {out}"
     try:
         with one_sentence(out, given):

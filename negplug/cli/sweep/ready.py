@@ -37,6 +37,11 @@ def check_given(
         fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
 
 
+def name_of(out: Path) -> str:
+    """Return the name of a folder, wherever links to it lead; also if they lead nowhere."""
+    return os.path.basename(os.path.realpath(out))
+
+
 def end_runs_on_signals() -> None:
     """Have a terminated command end its run as an interrupted one does; nohup stays nohup."""
     if sys.platform == "win32":  # where no run starts

@@ -69,8 +69,10 @@ def open_storage(where: Path | str) -> RDBStorage:
                 event.listen(storage.engine, "begin", _lock_before_reading)
             return storage
         except DatabaseError as error:
-            # Optuna makes its tables in no atomic act: who comes second fails, but only once.
-            if time.monotonic() > deadline:
+            # Optuna makes its tables in no atomic act: who comes second fails, but only once. No
+            # waiting helps where no connection is made, or where the file is damaged.
+            connected, damaged = error.statement is not None, type(error) is DatabaseError
+            if not connected or damaged or time.monotonic() > deadline:
                 raise ValueError(_unopened(error)) from None
             time.sleep(0.5)
         except Exception as error:  # of Optuna, SQLAlchemy, a driver: there is nothing of ours
@@ -117,6 +119,14 @@ def told() -> Iterator[None]:
         raise
     except Exception as error:
         raise StorageError(reason(error)) from error
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error is of a server that went in the middle of a word."""
+    shown: BaseException | None = error
+    while shown is not None and not getattr(shown, "connection_invalidated", False):
+        shown = shown.__cause__ or shown.__context__
+    return shown is not None
 
 
 def reason(error: BaseException) -> str:

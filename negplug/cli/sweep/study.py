@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negplug.cli.child import RunFailedError
-from negplug.cli.sweep.storage import StorageError, open_storage, open_study, told
+from negplug.cli.sweep.storage import StorageError, is_outage, open_storage, open_study, told
 from negplug.cli.sweep.trials import Result, Run, Settings, StoppedEarlyError, result_of, run_of
 
 if TYPE_CHECKING:
@@ -111,6 +111,15 @@ class SweepStudy:
         import optuna
 
         ours: list[Exception] = []  # what is no fault of the storage
+        lost: list[Trial] = []  # whose beats came too late for another sweep, which took it over
+
+        def store(trial: Trial, **found: object) -> None:
+            try:
+                for name, value in found.items():
+                    trial.set_user_attr(name, value)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                lost.append(trial)
+                raise
 
         def objective(trial: Trial) -> float:
             run = run_of(trial.user_attrs)
@@ -122,39 +131,55 @@ class SweepStudy:
             try:
                 result = execute(run)
             except StoppedEarlyError as stop:
-                trial.set_user_attr("stopped", stop.epochs)
+                store(trial, stopped=stop.epochs)
                 raise optuna.TrialPruned from None
             except RunFailedError as error:
-                trial.set_user_attr("error", str(error))
+                store(trial, error=str(error))
+                raise
+            except StorageError:
                 raise
             except Exception as error:
                 ours.append(error)
                 raise
-            trial.set_user_attr("metrics", result.metrics)
-            trial.set_user_attr("gradient_snr", result.gradient_snr)
-            trial.set_user_attr("batch_size", result.batch_size)
-            trial.set_user_attr("step_seconds", result.step_seconds)
+            store(
+                trial,
+                metrics=result.metrics,
+                gradient_snr=result.gradient_snr,
+                batch_size=result.batch_size,
+                step_seconds=result.step_seconds,
+            )
             return result.seconds
 
-        while True:
+        def turn() -> bool:
+            """Do one run if there is one to do; returns whether the work goes on."""
             with warnings.catch_warnings(), told():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self._study)
             self.enqueue(runs)
             states = {run: {t.state.name for t in found} for run, found in self._trials().items()}
             if any("WAITING" in states[run] for run in runs):
-                try:
-                    with told():
-                        self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
-                except StorageError:
-                    if ours:
-                        raise ours[0] from None
-                    raise
+                with told():
+                    self._study.optimize(objective, n_trials=1, catch=(RunFailedError,))
             elif elsewhere := [run for run in runs if "RUNNING" in states[run]]:
                 on_wait(elsewhere)
                 time.sleep(1)
             else:
-                return
+                return False
+            return True
+
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = turn()
+            except StorageError as error:
+                if ours:
+                    raise ours[0] from None
+                # All of a turn may be done again. A server that stays away is no outage in the
+                # next one any more, but cannot be reached.
+                if not (lost or is_outage(error)):
+                    raise
+                lost.clear()
+                time.sleep(1)
 
     def results(self) -> list[Result]:
         """Return all finished runs, in the order in which they were asked for."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from negplug.diagnostics.clusters import intra_class_distance, silhouette, silhouette_score
 from negplug.diagnostics.embedding import embed, labelled
 from negplug.diagnostics.gradients import GradientMoments, all_finite
+from negplug.hosts.trainer import several
 from negplug.hosts.trainer.autoload import DIAGNOSTICS_VARIABLE, asked_diagnostics
 from negplug.hosts.trainer.ownership import Ownership
 from negplug.hosts.trainer.private import logs_now
@@ -26,6 +27,8 @@ from negplug.kernels.torch_private import unscales_itself
 from negplug.loss.terms import insist_on_same_diagnostics
 
 logger = logging.getLogger("negplug")
+
+_SNR_KEY = "negplug.gradient_snr"
 
 _ENCODERS = ("backbone", "encoder")
 """Where hosts keep the encoder: Lightly and solo-learn, solo-learn 1.0.2."""
@@ -56,20 +59,26 @@ class GradientSNRMixin:
         self.moments = GradientMoments(decay)
         self._from_environment = from_environment
         self._owner = Ownership()
-        self._stepped = False
+        self._begun = self._stepped = False
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in checkpoints, whatever its arguments."""
-        return "negplug.gradient_snr"
+        """The key of this callback's state in checkpoints, whatever its arguments.
+
+        Another one until a Trainer has set it up: see :func:`several.state_key`.
+        """
+        return _SNR_KEY if self._begun else several.key_of_none(_SNR_KEY)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Start afresh in a fit of another model than before.
 
         Raises:
             RanksError: If the environment asks for other diagnostics on another rank.
+            ValueError: If the Trainer has a second one.
         """
+        self._begun = True
         if stage == "fit":
+            refuse_second(GradientSNRMixin, trainer)
             if self._from_environment:
                 insist_on_same_diagnostics()
             if self._owner.has_model and not self._owner.is_of(pl_module):
@@ -184,9 +193,12 @@ class RepresentationDiagnosticsMixin:
 
         Raises:
             RanksError: If the environment asks for other diagnostics on another rank.
+            ValueError: If the Trainer has a second one.
         """
-        if stage == "fit" and self._from_environment:
-            insist_on_same_diagnostics()
+        if stage == "fit":
+            refuse_second(RepresentationDiagnosticsMixin, trainer)
+            if self._from_environment:
+                insist_on_same_diagnostics()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Insist on an encoder and a validation epoch."""
@@ -272,4 +284,14 @@ def refuse_twice(name: str, callback: object, from_environment: bool) -> None:
         raise ValueError(
             f"{DIAGNOSTICS_VARIABLE} names {name!r} and the recipe passes a "
             f"{type(callback).__name__} callback too; change the variable or drop the callback"
+        )
+
+
+def refuse_second(kind: type, trainer: Any) -> None:
+    """Refuse two diagnostics of a kind in one Trainer: both would log under the same names."""
+    names = [type(each).__name__ for each in trainer.callbacks if isinstance(each, kind)]
+    if len(names) > 1:
+        raise ValueError(
+            f"the Trainer's callbacks hold {names[0]} {len(names)} times, and each would log under "
+            f"the same names; drop all but one"
         )

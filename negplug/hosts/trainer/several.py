@@ -34,8 +34,13 @@ def state_key(target: str | None, begun: bool = True) -> str:
             :func:`check_targets`. So each key is another one until then; nothing is saved under it.
     """
     if not begun:
-        return f"{_KEY} {next(_NUMBERS)}"
+        return key_of_none(_KEY)
     return _KEY if target is None else f"{_KEY}/{target}"
+
+
+def key_of_none(key: str) -> str:
+    """Return a key that no callback has, for one that no Trainer has set up yet."""
+    return f"{key} {next(_NUMBERS)}"
 
 
 def check_once(callback: object, callbacks: Iterable[object]) -> None:

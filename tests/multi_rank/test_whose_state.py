@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from negplug import inject
 from negplug.hosts.trainer.ownership import KeptState
 
-WITHOUT_DISTRIBUTED_SAMPLER = {"use_distributed_sampler": False}
+# Lightning 1.9 has another name for it.
+_PUBLISHED = hosts.solo_generation() == "1.0.2"
+WITHOUT_DISTRIBUTED_SAMPLER = {
+    "replace_sampler_ddp" if _PUBLISHED else "use_distributed_sampler": False
+}
 
 
 def epochs(rank, world, sizes_of_each_epoch):

@@ -12,11 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from negplug import inject
 from negplug.hosts.trainer.ownership import KeptState
 
-# Lightning 1.9 has another name for it.
-_PUBLISHED = hosts.solo_generation() == "1.0.2"
-WITHOUT_DISTRIBUTED_SAMPLER = {
-    "replace_sampler_ddp" if _PUBLISHED else "use_distributed_sampler": False
-}
+WITHOUT_DISTRIBUTED_SAMPLER = {"use_distributed_sampler": False}
 
 
 def epochs(rank, world, sizes_of_each_epoch):
@@ -94,7 +90,7 @@ def counted(rank, world):
     return said
 
 
-@pytest.mark.skipif(hosts.solo_generation() is None, reason="Lightly's batches say no indexes")
+@pytest.mark.skipif(hosts.solo_generation() != "main", reason="of solo-learn main")
 def test_samples_that_each_rank_counts_from_zero_have_no_common_indexes():
     for said in ranks.run(counted, 2):
         assert len(said) == 1

@@ -7,10 +7,14 @@ A name is looked for in what a data set keeps beside its samples, which are neve
 - a column of a table among its attributes: a frame of pandas or polars, a mapping of lists;
 - the same of a data set that it wraps; of a ``Subset`` those of its samples; of a ``ConcatDataset``
   those of all parts, one after another.
+
+A data set that keeps an order of its own beside the column is warned of: nothing says whether its
+samples come in that order.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,10 +64,11 @@ def _found(dataset: Any, name: str, depth: int) -> list[Any] | None:
                 f"{type(dataset).__name__} has {len(own)} columns {name!r}, which differ; give the "
                 f"values as an attribute of another name"
             )
-    if own:
-        return own[0]
     inside = (_found(inner, name, depth + 1) for inner in _wrapped(dataset, size))
-    return next((values for values in inside if values is not None), None)
+    found = own[0] if own else next((values for values in inside if values is not None), None)
+    if found is not None:
+        _warn_of_order(dataset, name, size)
+    return found
 
 
 def _own(dataset: Any, name: str, size: int) -> Iterator[list[Any]]:
@@ -73,9 +78,31 @@ def _own(dataset: Any, name: str, size: int) -> Iterator[list[Any]]:
         yield values
     for table in _tables(dataset):
         if name in _column_names(table):
-            values = _per_sample(table[name], size)
+            values = _per_sample(_as_stored(table)[name], size)
             if values is not None:
                 yield values
+
+
+def _as_stored(table: Any) -> Any:
+    """Return a table of Hugging Face's without the transform that it applies to what is read."""
+    with_format = getattr(table, "with_format", None)
+    return with_format(None) if callable(with_format) else table
+
+
+def _warn_of_order(dataset: Any, name: str, size: int) -> None:
+    """Warn if a data set keeps an order of positions, in which its samples may come."""
+    for attribute, order in _attributes(dataset).items():
+        whole = _per_sample(order, size) if attribute != name else None
+        if whole is None or not all(type(place) is int for place in whole):
+            continue
+        if whole != sorted(whole) and sorted(whole) == list(range(size)):
+            warnings.warn(
+                f"the column {name!r} is taken as {type(dataset).__name__} keeps it, and not in "
+                f"the order of {attribute!r}, in which its samples may come; if they do, give "
+                f"their values in that order, as an attribute of another name",
+                stacklevel=2,
+            )
+            return
 
 
 def _tables(dataset: Any) -> list[Any]:

@@ -38,6 +38,10 @@ def shorter(data):
     data.table = data.table[:10] * 2
 
 
+def moved_on(data):
+    data.table = torch.cat([torch.randn(5, *data.table.shape[1:]), data.table[:-5]])
+
+
 def anew(data):
     data.table = torch.randn(20, 3)
 
@@ -55,6 +59,7 @@ OTHERS = {
     "pairs in another order": ([(name, 0) for name in FILES], reversed_),
     "another fold": (FILES, other_fold),
     "fewer files, repeated": (FILES, shorter),
+    "images of a window that moves on": (torch.arange(180.0).view(20, 9), moved_on),
 }
 THE_SAME = {
     "nothing": (FILES, lambda data: None),

@@ -63,6 +63,17 @@ class Named(Samples):
         return WHO
 
 
+class Transformed(Named):
+    """The same with a transform, which makes something else of what is read."""
+
+    def __getitem__(self, name):
+        raise AssertionError("images would be decoded")
+
+    def with_format(self, kind):
+        assert kind is None
+        return Named()
+
+
 class Property(Samples):
     @property
     def patient_id(self):
@@ -77,6 +88,7 @@ KEPT = {
     "a mapping": Samples(metadata={"patient_id": WHO, "age": [3, 4]}),
     "a frame": Samples(table=Frame(patient_id=np.array(WHO, dtype=object), age=np.arange(5))),
     "columns of its own": Named(),
+    "columns under a transform": Transformed(),
     "a wrapper": Samples(dataset=Named(), transform=None),
     "a wrapper of a wrapper": Samples(inner=Samples(source=Samples(patient_id=tuple(WHO)))),
     "twice the same": Samples(patient_id=WHO, table=Frame(patient_id=list(WHO))),
@@ -95,6 +107,29 @@ def test_subsets_and_joined_data_sets():
     assert Columns().of(joined, "patient_id").tolist() == [0, 1, 1, 1, 2, 1, -1, 0]
     with pytest.raises(ValueError, match="ConcatDataset of 10 has no column 'patient_id'"):
         Columns().of(ConcatDataset([Named(), Samples()]), "patient_id")
+
+
+ORDER = [4, 2, 0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Samples(order=ORDER, inner=Samples(patient_id=WHO)),
+        Samples(order=np.array(ORDER), patient_id=WHO),
+        Samples(table=Frame(patient_id=WHO), ids=torch.tensor(ORDER)),
+    ],
+    ids=["of a wrapper", "an array", "beside a frame"],
+)
+def test_an_order_beside_a_column_is_warned_of(dataset):
+    with pytest.warns(UserWarning, match=r"'patient_id' is taken as Samples keeps it, and not in"):
+        assert Columns().of(dataset, "patient_id").tolist() == CODES
+
+
+@pytest.mark.parametrize("order", [range(5), [0, 1, 2, 3, 3], [5, 4, 3, 2, 1], list("41320")])
+def test_what_is_no_order_is_not(order):
+    dataset = Samples(order=order, inner=Samples(patient_id=WHO))
+    assert Columns().of(dataset, "patient_id").tolist() == CODES
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,26 @@ class Other(Kept):
     """The same under another name."""
 
 
+class Stored(Kept):
+    """A data set of Hugging Face's, as far as it is asked for."""
+
+    column_names = ("image", "label")
+
+    def with_format(self, kind):
+        assert kind == "arrow", "images would be decoded"
+        return self.Table(self.order)
+
+    class Table:
+        def __init__(self, order):
+            self.order = order
+
+        def __getitem__(self, places):
+            return type(self)([self.order[place] for place in places])
+
+        def to_pydict(self):
+            return {"image": [b"png"] * len(self.order), "label": self.order}
+
+
 def images(seed, size=20):
     return torch.randn(size, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
 
@@ -52,6 +72,7 @@ EQUAL = {
     "made-up images": lambda: Kept(20, seed=3, split="train"),
     "a list of samples": lambda: list(images(0)),
     "labels": lambda: Kept(20, targets=[n % 3 for n in range(20)]),
+    "stored in columns": lambda: Stored(20, order=list(range(20))),
 }
 
 
@@ -73,6 +94,7 @@ DIFFERENT = {
     "set inside": (Kept(20, dataset=TensorDataset(images(0))), Kept(20, dataset=Kept(20))),
     "seed": (Kept(20, seed=1), Kept(20, seed=2)),
     "lists of samples": (list(images(0)), list(images(1))),
+    "shuffled columns": (Stored(20, order=[*range(20)]), Stored(20, order=[*range(19, -1, -1)])),
     "several": (Several([TensorDataset(images(0))]), Several([TensorDataset(images(1))])),
 }
 

@@ -41,6 +41,14 @@ def test_under_options_of_the_trainer(name, options):
     )
 
 
+@pytest.mark.parametrize("name", ["no length", "no length, workers"])
+def test_of_unknown_length_up_to_a_limit(name):
+    # Lightning knows the end then, and looks no batch ahead.
+    assert_recorded_and_unchanged(
+        lambda callbacks: fit(LOADERS[name](), callbacks, **TRAINERS["limit"])
+    )
+
+
 @pytest.mark.parametrize("options", [{}, TRAINERS["reload"]], ids=["once", "reload"])
 @pytest.mark.parametrize("name", ["plain", "workers"])
 def test_loader_of_the_module_made_early(name, options):

@@ -113,13 +113,17 @@ def test_a_batch_that_is_none_was_taken(lightning):
 
 @pytest.mark.parametrize("kind", [Batches, SizedBatches])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_prefetched(lightning, kind, workers):
-    data, ahead = loader(8, kind, num_workers=workers), []
-    note = lambda t, _: ahead.append(data.batch_sampler.drawn - private.batches_taken(t))  # noqa: E731
-    trainer, _ = fit(lightning, data, note)
-    wanted = private.prefetched(data)
+@pytest.mark.parametrize("limit", [1.0, 5])
+def test_prefetched(lightning, kind, workers, limit):
+    data, ahead, said = loader(8, kind, num_workers=workers), [], []
+
+    def note(trainer, module):
+        ahead.append(data.batch_sampler.drawn - private.batches_taken(trainer))
+        said.append(private.prefetched(trainer, data))
+
+    trainer, _ = fit(lightning, data, note, limit_train_batches=limit)
     # Near the end there is nothing left to draw.
-    expected = [min(wanted, 8 - taken) for taken in range(1, 9)]
+    expected = [min(many, 8 - taken) for taken, many in enumerate(said, 1)]
     how = "of known length" if kind is SizedBatches else "of unknown length"
     what = f"batches of a loader {how} with {workers} workers are drawn {ahead} ahead"
     require(ahead == expected, f"{what}, not {expected}", "prefetched", trainer)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import hosts
 import pytest
 import ranks
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from negplug import inject
 from negplug.hosts.trainer.ownership import KeptState
@@ -58,3 +58,41 @@ def test_indexes_of_a_ranks_own_part_are_none():
     for said in ranks.run(shards, 2):
         assert len(said) == 1
         assert "each rank has a data set of its own" in said[0]
+
+
+class Counted(Dataset):
+    """A rank's own part of the data, whose samples say where they are: there, or in the whole."""
+
+    def __init__(self, rank, in_the_whole):
+        self.part, self.first = Subset(hosts.Pairs(32), range(16 * rank, 16 * rank + 16)), 0
+        if in_the_whole:
+            self.first = 16 * rank
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return self.first + index, *self.part[index][1:]
+
+
+def counted(rank, world):
+    """What is said of indexes that samples of a rank's own part say themselves."""
+    said = []
+    for in_the_whole in (False, True):
+        options = {"strategy": "ddp", "devices": world} | WITHOUT_DISTRIBUTED_SAMPLER
+        control = hosts.negative_control()("memory_bank()")
+        trainer = hosts.trainer(callbacks=[control], limit_train_batches=1, **options)
+        try:
+            loader = DataLoader(Counted(rank, in_the_whole), batch_size=4)
+            trainer.fit(hosts.recipe(), loader)
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.skipif(hosts.solo_generation() != "main", reason="of solo-learn main")
+def test_samples_that_each_rank_counts_from_zero_have_no_common_indexes():
+    for said in ranks.run(counted, 2):
+        assert len(said) == 1
+        assert "each rank has a data set of its own" in said[0]
+        assert "number the samples of all ranks apart" in said[0]

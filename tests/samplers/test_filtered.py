@@ -83,8 +83,15 @@ def test_filters_every_pool_of_a_source():
 def test_unknown_labels_filter_nothing():
     z = naive.embeddings(2, 8)
     unknown = torch.full((8,), -1)
-    ours = ContrastiveLoss("filtered(by='labels')", temperature=0.2)(*z, labels=unknown)
+    with pytest.warns(UserWarning, match=r"every label of the first batch is -1"):
+        ours = ContrastiveLoss("filtered(by='labels')", temperature=0.2)(*z, labels=unknown)
     torch.testing.assert_close(ours, ContrastiveLoss("in_batch()", temperature=0.2)(*z))
+
+
+def test_a_first_batch_that_has_one_label_has_something_to_go_by():
+    z = naive.embeddings(2, 8)
+    labels = torch.full((8,), -1).index_fill(0, torch.tensor(1), 3)
+    ContrastiveLoss("filtered(by='labels')")(*z, labels=labels)  # warnings are errors
 
 
 def test_a_filter_that_leaves_nothing_says_so():

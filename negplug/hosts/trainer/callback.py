@@ -263,9 +263,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._encoder.offer()
         indexes, reason = None, ""
         if self._whose is not None:
-            indexes, reason = self._whose.look(self, batch, self.injection, self._collects)
-        if self._kept.apart:
-            indexes, reason = None, self._kept.apart
+            asked = self.injection, self._collects, self._kept.apart
+            indexes, reason = self._whose.look(self, batch, *asked)
         # A bank is of the loader's own indexes, whatever a host calls its samples.
         for site in self.injection.sites:
             if self._collects or not site.reads_metadata:

@@ -3,8 +3,8 @@
 It may choose another fold, or shuffle its list of files, in place. What it keeps in memory changes
 for other reasons too: images are cached as they are loaded, labels and features are made anew. So
 in the middle of a run names (paths, text) are compared, and of numbers those alone that are found
-again at another place, once in the whole table. Between two fits anything else counts as well,
-for to start afresh does no harm.
+again at another place, once in the whole table: all of them, or some rows of many values. Between
+two fits anything else counts as well, for to start afresh does no harm.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from negplug.hosts.trainer.fingerprint import entry_of, places_in, tables_of
 
 _SEARCHED = 1 << 17
 """So many entries of a table are searched, at most."""
+_ENOUGH = 2
+"""So many rows that have moved are no chance."""
+_MANY = 8
+"""So many different values of a row."""
 
 
 class KeptTables:
@@ -56,10 +60,19 @@ def _names(entry: Any) -> bool:
 
 
 def _moved(changed: list[Any], table: Any) -> bool:
-    """Return whether every entry that is elsewhere now is found in the table, once."""
+    """Return whether entries that are elsewhere now are found in the table, once.
+
+    All of them are, or some rows of many values, as in a window that has moved on.
+    """
     wanted = dict.fromkeys(map(repr, changed), 0)
     for place in range(min(len(table), _SEARCHED)):
         found = repr(entry_of(table, place))
         if found in wanted:
             wanted[found] += 1
-    return all(count == 1 for count in wanted.values())
+    rows = {repr(entry) for entry in changed if wanted[repr(entry)] == 1 and _is_row(entry)}
+    return len(rows) >= _ENOUGH or all(count == 1 for count in wanted.values())
+
+
+def _is_row(entry: Any) -> bool:
+    """Return whether an entry holds so many values that no other one has them by chance."""
+    return isinstance(entry, list) and len({*map(repr, entry)}) >= _MANY

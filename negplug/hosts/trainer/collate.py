@@ -76,8 +76,10 @@ def unfollowed(loader: DataLoader[Any]) -> str:
     return collate.unfollowed() if isinstance(collate, WatchedCollate) else ""
 
 
-def collates(loader: DataLoader[Any]) -> str:
+def collates(loader: Any) -> str:
     """Return what makes samples and batches of a loader, for messages."""
+    if not isinstance(loader, DataLoader):
+        return f"the training loader {type(loader).__name__}"
     name = f"the data set {type(loader.dataset).__name__}"
     collate = own_collate(loader)
     return (

@@ -135,6 +135,11 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
     if _is_table(dataset, size):  # a list of samples
         yield from _entries(dataset)
         return
+    if size and hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):
+        # Of Hugging Face's: some samples as they are stored, in the order of shuffle and select.
+        stored = dataset.with_format("arrow")[places_in(range(size))].to_pydict()
+        yield from (f"{name} {values!r}" for name, values in sorted(stored.items()))
+        return
     nested = list(_inside(dataset))
     for name, inner in nested:
         yield name

@@ -91,7 +91,7 @@ class IndexRecorder:
                 "and leave loader.batch_sampler alone during fit"
             )
         ready = private.batches_taken(self._trainer)
-        self.drawn = sampler.take(ready, private.prefetched(loader))
+        self.drawn = sampler.take(ready, private.prefetched(self._trainer, loader))
         self.moved, self.unfollowed = own_indexes_moved(loader), unfollowed(loader)
         if self.drawn is None:
             kind = type(sampler.replaced).__name__

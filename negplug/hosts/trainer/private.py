@@ -96,17 +96,16 @@ def epochs_done(trainer: Any) -> int:
         raise changed(trainer, what, "epochs_done") from error
 
 
-def prefetched(loader: DataLoader[Any]) -> int:
+def prefetched(trainer: Any, loader: DataLoader[Any]) -> int:
     """Return how many batches are drawn beyond the one handed out, until the end.
 
     Workers draw ahead; and Lightning looks one batch ahead where it cannot know the end.
     """
-    workers = loader.num_workers * (loader.prefetch_factor or 0)
-    try:
-        len(loader)
-    except (TypeError, NotImplementedError):
-        return workers + 1
-    return workers
+    fit_loop = trainer.fit_loop
+    if not hasattr(fit_loop, "_data_fetcher"):
+        raise changed(trainer, "a Trainer fetches its batches elsewhere", "prefetched")
+    ahead = getattr(fit_loop._data_fetcher, "batches", ())  # none where the recipe fetches itself
+    return loader.num_workers * (loader.prefetch_factor or 0) + len(ahead)
 
 
 def logs_now(trainer: Any) -> bool:

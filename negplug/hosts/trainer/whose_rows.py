@@ -2,8 +2,10 @@
 
 A host whose batches bring no indexes gets those that the loader's sampler drew
 (:mod:`negplug.hosts.trainer.indexes`). One whose batches do is believed, unless they contradict
-what was drawn (:mod:`negplug.hosts.trainer.numbering`) or the collate function has moved images
-and not indexes. What recipes do behind the loader :mod:`negplug.hosts.trainer.rows_kept` follows.
+what was drawn (:mod:`negplug.hosts.trainer.numbering`), or one another where nobody knows that
+(:mod:`negplug.hosts.trainer.unplaced`), or the collate function has moved images and not indexes.
+Ranks that count data sets of their own from 0 contradict one another as well. What recipes do
+behind the loader :mod:`negplug.hosts.trainer.rows_kept` follows.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from torch import Tensor, nn
 
 from negplug.hosts.injection import Injection
 from negplug.hosts.nested import tensors_of_batch
-from negplug.hosts.subsets import chosen
+from negplug.hosts.subsets import chosen, length
 from negplug.hosts.trainer import private, several
 from negplug.hosts.trainer.collate import collates, one_by_one
+from negplug.hosts.trainer.fingerprint import dataset_of
 from negplug.hosts.trainer.indexes import IndexRecorder
 from negplug.hosts.trainer.numbering import Numbering, Row
 from negplug.hosts.trainer.rows_kept import RowsKept
+from negplug.hosts.trainer.unplaced import Unplaced
+from negplug.kernels.distributed import everyones
 
 _STEPS = 2
 """So many steps of an epoch are looked at where the batch is on a device, which is waited for."""
@@ -46,7 +51,8 @@ class WhoseRows:
         self.shared: several.SharedRecorder = several.shared_recorder(trainer, made)
         self._trainer = trainer
         self._kept: RowsKept | None = None
-        self._numbering, self._of = Numbering(), list[Any]()
+        self._numbering, self._unplaced, self._of = Numbering(), Unplaced(), list[Any]()
+        self._compared, self._apart = -1, ""
         self._epoch, self._step, self._told = -1, 0, False
 
     @property
@@ -68,7 +74,7 @@ class WhoseRows:
         self.recorder.own = next(iter(own), None)
 
     def look(
-        self, callback: object, batch: Any, injection: Injection, insist: bool
+        self, callback: object, batch: Any, injection: Injection, insist: bool, apart: str = ""
     ) -> tuple[Tensor | None, str]:
         """Return the indexes ``[B]`` that were drawn for a batch, or None and why.
 
@@ -77,6 +83,7 @@ class WhoseRows:
             batch: About to be trained on.
             injection: The treated losses, which are told of indexes in it that are not right.
             insist: Whether those that were drawn are needed, whatever the host says.
+            apart: Why positions in the data sets of the ranks are not comparable, as a clause.
 
         Raises:
             RuntimeError: If they are needed and the record does not fit the batches.
@@ -91,7 +98,7 @@ class WhoseRows:
         if self._kept is not None:
             # A host's own indexes may be of fewer rows than were drawn.
             self._kept.size = len(indexes) if needed and indexes is not None else None
-        wrong = self._wrong(batch)
+        wrong = self._wrong(batch, apart)
         for site in injection.sites:
             if site.own_indexes is not None:
                 injection.losses[site.name].doubt = wrong
@@ -101,6 +108,8 @@ class WhoseRows:
                 f"{what} images of which it cannot be told whose they are; if they are not in the "
                 f"order of their indexes, hand the right ones over in training_step, {_BY}"
             )
+        if apart:
+            return None, apart
         if self._kept is not None and self._kept.reason:
             return None, self._kept.reason
         return indexes, reason
@@ -121,24 +130,33 @@ class WhoseRows:
         self.stop_watching()
         self.shared.remove()
 
-    def _wrong(self, batch: Any) -> str:
+    def _wrong(self, batch: Any, apart: str) -> str:
         """Return why the host's own indexes of a batch are not right, as a clause, or nothing."""
         recorder = self.recorder
-        if recorder.own is None or recorder.drawn is None:
+        if recorder.own is None:
             return ""
         indexes, loader = recorder.own(batch), private.training_loader(self._trainer)
+        if apart and self._compared != self._trainer.current_epoch:
+            self._compared = self._trainer.current_epoch
+            counted = all(everyones(_counts(indexes, loader)))
+            self._apart = f"{apart}, or number the samples of all ranks apart" if counted else ""
         if indexes is not None and self._looks(indexes.device):
-            self._begin(loader.dataset)
-            in_order = one_by_one(loader) and not recorder.reason
-            self._numbering.see(recorder.drawn.tolist(), _rows(batch, indexes), in_order)
-        fault, doubt = self._numbering.fault, self._numbering.doubt
+            self._begin(getattr(loader, "dataset", loader))
+            rows = _rows(batch, indexes)
+            if recorder.drawn is None:
+                self._unplaced.see(rows, self._trainer.current_epoch)
+            else:
+                in_order = one_by_one(loader) and not recorder.reason
+                self._numbering.see(recorder.drawn.tolist(), rows, in_order)
+        fault = self._numbering.fault or self._unplaced.fault
+        doubt = self._numbering.doubt or self._unplaced.doubt
         if doubt and not fault:
             self._warn(
                 f"{collates(loader)} gives indexes that may not name its samples ({doubt}); if "
                 f"they do not, hand the right ones over in training_step, {_BY}"
             )
         if not fault:
-            return recorder.moved
+            return (self._apart if apart else "") or recorder.moved
         return (
             f"{collates(loader)} gives indexes that do not name its samples ({fault}); give each "
             f"sample one index of its own, its position in the data set, say, or hand the right "
@@ -149,7 +167,7 @@ class WhoseRows:
         """Begin anew with another data set, or another choice of a Subset: other positions."""
         of = list(chosen(dataset))
         if [*map(id, of)] != [*map(id, self._of)]:
-            self._numbering, self._of = Numbering(), of
+            self._numbering, self._unplaced, self._of = Numbering(), Unplaced(), of
 
     def _looks(self, device: torch.device) -> bool:
         if self._trainer.current_epoch != self._epoch:
@@ -161,6 +179,14 @@ class WhoseRows:
         if not self._told:
             self._told = True
             warnings.warn(message, stacklevel=2)
+
+
+def _counts(indexes: Tensor | None, loader: Any) -> bool:
+    """Return whether indexes may be positions in this rank's own data set."""
+    size = length(dataset_of(loader, numbered_inside=True))
+    if indexes is None or size is None:
+        return False
+    return bool(((indexes >= 0) & (indexes < size)).all())
 
 
 def _rows(batch: Any, indexes: Tensor) -> list[Row]:

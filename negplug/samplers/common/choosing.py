@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
-from negplug.contract.ids import or_unknown
+from negplug.contract.ids import UNKNOWN, or_unknown
 from negplug.contract.negatives import Mixtures, Negatives
 from negplug.contract.rows import Rows
 from negplug.contract.sampler import NegativeSampler
+from negplug.kernels.late import look
 from negplug.samplers.common.availability import Availability
 from negplug.samplers.in_batch import InBatch
 
@@ -82,7 +84,8 @@ def labels_of(
 ) -> tuple[Tensor, Tensor]:
     """Return the labels of the anchors, ``[N]``, and of the rows of one pool, ``[K]``.
 
-    In an evaluation, which may be one of other data, what is missing is unknown.
+    In an evaluation, which may be one of other data, what is missing is unknown. A first batch of
+    which every label is unknown is warned of: data without labels often have -1 in their place.
 
     Raises:
         ValueError: If either are unknown altogether in training.
@@ -101,4 +104,14 @@ def labels_of(
             f'{name}: by="labels" needs labels of the negatives too, but the rows of {source} '
             f"have none: this host's loss knows those of its anchors only"
         )
+    if batch.first_step:
+        look(f"{name}: no label", (anchors.labels == UNKNOWN).all(), lambda: _warn(name))
     return anchors.labels, rows.labels
+
+
+def _warn(name: str) -> None:
+    warnings.warn(
+        f'{name}: by="labels" has nothing to go by, for every label of the first batch is '
+        f"{UNKNOWN}, which is unknown; train on labelled data, or choose by something else",
+        stacklevel=2,
+    )

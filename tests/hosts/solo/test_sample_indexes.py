@@ -211,3 +211,49 @@ def test_indexes_that_the_recipe_hands_over_are_believed():
     hosts.trainer(callbacks=[control], max_epochs=2).fit(model, loader)
     _, indexes, _ = names_in(control.injection.losses["simclr_loss_func"].loss.state_dict())
     assert indexes.sort().values.tolist() == list(range(24))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Samples in an order of its own, with an index of a sample and of how many came before."""
+
+    def __init__(self, index):
+        self.index, self.samples = index, hosts.Pairs()
+
+    def __iter__(self):
+        for count, position in enumerate(torch.randperm(24).tolist()):
+            _, views, label = self.samples[position]
+            yield self.index(position, count), views, label
+
+
+class Fetching:
+    """The same as a loader that is none of torch's."""
+
+    def __init__(self, index):
+        self.batches = torch.utils.data.DataLoader(Stream(index), batch_size=8)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("sampler", ["memory_bank()", "queue(size=64)"])
+@pytest.mark.parametrize("of_torch", [True, False])
+def test_indexes_of_streams_that_do_not_name_the_samples(sampler, of_torch):
+    def fit(index):
+        loader = Fetching(index)
+        control = hosts.negative_control()(sampler)
+        torch.manual_seed(0)
+        options = {"max_epochs": 2, "limit_train_batches": 3}
+        trainer = hosts.trainer(callbacks=[control], **options)
+        trainer.fit(hosts.recipe(), loader.batches if of_torch else loader)
+        return control.injection.losses["simclr_loss_func"]
+
+    who = "the data set Stream" if of_torch else "the training loader Fetching"
+    for index, what in {
+        lambda position, count: 0: "all 8 samples of a batch have the index 0",
+        lambda position, count: position // 5: r"different samples have the index \d",
+    }.items():
+        with pytest.raises(ValueError, match=f"{who} gives indexes .* \\({what}\\)"):
+            fit(index)
+    with pytest.warns(UserWarning, match=r"may not name its samples \(different samples have"):
+        fit(lambda position, count: count + 1)
+    assert fit(lambda position, count: position).calls == 6

@@ -108,9 +108,8 @@ class Passes:
         """Take note of a pass, which is running."""
         self.settle()
         if not self._open:
-            theirs = self._theirs()
-            self.rhythm.reach(theirs or self._behind)
-            self.probed = _asks_for_none_of(theirs)
+            self.rhythm.reach()
+            self.probed = _asks_for_none_of(self._theirs())
         call.discarded = False
         self._asked = asked_for.running() and (self._asked or not self._open)
         self._open.append(call)
@@ -119,7 +118,7 @@ class Passes:
     def settle(self) -> None:
         """Say of what was reached whether it was discarded, as far as that is decided."""
         if self.rhythm.left:
-            skipped = self._skipped(self.rhythm.since)
+            skipped = self._skipped(self.rhythm.since, self.rhythm.theirs)
             if skipped:
                 self.rhythm.step(trained=not all(skipped))
         if self._open:
@@ -134,8 +133,8 @@ class Passes:
 
         Until an optimizer steps with their gradients they are taken for discarded.
         """
-        undecided = bool(self._open) and (bool(self._theirs()) or self._cut)
-        if undecided and self.rhythm.leave(self._since):
+        theirs = self._theirs() or (self._behind if self._cut else ())
+        if self._open and theirs and self.rhythm.leave(self._since, theirs):
             for call in self._open:
                 call.discarded = True
             return True
@@ -146,15 +145,15 @@ class Passes:
         # One that has stepped for the first time may be theirs too.
         return list(self._optimizers) if self._known == _number_known else []
 
-    def _skipped(self, since: int) -> list[bool]:
-        """Return of each step of an optimizer since then whether it was skipped."""
-        found = {o: [s for s in _known[o] if s.number > since] for o in self._theirs() or _known}
+    def _skipped(self, since: int, theirs: Iterable[Optimizer]) -> list[bool]:
+        """Return of each step of these optimizers since then whether it was skipped."""
+        found = {o: [s for s in _known[o] if s.number > since] for o in list(theirs)}
         if any(found.values()):
             self._behind = weakref.WeakSet(o for o, steps in found.items() if steps)
         return [step.skipped() for steps in found.values() for step in steps]
 
     def _are_lost(self) -> bool | None:
-        skipped = self._skipped(self._since)
+        skipped = self._skipped(self._since, self._theirs() or _known)
         if skipped:
             self.rhythm.step(trained=not all(skipped))
             return all(skipped)

@@ -10,6 +10,7 @@ without gradients.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
 import torch
@@ -25,26 +26,30 @@ class Rhythm:
     Attributes:
         left: How many steps were left so, as far as is undecided what became of them.
         since: How many steps of any optimizer there were up to the first of them.
+        theirs: The optimizers of what they train.
         kept: Whether an optimizer has stepped with what was left, or may have; whoever reads it
             sets it back.
     """
 
     def __init__(self) -> None:
         self.left = self.since = 0
+        self.theirs: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.kept = False
         self._steady: bool | None = None  # None until an optimizer has stepped
 
-    def leave(self, since: int) -> bool:
+    def leave(self, since: int, theirs: Iterable[Optimizer]) -> bool:
         """Leave a step; return whether it is taken for skipped until more is known."""
         if self._steady is False:
             return False
-        self.since = self.since if self.left else since
+        if not self.left:
+            self.since, self.theirs = since, weakref.WeakSet()
         self.left += 1
+        self.theirs.update(theirs)
         return self._steady is True
 
-    def reach(self, theirs: Iterable[Optimizer]) -> None:
+    def reach(self) -> None:
         """Take note that a backward pass begins; of what was cleared nothing is left."""
-        gradients = (p.grad for optimizer in theirs for p in optimizers.parameters(optimizer))
+        gradients = (p.grad for each in list(self.theirs) for p in optimizers.parameters(each))
         found = (gradient for gradient in gradients if gradient is not None)
         # The first step of a queue, which is empty, has gradients of zero.
         if self.left and not any(not self._steady or _is_something(each) for each in found):

@@ -363,3 +363,17 @@ def test_a_step_that_is_saved_while_its_gradients_are_left():
     assert run.loss_fn.state_dict()["_extra_state"]["step"] == 3
     cleared_late(run, 4, spoilt=False)
     assert counted(run.loss_fn) == 4
+
+
+def test_one_of_two_models_accumulates():
+    loss_fn = ContrastiveLoss("queue(size=256)")
+    layers = [nn.Linear(6, 6) for _ in range(2)]
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in layers]
+    for number in range(6):
+        passed(loss_fn, layers[0], optimizers[0])
+        rows = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number))
+        loss_fn(*map(layers[1], rows)).backward()
+        if number % 2:
+            optimizers[1].step()
+            optimizers[1].zero_grad()
+    assert counted(loss_fn) == 12

@@ -129,8 +129,11 @@ class Injection:
         for treated in self.losses.values():
             treated.loss.begin_step()
 
-    def end_step(self) -> None:
+    def end_step(self, told: bool = True) -> None:
         """End a training step: samplers take in the keys that a backward pass has reached.
+
+        Args:
+            told: Whether they do whatever becomes of its gradients, which may be of a skipped step.
 
         Raises:
             UntreatedLossError: If it called a contrastive loss that :attr:`lookout` found.
@@ -138,7 +141,7 @@ class Injection:
         if self.lookout is not None:
             self.lookout.end_step()
         for treated in self.losses.values():
-            treated.loss.end_step()
+            treated.loss.end_step(told)
             treated.forget()
 
     def samplers(self) -> Iterator[NegativeSampler]:

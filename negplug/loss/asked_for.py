@@ -1,19 +1,21 @@
 """Whether gradients are only asked for: ``torch.autograd.grad`` returns them and leaves none.
 
-So a probe measures a gradient. Torch's engine does not say which of both runs, so the function is
-wrapped where modules look it up.
+So a probe measures a gradient. An attack on the images asks for theirs alone, in this way or by
+``backward(inputs=…)``. Torch's engine does not say what runs, so both functions are wrapped where
+modules look them up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 _depth = 0
+_inputs: list[Sequence[Any] | None] = []
 
 
 def running() -> bool:
@@ -21,30 +23,51 @@ def running() -> bool:
     return _depth > 0
 
 
+def inputs() -> Sequence[Any] | None:
+    """Return what the running pass computes the gradients of; None for all leaves."""
+    return _inputs[-1] if _inputs else None
+
+
 @contextlib.contextmanager
 def to_train() -> Iterator[None]:
     """Inside, a gradient that is asked for trains: that of a loss over micro-batches does."""
     global _depth
     _depth -= 1
+    _inputs.append(None)
     try:
         yield
     finally:
         _depth += 1
+        _inputs.pop()
 
 
-def _noting(grad: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(grad)
+def _noting(run: Callable[..., Any], place: int, returns: bool) -> Callable[..., Any]:
+    """Wrap a function of autograd.
+
+    Args:
+        run: The function.
+        place: Of ``inputs`` among its arguments.
+        returns: Whether it returns gradients and leaves none.
+    """
+
+    @functools.wraps(run)
     def noting(*args: Any, **kwargs: Any) -> Any:
         global _depth
         if torch.compiler.is_compiling():
-            return grad(*args, **kwargs)
-        _depth += 1
+            return run(*args, **kwargs)
+        given = kwargs.get("inputs") if len(args) <= place else args[place]
+        _inputs.append((given,) if isinstance(given, torch.Tensor) else given)
+        _depth += returns
         try:
-            return grad(*args, **kwargs)
+            return run(*args, **kwargs)
         finally:
-            _depth -= 1
+            _depth -= returns
+            _inputs.pop()
 
     return noting
 
 
-setattr(torch.autograd, "grad", _noting(torch.autograd.grad))  # noqa: B010
+setattr(torch.autograd, "grad", _noting(torch.autograd.grad, 1, returns=True))  # noqa: B010
+setattr(  # noqa: B010
+    torch.autograd, "backward", _noting(torch.autograd.backward, 5, returns=False)
+)

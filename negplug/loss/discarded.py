@@ -7,6 +7,9 @@
 - A guard throws the gradients away: no optimizer has stepped with them, and none is left. In
   gradient accumulation they are still there, unless the loop has put them aside
   (:mod:`negplug.loss.put_aside`).
+- Where they are still there as the next call is made, a loop accumulates, or it skips a step and
+  clears them later. One whose optimizer has stepped behind every pass so far
+  (:mod:`negplug.loss.rhythm`) is taken to skip, until an optimizer steps with what was left.
 
 Optimizers are known from their construction on, so that a guard may skip the first step.
 """
@@ -16,10 +19,10 @@ from __future__ import annotations
 import collections
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.autograd.graph import Node
 from torch.optim import Optimizer
@@ -29,6 +32,7 @@ from negplug.kernels import late
 from negplug.kernels.torch_private import backward_runs, found_infinite
 from negplug.loss import asked_for, optimizers
 from negplug.loss.put_aside import PutAside
+from negplug.loss.rhythm import Rhythm
 
 _UNUSED = 3  # passes without a step by an optimizer that has never stepped: another one trains
 
@@ -67,13 +71,18 @@ class Passes:
     Attributes:
         aside: Whether gradients that are gone were put aside; then they are not thrown away.
         dropped: Whether gradients of the present step were gone before an optimizer stepped.
+        probed: Whether the present step's gradients were asked for to train nothing.
+        rhythm: What becomes of gradients that are still there.
     """
 
     def __init__(self) -> None:
         self._known = 0
         self._unused = 0
         self.aside = PutAside()
+        self.rhythm = Rhythm()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._behind: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # which stepped last
+        self._cut = self._attacks = False
         self.clear()
 
     def clear(self) -> None:
@@ -82,18 +91,25 @@ class Passes:
         self._asked = False
         self._since = _number
         self._fresh = True
-        self.dropped = False
+        self.dropped = self.probed = False
 
     def look_at(self, loss: Tensor) -> None:
         """Find the optimizers of a step's losses, where there may be others than before."""
-        if self._known != _number_known or len(_known) > 1:  # of several, each may train its own
-            found = _training_with(loss)
+        several = len(_known) > 1  # each may train its own
+        theirs = self._optimizers
+        begins = bool(theirs) and not any(_known[optimizer] for optimizer in theirs)
+        if several or begins or self._known != _number_known:
+            found, kinds = _training_with(loss)
+            self._cut, self._attacks = kinds == {False}, kinds == {False, True}
             self._optimizers = found if self._fresh else self._optimizers | found
             self._known, self._fresh = _number_known, False
 
     def reach(self, call: Reached) -> None:
         """Take note of a pass, which is running."""
         self.settle()
+        if not self._open:
+            self.rhythm.reach()
+            self.probed = _asks_for_none_of(self._theirs())
         call.discarded = False
         self._asked = asked_for.running() and (self._asked or not self._open)
         self._open.append(call)
@@ -101,6 +117,10 @@ class Passes:
 
     def settle(self) -> None:
         """Say of what was reached whether it was discarded, as far as that is decided."""
+        if self.rhythm.left:
+            skipped = self._skipped(self.rhythm.since, self.rhythm.theirs)
+            if skipped:
+                self.rhythm.step(trained=not all(skipped))
         if self._open:
             lost = self._are_lost()
             if lost is not None:
@@ -108,19 +128,48 @@ class Passes:
                     call.discarded = lost
                 self._open = []
 
-    def _are_lost(self) -> bool | None:
+    def wait(self) -> bool:
+        """Leave the passes that are undecided to what comes; return whether there are any.
+
+        Until an optimizer steps with their gradients they are taken for discarded.
+        """
+        theirs = self._theirs() or (self._behind if self._cut else ())
+        if self._open and theirs and self.rhythm.leave(self._since, theirs):
+            for call in self._open:
+                call.discarded = True
+            return True
+        return False
+
+    def _theirs(self) -> list[Optimizer]:
+        """Return the optimizers of the step's losses."""
         # One that has stepped for the first time may be theirs too.
-        theirs = list(self._optimizers) if self._known == _number_known else []
-        steps = [step for optimizer in theirs or list(_known) for step in _known[optimizer]]
-        skipped = [step.skipped() for step in steps if step.number > self._since]
+        return list(self._optimizers) if self._known == _number_known else []
+
+    def _skipped(self, since: int, theirs: Iterable[Optimizer]) -> list[bool]:
+        """Return of each step of these optimizers since then whether it was skipped."""
+        found = {o: [s for s in _known[o] if s.number > since] for o in list(theirs)}
+        if any(found.values()):
+            self._behind = weakref.WeakSet(o for o, steps in found.items() if steps)
+        return [step.skipped() for steps in found.values() for step in steps]
+
+    def _are_lost(self) -> bool | None:
+        skipped = self._skipped(self._since, self._theirs() or _known)
         if skipped:
+            self.rhythm.step(trained=not all(skipped))
             return all(skipped)
+        if self.probed:
+            self.dropped = True
+            return True
+        theirs = self._theirs()
         # While a pass runs its gradients are still to come.
         if not theirs or backward_runs():
             return None
         if not self._asked and any(map(_has_gradients, theirs)):
             return None
-        self._unused = 0 if steps else self._unused + 1
+        if any(_known[optimizer] for optimizer in theirs):
+            self._unused = 0
+        else:
+            self._unused += not self._attacks
         if self._unused < _UNUSED:
             self.aside.look_for(theirs)
         else:
@@ -129,8 +178,12 @@ class Passes:
         return not self.aside.found
 
 
-def _training_with(loss: Tensor) -> weakref.WeakSet[Optimizer]:
-    """Return the known optimizers of parameters that a loss depends on."""
+def _training_with(loss: Tensor) -> tuple[weakref.WeakSet[Optimizer], set[bool]]:
+    """Return the known optimizers of parameters that a loss depends on, and what it depends on.
+
+    That is of each leaf whether it is a parameter. A gradient cache computes a loss from embeddings
+    alone, an attack on the images from these and parameters.
+    """
     leaves, seen, todo = set(), set[Node](), [loss.grad_fn]
     while todo:
         node = todo.pop()
@@ -138,13 +191,24 @@ def _training_with(loss: Tensor) -> weakref.WeakSet[Optimizer]:
             seen.add(node)
             leaves.add(getattr(node, "variable", None))
             todo += [following for following, _ in node.next_functions]
-    return weakref.WeakSet(
-        o for o in list(_known) if any(p in leaves for p in optimizers.parameters(o))
-    )
+    found = (o for o in list(_known) if any(p in leaves for p in optimizers.parameters(o)))
+    return weakref.WeakSet(found), {isinstance(leaf, nn.Parameter) for leaf in leaves - {None}}
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
     return any(p.grad is not None for p in optimizers.parameters(optimizer))
+
+
+def _asks_for_none_of(theirs: Collection[Optimizer]) -> bool:
+    """Whether the running pass gives no gradient to what these optimizers train."""
+    inputs = asked_for.inputs()
+    if not theirs or inputs is None:
+        return False
+    return {id(each) for each in inputs}.isdisjoint(map(id, _parameters(theirs)))
+
+
+def _parameters(theirs: Iterable[Optimizer]) -> list[Tensor]:
+    return [p for optimizer in theirs for p in optimizers.parameters(optimizer)]
 
 
 def _know(optimizer: Optimizer) -> None:

@@ -12,6 +12,14 @@ def unknown_call() -> RuntimeError:
     )
 
 
+def closed_call() -> RuntimeError:
+    """Return the error about a call computed again, from which its step has been taken in."""
+    return RuntimeError(
+        "a loss call is computed again after its step was closed and its memory changed; "
+        "run every backward pass of a step before the next step, and before end_step()"
+    )
+
+
 def no_second_derivative() -> RuntimeError:
     """Return the error about a gradient that is to be differentiated: kernels give the first."""
     return RuntimeError(

@@ -40,12 +40,12 @@ class SavingLoss(nn.Module, abc.ABC):
         self.register_load_state_dict_pre_hook(_prepare_to_load)  # type: ignore[no-untyped-call]
 
     @abc.abstractmethod
-    def end_step(self) -> None:
+    def end_step(self, told: bool = True) -> None:
         """Close the training step."""
 
     def _end_reached(self) -> None:
         if self._steps.reached:
-            self.end_step()
+            self.end_step(told=False)
 
     @abc.abstractmethod
     def _add_call(self) -> None:
@@ -116,4 +116,4 @@ def _prepare_to_load(
     assert isinstance(loss, SavingLoss)
     check_saved(loss._own[0], state, prefix, strict)
     loss.ranks.forget()
-    loss._steps.close()
+    loss._steps.close(told=True)

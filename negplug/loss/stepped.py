@@ -34,13 +34,17 @@ class SteppedLoss(SavingLoss):
         self.end_step()
         self._steps.hold_open()
 
-    def end_step(self) -> None:
+    def end_step(self, told: bool = True) -> None:
         """Close the training step: samplers take in what a backward pass has reached.
+
+        Args:
+            told: Whether that counts whatever becomes of its gradients. Otherwise they may have
+                been left by a step that is skipped, see :mod:`negplug.loss.rhythm`.
 
         Raises:
             RuntimeError: If calls of the step would take in what is another place's.
         """
-        reached = self._steps.close()
+        reached = self._steps.close(told)
         where = self._steps.places.mixed
         if where and self._fresh and not all(call.shared for _, call in reached):
             raise mixed_up(where)
@@ -68,7 +72,7 @@ class SteppedLoss(SavingLoss):
         if backward_runs():
             return self._steps.same(batch)
         if self._steps.over():
-            self.end_step()
+            self.end_step(told=False)
         if self.graphs.lead(self._steps):
             self._steps.when_reached = self.graphs.advance
         return self._steps.next(batch, shared, graph=batch.training)

@@ -2,17 +2,13 @@
 
 A call counts once a backward pass has reached its loss. Until then it may be a probe, a validation
 without ``no_grad()`` or a batch that is skipped, and later calls are numbered as if it had not been
-made: it is forgotten with its graph, and the first of another step may take its place. Nothing
-tells one that is kept in a loss's first step from the first of two losses, so all calls of that
-step draw alike, whatever their numbers.
+made. Nothing tells one that is kept in a loss's first step from the first of two losses, so all
+calls of that step draw alike, whatever their numbers.
 
 A step is over when a backward pass that frees its graph has reached one of its calls, or when an
-optimizer has stepped since one was reached; the next call begins another. A pass that keeps its
-graph, ``autograd.grad`` between two losses say, ends nothing. A pass whose gradients train nothing
-(:mod:`negplug.loss.discarded`) counts as none. Two things are no new calls:
-
-- a call inside of a backward pass, where checkpointing computes again what it has dropped;
-- a call by a closure that its optimizer calls again.
+optimizer has stepped since; the next call begins another. A pass that keeps its graph ends nothing.
+One whose gradients train nothing (:mod:`negplug.loss.discarded`) counts as none. A call that
+checkpointing makes inside of a backward pass, or an optimizer's closure again, is no new one.
 
 A Trainer, which knows where its steps end, holds them open in between.
 """
@@ -35,11 +31,11 @@ from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
 from negplug.loss.fingerprint import BatchFingerprint
+from negplug.loss.forgotten import Forgotten
 from negplug.loss.places import Place, Places, states_of
-from negplug.loss.refusals import no_second_derivative, unknown_call
+from negplug.loss.refusals import closed_call, no_second_derivative, unknown_call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
-_KEPT = 32  # steps that were forgotten and may count after all
 _ALIKE = 1e-2  # squared distance of embeddings of length one that are computed twice
 _serial = itertools.count()
 
@@ -55,7 +51,7 @@ class Call:
         held: What its step takes in once it is over: the place of a part among those of the
             call's state that update, and what it was given to hold. None until it was computed
             with a graph.
-        graph: Whether it had a graph when it was computed first.
+        graph: Whether it had one when it was computed first.
         times: How often it was computed.
         closed: Whether its step is over and has changed a memory.
         discarded: Whether the backward pass that has reached it trained nothing.
@@ -124,9 +120,9 @@ class Steps:
         self.number = self.ended = number
         self.most = most
         self.passes = Passes()
+        self._forgotten = Forgotten[list[tuple[int, Call]]](self.passes)
         self._earlier: list[weakref.ref[Call]] = []
         self._held_open, self.places = False, Places()
-        self._forgotten = collections.deque[list[tuple[int, Call]]](maxlen=_KEPT)
         self._begin(begun)
 
     def _begin(self, begun: int = 0) -> None:
@@ -182,7 +178,7 @@ class Steps:
             self._again = self._first if place.again(self._place) else None
             if self._again is None and self.passes.dropped and not self.passes.aside.found:
                 # Its gradients are gone, as those of SAM's first pass: the step begins again.
-                self._forgotten.append(self._left())
+                self._forgotten.lose(self._left())
                 self.passes.dropped = False
             self._first = self._after_last() if self._again is None else self._first
             self._final, self._finished = False, optimizers.finished()
@@ -206,7 +202,7 @@ class Steps:
         """Return the call that is computed again, inside of a backward pass.
 
         Raises:
-            RuntimeError: If there was no such call, or its memory has changed since.
+            RuntimeError: If there was none, or its memory has changed since.
         """
         print_ = BatchFingerprint.of(batch)
         calls = [*_alive(self._earlier), *_alive(self._calls)]
@@ -216,10 +212,7 @@ class Steps:
         call = min(alike, key=lambda call: call.times)
         late.check("call computed again", print_.distance(call.fingerprint) > _ALIKE, unknown_call)
         if call.closed:
-            raise RuntimeError(
-                "a loss call is computed again after its step was closed and its memory changed; "
-                "run every backward pass of a step before the next step, and before end_step()"
-            )
+            raise closed_call()
         call.times += 1
         return call
 
@@ -236,21 +229,28 @@ class Steps:
         self._final = self._final or not graph_is_kept()
         self._finished = optimizers.finished()
 
-    def close(self) -> list[tuple[int, Call]]:
+    def close(self, told: bool) -> list[tuple[int, Call]]:
         """End the step.
 
+        Args:
+            told: Whether somebody has said so; then a pass counts whose gradients are left.
+
         Returns:
-            The calls that a backward pass has reached and trained with, in order, each with the
-            number of the state that takes in what it held. Without any it was no step.
+            The calls that it has trained with, in order, each with the number of the state that
+            takes in what it held. Without any it was no step.
         """
         self.passes.settle()
-        every, dropped, self._held_open = self._left(), self.passes.dropped, False
+        waits = not told and self.passes.wait()
+        every, self._held_open = self._left(), False
         self.places.learn(((call.place, state) for state, call in every), self._begun)
+        discarded = all(call.discarded for _, call in every)
+        if discarded and self.passes.dropped:
+            self._forgotten.lose(every)
         self._begin()
         self.ended += bool(every)
-        discarded = all(call.discarded for _, call in every)
-        self._forgotten += [every] if discarded and dropped else []
-        before = list(self._forgotten) if self.passes.aside.found else []
+        before = self._forgotten.recalled()
+        if waits and discarded:
+            self._forgotten.wait(every)
         self.number += len(before) + (not discarded)
         if before or not discarded:
             self._forgotten.clear()

@@ -33,6 +33,7 @@ def recipe(change=None, optimizer=None):
     if change is not None:
         inner = module.training_step
         module.training_step = lambda batch, batch_idx: change(module, inner, batch, batch_idx)
+        module.automatic_optimization = change is not skipping_by_hand
     if optimizer is not None:
         module.configure_optimizers = lambda: optimizer(module.parameters())
     return module
@@ -67,6 +68,16 @@ def skipping(module, inner, batch, batch_idx):
     return None if batch_idx == 1 else loss
 
 
+def skipping_by_hand(module, inner, batch, batch_idx):
+    """Leave the second batch's gradients where they are, until the next ones are cleared."""
+    optimizer = module.optimizers()
+    loss = value(inner(batch, batch_idx))
+    optimizer.zero_grad()
+    module.manual_backward(loss)
+    if batch_idx != 1:
+        optimizer.step()
+
+
 def checkpointed(module, inner, batch, batch_idx):
     # Its one argument wants a gradient, as a checkpointed region's must.
     start = torch.zeros((), requires_grad=True)
@@ -97,8 +108,9 @@ def test_what_a_training_step_does_beside_shifts_nothing(change, expression):
     assert {step for step, _ in draws} == set(range(BATCHES))
 
 
-def test_a_batch_that_is_skipped_is_no_step():
-    _, draws, count = trained(skipping)
+@pytest.mark.parametrize("change", [skipping, skipping_by_hand], ids=lambda c: c.__name__)
+def test_a_batch_that_is_skipped_is_no_step(change):
+    _, draws, count = trained(change)
     assert draws == [(0, 0), (1, 0), (1, 0)]
     assert count == (BATCHES - 1) * 16
 

@@ -283,3 +283,97 @@ def test_a_scaler_that_is_off_takes_what_is_no_optimizer():
         layer(torch.ones(2)).sum().backward()
         scaler.step(wrapper)
     assert wrapper.asked == 2
+
+
+def cleared_late(run, number, spoilt):
+    """As tutorials have it: gradients are cleared between forward and backward pass."""
+    loss = run.loss(number)
+    run.optimizer.zero_grad()
+    loss.backward()
+    if not spoilt:
+        run.optimizer.step()
+
+
+def zeroed_late(run, number, spoilt):
+    loss = run.loss(number)
+    run.optimizer.zero_grad(set_to_none=False)
+    loss.backward()
+    if not spoilt:
+        run.optimizer.step()
+
+
+def zeroed_at_once(run, number, spoilt):
+    run.loss(number).backward()
+    if not spoilt:
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=False)
+
+
+def cached(run, number, spoilt):
+    """As a gradient cache has it, whose loss depends on no parameter."""
+    run.optimizer.zero_grad()
+    views = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number)).to(DEVICE)
+    rows = [run.layer(view).detach().requires_grad_() for view in views]
+    indexes = (torch.arange(SIZE, device=DEVICE) * 3 + number) % 32
+    run.loss_fn(*rows, indexes=indexes).backward()
+    for view, row in zip(views, rows, strict=True):
+        run.layer(view).backward(row.grad)
+    if spoilt:
+        run.optimizer.zero_grad()
+    else:
+        run.optimizer.step()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("step", [cleared_late, zeroed_late, zeroed_at_once, cached])
+def test_gradients_that_a_skipped_step_leaves_are_no_step(step, sampler):
+    spoilt = {2, 4, 5}
+    found = Training(sampler).run(spoilt, step)
+    assert_same(found, Training(sampler).run(spoilt, without(step)))
+
+
+def test_a_loop_that_accumulates_upon_an_empty_queue():
+    run = Training("queue(size=64)")
+    for number in range(6):
+        run.loss(number).backward()
+        if number % 2:
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+    assert [draws.step for draws in run.drawn] == list(range(6))
+
+
+@pytest.mark.parametrize("alone", [1, 3])
+def test_a_loop_that_begins_to_accumulate_after_some_steps(alone):
+    run = Training("queue(size=256)")
+    for number in range(alone + 6):
+        run.loss(number).backward()
+        if number < alone or (number - alone) % 2:
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+    assert counted(run.loss_fn) == alone + 6
+    steps = [draws.step for draws in run.drawn]
+    assert steps[: alone + 1] == list(range(alone + 1))
+    assert steps[alone + 2 :] == list(range(alone + 2, alone + 6))  # the one between repeats draws
+
+
+def test_a_step_that_is_saved_while_its_gradients_are_left():
+    run = Training("queue(size=64)")
+    for number in range(4):
+        cleared_late(run, number, spoilt=number == 3)
+    assert run.loss_fn.state_dict()["_extra_state"]["step"] == 3
+    cleared_late(run, 4, spoilt=False)
+    assert counted(run.loss_fn) == 4
+
+
+def test_one_of_two_models_accumulates():
+    loss_fn = ContrastiveLoss("queue(size=256)")
+    layers = [nn.Linear(6, 6) for _ in range(2)]
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in layers]
+    for number in range(6):
+        passed(loss_fn, layers[0], optimizers[0])
+        rows = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number))
+        loss_fn(*map(layers[1], rows)).backward()
+        if number % 2:
+            optimizers[1].step()
+            optimizers[1].zero_grad()
+    assert counted(loss_fn) == 12

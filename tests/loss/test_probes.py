@@ -83,3 +83,54 @@ def test_gradients_that_are_asked_for_and_added_up_train():
     loop = Loop("queue(size=128)")
     loop.run(added_up)
     assert loop.loss_fn.sampler.count == 2 * STEPS * 2 * SIZE
+
+
+def attacked(gradient_of, clear_late):
+    """A loop that moves its images towards a larger loss before it trains on them."""
+
+    def step(loop, number):
+        views = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number)).to(DEVICE)
+        indexes = (torch.arange(SIZE, device=DEVICE) + 5 * number) % 40
+        moved = views[0]
+        for _ in range(4):
+            moved = moved.detach().requires_grad_()
+            rows = loop.layer(moved), loop.layer(views[1])
+            gradient = gradient_of(loop.loss_fn(*rows, indexes=indexes), moved)
+            moved = moved + 0.0 * gradient.sign()
+            if not clear_late:
+                loop.optimizer.zero_grad()
+        rows = loop.layer(moved.detach()), loop.layer(views[1])
+        loss = loop.loss_fn(*rows, indexes=indexes)
+        loop.optimizer.zero_grad()
+        loss.backward()
+        return loss.item()
+
+    return step
+
+
+def by_grad(loss, image):
+    return torch.autograd.grad(loss, image)[0]
+
+
+def by_inputs(loss, image):
+    loss.backward(inputs=[image])
+    return image.grad
+
+
+def by_backward(loss, image):
+    loss.backward()
+    return image.grad
+
+
+@pytest.mark.parametrize(
+    ("gradient_of", "clear_late"),
+    [(by_grad, True), (by_inputs, True), (by_inputs, False), (by_backward, False)],
+)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_attack_on_the_images_is_no_step(sampler, gradient_of, clear_late, caplog):
+    found = Loop(sampler).run(attacked(gradient_of, clear_late))
+    wanted = Loop(sampler).run(plain)
+    assert found[0] == pytest.approx(wanted[0], abs=1e-6)
+    torch.testing.assert_close(found[1], wanted[1])
+    assert found[2] == wanted[2]
+    assert gradient_of is by_backward or not caplog.messages

@@ -201,7 +201,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         """Close the step; after the first one, insist that every treated loss was called."""
         if self.injection is None:
             return
-        self.injection.end_step()
+        self.injection.end_step(told=pl_module.automatic_optimization)  # by hand it may be skipped
         if self._whose is not None:
             self._whose.end_step()
         if not self._checked:

@@ -56,6 +56,10 @@ def _noting(run: Callable[..., Any], place: int, returns: bool) -> Callable[...,
         if torch.compiler.is_compiling():
             return run(*args, **kwargs)
         given = kwargs.get("inputs") if len(args) <= place else args[place]
+        if isinstance(given, Iterator):  # of a model's parameters, say, which can be read once
+            given = tuple(given)
+            args = (*args[:place], given, *args[place + 1 :]) if len(args) > place else args
+            kwargs = kwargs if len(args) > place else kwargs | {"inputs": given}
         _inputs.append((given,) if isinstance(given, torch.Tensor) else given)
         _depth += returns
         try:

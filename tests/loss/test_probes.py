@@ -22,13 +22,18 @@ class Loop:
         self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.1)
         self.loss_fn = ContrastiveLoss(sampler, seed=2)
 
-    def loss(self, number):
+    def rows(self, number):
         views = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number)).to(DEVICE)
-        indexes = (torch.arange(SIZE, device=DEVICE) + 5 * number) % 40
-        return self.loss_fn(*map(self.layer, views), indexes=indexes)
+        return [self.layer(view) for view in views]
+
+    def indexes(self, number):
+        return (torch.arange(SIZE, device=DEVICE) + 5 * number) % 40
+
+    def loss(self, number):
+        return self.loss_fn(*self.rows(number), indexes=self.indexes(number))
 
     def asked(self, number):
-        return torch.autograd.grad(self.loss(number), list(self.layer.parameters()))
+        return torch.autograd.grad(self.loss(number), self.layer.parameters())
 
     def run(self, step):
         values = []
@@ -90,7 +95,7 @@ def attacked(gradient_of, clear_late):
 
     def step(loop, number):
         views = torch.randn(2, SIZE, 6, generator=torch.Generator().manual_seed(number)).to(DEVICE)
-        indexes = (torch.arange(SIZE, device=DEVICE) + 5 * number) % 40
+        indexes = loop.indexes(number)
         moved = views[0]
         for _ in range(4):
             moved = moved.detach().requires_grad_()

@@ -48,7 +48,7 @@ LOSS = Topic(
     "call a loss that negplug treats",
     "has called no loss that negplug treats",
     "it trains without the sampler (NEGPLUG_SAMPLER, 'negplug run' or the callback on some ranks "
-    "alone)",
+    "alone), or not at all",
 )
 
 _met: weakref.WeakKeyDictionary[Any, set[Topic]] = weakref.WeakKeyDictionary()

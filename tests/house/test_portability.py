@@ -38,6 +38,7 @@ for module, names in {
 """
 
 IMPORT_ALL = """
+OPTIONAL = ("numba", "llvmlite", "optuna", "sqlalchemy", "matplotlib", "lightly", "solo")
 import negplug, negplug_adapters, negplug_lightly, negplug_solo
 needing_triton = []
 for package in (negplug, negplug_adapters, negplug_lightly, negplug_solo):
@@ -48,7 +49,7 @@ for package in (negplug, negplug_adapters, negplug_lightly, negplug_solo):
         try:
             __import__(found.name)
         except ModuleNotFoundError as error:
-            if error.name not in ("numba", "optuna", "sqlalchemy", "matplotlib", "lightly", "solo"):
+            if error.name not in OPTIONAL:
                 assert error.name.partition(".")[0] == "triton", (found.name, error)
                 needing_triton.append(found.name)
 print(needing_triton)

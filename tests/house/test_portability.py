@@ -38,7 +38,7 @@ for module, names in {
 """
 
 IMPORT_ALL = """
-OPTIONAL = ("numba", "llvmlite", "optuna", "sqlalchemy", "matplotlib", "lightly", "solo")
+OPTIONAL = ("numba", "optuna", "sqlalchemy", "matplotlib", "lightly", "solo")
 import negplug, negplug_adapters, negplug_lightly, negplug_solo
 needing_triton = []
 for package in (negplug, negplug_adapters, negplug_lightly, negplug_solo):

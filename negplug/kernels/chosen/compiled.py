@@ -18,7 +18,6 @@ from torch import Tensor
 
 from negplug.kernels.chosen.gradient import differentiable
 from negplug.kernels.compiling import compiled, threads
-from negplug.kernels.prefetching import ROWS_AHEAD, prefetch_row
 
 # Numbers that are read. Below so many, threads cost more than they save.
 _FEW = 2**18
@@ -62,8 +61,6 @@ compiled_similarities = differentiable(_products, _gradients)
 def _products_of(i: int, anchors: Any, pool: Any, columns: Any, products: Any) -> bool:
     inside = True
     for m in range(columns.shape[1]):
-        if m + ROWS_AHEAD < columns.shape[1]:
-            prefetch_row(pool, columns[i, m + ROWS_AHEAD])
         j = columns[i, m]
         if j < 0 or j >= pool.shape[0]:
             inside = False
@@ -81,8 +78,6 @@ def _anchor_sum(i: int, weights: Any, pool: Any, columns: Any, sums: Any) -> Non
     for k in range(pool.shape[1]):
         sums[i, k] = 0
     for m in range(columns.shape[1]):
-        if m + ROWS_AHEAD < columns.shape[1]:
-            prefetch_row(pool, columns[i, m + ROWS_AHEAD])
         j, weight = columns[i, m], weights[i, m]
         for k in range(pool.shape[1]):
             sums[i, k] += weight * pool[j, k]
@@ -96,8 +91,6 @@ def _pool_sum(
         for k in range(anchors.shape[1]):
             sums[j, k] = 0
     for place in range(starts[j], starts[j + 1]):
-        if place + ROWS_AHEAD < starts[j + 1]:
-            prefetch_row(anchors, owners[place + ROWS_AHEAD])
         i, weight = owners[place], weights[place]
         for k in range(anchors.shape[1]):
             sums[j, k] += weight * anchors[i, k]

@@ -33,6 +33,21 @@ class Other(Kept):
     """The same under another name."""
 
 
+class Arrow:
+    """A table of Hugging Face's, which shows nothing of what it holds unless it is read."""
+
+    __slots__ = ("labels",)
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __getitem__(self, places):
+        return Arrow([self.labels[place] for place in places])
+
+    def to_pydict(self):
+        return {"image": [b"png"] * len(self.labels), "label": self.labels}
+
+
 class Stored(Kept):
     """A data set of Hugging Face's, as far as it is asked for."""
 
@@ -40,17 +55,7 @@ class Stored(Kept):
 
     def with_format(self, kind):
         assert kind == "arrow", "images would be decoded"
-        return self.Table(self.order)
-
-    class Table:
-        def __init__(self, order):
-            self.order = order
-
-        def __getitem__(self, places):
-            return type(self)([self.order[place] for place in places])
-
-        def to_pydict(self):
-            return {"image": [b"png"] * len(self.order), "label": self.order}
+        return self.table
 
 
 def images(seed, size=20):
@@ -72,7 +77,7 @@ EQUAL = {
     "made-up images": lambda: Kept(20, seed=3, split="train"),
     "a list of samples": lambda: list(images(0)),
     "labels": lambda: Kept(20, targets=[n % 3 for n in range(20)]),
-    "stored in columns": lambda: Stored(20, order=list(range(20))),
+    "stored in columns": lambda: Stored(20, table=Arrow([*range(20)])),
 }
 
 
@@ -94,7 +99,10 @@ DIFFERENT = {
     "set inside": (Kept(20, dataset=TensorDataset(images(0))), Kept(20, dataset=Kept(20))),
     "seed": (Kept(20, seed=1), Kept(20, seed=2)),
     "lists of samples": (list(images(0)), list(images(1))),
-    "shuffled columns": (Stored(20, order=[*range(20)]), Stored(20, order=[*range(19, -1, -1)])),
+    "shuffled columns": (
+        Stored(20, table=Arrow([*range(20)])),
+        Stored(20, table=Arrow([*range(19, -1, -1)])),
+    ),
     "several": (Several([TensorDataset(images(0))]), Several([TensorDataset(images(1))])),
 }
 

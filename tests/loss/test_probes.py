@@ -139,3 +139,18 @@ def test_an_attack_on_the_images_is_no_step(sampler, gradient_of, clear_late, ca
     torch.testing.assert_close(found[1], wanted[1])
     assert found[2] == wanted[2]
     assert gradient_of is by_backward or not caplog.messages
+
+
+@pytest.mark.parametrize("gradient_of", [by_grad, by_inputs])
+def test_attacks_between_micro_batches_are_none_of_them(gradient_of):
+    def added_up(loop, number):
+        loop.optimizer.zero_grad()
+        for part in (2 * number, 2 * number + 1):
+            image = torch.randn(SIZE, 6, device=DEVICE, requires_grad=True)
+            rows = loop.layer(image), loop.rows(part)[1]
+            gradient_of(loop.loss_fn(*rows, indexes=loop.indexes(part)), image)
+            loop.loss(part).backward()
+
+    loop = Loop("queue(size=128)")
+    loop.run(added_up)
+    assert loop.loss_fn.sampler.count == 2 * STEPS * 2 * SIZE

@@ -160,12 +160,13 @@ class Agreement:
         """Take note that the call exchanges nothing more; nobody waits for a rank afterwards."""
         if not self._inside:
             return
+        first = self._comparing and not self._agreed
         if self._comparing:
             # A rank that failed since has to be heard, whether the call exchanges anything or not.
             announce(Purpose.END, batch.anchors.embeddings.device)
             self._agreed, self._temperature, self._epoch = True, self._compared, self._told
         self._exchanges[batch.training] = announced() > self._before
-        if self._comparing and self._exchanges[batch.training]:
+        if first and self._exchanges[batch.training]:  # later on it would cost too much
             _refuse_uneven_inputs()
         self._over = True
 

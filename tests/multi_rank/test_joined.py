@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from negplug import ContrastiveLoss
 from negplug.kernels.errors import RanksError
+from negplug.loss import agreement
 
 
 def joined(rank, world):
@@ -36,3 +37,21 @@ def test_a_loss_that_exchanges_rows_is_refused_on_all_ranks_in_the_first_step():
         assert found["in_batch()"] == 2 + rank
         assert "the ranks train in join(), where some end before" in found["gather()"]
         assert found["queue(size=16)"] == found["gather()"]
+
+
+def warmed_up(rank, world):
+    """How often a loss whose temperature falls in each step has looked for `join()`."""
+    looks, look = [], agreement.joins_uneven_inputs
+    agreement.joins_uneven_inputs = lambda: looks.append(look()) or looks[-1]
+    loss_fn = ContrastiveLoss("gather()", seed=3)
+    for step in range(3):
+        loss_fn.temperature = 0.5 - 0.1 * step
+        z = torch.randn(8, 6, requires_grad=True)
+        loss_fn(z[:4], z[4:]).backward()
+    agreement.joins_uneven_inputs = look
+    return looks
+
+
+def test_it_is_looked_for_once():
+    # Among all objects of the process: it takes half a second in a large one.
+    assert ranks.run(warmed_up, 2) == [[False], [False]]

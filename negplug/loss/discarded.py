@@ -146,21 +146,24 @@ class Passes:
         return list(self._optimizers) if self._known == _number_known else []
 
     def _skipped(self, since: int, theirs: Iterable[Optimizer]) -> list[bool]:
-        """Return of each step of these optimizers since then whether it was skipped."""
+        """Return of each step of these optimizers since then whether it was skipped.
+
+        Those that have stepped are remembered as the latest to do so.
+        """
         found = {o: [s for s in _known[o] if s.number > since] for o in list(theirs)}
         if any(found.values()):
             self._behind = weakref.WeakSet(o for o, steps in found.items() if steps)
         return [step.skipped() for steps in found.values() for step in steps]
 
     def _are_lost(self) -> bool | None:
-        skipped = self._skipped(self._since, self._theirs() or _known)
+        theirs = self._theirs()
+        skipped = self._skipped(self._since, theirs or _known)
         if skipped:
             self.rhythm.step(trained=not all(skipped))
             return all(skipped)
         if self.probed:
             self.dropped = True
             return True
-        theirs = self._theirs()
         # While a pass runs its gradients are still to come.
         if not theirs or backward_runs():
             return None

@@ -49,10 +49,12 @@ class Rhythm:
 
     def reach(self) -> None:
         """Take note that a backward pass begins; of what was cleared nothing is left."""
+        if not self.left:
+            return
         gradients = (p.grad for each in list(self.theirs) for p in optimizers.parameters(each))
         found = (gradient for gradient in gradients if gradient is not None)
         # The first step of a queue, which is empty, has gradients of zero.
-        if self.left and not any(not self._steady or _is_something(each) for each in found):
+        if not any(not self._steady or _is_something(each) for each in found):
             self.left = 0
 
     def step(self, trained: bool) -> None:

@@ -37,12 +37,10 @@ def test_other_data_on_one_rank_are_an_error_on_every_rank():
         assert "from epoch 2 on the training data set is Pairs of 32" in message
 
 
-def shards(rank, world):
-    """What is said of indexes that count a rank's own part of the data, in a Trainer."""
-    whole = hosts.Pairs(32)
-    own = Subset(whole, range(rank, 32, world))
+def said_of(datasets, world):
+    """What a Trainer with a memory bank says of this rank's data sets."""
     said = []
-    for dataset in (own, whole):
+    for dataset in datasets:
         options = {"strategy": "ddp", "devices": world} | WITHOUT_DISTRIBUTED_SAMPLER
         control = hosts.negative_control()("memory_bank()")
         trainer = hosts.trainer(callbacks=[control], limit_train_batches=1, **options)
@@ -51,6 +49,12 @@ def shards(rank, world):
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def shards(rank, world):
+    """What is said of indexes that count a rank's own part of the data, in a Trainer."""
+    whole = hosts.Pairs(32)
+    return said_of([Subset(whole, range(rank, 32, world)), whole], world)
 
 
 @pytest.mark.skipif(hosts.solo_generation() is not None, reason="solo-learn's batches say indexes")
@@ -77,17 +81,7 @@ class Counted(Dataset):
 
 def counted(rank, world):
     """What is said of indexes that samples of a rank's own part say themselves."""
-    said = []
-    for in_the_whole in (False, True):
-        options = {"strategy": "ddp", "devices": world} | WITHOUT_DISTRIBUTED_SAMPLER
-        control = hosts.negative_control()("memory_bank()")
-        trainer = hosts.trainer(callbacks=[control], limit_train_batches=1, **options)
-        try:
-            loader = DataLoader(Counted(rank, in_the_whole), batch_size=4)
-            trainer.fit(hosts.recipe(), loader)
-        except ValueError as error:
-            said.append(str(error))
-    return said
+    return said_of([Counted(rank, in_the_whole) for in_the_whole in (False, True)], world)
 
 
 @pytest.mark.skipif(hosts.solo_generation() != "main", reason="of solo-learn main")

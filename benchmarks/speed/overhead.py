@@ -57,15 +57,15 @@ SAMPLERS = (
     "gather()",
     "uniform(num_negatives=8)",
     "uniform(num_negatives=8, shared=True)",
-    "queue(size=4096)",
-    "queue(size=4096, num_negatives=8)",
+    "queue(size={queue})",
+    "queue(size={queue}, num_negatives=8)",
     f"memory_bank(size={IMAGES})",
     f"memory_bank(num_negatives=8, size={IMAGES})",
-    "hierarchical(in_batch(), queue(size=4096))",
-    "stratified(num_negatives=8, source=queue(size=4096))",
+    "hierarchical(in_batch(), queue(size={queue}))",
+    "stratified(num_negatives=8, source=queue(size={queue}))",
     "hard(num_negatives=8)",
     "hard(num_negatives=8, skip=2)",
-    "schedule(in_batch(), queue(size=4096), from_steps=(0, 1))",
+    "schedule(in_batch(), queue(size={queue}), from_steps=(0, 1))",
     "filtered(by='labels')",
     "false_negatives(threshold=0.3)",
     "synthetic(num_mixed=4, num_hardest=8, num_noisy=4, sigma=0.1)",
@@ -73,8 +73,9 @@ SAMPLERS = (
     f"emc2(size={IMAGES})",
     f"isir(size={IMAGES})",
 )
+"""``{queue}``: eight batches. Of more rows the arithmetic would be measured, and not the calls."""
 _WARM_UP = 20
-"""Steps until a queue is full at B = 256, and chains have states."""
+"""Steps until a queue is full, and chains have states."""
 
 
 class Writes(TorchDispatchMode):
@@ -189,7 +190,8 @@ def main(
 ) -> None:
     """Overhead of every sampler, beside the hosts' losses."""
     size = batch_size or BATCH_SIZES[device.type]
-    rows = measure(sampler or list(SAMPLERS), size, threads, seconds, device)
+    samplers = [name.format(queue=8 * size) for name in SAMPLERS]
+    rows = measure(sampler or samplers, size, threads, seconds, device)
     append(rows, results_of(results, device))
     columns = COLUMNS | ({"host_waits": "host waits"} if device.type == "cuda" else {})
     show(

@@ -14,6 +14,9 @@ from negplug.kernels.distributed import rank, world_size
 
 UNKNOWN = -1
 
+# Pairs of ids that are compared in less time than either's are sorted.
+_FEW = 2**14
+
 BEYOND = 1 << 62
 """Padding that is larger than any column, also after a column count is subtracted."""
 
@@ -92,6 +95,8 @@ def number_of_excluded(anchor_ids: Tensor, pool_ids: Tensor, same: bool) -> Tens
         pool_ids: ``[K]`` int64.
         same: Whether both are the same ids; then looking them up takes half the time.
     """
+    if len(anchor_ids) * len(pool_ids) <= _FEW:
+        return (comparable_ids(anchor_ids)[:, None] == pool_ids).sum(1)
     if same:
         ordered, order = pool_ids.sort()
         new = torch.ones_like(ordered, dtype=torch.bool)

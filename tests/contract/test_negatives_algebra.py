@@ -76,11 +76,13 @@ def test_the_excluded_columns_are_those_of_the_same_id(anchors, pool):
         assert int(count[i]) == len(wanted)
 
 
-@given(ids)
-def test_counting_excluded_ids_of_the_same_rows_is_counting_them(values):
-    own = torch.tensor(values)
-    quick = number_of_excluded(own, own, same=True)
-    assert torch.equal(quick, number_of_excluded(own, own.clone(), same=False))
+@given(ids, st.sampled_from([1, 200]))
+def test_excluded_ids_are_counted_as_one_by_one(values, times):
+    """Of few all pairs are compared, many are sorted."""
+    wanted = [times * sum(excluded(one, other) for other in values) for one in values] * times
+    own = torch.tensor(values * times)
+    assert number_of_excluded(own, own, same=True).tolist() == wanted
+    assert number_of_excluded(own, own.clone(), same=False).tolist() == wanted
 
 
 @given(a_case())

@@ -58,16 +58,21 @@ def streamed_sums(
     for rows, columns, tile in tiles(
         anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
     ):
-        before = highest[rows]
-        after = torch.maximum(before, tile.amax(1))
+        first = columns.start == 0
+        after = tile.amax(1) if first else torch.maximum(highest[rows], tile.amax(1))
         # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
         shift = finite(after)
-        faded = (before - shift).exp_()
         tile.sub_(shift[:, None]).exp_()
-        sums[rows] = faded * sums[rows] + tile.sum(1)
+        if first:
+            torch.sum(tile, 1, out=sums[rows])
+        else:
+            faded = (highest[rows] - shift).exp_()
+            sums[rows] = faded * sums[rows] + tile.sum(1)
+            if mean is not None:
+                mean[rows] *= faded[:, None]
         if mean is not None:
-            mean[rows] *= faded[:, None]
-            mean[rows].addmm_(tile, pool[columns])
+            # Of what is there before the first tile, nothing is read.
+            mean[rows].addmm_(tile, pool[columns], beta=int(not first))
         highest[rows] = after
     if mean is not None:
         mean /= sums.clamp(min=torch.finfo(sums.dtype).tiny)[:, None]

@@ -20,10 +20,10 @@ def chosen_logits(rows: Tensor, part: Negatives, temperature: float) -> Tensor:
     pool, choice = part.rows.embeddings, part.choice
     if isinstance(choice, Mixtures):
         # ⟨a, c₀ p + c₁ q⟩ = c₀ ⟨a, p⟩ + c₁ ⟨a, q⟩: a mixture never exists as a row.
-        of_first = chosen_similarities(rows, pool, choice.first, choice.mask)
-        of_second = chosen_similarities(rows, pool, choice.second, choice.mask)
-        first, second = choice.coefficients.unbind(-1)
-        similarities = of_first * first + of_second * second
+        columns = torch.stack([choice.first, choice.second], dim=-1)
+        mask = None if choice.mask is None else choice.mask.repeat_interleave(2, 1)
+        of_both = chosen_similarities(rows, pool, columns.flatten(1), mask).view_as(columns)
+        similarities = (of_both * choice.coefficients).sum(-1)
     else:
         assert isinstance(choice, Columns)
         similarities = chosen_similarities(rows, pool, choice.columns, choice.mask)

@@ -107,6 +107,9 @@ def _loaded(call: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def _rank(rank: int, world: int, folder: str, timeout: float, call: bytes) -> None:
+    # What was imported before the fork is no garbage. Looking for some there takes half a second,
+    # since it writes to, and so copies, every page of it.
+    gc.freeze()
     function, args = _loaded(call)
     torch.set_num_threads(1)
     patience = datetime.timedelta(seconds=timeout)

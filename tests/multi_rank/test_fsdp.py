@@ -180,7 +180,7 @@ def test_what_is_spread_over_ranks_is_refused(trained):
 
 def in_trainers(rank, world, folder):
     """Parameters and states: DDP, sharded at once, sharded and resumed; and what is refused."""
-    sharded.join(rank, world)
+    ranks.join(rank, world)
     found = []
     for sampler in ("queue(size=48)", "memory_bank()", "gather(ring=True)"):
         kept = f"{folder}/{len(found)}.ckpt"

@@ -37,8 +37,9 @@ def test_other_data_on_one_rank_are_an_error_on_every_rank():
         assert "from epoch 2 on the training data set is Pairs of 32" in message
 
 
-def said_of(datasets, world):
+def said_of(datasets, rank, world):
     """What a Trainer with a memory bank says of this rank's data sets."""
+    ranks.join(rank, world)
     said = []
     for dataset in datasets:
         options = {"strategy": "ddp", "devices": world} | WITHOUT_DISTRIBUTED_SAMPLER
@@ -54,7 +55,7 @@ def said_of(datasets, world):
 def shards(rank, world):
     """What is said of indexes that count a rank's own part of the data, in a Trainer."""
     whole = hosts.Pairs(32)
-    return said_of([Subset(whole, range(rank, 32, world)), whole], world)
+    return said_of([Subset(whole, range(rank, 32, world)), whole], rank, world)
 
 
 @pytest.mark.skipif(hosts.solo_generation() is not None, reason="solo-learn's batches say indexes")
@@ -81,7 +82,7 @@ class Counted(Dataset):
 
 def counted(rank, world):
     """What is said of indexes that samples of a rank's own part say themselves."""
-    return said_of([Counted(rank, in_the_whole) for in_the_whole in (False, True)], world)
+    return said_of([Counted(rank, in_the_whole) for in_the_whole in (False, True)], rank, world)
 
 
 @pytest.mark.skipif(hosts.solo_generation() != "main", reason="of solo-learn main")

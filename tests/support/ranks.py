@@ -5,7 +5,9 @@ The process of the tests has run backward passes, after which it cannot be forke
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -45,6 +47,17 @@ def apart(function: Callable[[], Any]) -> Any:
         return torch.load(file, weights_only=False)
 
 
+def join(rank: int, world: int) -> None:
+    """Have every Trainer of this process be one of the ranks that are there already.
+
+    Any other starts ranks of its own: each runs the command of this process, which is all tests.
+    """
+    own = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world}
+    os.environ.update({name: str(value) for name, value in own.items()})
+    # Nobody listens there, since the ranks have joined a group before.
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+
+
 def by_value(function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Pickle a call of a function that may be local; pytest's test modules cannot be imported."""
     module = sys.modules[function.__module__]
@@ -61,6 +74,7 @@ def _skip_elsewhere() -> None:
 
 
 def _apart(number: int, call: bytes, file: Path) -> None:
+    gc.freeze()  # as the ranks of processes.run() do
     torch.set_num_threads(1)
     function, args = cloudpickle.loads(call)
     torch.save(function(*args), file)

@@ -1,18 +1,9 @@
-"""A Trainer whose ranks were started by somebody else, with a model that is sharded or not."""
+"""A Trainer on ranks that are there already, with a model that is sharded or not."""
 
 from __future__ import annotations
 
-import os
-
 import hosts
 import torch
-
-
-def join(rank, world):
-    """Let a Trainer of this process be one of ranks that are there already."""
-    own = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world, "MASTER_PORT": 29_500}
-    os.environ.update({name: str(value) for name, value in own.items()})
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
 
 
 def fitted(

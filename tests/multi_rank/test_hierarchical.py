@@ -22,22 +22,26 @@ def of_this_rank(rank, world, text, steps=1):
     return found
 
 
-@pytest.mark.parametrize(
-    "tiers",
-    [
-        "in_batch(), gather()",
-        "gather(), in_batch()",
-        "uniform(num_negatives=3), gather()",
-        "gather(), uniform(num_negatives=3), in_batch()",
-        "uniform(num_negatives=3, source=gather()), uniform(num_negatives=3), gather()",
-    ],
-)
-def test_keys_of_this_rank_are_among_the_gathered_ones(tiers):
-    ours = ranks.run(of_this_rank, 2, f"hierarchical({tiers})")
-    plain = ranks.run(of_this_rank, 2, "gather()")
-    for one, other in zip(ours, plain, strict=True):
-        assert one[0][0] == other[0][0]
-        assert torch.equal(one[0][1], other[0][1])
+CONTAINED = [
+    "in_batch(), gather()",
+    "gather(), in_batch()",
+    "uniform(num_negatives=3), gather()",
+    "gather(), uniform(num_negatives=3), in_batch()",
+    "uniform(num_negatives=3, source=gather()), uniform(num_negatives=3), gather()",
+]
+
+
+def contained(rank, world):
+    """Loss and gradient of each union of tiers, and of all gathered keys."""
+    texts = ["gather()", *(f"hierarchical({tiers})" for tiers in CONTAINED)]
+    return [of_this_rank(rank, world, text)[0] for text in texts]
+
+
+def test_keys_of_this_rank_are_among_the_gathered_ones():
+    for (loss, gradient), *each in ranks.run(contained, 2):
+        for tiers, one in zip(CONTAINED, each, strict=True):
+            assert one[0] == loss, tiers
+            assert torch.equal(one[1], gradient), tiers
 
 
 def tiers_of_this_rank(rank, world, tiers):

@@ -12,6 +12,9 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted((TESTS / "kernels" / "interpreted").glob("test_*.py"))
+PARTS = 5
+"""Processes that run these files: each imports torch, and several are run at once."""
+
 INTERPRETED = {"TRITON_INTERPRET": "1", "NEGPLUG_BACKEND": "triton"}
 
 # Together with what is asked directly they launch each program.
@@ -48,10 +51,11 @@ def output_of(*command: str, **environment: str) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_programs_under_the_interpreter(file):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_programs_under_the_interpreter(part):
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    output = output_of(*command, str(file), **INTERPRETED)
+    files = [str(file) for file in FILES[part::PARTS]]
+    output = output_of(*command, *files, **INTERPRETED)
     assert " passed" in output
     assert "skipped" not in output
 

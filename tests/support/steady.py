@@ -66,6 +66,17 @@ def pairs() -> list[tuple[str, str]]:
     return every + others + drawing
 
 
+def each() -> list[tuple[str, str]]:
+    """Return every sampler with one objective, and every objective with each kind of choice.
+
+    Of :func:`pairs` for where steps are slow: an objective sees a sampler's kind of choice alone.
+    """
+    samplers = [(sampler, "infonce()") for sampler in SAMPLERS + DRAWING]
+    kinds = [*KINDS, "stratified(num_negatives=4, correction=True, source=queue(size=96))"]
+    others = [(sampler, objective) for sampler in kinds for objective in OBJECTIVES[1:] + OTHERS]
+    return samplers + others + [(DRAWING[0], "decoupled()"), ("isir()", "decoupled()")]
+
+
 def batches(steps: int, size: int = 24) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield two views of some samples, and what is known of them.
 

@@ -11,13 +11,14 @@ from reads import Reads
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by tests/kernels/test_triton.py", allow_module_level=True)
 
-from steady import batches, pairs
+from steady import batches, each
 
 from negplug import ContrastiveLoss
 from negplug.kernels import late
 
 
-@pytest.mark.parametrize(("sampler", "objective"), pairs())
+# All pairs take their steps on the meta device, where a read is an error: loss/test_meta_device.py.
+@pytest.mark.parametrize(("sampler", "objective"), each())
 @pytest.mark.filterwarnings("ignore:stratified")
 def test_a_steady_step_reads_nothing(sampler, objective):
     loss_fn = ContrastiveLoss(sampler, objective)

@@ -41,16 +41,34 @@ def test_the_environment_treats_an_unmodified_recipe(tmp_path):
     assert "calls 3 controls 1" in done.stdout
 
 
-def test_without_the_variable_nothing_happens(tmp_path):
-    done = run_script(tmp_path, TREATED, NEGPLUG_OBJECTIVE="", NEGPLUG_TEMPERATURE="")
-    assert done.returncode == 0, done.stderr
-    assert "calls 0 controls 0" in done.stdout
+def fitted():
+    """Fit the recipe in this process, whose environment every Trainer reads; its Trainer."""
+    trainer = hosts.trainer()
+    trainer.fit(hosts.recipe(), hosts.loader())
+    return trainer
+
+
+def controls(trainer):
+    return [c for c in trainer.callbacks if type(c).__name__ == "NegativeControl"]
+
+
+def test_without_the_variable_nothing_happens(monkeypatch):
+    for name in ("NEGPLUG_OBJECTIVE", "NEGPLUG_TEMPERATURE"):
+        monkeypatch.setenv(name, "")
+    assert not controls(fitted())
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "in_batch()")
+    assert len(controls(fitted())) == 1
+
+
+def test_a_bad_environment_ends_the_process(tmp_path):
+    done = run_script(tmp_path, TREATED, NEGPLUG_SAMPLER="uniform(num_negatives=99)")
+    assert done.returncode != 0
+    assert "more than the 14 negatives" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"NEGPLUG_SAMPLER": "uniform(num_negatives=99)"}, "more than the 14 negatives"),
         ({"NEGPLUG_SAMPLER": "uniform("}, "malformed expression"),
         (
             {"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_TEMPERATURE": "hot"},
@@ -59,20 +77,18 @@ def test_without_the_variable_nothing_happens(tmp_path):
         ({"NEGPLUG_OBJECTIVE": "decoupled()"}, "has no effect without NEGPLUG_SAMPLER"),
     ],
 )
-def test_a_bad_environment_fails_clearly(tmp_path, variables, message):
-    done = run_script(tmp_path, TREATED, **variables)
-    assert done.returncode != 0
-    assert message in done.stderr
+def test_a_bad_environment_fails_clearly(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        fitted()
 
 
-def test_environment_and_explicit_callback_together(tmp_path):
-    text = """
-        import hosts
+def test_environment_and_explicit_callback_together(monkeypatch):
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "in_batch()")
+    message = "NEGPLUG_SAMPLER is set and the recipe passes a NegativeControl"
+    with pytest.raises(ValueError, match=message):
         hosts.trainer(callbacks=[hosts.negative_control()("in_batch()")])
-    """
-    done = run_script(tmp_path, text, NEGPLUG_SAMPLER="in_batch()")
-    assert done.returncode != 0
-    assert "NEGPLUG_SAMPLER is set and the recipe passes a NegativeControl" in done.stderr
 
 
 PROBE = """

@@ -45,6 +45,8 @@ def said_of(datasets, rank, world):
         options = {"strategy": "ddp", "devices": world} | WITHOUT_DISTRIBUTED_SAMPLER
         control = hosts.negative_control()("memory_bank()")
         trainer = hosts.trainer(callbacks=[control], limit_train_batches=1, **options)
+        # Or it would start more ranks.
+        assert trainer.strategy.cluster_environment.creates_processes_externally
         try:
             trainer.fit(hosts.recipe(), DataLoader(dataset, batch_size=4))
         except ValueError as error:

@@ -24,6 +24,7 @@ from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.kernels.torch_private import write_count
+from negplug.loss.terms import compare as compare_terms
 
 logger = logging.getLogger("negplug")
 
@@ -196,6 +197,8 @@ class KeptState:
         Raises:
             ValueError: If it is another one, and state is kept under its indexes; or if the ranks
                 do not compose the same batches.
+            RanksError: If they have another number of batches, so that some would wait for ever
+                at the epoch's end; on every rank.
         """
         inside = all(site.reads_metadata for site in injection.sites)
         loader = private.training_loader(trainer)
@@ -205,9 +208,11 @@ class KeptState:
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         own = self.owner.dataset if found is None else str(found)
-        told = everyones((None if found is None else str(found), terms, own))
-        compare([said for _, said, _ in told])
-        self.apart = "" if len({text for *_, text in told}) == 1 else _APART
+        number = {"number of batches in an epoch": str(trainer.num_training_batches)}
+        told = everyones((None if found is None else str(found), terms, own, number))
+        compare([said for _, said, *_ in told])
+        compare_terms([counted for *_, counted in told])
+        self.apart = "" if len({text for *_, text, _ in told}) == 1 else _APART
         # Of any rank, so that all of them start afresh or raise.
         now = next((name for name, *_ in told if name), None)
         part = _per_sample(injection) or ("" if composition is None else composition.keeps)

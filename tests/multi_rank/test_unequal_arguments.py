@@ -39,7 +39,7 @@ VARIABLES = [
 ]
 
 
-SAMPLES = ("number of batches in an epoch: rank 0 has 3, rank 1 has 2",)
+SAMPLES = ("the ranks have 3, 2 batches in an epoch",)
 
 
 def fit(samples=24, **given):

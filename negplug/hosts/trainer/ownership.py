@@ -23,8 +23,8 @@ from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
+from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import write_count
-from negplug.loss.terms import compare as compare_terms
 
 logger = logging.getLogger("negplug")
 
@@ -208,10 +208,17 @@ class KeptState:
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         own = self.owner.dataset if found is None else str(found)
-        number = {"number of batches in an epoch": str(trainer.num_training_batches)}
-        told = everyones((None if found is None else str(found), terms, own, number))
+        own_number = float(trainer.num_training_batches)  # infinite where nobody knows it
+        told = everyones((None if found is None else str(found), terms, own, own_number))
         compare([said for _, said, *_ in told])
-        compare_terms([counted for *_, counted in told])
+        numbers = [number for *_, number in told]
+        if len(set(numbers)) > 1:
+            raise RanksError(
+                f"the ranks have {', '.join(f'{number:g}' for number in numbers)} batches in an "
+                f"epoch, and those with more would wait for the others for ever; give all ranks as "
+                f"many samples and one batch size, as a DistributedSampler does, or set "
+                f"limit_train_batches"
+            )
         self.apart = "" if len({text for *_, text, _ in told}) == 1 else _APART
         # Of any rank, so that all of them start afresh or raise.
         now = next((name for name, *_ in told if name), None)

@@ -39,7 +39,7 @@ VARIABLES = [
 ]
 
 
-SAMPLES = ("the ranks have 3, 2 batches in an epoch",)
+SAMPLES = ("rank 0 has 3 batches in an epoch and rank 1 has 2",)
 
 
 def fit(samples=24, **given):

@@ -213,10 +213,11 @@ class KeptState:
         compare([said for _, said, *_ in told])
         numbers = [number for *_, number in told]
         if len(set(numbers)) > 1:
+            other = next(n for n, number in enumerate(numbers) if number != numbers[0])
             raise RanksError(
-                f"the ranks have {', '.join(f'{number:g}' for number in numbers)} batches in an "
-                f"epoch, and those with more would wait for the others for ever; give all ranks as "
-                f"many samples and one batch size, as a DistributedSampler does, or set "
+                f"rank 0 has {numbers[0]:g} batches in an epoch and rank {other} has "
+                f"{numbers[other]:g}, and who has more would wait for ever; give all ranks as many "
+                f"samples (a DistributedSampler does) and one batch size, or set "
                 f"limit_train_batches"
             )
         self.apart = "" if len({text for *_, text, _ in told}) == 1 else _APART

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
-_waits: tuple[float, str] | None = None  # until when nothing is said, and what
+_waits: tuple[float, float, str] | None = None  # since when, for how long in silence, doing what
 _looks = False
 
 logger = logging.getLogger("negplug")
@@ -38,7 +38,7 @@ def waiting(seconds: float, does: str) -> Iterator[None]:
         does: What this rank does inside, as a clause.
     """
     global _waits
-    _waits = time.monotonic() + seconds, f"has waited {seconds:g} s for another one: it {does}"
+    _waits = time.monotonic(), seconds, does
     try:
         yield
     finally:
@@ -49,10 +49,13 @@ def _look() -> None:
     while True:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         waits = _waits
-        if waits is not None and time.monotonic() > waits[0]:
+        if waits is None:
+            continue
+        since, seconds, does = waits
+        if time.monotonic() > since + seconds:
             logger.warning(
-                "this rank %s. If the other one is only slow, nothing is wrong; otherwise have "
-                "every rank make as many steps, and as many calls of the loss, in validation too",
-                waits[1],
+                f"this rank has waited {seconds:g} s for another one: it {does}. If that one is "
+                f"only slow, nothing is wrong; otherwise have every rank make as many steps, and "
+                f"as many calls of the loss, in validation too"
             )
             return

@@ -44,7 +44,9 @@ def insist_on_same_learned(step: int, parameters: Iterable[tuple[str, Tensor]]) 
     topic = f"comparison {next(_comparisons)} of {sorted(own)} after {step} steps"
     other, theirs = json.loads(first_said(topic, said))
     for name, value in own.items():
-        if not math.isclose(value, theirs[name], rel_tol=_RELATIVE, abs_tol=_RELATIVE):
+        diverged = math.isnan(value) and math.isnan(theirs[name])  # of which others tell
+        near = math.isclose(value, theirs[name], rel_tol=_RELATIVE, abs_tol=_RELATIVE)
+        if not (near or diverged):
             raise ValueError(
                 f"the ranks have learned different values of the loss's {name}: after step {step} "
                 f"rank {other} has {theirs[name]:.6g}, rank {rank()} has {value:.6g}; wrap model "

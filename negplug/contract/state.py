@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from negplug.contract.declared import Declared
-from negplug.kernels.distributed import world_size
+from negplug.kernels.distributed import rank, world_size
 from negplug.kernels.precision import not_inference
 
 FORMAT = 2
@@ -80,7 +80,8 @@ class Stateful(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """Return the settings and a copy of every declared value."""
         values = {name: getattr(self, name) for name in self._declared}
-        return {
+        whose = {"rank": rank()} if self.per_rank else {}
+        return whose | {
             "format": FORMAT,
             "settings": self.all_settings(),
             "values": {
@@ -90,12 +91,18 @@ class Stateful(nn.Module):
         }
 
     def check_state(self, state: Any) -> None:
-        """Raise ``ValueError`` if ``state`` is damaged, another's, or of other settings.
+        """Raise ``ValueError`` if ``state`` is damaged, another's or another rank's.
 
         Called for every part before the first one is loaded.
         """
         check_format(str(self), state)
         _check_settings(str(self), self.all_settings(), state.get("settings"))
+        # An older state does not say it.
+        if self.per_rank and (saved := state.get("rank", rank())) != rank():
+            raise ValueError(
+                f"{self}: was saved by rank {short(saved)}, this is rank {rank()}, and each has a "
+                f"state of its own; save every rank's, and load on each what it has saved"
+            )
         values = state.get("values")
         if not isinstance(values, dict) or values.keys() != self._declared.keys():
             raise ValueError(

@@ -45,8 +45,8 @@ class Injection:
 
     def __init__(self, sites: list[LossSite], losses: list[TreatedLoss]) -> None:
         self.losses = {site.name: loss for site, loss in zip(sites, losses, strict=True)}
-        for loss in losses:
-            loss.loss.ranks.beside = ", ".join(self.losses)
+        for name, loss in self.losses.items():
+            loss.loss.ranks.beside, loss.loss.ranks.name = ", ".join(self.losses), name
         self.sites = sites
         self.lookout: Lookout | None = None
         self._columns = Columns()

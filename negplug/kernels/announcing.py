@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from negplug.kernels.errors import RanksError
-from negplug.kernels.meeting import meet
+from negplug.kernels.meeting import SECONDS_OF_SILENCE, meet, seconds_of_patience
+from negplug.kernels.waiting import waiting
 
 _NUMBERS = 5
 _UNKNOWN = -1
@@ -46,12 +47,18 @@ _DOES = {
 
 _announced = 0
 _step: int | None = None
+_loss: int | None = None
 
 
-def within(step: int | None) -> None:
-    """Say which training step the exchanges to come are of; None where that is not known."""
-    global _step
-    _step = step
+def within(step: int | None, loss: int | None) -> None:
+    """Say what the exchanges to come are of; None where that is not known.
+
+    Args:
+        step: Number of the training step.
+        loss: Number of the loss, the same on all ranks.
+    """
+    global _step, _loss
+    _step, _loss = step, loss
 
 
 def announced() -> int:
@@ -86,18 +93,19 @@ def announce(
     if purpose in (Purpose.ROWS, Purpose.COUNT, Purpose.RING):
         _announced += 1
     padding = [0] * (_NUMBERS - len(numbers))
-    step = _UNKNOWN if _step is None else _step
-    header = torch.tensor([purpose, len(said), step, *numbers, *padding], device=device)
+    of = [_UNKNOWN if number is None else number for number in (_step, _loss)]
+    header = torch.tensor([purpose, len(said), *of, *numbers, *padding], device=device)
     headers = [torch.empty_like(header) for _ in range(dist.get_world_size())]
     try:
-        dist.all_gather(headers, header)
+        with waiting(_patience(), _DOES[purpose]):
+            dist.all_gather(headers, header)
+            everyones: list[list[int]] = torch.stack(headers).tolist()
     except RuntimeError as error:
         first = str(error).partition("\n")[0][:300]
         raise RanksError(
             f"this rank {_DOES[purpose]}, and another one has ended, or does something else: every "
             f"rank needs as many steps, and as many calls of the loss in each ({first})"
         ) from error
-    everyones: list[list[int]] = torch.stack(headers).tolist()
     purposes = [found[0] for found in everyones]
     if Purpose.FAILED in purposes:
         texts = _texts(said, [found[1] for found in everyones], device)
@@ -119,7 +127,21 @@ def announce(
             f"step or its backward pass, or has called the loss once more, so have every rank take "
             f"every step"
         )
-    return [found[3:] for found in everyones]
+    losses = [found[3] for found in everyones]
+    if len({loss for loss in losses if loss != _UNKNOWN}) > 1:
+        called = [f"rank {n} number {loss}" for n, loss in enumerate(losses) if loss != _UNKNOWN]
+        raise RanksError(
+            f"the ranks call different losses, counted as they were first called: "
+            f"{', '.join(called)}; have all ranks call them in one order"
+        )
+    return [found[4:] for found in everyones]
+
+
+def _patience() -> float:
+    """Return for how many seconds nothing is said of a rank that waits."""
+    # Between training steps a rank may take its time: it saves a checkpoint.
+    seconds = seconds_of_patience()
+    return seconds if torch.is_grad_enabled() else min(SECONDS_OF_SILENCE, seconds)
 
 
 def default_device() -> torch.device:

@@ -21,11 +21,13 @@ import torch.distributed as dist
 
 from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import default_store
+from negplug.kernels.waiting import look_on
 
 VARIABLE = "NEGPLUG_RANKS_TIMEOUT"
 
 _SECONDS = 60.0
-_SECONDS_OF_SILENCE = 10.0
+SECONDS_OF_SILENCE = 10.0
+"""After which a rank that waits for others says so."""
 
 logger = logging.getLogger("negplug")
 
@@ -52,7 +54,7 @@ LOSS = Topic(
 )
 
 _met: weakref.WeakKeyDictionary[Any, set[Topic]] = weakref.WeakKeyDictionary()
-_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_numbers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def meet(topic: Topic = LOSS, says: str = "") -> list[str]:
@@ -72,12 +74,12 @@ def meet(topic: Topic = LOSS, says: str = "") -> list[str]:
     group = dist.group.WORLD
     if topic in _met.get(group, ()):
         return []
-    seconds, store, own = _seconds(), default_store(), dist.get_rank()
+    seconds, store, own = seconds_of_patience(), default_store(), dist.get_rank()
     number = _number(group, store, own)
     everyone = {rank: _key(topic, rank, number) for rank in range(dist.get_world_size())}
     store.set(everyone[own], says.encode())
     keys = {rank: key for rank, key in everyone.items() if rank != own}
-    patience = min(_SECONDS_OF_SILENCE, seconds)
+    patience = min(SECONDS_OF_SILENCE, seconds)
     if missing := _missing(store, keys, patience):
         logger.warning("negplug waits for rank %s to %s", missing, topic.does)
         missing = _missing(store, keys, seconds - patience)
@@ -96,13 +98,27 @@ def meet(topic: Topic = LOSS, says: str = "") -> list[str]:
         )
     if group is not None:
         _met.setdefault(group, set()).add(topic)
+    look_on()
     return [store.get(key).decode() for key in everyone.values()]
 
 
-def _number(group: Any, store: Any, own: int) -> int:
-    """Return which of the groups that have met through a store this one is, counted from 1."""
+def first_said(topic: str, says: str) -> str:
+    """Return what the first rank said of a topic, which may be this one; waits for nobody."""
+    group, store = dist.group.WORLD, default_store()
+    key = f"negplug/{topic}, {_number(group, store, dist.get_rank())}"
+    first: str = store.compare_set(key, "", says).decode()
+    return first
+
+
+def _number(group: Any, store: Any, own: int) -> str:
+    """Return which of the groups that have met through a store this one is.
+
+    A launcher that restarts its ranks leaves them the store, with what those before said in it.
+    """
     if group not in _numbers:
-        _numbers[group] = store.add(f"negplug/groups of rank {own}", 1)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        number = store.add(f"negplug/groups of rank {own} in attempt {attempt}", 1)
+        _numbers[group] = f"{attempt}.{number}"
     return _numbers[group]
 
 
@@ -115,11 +131,12 @@ def _missing(store: Any, keys: dict[int, str], seconds: float) -> str:
     return ", ".join(str(rank) for rank, key in keys.items() if not store.check([key]))
 
 
-def _key(topic: Topic, rank: int, number: int) -> str:
+def _key(topic: Topic, rank: int, number: str) -> str:
     return f"negplug/rank {rank} is here to {topic.does}, {number}"
 
 
-def _seconds() -> float:
+def seconds_of_patience() -> float:
+    """Return for how long a rank waits for the others; raise ``ValueError`` if that is none."""
     text = os.environ.get(VARIABLE) or str(_SECONDS)
     try:
         seconds = float(text)

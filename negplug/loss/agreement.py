@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.part import Part
 from negplug.contract.provenance import installed_version
+from negplug.contract.rows import Rows
 from negplug.contract.state import Stateful
 from negplug.kernels.announcing import (
     Purpose,
@@ -31,13 +34,17 @@ from negplug.kernels.announcing import (
     tell,
     within,
 )
-from negplug.kernels.distributed import world_size
+from negplug.kernels.distributed import rank, world_size
 from negplug.kernels.errors import RanksError
-from negplug.kernels.torch_private import backward_runs, joins_uneven_inputs
+from negplug.kernels.torch_private import backward_runs, joinable, joins_uneven_inputs
+from negplug.loss import same_samples
+from negplug.loss.learned import insist_on_same_learned, is_due
 from negplug.loss.terms import compare, plain, variables
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_numbers = itertools.count()
 
 
 class Agreement:
@@ -45,10 +52,13 @@ class Agreement:
 
     Attributes:
         beside: The losses of the model that are treated, by name; empty for a loss by itself.
+        name: Which of them this one is.
     """
 
     def __init__(self) -> None:
-        self.beside = ""
+        self.beside = self.name = ""
+        # Of the losses that the ranks have agreed on, in that order.
+        self._number: int | None = None
         self._temperature: float | None = None
         self._epoch: int | None = None
         self._agreed = False
@@ -58,7 +68,7 @@ class Agreement:
         self._forget_call()
 
     def _forget_call(self) -> None:
-        within(None)
+        within(None, None)
         self._inside = self._comparing = self._over = False
         self._before = 0
         self._compared: float | None = None
@@ -83,6 +93,7 @@ class Agreement:
             yield
             return
         self._inside, self._over, self._before = True, False, announced()
+        within(None, self._number)
         try:
             yield
         except RanksError:
@@ -102,7 +113,8 @@ class Agreement:
         step: int,
         sampler: Part,
         objective: Part,
-        rows: Tensor,
+        rows: Rows,
+        learned: Callable[[], Iterable[tuple[str, Tensor]]],
         epoch: int | None = None,
     ) -> int:
         """Compare what the ranks train with, if that is due; return the seed of the draws.
@@ -115,28 +127,37 @@ class Agreement:
             sampler: The sampler.
             objective: The objective.
             rows: The anchors.
+            learned: Returns the loss's parameters, by name.
             epoch: Of a sampler that switches by it. A new one is compared, for the ranks may
                 exchange from then on what they did not before.
 
         Raises:
             RanksError: If something differs; on every rank.
+            ValueError: If this rank has learned something else than another one.
         """
         if not self._inside:
             return seed
+        if is_due(step):
+            insist_on_same_learned(step, learned())
         constant = None if isinstance(temperature, Tensor) else float(temperature)
         changed = self._exchanges[True] and constant != self._temperature
         changed |= epoch != self._epoch
         if self._agreed and not changed:
             return seed
         self._compared, self._told = constant, epoch
-        self._device = rows.device
+        self._device = rows.embeddings.device
         self._comparing = True
         parts = {"sampler": sampler, "objective": objective}
-        terms = _terms(step, parts, constant, rows) | {"epoch": str(epoch)}
-        terms |= {"treated losses": self.beside}
-        said = json.dumps({"seed": seed, "terms": terms})
-        everyones = [json.loads(text) for text in exchanged(said, rows.device)]
+        terms = _terms(step, parts, constant, rows.embeddings) | {"epoch": str(epoch)}
+        terms |= {"treated losses": self.beside, "loss that is called": self.name}
+        first = self._number is None and can_exchange(self._device)
+        samples = same_samples.digest(rows) if first else ""
+        said = json.dumps({"seed": seed, "terms": terms, "samples": samples})
+        everyones = [json.loads(text) for text in exchanged(said, self._device)]
         compare([found["terms"] for found in everyones])
+        if first:
+            self._number = next(_numbers)
+            same_samples.warn_of_same([found["samples"] for found in everyones], rank())
         return int(everyones[0]["seed"])
 
     def disregard(self) -> None:
@@ -149,7 +170,8 @@ class Agreement:
             self._batch, self._device = batch, batch.anchors.embeddings.device
             step = batch.context.draws.step
             # Of several ranks no graph counts the steps.
-            within(step if batch.training and isinstance(step, int) else None)
+            counted = step if batch.training and isinstance(step, int) else None
+            within(counted, self._number)
 
     def announces(self, device: torch.device) -> bool:
         """Return whether ranks can say that they have failed where they count their anchors."""
@@ -167,7 +189,7 @@ class Agreement:
             self._agreed, self._temperature, self._epoch = True, self._compared, self._told
         self._exchanges[batch.training] = announced() > self._before
         if first and self._exchanges[batch.training]:  # later on it would cost too much
-            _refuse_uneven_inputs()
+            _refuse_other_steps()
         self._over = True
 
     def _awaited(self, given: tuple[Any, ...], device: torch.device) -> bool:
@@ -229,13 +251,22 @@ def seed_of_run(seed: int | None) -> int:
     return (torch.initial_seed() if seed is None else seed) % (1 << 63)
 
 
-def _refuse_uneven_inputs() -> None:
-    """Raise ``RanksError`` if some ranks may end before the others; every rank finds the same."""
-    if joins_uneven_inputs():
+def _refuse_other_steps() -> None:
+    """Raise ``RanksError`` if the ranks may not train one model in the same steps."""
+    found = joinable()
+    if joins_uneven_inputs(found):
         raise RanksError(
             "the ranks train in join(), where some end before the others, and this loss exchanges "
             "rows with all of them, which would end the process; drop the last batches "
             "(drop_last=True) and join(), or take a sampler that exchanges nothing"
+        )
+    models = [each for each in found if issubclass(type(each), DistributedDataParallel)]
+    parts = [size for each in models if (size := each.process_group.size()) < world_size()]
+    if parts:
+        raise RanksError(
+            f"a model is wrapped in DistributedDataParallel for a process group of {parts[0]} of "
+            f"the {world_size()} ranks, and this loss exchanges rows with all of them, which train "
+            f"other models; wrap it for all ranks, or take a sampler that exchanges nothing"
         )
 
 

@@ -219,10 +219,10 @@ class ContrastiveLoss(TwoTowerLoss):
             step = self.graphs.number(done, self._steps, device)
         self.call = number
         if call is not None:
-            terms = call.step, self.sampler, objective or self.objective, batch.anchors.embeddings
+            terms = call.step, self.sampler, objective or self.objective, batch.anchors
             given = given if learned is None else learned
             epoch = self.epoch if self._by_epoch else None
-            self._seed = self.ranks.settle(self._seed, given, *terms, epoch)
+            self._seed = self.ranks.settle(self._seed, given, *terms, self.named_parameters, epoch)
         draws = Draws(self._seed, step, place if call is None else call.drawn, rank())
         if done is not None:
             draws = self.graphs.draws(draws)

@@ -6,8 +6,10 @@ import pytest
 import ranks
 import torch
 from memories import memory, written
+from unequal_ranks import said
 
 from negplug import ContrastiveBatch, ContrastiveLoss
+from negplug.kernels.distributed import everyones
 from negplug.testing.subject import difference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
@@ -27,11 +29,21 @@ def local_memories(rank, world):
         keys.append(batch.keys.embeddings.detach())
         names.append(indexes.repeat(2))
     queue, bank = (memory(loss_fn) for loss_fn in losses)
-    return queue, bank, torch.cat(keys), torch.cat(names)
+    states = everyones([loss_fn.state_dict() for loss_fn in losses])
+    refused = [
+        said(loss_fn.load_state_dict, state)
+        for loaded in (states[rank], states[1 - rank])
+        for loss_fn, state in zip(losses, loaded, strict=True)
+    ]
+    return queue, bank, torch.cat(keys), torch.cat(names), refused
 
 
 def test_local_memories_take_their_own_keys_of_a_gathered_batch():
-    for queue, bank, keys, indexes in ranks.run(local_memories, 2):
+    for rank, found in enumerate(ranks.run(local_memories, 2)):
+        queue, bank, keys, indexes, refused = found
+        assert refused[:2] == [None, None]  # its own state
+        for _, message in refused[2:]:
+            assert f"was saved by rank {1 - rank}, this is rank {rank}" in message
         assert torch.equal(queue["rows"], keys)
         assert torch.equal(queue["names"], torch.stack([indexes, indexes, indexes % 3]))
         assert torch.equal(bank["names"][1], indexes.unique())
@@ -81,8 +93,8 @@ def test_an_index_that_is_bad_on_one_rank_is_refused_on_all():
     first, second = ranks.run(refused, 2)
     expected = [message for _, message in REFUSED for _ in range(2)]
     for message, one, other in zip(expected, first, second, strict=True):
-        for said, unchanged, state in (one, other):
-            assert said.startswith(message)
+        for told, unchanged, state in (one, other):
+            assert told.startswith(message)
             assert unchanged
             names = written(state["sampler._extra_state"])["names"][1]
             assert names.sort().values.tolist() == [0, 1, 2, 3]

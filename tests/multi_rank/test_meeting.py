@@ -108,6 +108,29 @@ def two_groups(rank, world, folder):
     return found
 
 
+def restarted(rank, world, folder):
+    """The second attempt of a launcher, whose first one ended before rank 1 had met."""
+    importlib.import_module("torch.testing._internal.distributed.fake_pg")
+    store, found = dist.FileStore(str(folder / "store"), world), []
+    for attempt in range(2):
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+        os.environ[meeting.VARIABLE] = "60" if attempt else "0.1"
+        dist.destroy_process_group()
+        dist.init_process_group("fake", store=store, rank=rank, world_size=world)
+        if attempt or not rank:
+            found.append(said(meeting.meet))
+            (folder / "gave up").touch()
+        while not (folder / "gave up").exists():
+            time.sleep(0.05)
+    return found
+
+
+def test_ranks_that_a_launcher_restarts_meet_anew(tmp_path: Path):
+    first, second = ranks.run(restarted, 2, tmp_path)
+    assert "rank 1 has called no loss" in first[0][1]
+    assert first[1] is second[0] is None
+
+
 def test_a_rank_that_never_comes_or_too_late(tmp_path: Path):
     for sampler in ("uniform(num_negatives=2)", "queue(size=16)"):
         found = ranks.run(absent, 2, sampler, tmp_path / sampler)

@@ -39,9 +39,12 @@ VARIABLES = [
 ]
 
 
-def fit(**given):
+SAMPLES = ("rank 0 has 3 batches in an epoch and rank 1 has 2",)
+
+
+def fit(samples=24, **given):
     control = hosts.negative_control()(**{"sampler": "in_batch()"} | given)
-    hosts.trainer(callbacks=[control], max_steps=1).fit(hosts.recipe(), hosts.loader())
+    hosts.trainer(callbacks=[control], max_steps=1).fit(hosts.recipe(), hosts.loader(samples))
 
 
 class Two(nn.Module):
@@ -71,12 +74,13 @@ def told(rank, world):
         found.append(said(fit))
         for name in own:
             del os.environ[name]
+    found.append(said(fit, samples=16 if rank else 24))
     return [*found, said(plain, rank)] if hosts._has("lightly") else found
 
 
 def test_what_a_rank_alone_was_told_is_an_error_on_all():
     zero, one = ranks.run(told, 2)
-    words = [word for *_, word in (*ARGUMENTS, *VARIABLES)]
+    words = [word for *_, word in (*ARGUMENTS, *VARIABLES, SAMPLES)]
     words += ["treated losses: rank 0 has first, second, rank 1 has first"][
         : len(zero) - len(words)
     ]

@@ -23,6 +23,7 @@ from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
+from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import write_count
 
 logger = logging.getLogger("negplug")
@@ -196,6 +197,8 @@ class KeptState:
         Raises:
             ValueError: If it is another one, and state is kept under its indexes; or if the ranks
                 do not compose the same batches.
+            RanksError: If they have another number of batches, so that some would wait for ever
+                at the epoch's end; on every rank.
         """
         inside = all(site.reads_metadata for site in injection.sites)
         loader = private.training_loader(trainer)
@@ -205,9 +208,19 @@ class KeptState:
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         own = self.owner.dataset if found is None else str(found)
-        told = everyones((None if found is None else str(found), terms, own))
-        compare([said for _, said, _ in told])
-        self.apart = "" if len({text for *_, text in told}) == 1 else _APART
+        own_number = float(trainer.num_training_batches)  # infinite where nobody knows it
+        told = everyones((None if found is None else str(found), terms, own, own_number))
+        compare([said for _, said, *_ in told])
+        numbers = [number for *_, number in told]
+        if len(set(numbers)) > 1:
+            other = next(n for n, number in enumerate(numbers) if number != numbers[0])
+            raise RanksError(
+                f"rank 0 has {numbers[0]:g} batches in an epoch and rank {other} has "
+                f"{numbers[other]:g}, and who has more would wait for ever; give all ranks as many "
+                f"samples (a DistributedSampler does) and one batch size, or set "
+                f"limit_train_batches"
+            )
+        self.apart = "" if len({text for *_, text, _ in told}) == 1 else _APART
         # Of any rank, so that all of them start afresh or raise.
         now = next((name for name, *_ in told if name), None)
         part = _per_sample(injection) or ("" if composition is None else composition.keeps)

@@ -1,0 +1,47 @@
+"""Ranks that train on the same samples, which each of them was to have a part of.
+
+A loader without a ``DistributedSampler`` and one seed for all ranks give each the same batches.
+Then every sample of the global batch is there several times, as a negative of itself where ranks
+gather, and the run costs as much as it learns from one rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+
+from negplug.contract.rows import Rows
+
+
+def digest(rows: Rows) -> str:
+    """Return what two ranks have in common if they have the same samples; "" if that is unknown.
+
+    Reads the device: the indexes, where all are known, or the embeddings to the last bit.
+
+    Args:
+        rows: The anchors of a call.
+    """
+    told = rows.embeddings.detach()
+    if rows.indexes is not None and bool((rows.indexes >= 0).all()):
+        told = rows.indexes.sort().values
+    elif len(rows) < 2 or bool((told == told[0]).all()):
+        return ""  # a model that maps all samples to one row says nothing of them
+    return hashlib.sha1(told.cpu().numpy().tobytes(), usedforsecurity=False).hexdigest()
+
+
+def warn_of_same(digests: Sequence[str], rank: int) -> None:
+    """Warn, on the first of them, of ranks that have the same samples.
+
+    Args:
+        digests: Of each rank.
+        rank: This one.
+    """
+    same = [other for other, found in enumerate(digests) if found and found == digests[rank]]
+    if len(same) > 1 and same[0] == rank:
+        warnings.warn(
+            f"ranks {', '.join(map(str, same))} train on the same samples, which are to each other "
+            f"further samples of the batch; give the DataLoader a DistributedSampler, or its "
+            f"shuffling another seed on each rank",
+            stacklevel=2,
+        )

@@ -39,12 +39,17 @@ VARIABLES = [
 ]
 
 
-SAMPLES = ("rank 0 has 3 batches in an epoch and rank 1 has 2",)
+# Of a rank with fewer samples: how many steps are taken, and what is said of it.
+SAMPLES = [
+    (1, None),  # the end of an epoch is not reached
+    (3, "rank 0 has 3 batches in an epoch and rank 1 has 2"),
+]
 
 
-def fit(samples=24, **given):
+def fit(samples=24, steps=1, **given):
     control = hosts.negative_control()(**{"sampler": "in_batch()"} | given)
-    hosts.trainer(callbacks=[control], max_steps=1).fit(hosts.recipe(), hosts.loader(samples))
+    trainer = hosts.trainer(callbacks=[control], max_steps=steps)
+    trainer.fit(hosts.recipe(), hosts.loader(samples))
 
 
 class Two(nn.Module):
@@ -74,13 +79,13 @@ def told(rank, world):
         found.append(said(fit))
         for name in own:
             del os.environ[name]
-    found.append(said(fit, samples=16 if rank else 24))
+    found += [said(fit, samples=16 if rank else 24, steps=steps) for steps, _ in SAMPLES]
     return [*found, said(plain, rank)] if hosts._has("lightly") else found
 
 
 def test_what_a_rank_alone_was_told_is_an_error_on_all():
     zero, one = ranks.run(told, 2)
-    words = [word for *_, word in (*ARGUMENTS, *VARIABLES, SAMPLES)]
+    words = [word for *_, word in (*ARGUMENTS, *VARIABLES, *SAMPLES)]
     words += ["treated losses: rank 0 has first, second, rank 1 has first"][
         : len(zero) - len(words)
     ]

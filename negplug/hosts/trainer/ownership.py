@@ -9,6 +9,7 @@ samples the indexes mean.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 import weakref
 from typing import Any
@@ -208,7 +209,7 @@ class KeptState:
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         own = self.owner.dataset if found is None else str(found)
-        own_number = float(trainer.num_training_batches)  # infinite where nobody knows it
+        own_number = _batches_to_come(trainer)
         told = everyones((None if found is None else str(found), terms, own, own_number))
         compare([said for _, said, *_ in told])
         numbers = [number for *_, number in told]
@@ -280,3 +281,10 @@ def _few(weights: Any) -> list[Any]:
 def _say(why: str) -> None:
     if rank() == 0:
         logger.info("negplug starts afresh: %s", why)
+
+
+def _batches_to_come(trainer: Any) -> float:
+    """Return how many batches this rank takes in an epoch; infinite where nobody knows it."""
+    steps = math.inf if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
+    batches: float = min(trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
+    return batches

@@ -25,6 +25,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """Let go at the end of what Triton would else call leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def two_threads():
     """Two threads for a test, and one again after it."""

@@ -101,6 +101,25 @@ def composer() -> str | None:
     return os.environ.get("NEGPLUG_COMPOSE") or None
 
 
+def refuse_of_trainers(loss: str) -> None:
+    """Raise ``ValueError`` where a plain loop is asked for what a Trainer alone can do.
+
+    Args:
+        loss: The loss that the loop calls, and where.
+    """
+    if accumulate() > 1:
+        raise ValueError(
+            f"NEGPLUG_ACCUMULATE cannot split the steps of a plain PyTorch loop, such as the "
+            f"one that calls {loss}; call negplug.accumulated() in it"
+        )
+    if composer() is not None:
+        raise ValueError(
+            f"NEGPLUG_COMPOSE composes the batches of a Lightning Trainer, not those of a plain "
+            f"PyTorch loop, such as the one that calls {loss}; unset it and give the DataLoader a "
+            f"negplug.ComposedBatchSampler"
+        )
+
+
 def ignored() -> frozenset[str]:
     """Return the losses that the environment leaves alone: names of sites, or of classes."""
     given = os.environ.get("NEGPLUG_IGNORE", "").split(",")

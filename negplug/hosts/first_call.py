@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import itertools
+import weakref
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor
 
 from negplug.hosts.nested import tensors_in
 from negplug.hosts.treated_loss import TreatedLoss
+from negplug.hosts.untreated import UntreatedLossError
 from negplug.kernels.torch_private import backward_runs
 from negplug.loss import optimizers
 
@@ -17,12 +21,17 @@ from negplug.loss import optimizers
 class FirstCall:
     """The first call of a loss, and whether another followed its step.
 
+    It is remembered when the loss itself is gone, and keeps neither that nor its model.
+
     Args:
         treated: The loss.
+        trained: The parameters that it trains.
     """
 
-    def __init__(self, treated: TreatedLoss) -> None:
-        self._treated = treated
+    def __init__(self, treated: TreatedLoss, trained: Iterable[Tensor]) -> None:
+        self._treated = weakref.ref(treated)
+        self._tally = treated.tally
+        self._trained = [weakref.ref(parameter) for parameter in trained]
         self._calls_in_step: int | None = None
         self._finished = optimizers.finished()
         self._step = treated.loss.next_step
@@ -43,22 +52,51 @@ class FirstCall:
             return False
         if backward_runs():
             return _alike(self._given, own)
-        if self._treated.loss.next_step > self._step:
+        treated = self._treated()
+        if treated is None or treated.loss.next_step > self._step:
             self._given = None
         return False
 
     def end_step(self, _: Tensor) -> None:
         """Note that the step's backward pass has come."""
-        self._calls_in_step = self._treated.calls
+        self._calls_in_step = self._tally.calls
 
-    @property
-    def was_the_last(self) -> bool:
-        """Whether the step is over and the loss was not called in another.
+    def insist_on_another(self, named: str, trained: Iterable[Tensor]) -> None:
+        """Insist that the loss was called in another step of its training than its first.
 
-        A backward pass alone ends none: each of several losses in a list may have its own.
+        A backward pass alone ends no step: each of several losses in a list may have its own.
+
+        Args:
+            named: The loss that takes its place, with the place of its call.
+            trained: The parameters that it trains. If they are others, the training is another.
+
+        Raises:
+            UntreatedLossError: If it was not.
         """
         stepped = optimizers.finished() > self._finished
-        return stepped and self._calls_in_step == self._treated.calls
+        if not stepped or self._calls_in_step != self._tally.calls:
+            return
+        before = {id(parameter) for each in self._trained if (parameter := each()) is not None}
+        if not self._trained or any(id(parameter) in before for parameter in trained):
+            raise UntreatedLossError(
+                f"{named}, is made anew in every step, and with it goes what its sampler "
+                f"remembers: make it once, before the loop"
+            )
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name of a loss's own, from which the seed of its draws is made.
+
+    A training draws alike whatever was trained before it in the process, and is gone.
+
+    Args:
+        name: What it is called if it is the only one.
+        taken: The names of those that there are; weakly kept.
+    """
+    if taken:
+        gc.collect()  # a treated loss is part of a cycle
+    names = (f"{name}.{number}" if number else name for number in itertools.count(len(taken)))
+    return next(each for each in names if each not in taken)
 
 
 def _tensors(own: Any) -> list[Tensor]:

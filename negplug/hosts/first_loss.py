@@ -32,7 +32,11 @@ def _after_forward(
 
 @outside_graphs
 def _start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    global _hook
     from negplug.hosts import watch
 
-    _hook.remove()
-    return watch.take_over(module, args, kwargs, output)
+    treated = watch.take_over(module, args, kwargs, output)
+    if watch.is_at_work() and _hook is not None:
+        _hook.remove()
+        _hook = None
+    return treated

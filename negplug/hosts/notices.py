@@ -14,6 +14,8 @@ from negplug.loss import optimizers
 
 logger = logging.getLogger("negplug")
 
+_said_so = False  # that nothing is treated any more
+
 
 class _UnlessConfigured(logging.StreamHandler):  # type: ignore[type-arg]
     """Prints to standard error until the script sets up logging of its own."""
@@ -29,6 +31,17 @@ def treats(sites: Iterable[LossSite], treatment: Treatment, where: str = "") -> 
         return
     names = ", ".join(f"{site.name} ({site.host}{where})" for site in sites)
     logger.info("negplug treats %s with %s", names, treatment.describe())
+
+
+def treats_no_longer() -> None:
+    """Warn that the variable is gone, by a notebook's wish or a script's cleared environment."""
+    global _said_so
+    if not _said_so and rank() == 0:
+        logger.warning(
+            "negplug: NEGPLUG_SAMPLER was set in this process and is set no longer, so losses are "
+            "the host's own from here on"
+        )
+    _said_so = True
 
 
 def begins_anew(site: LossSite, treated: TreatedLoss) -> None:
@@ -68,6 +81,8 @@ def untrained(losses: Mapping[str, TreatedLoss], theirs: Iterable[Any]) -> None:
 
 def show() -> None:
     """Show what negplug says from ``INFO`` on, unless logging is set up already."""
+    global _said_so
+    _said_so = False
     if not logger.handlers and logger.level == logging.NOTSET:
         logger.addHandler(_UnlessConfigured())
         logger.setLevel(logging.INFO)

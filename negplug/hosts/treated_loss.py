@@ -36,12 +36,19 @@ class StepOver(BaseException):
     """Ends a step that was run for what its loss is given. No ``except Exception`` stops it."""
 
 
+class Tally:
+    """How often a loss was called in training."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
 class TreatedLoss:
     """What a host's loss calls once it is treated.
 
     Attributes:
         loss: Sampler and counters of this site.
-        calls: How often it was called in training.
+        tally: Counts its calls in training.
         temperature: The temperature that was asked for; None inherits the host's.
         reads_metadata: Whether the site finds the metadata of a step itself.
         dataset: What its batches can say of the data set.
@@ -77,7 +84,7 @@ class TreatedLoss:
             )
         parts = (*self.loss.sampler.parts_inside(), *self.loss.objective.parts_inside())
         self._by_place = not any(part.wants_indexes for part in parts)
-        self.calls = 0
+        self.tally = Tally()
         self._forgets = False
         self._used: int | None = None  # the step of the calls that the metadata served
         self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES, by_place=self._by_place)
@@ -99,6 +106,11 @@ class TreatedLoss:
         self.shared = site.shared
         self.rerouted: Callable[[Any, Callable[[], Tensor]], Tensor] | None = None
         self.ahead: Callable[[Callable[[], Tensor]], Tensor | None] | None = None
+
+    @property
+    def calls(self) -> int:
+        """How often it was called in training."""
+        return self.tally.calls
 
     def collect_for(self, collector: Callable[[ContrastiveBatch], None]) -> None:
         """Tell ``collector`` of each training call's batch, with the samples' data set indexes."""
@@ -205,7 +217,7 @@ class TreatedLoss:
             self._rows = len(batch.anchors)
         if batch.training:
             self._used = self.loss.next_step
-            self.calls += 1
+            self.tally.calls += 1
             if self.collector is not None:
                 self.collector(batch)
             if not call_record.recorded_here():

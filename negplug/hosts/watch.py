@@ -25,13 +25,13 @@ from negplug.contract.declarations import full_name
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.contract.variables import FORMS
-from negplug.hosts import environment, notices, resumed, unheeded
-from negplug.hosts.first_call import FirstCall
+from negplug.hosts import environment, first_loss, notices, resumed, unheeded
+from negplug.hosts.first_call import FirstCall, free_name
 from negplug.hosts.first_pass import may_be_checkpointed
 from negplug.hosts.functions import FunctionWatch, bypassed_at, modules_around
 from negplug.hosts.injection import Injection
 from negplug.hosts.lookout import STEPS, say_functions
-from negplug.hosts.loss_form import losses_in
+from negplug.hosts.loss_form import losses_in, parameters_of
 from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
@@ -60,7 +60,8 @@ class Watch:
         ignore: Losses to leave alone, by the name of their class.
 
     Attributes:
-        injections: The handles of the losses treated so far, by name, in order of their calls.
+        injections: The handles of the treated losses that there are, by name, in order of their
+            first calls.
         asked: What the environment asked for if it started this watch; a loss that is called after
             it has changed gets what it asks for then.
 
@@ -76,7 +77,7 @@ class Watch:
         ignore: Collection[str] = (),
     ) -> None:
         global _watch
-        self.injections: dict[str, Injection] = {}
+        self.injections = weakref.WeakValueDictionary[str, Injection]()
         self.asked: tuple[environment.Asked, Collection[str]] | None = None
         self._treatment = Treatment.of(sampler, objective, temperature)
         self._judge = Judge(ignore)
@@ -133,7 +134,7 @@ class Watch:
         if site is not None or self._judge.leaves_alone(module):
             self._leave(module, output)
         if site is not None:
-            first_call = self._treat(site, module)
+            first_call = self._treat(site, module, output)
             # Some losses embed the batch themselves, again here: draws to come stay as they were.
             draws = RngStates.now(output.device)
             treated: Tensor = module.forward(*args, **kwargs)
@@ -182,43 +183,29 @@ class Watch:
         """Return the watch that the environment asks for by now; this one if it started without."""
         return self if self.asked is None else from_environment()
 
-    def _treat(self, site: LossSite, module: nn.Module) -> FirstCall:
-        if environment.accumulate() > 1:
-            raise ValueError(
-                f"NEGPLUG_ACCUMULATE cannot split the steps of a plain PyTorch loop, such as the "
-                f"one that calls {type(module).__name__} at {place()[0]}; call "
-                f"negplug.accumulated() in it"
-            )
-        if environment.composer() is not None:
-            raise ValueError(
-                f"NEGPLUG_COMPOSE composes the batches of a Lightning Trainer, not those of a "
-                f"plain PyTorch loop, such as the one that calls {type(module).__name__} at "
-                f"{place()[0]}; unset it and give the DataLoader a "
-                f"negplug.ComposedBatchSampler"
-            )
-        # Of a name of its own, from which the seed of its draws is made.
-        number = len(self.injections)
-        site.name = f"{site.name}.{number}" if number else site.name
+    def _treat(self, site: LossSite, module: nn.Module, output: Tensor) -> FirstCall:
         where, key = place()
+        environment.refuse_of_trainers(f"{type(module).__name__} at {where}")
+        trained = parameters_of(output)
         earlier = self._first_calls.get((type(module), key))
-        if earlier is not None and earlier.was_the_last:
-            raise UntreatedLossError(
-                f"{type(module).__name__}, called at {where}, is made anew in every step, and with "
-                f"it goes what its sampler remembers: make it once, before the loop"
-            )
+        if earlier is not None:
+            earlier.insist_on_another(f"{type(module).__name__}, called at {where}", trained)
+        site.name = free_name(site.name, self.injections)
         treated = self._treatment.at(site)
         injection = Injection([site], [treated])
         injection.provide(unindexed=_UNINDEXED)
         if not self.injections:
+            self._stop_looking()
             self._functions = FunctionWatch()
             treated.watcher = self._after_treated
         self.injections[site.name] = injection
         notices.treats([site], self._treatment, f", called at {where}")
         if len(self.injections) == 1 and resumed.is_resumed():
             notices.begins_anew(site, treated)
-        first_call = self._first_calls[type(module), key] = FirstCall(treated)
+        first_call = self._first_calls[type(module), key] = FirstCall(treated, trained)
 
-        def ahead(own: Callable[[], Tensor]) -> Tensor | None:
+        # The handle is kept by its loss, and by nothing else.
+        def ahead(own: Callable[[], Tensor], _: Injection = injection) -> Tensor | None:
             if self._current() is not self:
                 return own()  # nobody asks for the treatment any more
             if first_call.is_repeated(own):
@@ -246,7 +233,8 @@ def from_environment() -> Watch | None:
     """Return the watch that is at work, or one that the environment asks for.
 
     Returns:
-        None if the environment asks for none, by now, and none was started without it.
+        None if the environment asks for none, by now, and none was started without it. It did
+        ask for one before.
 
     Raises:
         ValueError, TypeError: If what the environment asks for cannot be had.
@@ -258,6 +246,8 @@ def from_environment() -> Watch | None:
     if treatment is None:
         if _watch is not None:
             _watch.stop()
+        first_loss.wait()  # should it ask for one again
+        notices.treats_no_longer()
         return None
     notices.show()
     environment.check_parts()
@@ -279,6 +269,11 @@ def take_over(
         return None
     unheeded.trains()
     return found.after_forward(module, args, kwargs, output)
+
+
+def is_at_work() -> bool:
+    """Return whether there is a watch in this process."""
+    return _watch is not None
 
 
 def pause(fitting: object) -> None:

@@ -7,6 +7,7 @@ import naive
 import pytest
 import torch
 
+from negplug.hosts import first_loss, notices
 from negplug.hosts import watch as at_work
 
 NTXentLoss = pytest.importorskip("lightly.loss").NTXentLoss
@@ -65,6 +66,30 @@ def test_the_next_call_of_a_loss_that_was_treated(monkeypatch, later):
     assert ("forward" in vars(criterion)) == (later is not None)
     if later is not None:
         at_work._watch.stop()
+
+
+def test_a_variable_that_goes_and_comes_again_in_a_process_that_was_armed(monkeypatch, caplog):
+    own = loss_of()
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "uniform(num_negatives=2)")
+    first_loss.wait()
+    treated = loss_of()
+    assert treated < own - 0.5
+    monkeypatch.delenv("NEGPLUG_SAMPLER")
+    for _ in range(2):
+        assert loss_of() == pytest.approx(own, rel=1e-6)
+    assert len([text for text in caplog.messages if "is set no longer" in text]) == 1
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "uniform(num_negatives=2)")
+    assert loss_of() == treated
+    at_work._watch.stop()
+
+
+def test_a_variable_that_is_gone_by_the_first_loss_is_named(monkeypatch, caplog):
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "in_batch()")
+    first_loss.wait()
+    notices.show()
+    monkeypatch.delenv("NEGPLUG_SAMPLER")  # as a script does that clears its environment
+    loss_of()
+    assert any("NEGPLUG_SAMPLER was set in this process" in text for text in caplog.messages)
 
 
 def test_a_loss_that_was_treated_is_the_host_s_again(asks):

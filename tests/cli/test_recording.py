@@ -140,6 +140,28 @@ def test_a_file_that_cannot_be_written_is_refused_before_training(
             recording.setup(SimpleNamespace(is_global_zero=True), None, "fit")
 
 
+def test_a_file_that_cannot_be_written_any_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder may go while a fit runs, and its disk may fill up."""
+    from types import SimpleNamespace
+
+    from negplug.hosts.trainer.metrics import recorder
+
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    monkeypatch.setenv("NEGPLUG_METRICS", str(folder / "file"))
+    trainer = SimpleNamespace(
+        is_global_zero=True, callback_metrics={}, current_epoch=1, max_epochs=2, global_step=3
+    )
+    recording = recorder(object)
+    recording.setup(trainer, None, "fit")
+    (folder / "file").unlink()
+    folder.rmdir()
+    with pytest.raises(ValueError, match=r"NEGPLUG_METRICS names .*, which cannot be written"):
+        recording.on_train_epoch_end(trainer, None)
+
+
 @pytest.mark.parametrize("stored", [None, 3, "acc", [], {"acc": None}])
 def test_what_was_stored_before_it_was_checked_is_no_metric(stored: object) -> None:
     assert numbers(stored) == {}

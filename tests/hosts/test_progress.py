@@ -137,3 +137,14 @@ def test_a_file_holds_the_last_record(tmp_path, monkeypatch):
     assert record["left"] == 0
     assert loss_of(record) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+
+
+def test_a_file_that_cannot_be_written_ends_no_fit(tmp_path, monkeypatch):
+    monkeypatch.setenv(progress.PROGRESS_VARIABLE, str(tmp_path / "gone" / "progress.json"))
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+    _, trainer = fit(enable_progress_bar=False)
+    assert trainer.global_step == 3
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "progress.json").mkdir()  # the last step fails: nothing stays beside
+    fit(enable_progress_bar=False)
+    assert [path.name for path in (tmp_path / "gone").iterdir()] == ["progress.json"]

@@ -55,13 +55,7 @@ class _RecorderHooks:
     def setup(self, trainer: _Trainer, pl_module: object, stage: str) -> None:
         # Now, and not behind the first epoch.
         if trainer.is_global_zero:
-            try:
-                self._path.open("a").close()
-            except OSError as error:
-                raise ValueError(
-                    f"{METRICS_VARIABLE} names {str(self._path)[:200]!r}, which cannot be written "
-                    f"to ({error.strerror}); name a file in a folder that there is"
-                ) from None
+            self._append("")
 
     def on_train_epoch_start(self, trainer: _Trainer, pl_module: object) -> None:
         self._watch.start()
@@ -114,8 +108,17 @@ class _RecorderHooks:
         if self._batch_size:
             record["batch_size"] = self._batch_size
             record["train_seconds"] = self._watch.seconds
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._append(json.dumps(record) + "\n")
+
+    def _append(self, text: str) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise ValueError(
+                f"{METRICS_VARIABLE} names {str(self._path)[:200]!r}, which cannot be written "
+                f"to ({error.strerror}); name a file in a folder that there is, and has room"
+            ) from None
 
 
 class _StopWatch:

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -156,7 +157,11 @@ def _fraction(trainer: Any, batches: int) -> float | None:
 
 
 def _write(record: Record, path: Path) -> None:
-    """Put a record in place of the last one, in whole."""
+    """Put a record in place of the last one, in whole; no display is a reason to end a fit."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:  # a full disk, a folder that is gone
+        with suppress(OSError):
+            partial.unlink()

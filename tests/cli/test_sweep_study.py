@@ -131,6 +131,31 @@ def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) ->
     assert study.failures() == ({run: "out of luck"} if fails else {})
 
 
+def test_which_sweep_a_run_has_failed_in_is_told_without_a_clock(tmp_path: Path) -> None:
+    """A clock may be set back, and those of machines that share a storage differ."""
+    import sqlite3
+
+    from negplug.cli.child import RunFailedError
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    file, run, done = tmp_path / "study.db", Run("baseline", 0), []
+    settings = Settings("a.py", (), None, None)
+
+    def execute(run: Run) -> Result:
+        done.append(run)
+        raise RunFailedError("out of luck")
+
+    for year in (2000, 2100):
+        study = SweepStudy(file, "sweep", settings)
+        study.work([run], execute, lambda runs: None)
+        with sqlite3.connect(file) as database:
+            database.execute(f"UPDATE trials SET datetime_complete = '{year}-01-01 00:00:00'")
+        database.close()
+        study.work([run], execute, lambda runs: None)  # has failed in this sweep already
+    SweepStudy(file, "sweep", settings).work([run], execute, lambda runs: None)
+    assert done == [run] * 3
+
+
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from importlib import import_module
 

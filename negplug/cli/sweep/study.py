@@ -19,7 +19,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +66,13 @@ class SweepStudy:
                     f"this study was created with {key}={before!r}, not {key}={value!r}, and "
                     "results must not be mixed; repeat its settings or start another study"
                 )
-        self._began = datetime.now()
+        # By number, for clocks differ between machines and may be set back.
+        self._failed_before = {
+            trial.number
+            for trials in self._trials().values()
+            for trial in trials
+            if trial.state.name == "FAIL"
+        }
         self._in_hand: Trial | None = None
 
     def prune_by(self, pruner: BasePruner) -> None:
@@ -222,8 +227,7 @@ class SweepStudy:
     def _settles(self, trial: FrozenTrial) -> bool:
         """Whether a trial leaves nothing to do for its run: all but an old or a killed failure."""
         if trial.state.name == "FAIL":
-            ended = trial.datetime_complete
-            return "error" in trial.user_attrs and ended is not None and ended >= self._began
+            return "error" in trial.user_attrs and trial.number not in self._failed_before
         if trial.state.name == "PRUNED":  # a trial that was not for this sweep is one too
             return "stopped" in trial.user_attrs
         return trial.state.name in ("COMPLETE", "RUNNING", "WAITING")

@@ -30,6 +30,8 @@ _kept: str | None = None
 
 _recorded = ""  # the line of this process
 
+_others = False  # whether others had added to a record of this process by its end
+
 
 class Calls(NamedTuple):
     """What the processes of a script have noted.
@@ -61,6 +63,16 @@ def recorded_here() -> bool:
     return bool(_recorded)
 
 
+def recorded() -> bool:
+    """Return whether this process has, or one that a ``negplug run`` shares a record with."""
+    path = os.environ.get(RECORD_VARIABLE) or _kept
+    if _recorded or _others or not path or not _is_record(path):
+        return bool(_recorded) or _others
+    with suppress(OSError):
+        return os.stat(path).st_size > 0
+    return False
+
+
 @contextmanager
 def opened() -> Iterator[Callable[[], Calls]]:
     """Keep a record for this process and those that it starts.
@@ -68,7 +80,7 @@ def opened() -> Iterator[Callable[[], Calls]]:
     Yields:
         A function that tells what they have noted so far.
     """
-    global _kept
+    global _kept, _others
     descriptor, path, named = _new_file()
     process, made = os.getpid(), os.fstat(descriptor)
     os.environ[RECORD_VARIABLE] = _kept = path
@@ -76,6 +88,7 @@ def opened() -> Iterator[Callable[[], Calls]]:
         # Asked through the open file: a cleaner of old temporary files may have taken the name.
         yield lambda: _read(descriptor if _is_open(descriptor, made) else None)
     finally:
+        _others = recorded()
         os.environ.pop(RECORD_VARIABLE, None)
         _kept = None
         if _is_open(descriptor, made):

@@ -61,7 +61,7 @@ def say(by_now: str, sampler: bool = True) -> None:
     """
     from negplug.hosts import call_record
 
-    treated = call_record.recorded_here()
+    here, treated = call_record.recorded_here(), call_record.recorded()
     asked = bool(os.environ.get("NEGPLUG_SAMPLER"))
     if asked and not treated and sampler:
         logger.warning(
@@ -76,7 +76,8 @@ def say(by_now: str, sampler: bool = True) -> None:
             "NEGPLUG_SAMPLER too, or unset %s",
             *(name, by_now, name),
         )
-    if asked or treated:
+    # Where a process that this one has started was treated, its classes are that one's.
+    if here or (asked and not treated):
         _say_undeclared(by_now)
     autoload = sys.modules.get("negplug.hosts.trainer.autoload")
     for name in _given(_OF_TRAINERS) if autoload is None or not autoload.was_asked() else ():

@@ -206,3 +206,24 @@ def test_no_file_of_others_is_taken_for_a_record(
             monkeypatch.setattr(call_record, "_recorded", "")
             call_record.record_call()
     assert precious.read_text() == "data\n"
+
+
+@pytest.mark.parametrize("named", ["light:InfoNCE", "nowhere:Nothing"])
+def test_what_a_child_has_treated_is_not_said_to_be_missing_by_its_parent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
+) -> None:
+    """A script that spawns its ranks knows none of their classes itself."""
+    from negplug.hosts import call_record, unheeded
+
+    monkeypatch.setattr(call_record, "_recorded", "")
+    monkeypatch.setattr(call_record, "_others", False)
+    monkeypatch.setenv("NEGPLUG_SAMPLER", "in_batch()")
+    monkeypatch.setenv("NEGPLUG_TREAT", f"{named}=infonce")
+    with call_record.opened():
+        unheeded.say("has made 10 steps")
+        assert len(caplog.messages) == 2
+        child = "from negplug.hosts import call_record; call_record.record_call()"
+        subprocess.run([sys.executable, "-c", child], check=True)
+        unheeded.say("has made 10 steps")
+    unheeded.say("ends")
+    assert len(caplog.messages) == 2

@@ -6,6 +6,7 @@ that need them, so ``negplug --help`` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -45,6 +46,19 @@ app.command("inspect", context_settings={"allow_interspersed_args": False})(insp
 app.command("recommend")(recommend.recommend)
 
 
+def _open_closed_streams() -> None:
+    """Open what a daemon or a cron job has closed, where nothing is read or kept.
+
+    A file that is opened later would get the number of a standard stream, and be a child's.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w"))
+
+
 def main() -> None:
     """Entry point of the console script."""
+    _open_closed_streams()
     app(prog_name="negplug")

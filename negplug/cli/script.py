@@ -11,9 +11,9 @@ from types import TracebackType
 
 
 def script_exists(name: str, module: bool) -> bool:
-    """Whether there is such a file, or such a module."""
+    """Whether there is such a file, a folder that runs as one, or such a module."""
     if not module:
-        return Path(name).is_file()
+        return Path(name).is_file() or (Path(name) / "__main__.py").is_file()
     try:
         return find_spec(name) is not None
     except (ImportError, ValueError):
@@ -24,7 +24,7 @@ def execute(script: str, args: list[str], module: bool) -> None:
     """Run the script as ``__main__``; returns if it ended well.
 
     Args:
-        script: Path of a file, or name of a module.
+        script: Path of a file or of a folder with a ``__main__.py``, or name of a module.
         args: What the script finds in ``sys.argv`` behind its name.
         module: Whether ``script`` is a module.
 
@@ -42,7 +42,8 @@ def execute(script: str, args: list[str], module: bool) -> None:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
         else:
             if not getattr(sys.flags, "safe_path", False):  # python 3.11 and later
-                sys.path[0] = str(Path(script).resolve().parent)
+                found = Path(script).resolve()
+                sys.path[0] = str(found if found.is_dir() else found.parent)
             runpy.run_path(os.path.abspath(script), run_name="__main__")
     except SystemExit as leaving:
         # `sys.exit()` and `sys.exit(0)` are a normal end, which is checked like any other. Of a

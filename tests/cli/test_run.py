@@ -123,6 +123,15 @@ def test_a_module_runs_as_under_python(tmp_path: Path) -> None:
     assert negplug_run(tmp_path, "--sampler", "baseline", "-m", "shw").returncode == 2
 
 
+def test_a_folder_runs_as_under_python(tmp_path: Path) -> None:
+    write(tmp_path / "show" / "beside.py", "")
+    write(tmp_path / "show" / "__main__.py", "import beside\n" + SHOW)
+    done = negplug_run(tmp_path, "--sampler", "baseline", "show", "x")
+    assert json.loads(done.stdout)["argv"] == ["x"]
+    (tmp_path / "show" / "__main__.py").unlink()
+    assert negplug_run(tmp_path, "--sampler", "baseline", "show").returncode == 2
+
+
 def test_the_treatment_is_in_the_environment(tmp_path: Path) -> None:
     write(tmp_path / "show.py", SHOW + CALLED)
     treatment = ["--sampler", "uniform(num_negatives=4)", "--temperature", "0.2"]

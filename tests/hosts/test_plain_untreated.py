@@ -108,6 +108,7 @@ def test_trainings_of_one_process_draw_alike_and_leave_nothing(watch, steps):
     assert not watching.injections
     assert [criterion() for criterion in left] == [None] * 3
 
+
 class Apart(hosts.lightning().LightningModule):
     """Its criterion is where no search finds it."""
 

@@ -16,6 +16,8 @@ from negplug.cli import listing, run
 from negplug.cli.inspection import command as inspection
 from negplug.cli.recommend import main as recommend
 from negplug.cli.sweep import main as sweep
+from negplug.cli.treatment import fail
+from negplug.contract.provenance import installed_version
 
 app = typer.Typer(
     name="negplug",
@@ -28,7 +30,14 @@ app = typer.Typer(
 
 
 @app.callback()
-def _any_output_encoding(context: typer.Context) -> None:
+def _ahead_of_each(context: typer.Context) -> None:
+    if installed_version("negplug") is None:
+        fail(
+            "this Python finds negplug's folder, but negplug is not installed in it, so neither "
+            "its adapters nor its entry points in torch and Lightning are there; install it, with "
+            "'pip install -e .' in a checkout.",
+            code=1,
+        )
     # A pipe on Windows, or a terminal without UTF-8, has no sign for each that a plugin may use.
     # What a script prints is the script's own.
     for stream in (sys.stdout, sys.stderr):
@@ -61,4 +70,8 @@ def _open_closed_streams() -> None:
 def main() -> None:
     """Entry point of the console script."""
     _open_closed_streams()
-    app(prog_name="negplug")
+    try:
+        app(prog_name="negplug")
+    except OSError as error:  # of a full disk, say, that the output of a listing goes to
+        print(f"negplug: {error}", file=sys.stderr)
+        sys.exit(1)

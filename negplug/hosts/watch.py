@@ -25,7 +25,7 @@ from negplug.contract.declarations import full_name
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
 from negplug.contract.variables import FORMS
-from negplug.hosts import environment, first_loss, notices, resumed, unheeded
+from negplug.hosts import environment, notices, resumed, unheeded
 from negplug.hosts.first_call import FirstCall, free_name
 from negplug.hosts.first_pass import may_be_checkpointed
 from negplug.hosts.functions import FunctionWatch, bypassed_at, modules_around
@@ -96,6 +96,14 @@ class Watch:
         if _watch is self:
             _watch = None
         self._update()
+        self._give_back()
+
+    def rest(self) -> None:
+        """Restore the losses, and wait until the environment asks for a treatment again."""
+        self.asked = environment.Asked("", None, None), ()
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._stop_looking()
         for injection in self.injections.values():
             injection.remove()
@@ -233,8 +241,7 @@ def from_environment() -> Watch | None:
     """Return the watch that is at work, or one that the environment asks for.
 
     Returns:
-        None if the environment asks for none, by now, and none was started without it. It did
-        ask for one before.
+        None if the environment asks for none any more, and none was started without it.
 
     Raises:
         ValueError, TypeError: If what the environment asks for cannot be had.
@@ -245,8 +252,7 @@ def from_environment() -> Watch | None:
         return _watch
     if treatment is None:
         if _watch is not None:
-            _watch.stop()
-        first_loss.wait()  # should it ask for one again
+            _watch.rest()
         notices.treats_no_longer()
         return None
     notices.show()

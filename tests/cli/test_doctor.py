@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from negplug.cli import app
+from negplug.contract import provenance
 from negplug.plugins.manager import plugins
 
 
@@ -22,6 +23,17 @@ def test_first_it_says_that_nothing_is_wrong(monkeypatch):
     assert first == "Nothing is wrong."
     assert second.startswith("Hosts that can be treated here: ")
     assert json.loads("".join(lines("doctor", "--json")))["problems"] == []
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["run", "--sampler", "in_batch()", "a.py"]])
+def test_a_folder_on_the_path_is_no_installation(monkeypatch, command):
+    def version(name):
+        raise provenance.PackageNotFoundError(name)
+
+    monkeypatch.setattr(provenance, "version", version)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "negplug is not installed in it" in done.stderr
 
 
 def test_what_a_plugin_prints_is_no_part_of_a_listing(monkeypatch):

@@ -165,6 +165,7 @@ def test_the_state_of_several_ranks_is_read_and_not_drawn(run, tmp_path):
         (["--json", "CHECKPOINT", "recipe.py"], "--json has no effect with SCRIPT"),
         (["CHECKPOINT", "other.py"], "SCRIPT 'other.py' is no file"),
         (["--treat", "x", "CHECKPOINT", "recipe.py"], "--treat"),
+        (["--out", "recipe.py", "CHECKPOINT", "recipe.py"], "--out recipe.py: File exists"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(run, monkeypatch, arguments, message):

@@ -1,4 +1,4 @@
-"""Standard streams that a daemon or a cron job has closed."""
+"""Standard streams that a daemon or a cron job has closed, or that lead to a full disk."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def test_streams_that_are_open_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sys.stdin, sys.stdout, sys.stderr
     cli._open_closed_streams()
     assert (sys.stdin, sys.stdout, sys.stderr) == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+def test_a_full_disk_that_a_listing_goes_to_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["negplug", "samplers"])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 1
+        assert capsys.readouterr().err == "negplug: [Errno 28] No space left on device\n"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # for what is left of it

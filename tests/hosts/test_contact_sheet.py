@@ -141,6 +141,19 @@ def test_an_exception_lets_go_of_the_loss(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_refused_and_one_without_room_ends_no_training(
+    tmp_path, caplog
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="contact sheets cannot be written to"):
+        fit(callback("ContactSheet", 1, 2, directory=tmp_path / "file" / "sheets"))
+    (page := tmp_path / "sheets" / f"epoch=0000-{hosts.site_name()}.html").mkdir(parents=True)
+    _, _, trainer = fit(callback("ContactSheet", 1, 2, directory=page.parent), max_epochs=1)
+    assert trainer.global_step == 3
+    assert any("could not write the contact sheet" in text for text in caplog.messages)
+    assert [each.name for each in page.parent.iterdir()] == [page.name]  # no half of a sheet
+
+
 def test_the_default_folder_is_the_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("NEGPLUG_DIAGNOSTICS", "contact_sheet")
     fit(default_root_dir=tmp_path, limit_train_batches=1)

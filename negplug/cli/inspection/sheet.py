@@ -74,6 +74,10 @@ def draw(saved: Saved, script: Script, pages: Pages) -> None:
     if not script_exists(script.name, script.module):
         kind = "module" if script.module else "file"
         fail(f"SCRIPT {script.name!r} is no {kind}; check its name.")
+    try:
+        pages.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--out {pages.directory}: {error.strerror}; give another folder.")
     if script.treat:
         os.environ[TREAT_VARIABLE] = ",".join(script.treat)
     from negplug.hosts.trainer import inspection

@@ -10,6 +10,7 @@ sheet, and the generators of the CPU are put back where the data set is asked fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -98,9 +99,15 @@ class ContactSheetMixin:
         self._written, self._watches = 0, False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Insist on a treated loss."""
+        """Insist on a treated loss, and on a folder for its sheets.
+
+        Raises:
+            ValueError: If there is none.
+        """
         self._watches = any(injections_of(trainer))
         if self._watches:
+            if trainer.is_global_zero:
+                self._make_folder()
             return
         what = f"no loss of {type(pl_module).__name__} is treated"
         if not self._from_environment:
@@ -176,13 +183,26 @@ class ContactSheetMixin:
         epoch, step = self._when(trainer)
         return f"{name} with {sampler}, epoch {epoch}, step {step}"
 
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"contact sheets cannot be written to {str(self._folder)!r} ({error.strerror}); "
+                f"give another directory"
+            ) from None
+
     def _write(self, trainer: Any, module: Any, name: str, sheet: Sheet) -> None:
         picture = pixels(figure(sheet))
-        self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"epoch={self._when(trainer)[0]:04d}-{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}"
-        (self._folder / f"{stem}.png").write_bytes(png_of(picture))
         page = self._folder / f"{stem}.html"
-        page.write_text(page_of(sheet), encoding="utf-8")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            page.with_suffix(".png").write_bytes(png_of(picture))
+            page.write_text(page_of(sheet), encoding="utf-8")
+        except OSError as error:
+            self._give_up(page, error)
+            return
         self._keep_written(page, sheet)
         if not self._written:
             logger.info("negplug writes contact sheets to %s", self._folder)
@@ -191,6 +211,15 @@ class ContactSheetMixin:
         if math.isfinite(sheet.false_negatives):
             self._log(module, f"negplug/{name}/false_negatives", sheet.false_negatives)
             self._log(module, f"negplug/{name}/false_negative_share", sheet.false_negative_share)
+
+    def _give_up(self, page: Path, error: OSError) -> None:
+        """Warn of a sheet that the disk has no room for; no picture is worth a training."""
+        for file in (page, page.with_suffix(".png")):
+            with contextlib.suppress(OSError):
+                file.unlink()
+        logger.warning(
+            "negplug could not write the contact sheet %s (%s)", page, error.strerror or error
+        )
 
     def _keep_written(self, page: Path, sheet: Sheet) -> None:
         """Be told of a page that was written."""

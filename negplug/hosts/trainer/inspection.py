@@ -155,6 +155,11 @@ class InspectionMixin(ContactSheetMixin):
     def _title(self, name: str, sampler: str, trainer: Any) -> str:
         return f"{super()._title(name, sampler, trainer)} of {self._inspection.name}"
 
+    def _give_up(self, page: Path, error: OSError) -> None:
+        raise SystemExit(
+            f"negplug: {page} cannot be written ({error.strerror}); give another --out"
+        )
+
     def _keep_written(self, page: Path, sheet: Sheet) -> None:
         self._inspection.written.append((page, sheet))
 

@@ -278,7 +278,8 @@ class Steps:
 
     def _pass_over(self) -> bool:
         """Whether the backward pass of the calls so far is over."""
-        return bool(self._reached) and (self._final or optimizers.finished() > self._finished)
+        ended = self._final or self.passes.carried_on
+        return bool(self._reached) and (ended or optimizers.finished() > self._finished)
 
     def _complete(self) -> bool:
         """Whether no backward pass can follow, or the step has had as many calls as any."""

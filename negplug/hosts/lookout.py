@@ -169,6 +169,9 @@ class Lookout:
         if self._judge.site_of(module) is not None:
             name, why = self._judge.name(module), f"{where}, out of reach of the model"
             mend = "make it an attribute of the model"
+            if self._judge.is_in_model(module):
+                why = f"{where}, which was made after the model was treated"
+                mend = "make it before the training, once, and change its attributes afterwards"
         elif (unknown := self._judge.unknown(module, given, output)) is not None:
             name = unknown
             why = f"{where}, a {full_name(type(module))} that no adapter knows"

@@ -100,6 +100,10 @@ class Judge:
         """Return the path of a module in the model, or the name of its class."""
         return self._path(module) or type(module).__name__
 
+    def is_in_model(self, module: nn.Module) -> bool:
+        """Return whether a module is one of the model's."""
+        return bool(self._path(module))
+
     def _path(self, module: nn.Module) -> str:
         inside = () if self._model is None else self._model.named_modules()
         return next((path for path, other in inside if other is module), "")

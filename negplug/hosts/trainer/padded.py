@@ -57,7 +57,8 @@ def _run(row: list[int]) -> int:
 def _sequences(value: Any, depth: int = _DEPTH) -> Iterator[list[int]]:
     """Yield the sequences of integers in a sample."""
     if isinstance(value, Tensor) or type(value).__module__ == "numpy":
-        value = value.tolist() if value.ndim in (1, 2) else None  # images have more
+        whole = "int" in str(value.dtype) and value.ndim in (1, 2)  # images have more
+        value = value.tolist() if whole else None
     if isinstance(value, Mapping):
         value = list(value.values())
     if not isinstance(value, (list, tuple)) or not 0 < len(value) < _LONGEST:

@@ -83,6 +83,7 @@ class Passes:
         self.rhythm = Rhythm()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._behind: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # which stepped last
+        self._steps: list[Collection[_Step]] = []  # of all of these, also once one is gone
         self._cut = self._attacks = False
         self.clear()
 
@@ -104,6 +105,7 @@ class Passes:
             found, kinds = _training_with(loss)
             self._cut, self._attacks = kinds == {False}, kinds == {False, True}
             self._optimizers = found if self._fresh else self._optimizers | found
+            self._steps = [_known[optimizer] for optimizer in list(self._optimizers)]
             self._known, self._fresh = _number_known, False
 
     def reach(self, call: Reached) -> None:
@@ -167,6 +169,9 @@ class Passes:
     def _are_lost(self) -> bool | None:
         theirs = self._theirs()
         skipped = self._skipped(self._since, theirs or _known)
+        if not skipped:
+            every = (step for steps in self._steps for step in steps)
+            skipped = [step.skipped() for step in every if step.number > self._since]
         if skipped:
             self.rhythm.step(trained=not all(skipped))
             return all(skipped)

@@ -118,8 +118,7 @@ class Steps:
 
     def __init__(self, number: int = 0, most: int | None = None, begun: int = 0) -> None:
         self.number = self.ended = number
-        self.most = most
-        self.passes = Passes()
+        self.most, self.passes = most, Passes()
         self._forgotten = Forgotten[list[tuple[int, Call]]](self.passes)
         self._earlier: list[weakref.ref[Call]] = []
         self._held_open, self.places = False, Places()

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from negplug.hosts.accumulation.cache import GradientCache
-from negplug.hosts.cover import itself
 from negplug.hosts.injection import Injection, inject_where
 from negplug.hosts.trainer.private import attached_trainer, loss_scaler
 from negplug.hosts.treated_loss import TreatedLoss
@@ -61,8 +60,7 @@ class AccumulatedStep:
         return twin
 
     def __reduce__(self) -> Any:
-        # What a recipe saves in training is its own.
-        return itself, (self.__wrapped__,)
+        return copy.copy, (self.__wrapped__,)  # what a recipe saves in training is its own
 
     def serve(self, losses: Iterable[TreatedLoss]) -> None:
         """Take these losses for the step's, too."""

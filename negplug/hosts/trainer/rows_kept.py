@@ -9,6 +9,7 @@ and in the first of each epoch, they run with rows that are marked
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import warnings
@@ -18,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negplug.hosts.cover import itself
 from negplug.hosts.nested import tensors_in, tensors_of_batch
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
 from negplug.hosts.trainer.watched_collate import INSTEAD
@@ -195,7 +195,9 @@ class _Watched:
         return self._watched(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (getattr, (self._owner, self._name)) if self._set is None else (itself, (self._set,))
+        if self._set is None:
+            return getattr, (self._owner, self._name)
+        return copy.copy, (self._set,)
 
 
 def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:

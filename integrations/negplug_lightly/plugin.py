@@ -19,6 +19,7 @@ from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
 from negplug.contract.variables import FORMS
+from negplug.hosts.cover import is_covered
 from negplug_lightly import criteria, private
 from negplug_lightly.declared import TERMS, TreatedDeclared, declared_form, two_views
 from negplug_lightly.treated import Criterion, TreatedForwardOfZ
@@ -89,7 +90,7 @@ class CriterionSite(LossSite):
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
-        if "forward" in vars(self._criterion):
+        if is_covered(self._criterion, "forward"):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
         if self._is_declared:
             self._treat_as_declared(contrast)
@@ -165,7 +166,7 @@ def find_criteria(model: nn.Module) -> Iterator[LossSite]:
 def site_of(module: nn.Module) -> LossSite | None:
     """Return the site of a known criterion that is not treated so far."""
     kind = _kind(module)
-    if kind is None or "forward" in vars(module):
+    if kind is None or is_covered(module, "forward"):
         return None
     return CriterionSite(type(module).__name__, module, kind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,17 +12,22 @@ from torch import Tensor, nn
 from negplug.contract.adapter import Contrast, Metadata
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.objective import Objective
+from negplug.hosts.cover import Cover
 from negplug.kernels.torch_private import outside_graphs
 from negplug_lightly import criteria
 
 
-class TreatedForward:
+class TreatedForward(Cover):
     """A criterion's ``forward``, rerouted. A plain object, so that the model stays picklable."""
 
     def __init__(self, criterion: nn.Module, known: Criterion, contrast: Contrast) -> None:
         self.criterion: Any = criterion
         self.known = known
         self.contrast = contrast
+
+    def covered(self) -> Any:
+        """Return the criterion's own ``forward``."""
+        return types.MethodType(type(self.criterion).forward, self.criterion)
 
     @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:

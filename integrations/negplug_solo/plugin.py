@@ -23,6 +23,7 @@ from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import Targets
 from negplug.contract.provenance import installed_version
+from negplug.hosts.cover import Cover
 from negplug_solo import losses, private
 from negplug_solo.metadata import indexes_in, read_metadata
 
@@ -145,7 +146,7 @@ class TreatedFunction:
             return self._treatment(self._contrast, **named)
 
 
-class TreatedStep:
+class TreatedStep(Cover):
     """A ``training_step`` with the method's loss functions swapped while it runs.
 
     A plain object, so that the model stays picklable; ``__wrapped__`` shows Lightning the
@@ -164,14 +165,18 @@ class TreatedStep:
         self._module = module.__name__
         self._swaps = swaps
         self._model = model
-        self._contrast = contrast
+        self.contrast = contrast
         self._targets = Targets()
+
+    def covered(self) -> Any:
+        """Return the host's own step."""
+        return self.__wrapped__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the host's step."""
         batch = kwargs.get("batch", args[0] if args else None)
-        metadata = read_metadata(self._model, batch, self._contrast.metadata, self._targets)
-        with self._contrast.knowing(metadata), private.swapped(self._module, self._swaps):
+        metadata = read_metadata(self._model, batch, self.contrast.metadata, self._targets)
+        with self.contrast.knowing(metadata), private.swapped(self._module, self._swaps):
             return self.__wrapped__(*args, **kwargs)
 
 

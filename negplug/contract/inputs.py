@@ -107,6 +107,11 @@ def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided or tensor.is_nested:
         what = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{name} must be a dense tensor, got a {what} one; call to_dense() first")
+    check_untransformed(name, tensor)
+
+
+def check_untransformed(name: str, tensor: Tensor) -> None:
+    """Raise ``TypeError`` inside of a transform of torch.func."""
     if not torch.compiler.is_compiling() and is_transformed(tensor):
         raise TypeError(
             f"{name} is inside of a transform of torch.func (grad, vmap, …), which cannot pass "

@@ -24,7 +24,7 @@ from negplug.hosts.plain_lookout import PlainLookout
 from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
-from negplug.hosts.untreated import names_of
+from negplug.hosts.untreated import names_of, scripted_in
 from negplug.plugins.manager import plugins
 
 
@@ -285,8 +285,8 @@ def _find(model: nn.Module, names: tuple[str, ...] | None) -> list[LossSite]:
     if not sites:
         known = ", ".join(adapter.spec.name for adapter in adapters) or "none installed"
         raise NoLossFoundError(
-            f"no known contrastive loss found in {type(model).__name__}; adapters: {known} "
-            f"(`negplug doctor` lists what each can treat)"
+            f"no known contrastive loss found in {type(model).__name__}{scripted_in(model)}; "
+            f"adapters: {known} (`negplug doctor` lists what each can treat)"
         )
     if names is None:
         return sites

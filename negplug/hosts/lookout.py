@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.declarations import full_name
-from negplug.contract.variables import FORMS
 from negplug.hosts import environment
 from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.loss_form import losses_in, parameters_of
 from negplug.hosts.place import place
-from negplug.hosts.untreated import Judge, UntreatedLossError
+from negplug.hosts.untreated import Judge, UntreatedLossError, mend_of
 from negplug.kernels.distributed import rank
 from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import outside_graphs
@@ -170,11 +169,13 @@ class Lookout:
         if self._judge.site_of(module) is not None:
             name, why = self._judge.name(module), f"{where}, out of reach of the model"
             mend = "make it an attribute of the model"
+            if self._judge.is_in_model(module):
+                why = f"{where}, which was made after the model was treated"
+                mend = "make it before the training, once, and change its attributes afterwards"
         elif (unknown := self._judge.unknown(module, given, output)) is not None:
-            kind = full_name(type(module))
-            name, why = unknown, f"{where}, a {kind} that no adapter knows"
-            others = ", ".join(FORMS[1:])
-            mend = f"declare it, treat='{kind}=ntxent' (NEGPLUG_TREAT) or {others}, whichever it is"
+            name = unknown
+            why = f"{where}, a {full_name(type(module))} that no adapter knows"
+            mend = mend_of(module, "declare it, treat='{kind}' (NEGPLUG_TREAT)")
         else:
             if self._judge.leaves_alone(module):
                 self._functions.leave_to(module)

@@ -26,6 +26,7 @@ from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
+from negplug.hosts.cover import is_covered
 from negplug.hosts.functions import modules_around
 from negplug.hosts.treated_method import LossCall, TreatedMethod
 
@@ -107,7 +108,7 @@ class LossModules:
     def site_of(self, module: nn.Module) -> LossSite | None:
         """Return the site of a loss that is called just now and not treated so far."""
         kind = self.kind_of(module)
-        if kind is None or self.method_of(kind) in vars(module):
+        if kind is None or is_covered(module, self.method_of(kind)):
             return None
         own = [m for m in modules_around() if m is not module and self._wraps(m)]
         found = Found(type(module).__name__, module, kind, tuple(reversed(own)))
@@ -207,7 +208,7 @@ class LossModuleSite(LossSite):
         """Cover the loss's method."""
         loss, kind = self._found.loss, self._found.kind
         method = self._host.method_of(kind)
-        if method in vars(loss):
+        if is_covered(loss, method):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
         if kind in self._host.refused:
             raise ValueError(

@@ -62,6 +62,7 @@ class TreatedLoss:
         rows_by_view: As the site says, of the arguments of its loss.
         shared: Likewise.
         rerouted: Computes what the host gets, given the call, while micro-batches are run.
+        lent: Whether a Trainer's callback treats the loss, which is the host's again in the end.
         ahead: Told of each call ahead of it, with the host's own loss; what it returns takes the
             place of the treated one, unless that is None.
     """
@@ -94,7 +95,7 @@ class TreatedLoss:
         self._captured: list[ContrastiveBatch] | None = None
         self._last: int | None = None
         self.temperature = temperature
-        self.evaluating = False
+        self.evaluating = self.lent = False
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self.collector: Callable[[ContrastiveBatch], None] | None = None
         self.looks: Callable[[TreatedLoss, tuple[Any, ...]], None] | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from negplug.contract.adapter import Contrast
+from negplug.hosts.cover import Cover
 from negplug.kernels.torch_private import outside_graphs
 
 
@@ -34,7 +36,7 @@ class LossCall(NamedTuple):
         return self.contrast.metadata.of(len(rows))
 
 
-class TreatedMethod:
+class TreatedMethod(Cover):
     """A method of a loss, rerouted. A plain object, so that the model stays picklable.
 
     Args:
@@ -45,6 +47,11 @@ class TreatedMethod:
 
     def __init__(self, call: LossCall, function: Callable[..., Tensor], method: str) -> None:
         self._call, self._function, self._method = call, function, method
+        self.contrast = call.contrast
+
+    def covered(self) -> Any:
+        """Return the loss's own method."""
+        return types.MethodType(getattr(type(self._call.loss), self._method), self._call.loss)
 
     @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -55,11 +62,11 @@ class TreatedMethod:
         flat = [each for value in args for each in (value if isinstance(value, list) else [value])]
         treated = functools.partial(_Relisted(self._treated, sizes), *flat, **kwargs)
         learns = loss.training and all(part.training for part in loss.children())
-        return self._call.contrast.returned(own, treated, learns)
+        return self.contrast.returned(own, treated, learns)
 
     def _treated(self, *args: Any, **kwargs: Any) -> Tensor:
         flat = (each for value in args for each in (value if isinstance(value, list) else [value]))
-        with self._call.contrast.together(*flat, *kwargs.values()):
+        with self.contrast.together(*flat, *kwargs.values()):
             return self._function(self._call, *args, **kwargs)
 
 

@@ -14,10 +14,13 @@ import weakref
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from negplug.contract.adapter import LossSite
+from negplug.contract.declarations import full_name
 from negplug.contract.provenance import blaming
+from negplug.contract.variables import FORMS
 from negplug.hosts import environment
 from negplug.hosts.loss_form import contrasts
 from negplug.loss.contrastive import ContrastiveLoss
@@ -97,6 +100,10 @@ class Judge:
         """Return the path of a module in the model, or the name of its class."""
         return self._path(module) or type(module).__name__
 
+    def is_in_model(self, module: nn.Module) -> bool:
+        """Return whether a module is one of the model's."""
+        return bool(self._path(module))
+
     def _path(self, module: nn.Module) -> str:
         inside = () if self._model is None else self._model.named_modules()
         return next((path for path, other in inside if other is module), "")
@@ -124,6 +131,28 @@ class Judge:
                     reports = [r for r in adapter.spec.methods() if r.method == kind.__name__]
                 return any(not r.treatable and not r.contrastive for r in reports)
         return False
+
+
+def mend_of(module: nn.Module, declare: str) -> str:
+    """Return how a contrastive loss that no adapter knows can be treated.
+
+    Args:
+        module: The loss.
+        declare: How its form is declared, with ``{kind}`` in place of its class and one form.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "call the loss itself, for nothing can take the place of what torch.jit made of it"
+    declared = declare.format(kind=f"{full_name(type(module))}={FORMS[0]}")
+    return f"{declared}, or as {', '.join(FORMS[1:])}, whichever it is"
+
+
+def scripted_in(model: nn.Module) -> str:
+    """Return a clause on the first module that torch.jit made, in which no loss is found."""
+    made = (
+        name for name, each in model.named_modules() if isinstance(each, torch.jit.ScriptModule)
+    )
+    name = next(made, None)
+    return "" if name is None else f" (but torch.jit made {name or 'it'!r}; keep losses out of it)"
 
 
 def names_of(site: LossSite, model: nn.Module) -> set[str]:

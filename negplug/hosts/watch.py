@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.adapter import LossSite
-from negplug.contract.declarations import full_name
+from negplug.contract.inputs import check_untransformed
 from negplug.contract.objective import Objective
 from negplug.contract.sampler import NegativeSampler
-from negplug.contract.variables import FORMS
 from negplug.hosts import environment, notices, resumed, unheeded
 from negplug.hosts.first_call import FirstCall, free_name
 from negplug.hosts.first_pass import may_be_checkpointed
@@ -32,10 +31,11 @@ from negplug.hosts.functions import FunctionWatch, bypassed_at, modules_around
 from negplug.hosts.injection import Injection
 from negplug.hosts.lookout import STEPS, say_functions
 from negplug.hosts.loss_form import losses_in, parameters_of
+from negplug.hosts.nested import tensors_in
 from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
-from negplug.hosts.untreated import Judge, UntreatedLossError
+from negplug.hosts.untreated import Judge, UntreatedLossError, mend_of
 from negplug.kernels.graph_marks import mark
 from negplug.kernels.rng_states import RngStates
 from negplug.kernels.torch_private import outside_graphs
@@ -142,6 +142,8 @@ class Watch:
         if site is not None or self._judge.leaves_alone(module):
             self._leave(module, output)
         if site is not None:
+            for each in tensors_in([args, kwargs]):
+                check_untransformed(f"what {type(module).__name__} is given", each)
             first_call = self._treat(site, module, output)
             # Some losses embed the batch themselves, again here: draws to come stay as they were.
             draws = RngStates.now(output.device)
@@ -180,11 +182,10 @@ class Watch:
         for loss in losses if self._current() is self else ():
             name = self._judge.unknown(module, (args, kwargs), loss)
             if name is not None:
+                mend = mend_of(module, "treat it with NEGPLUG_TREAT={kind}")
                 raise UntreatedLossError(
                     f"{name}, called at {place()[0]}, is a contrastive loss that no adapter knows: "
-                    f"treat it with NEGPLUG_TREAT={full_name(type(module))}=ntxent, or as "
-                    f"{', '.join(FORMS[1:])}, whichever it is, or leave it alone with "
-                    f"NEGPLUG_IGNORE={name}"
+                    f"{mend}, or leave it alone with NEGPLUG_IGNORE={name}"
                 )
 
     def _current(self) -> Watch | None:

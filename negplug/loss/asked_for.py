@@ -16,6 +16,7 @@ import torch
 
 _depth = 0
 _inputs: list[Sequence[Any] | None] = []
+_left = 0
 
 
 def running() -> bool:
@@ -26,6 +27,11 @@ def running() -> bool:
 def inputs() -> Sequence[Any] | None:
     """Return what the running pass computes the gradients of; None for all leaves."""
     return _inputs[-1] if _inputs else None
+
+
+def left() -> int:
+    """Return a number that rises with every pass that leaves gradients in all leaves."""
+    return _left
 
 
 @contextlib.contextmanager
@@ -52,7 +58,7 @@ def _noting(run: Callable[..., Any], place: int, returns: bool) -> Callable[...,
 
     @functools.wraps(run)
     def noting(*args: Any, **kwargs: Any) -> Any:
-        global _depth
+        global _depth, _left
         if torch.compiler.is_compiling():
             return run(*args, **kwargs)
         given = kwargs.get("inputs") if len(args) <= place else args[place]
@@ -67,6 +73,7 @@ def _noting(run: Callable[..., Any], place: int, returns: bool) -> Callable[...,
         finally:
             _depth -= returns
             _inputs.pop()
+            _left += not returns and given is None
 
     return noting
 

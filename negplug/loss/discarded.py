@@ -3,7 +3,8 @@
 - A ``GradScaler`` skips an optimizer's step where it finds infinite gradients. Torch has no hook
   for that, so ``GradScaler.step`` is wrapped. A fused optimizer skips on its device, and is asked
   once the device has got there.
-- A probe asks for a gradient (:mod:`negplug.loss.asked_for`), and no optimizer steps next.
+- A probe asks for a gradient (:mod:`negplug.loss.asked_for`), and no optimizer steps next. It is
+  none if it asks for that of embeddings, and another pass then carries it on to the parameters.
 - A guard throws the gradients away: no optimizer has stepped with them, and none is left. In
   gradient accumulation they are still there, unless the loop has put them aside
   (:mod:`negplug.loss.put_aside`).
@@ -82,6 +83,7 @@ class Passes:
         self.rhythm = Rhythm()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._behind: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # which stepped last
+        self._steps: list[Collection[_Step]] = []  # of all of these, also once one is gone
         self._cut = self._attacks = False
         self.clear()
 
@@ -89,6 +91,7 @@ class Passes:
         """Begin another step."""
         self._open: list[Reached] = []
         self._asked = False
+        self._carries: int | None = None
         self._since = _number
         self._fresh = True
         self.dropped = self.probed = False
@@ -102,6 +105,7 @@ class Passes:
             found, kinds = _training_with(loss)
             self._cut, self._attacks = kinds == {False}, kinds == {False, True}
             self._optimizers = found if self._fresh else self._optimizers | found
+            self._steps = [_known[optimizer] for optimizer in list(self._optimizers)]
             self._known, self._fresh = _number_known, False
 
     def reach(self, call: Reached) -> None:
@@ -110,10 +114,16 @@ class Passes:
         if not self._open:
             self.rhythm.reach()
             self.probed = _asks_for_none_of(self._theirs())
+            self._carries = asked_for.left() if self.probed and _asks_for_results() else None
         call.discarded = False
         self._asked = asked_for.running() and (self._asked or not self._open)
         self._open.append(call)
         self._since = _number
+
+    @property
+    def carried_on(self) -> bool:
+        """Whether a pass of its own has carried the gradients that were asked for on."""
+        return self._carries is not None and asked_for.left() > self._carries
 
     def settle(self) -> None:
         """Say of what was reached whether it was discarded, as far as that is decided."""
@@ -133,7 +143,8 @@ class Passes:
 
         Until an optimizer steps with their gradients they are taken for discarded.
         """
-        theirs = self._theirs() or (self._behind if self._cut else ())
+        # A loss of embeddings alone does not tell whose; before the first step it may be anyone's.
+        theirs = self._theirs() or ((self._behind or list(_known)) if self._cut else ())
         if self._open and theirs and self.rhythm.leave(self._since, theirs):
             for call in self._open:
                 call.discarded = True
@@ -158,9 +169,14 @@ class Passes:
     def _are_lost(self) -> bool | None:
         theirs = self._theirs()
         skipped = self._skipped(self._since, theirs or _known)
+        if not skipped:
+            every = (step for steps in self._steps for step in steps)
+            skipped = [step.skipped() for step in every if step.number > self._since]
         if skipped:
             self.rhythm.step(trained=not all(skipped))
             return all(skipped)
+        if self.carried_on:
+            self.probed = self._asked = False
         if self.probed:
             self.dropped = True
             return True
@@ -208,6 +224,12 @@ def _asks_for_none_of(theirs: Collection[Optimizer]) -> bool:
     if not theirs or inputs is None:
         return False
     return {id(each) for each in inputs}.isdisjoint(map(id, _parameters(theirs)))
+
+
+def _asks_for_results() -> bool:
+    """Whether the running pass is for gradients of what was computed, and of no leaf."""
+    inputs = asked_for.inputs() or ()
+    return not any(isinstance(each, Tensor) and each.grad_fn is None for each in inputs)
 
 
 def _parameters(theirs: Iterable[Optimizer]) -> list[Tensor]:

@@ -118,8 +118,7 @@ class Steps:
 
     def __init__(self, number: int = 0, most: int | None = None, begun: int = 0) -> None:
         self.number = self.ended = number
-        self.most = most
-        self.passes = Passes()
+        self.most, self.passes = most, Passes()
         self._forgotten = Forgotten[list[tuple[int, Call]]](self.passes)
         self._earlier: list[weakref.ref[Call]] = []
         self._held_open, self.places = False, Places()
@@ -278,7 +277,8 @@ class Steps:
 
     def _pass_over(self) -> bool:
         """Whether the backward pass of the calls so far is over."""
-        return bool(self._reached) and (self._final or optimizers.finished() > self._finished)
+        ended = self._final or self.passes.carried_on
+        return bool(self._reached) and (ended or optimizers.finished() > self._finished)
 
     def _complete(self) -> bool:
         """Whether no backward pass can follow, or the step has had as many calls as any."""

@@ -232,3 +232,55 @@ def test_samples_of_one_name_stand_for_each_other():
     swapped = default_collate([given[n] for n in (1, 0, 2, 3, 4, 5)])
     assert misplaced(given, swapped) == (0, 1)
     assert misplaced(given, swapped[0], names=[9, 9, 2, 3, 4, 5]) is False
+
+
+def sentences(views, alike=False):
+    lengths = [4, 7, 3, 9, 5, 4]  # none as long as the batch in every view
+    return [
+        [
+            [101, 50 * n + (0 if alike else v), *range(7, 7 + lengths[n] - v), 102]
+            for v in range(views)
+        ]
+        for n in range(SIZE)
+    ]
+
+
+def padded(rows, length, front=False):
+    pad = [[0] * (length - len(row)) for row in rows]
+    return torch.tensor([p + row if front else row + p for row, p in zip(rows, pad, strict=True)])
+
+
+def each_column(of, length=12, **kwargs):
+    return [padded([views[v] for views in of], length, **kwargs) for v in range(len(of[0]))]
+
+
+def flattened_and_viewed(of):
+    """As SimCSE batches pairs and triplets of sentences."""
+    rows = padded([row for views in of for row in views], 12)
+    ids = rows.view(len(of), -1, 12)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+PADDED = [
+    each_column,
+    functools.partial(each_column, front=True),
+    lambda of: each_column([[row[:8] for row in views] for views in of], 8),  # cut
+    flattened_and_viewed,
+    lambda of: flattened_and_viewed(of)["input_ids"].flatten(0, 1),
+]
+
+
+@pytest.mark.parametrize(("views", "alike"), [(1, False), (2, False), (2, True), (3, False)])
+@pytest.mark.parametrize("collate", PADDED)
+def test_padded_sentences_are_found_again(collate, views, alike):
+    given = sentences(views, alike)
+    assert misplaced(given, collate(given), closely=True) is False
+    by_length = sorted(given, key=lambda sample: -len(sample[0]))
+    assert misplaced(given, collate(by_length), closely=True) not in (False, None)
+
+
+def test_views_that_are_alike_are_no_repeated_samples():
+    images = torch.randn(SIZE, 3, 4, 4)
+    given = [[image, image.clone()] for image in images]
+    assert misplaced(given, in_one_tensor([(views,) for views in given])) is False
+    assert misplaced(given, images.repeat_interleave(4, 0)) == (-1, 0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import hosts
 import pytest
 import torch
 from fitted import _full_load, fit
 
+from negplug.hosts.cover import Cover
+from negplug.hosts.trainer.accumulated_step import AccumulatedStep
 from negplug.samplers.queue import Queue
 from negplug.samplers.uniform import Uniform
 
@@ -78,3 +82,55 @@ def test_samplers_made_in_python_are_told_apart_in_checkpoints(tmp_path):
     with _full_load():
         longer.fit(hosts.recipe(), hosts.loader(), ckpt_path=path)
     assert control.state_dict()["losses"][hosts.site_name()]["_extra_state"]["step"] == 2
+
+
+class Recipe(hosts.lightning().LightningModule):
+    """A recipe whose class pickle finds, with its criterion among the hyperparameters."""
+
+    def __init__(self, criterion):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer, self.criterion = torch.nn.Linear(hosts.IMAGE, 8), criterion
+
+    def training_step(self, batch, batch_idx):
+        return self.criterion(*(self.layer(view.mean((1, 2))) for view in batch[0]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+class Saves(hosts.lightning().Callback):
+    """Saves the whole model, and a checkpoint, in the middle of a fit."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        torch.save(pl_module, self.folder / "model.pt")
+        (self.folder / "given").write_bytes(pickle.dumps(dict(pl_module.hparams)))
+        trainer.save_checkpoint(self.folder / "run.ckpt")
+
+
+@pytest.mark.skipif(
+    hosts.solo_generation() == "1.0.2", reason="Lightning 1.9 lets no model in training be pickled"
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("sampler", ["uniform(num_negatives=2)", "queue(size=64)"])
+def test_what_a_recipe_saves_in_training_is_its_own(tmp_path, sampler, accumulate):
+    host = hosts.recipe()
+    module = Recipe(host.criterion) if hasattr(host, "criterion") else host
+    control = hosts.negative_control()(sampler, accumulate=accumulate)
+    trainer = hosts.trainer(callbacks=[control, Saves(tmp_path)])
+    trainer.fit(module, hosts.loader())
+    saved = torch.load(tmp_path / "model.pt", weights_only=False)
+    checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=False)
+    given = checkpoint.get("hyper_parameters", {})
+    for name in ("model.pt", "given"):
+        assert b"negplug" not in (tmp_path / name).read_bytes()
+    assert not isinstance(vars(saved).get("training_step"), (Cover, AccumulatedStep))
+    if module is not host:
+        z = torch.randn(2, 6, 8)
+        for criterion in (saved.criterion, given["criterion"]):
+            torch.testing.assert_close(criterion(*z), type(criterion)(0.2)(*z))
+    again = hosts.negative_control()(sampler)  # is not treated already
+    hosts.trainer(callbacks=[again]).fit(saved, hosts.loader())

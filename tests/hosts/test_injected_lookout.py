@@ -71,9 +71,16 @@ def replaced(step, criterion):
 
 
 @pytest.mark.parametrize("step", [2, 7])  # while first steps are watched, and later
-@pytest.mark.parametrize("criterion", [lambda host: host.NTXentLoss(), lambda _: Own()])
-def test_a_criterion_in_the_place_of_a_treated_one_is_found(criterion, step):
-    with pytest.raises(UntreatedLossError, match=r"also calls criterion \(called at test_injected"):
+@pytest.mark.parametrize(
+    ("criterion", "why"),
+    [
+        (lambda host: host.NTXentLoss(), "made after the model was treated, .*: make it before"),
+        (lambda _: Own(), "that no adapter knows, .*: declare it"),
+    ],
+    ids=["the host's", "the recipe's own"],
+)
+def test_a_criterion_in_the_place_of_a_treated_one_is_found(criterion, why, step):
+    with pytest.raises(UntreatedLossError, match=rf"criterion \(called at test_injected.*{why}"):
         replaced(step, criterion)
 
 

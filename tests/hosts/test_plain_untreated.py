@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from negplug import inject
 from negplug.hosts.untreated import UntreatedLossError
 
 lightly_loss = pytest.importorskip("lightly.loss")
@@ -31,6 +32,24 @@ def test_a_loss_that_no_adapter_knows_is_refused_at_its_first_call(watch):
     watch("in_batch()")
     with pytest.raises(UntreatedLossError, match=r"^Own, called at test_plain_untreated\.py:\d+"):
         Own()(embeddings())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_torch_jit_made_is_named_with_what_can_be_done(watch):
+    z = embeddings()
+    traced = torch.jit.trace(NTXentLoss(), tuple(z), check_trace=False)
+    with pytest.raises(ValueError, match=r"found in ModuleDict \(but torch.jit made 'criterion';"):
+        inject(nn.ModuleDict({"criterion": traced}), "in_batch()")
+    watch("in_batch()")
+    with pytest.raises(UntreatedLossError, match="call the loss itself, for nothing can take"):
+        traced(*z)
+
+
+def test_a_first_call_inside_of_a_transform_of_functions_is_refused(watch):
+    z0, z1 = (z.detach() for z in embeddings())
+    watch("in_batch()")
+    with pytest.raises(TypeError, match=r"what NTXentLoss is given is inside .* torch\.func"):
+        torch.func.grad(lambda z: NTXentLoss()(z, z1))(z0)
 
 
 def test_ignore(watch):

@@ -250,6 +250,27 @@ def test_a_second_optimizer_of_the_same_parameters():
     assert counted(loss_fn) == 6
 
 
+def test_an_optimizer_of_a_phase_that_is_over_has_stepped():
+    loss_fn, layer = ContrastiveLoss("queue(size=256)"), nn.Linear(6, 6)
+    whole = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def train(optimizer):
+        loss = loss_fn(layer(torch.randn(SIZE, 6)), layer(torch.randn(SIZE, 6)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def warm_up():
+        biases = torch.optim.SGD([layer.bias], lr=0.1)
+        for _ in range(3):
+            train(biases)
+
+    warm_up()
+    for _ in range(3):
+        train(whole)
+    assert counted(loss_fn) == 6
+
+
 def test_a_probe_that_trains_for_long_between_two_steps():
     loss_fn, layer, probe = ContrastiveLoss("queue(size=256)"), nn.Linear(6, 6), nn.Linear(6, 2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)

@@ -28,10 +28,13 @@ class Loop:
     def parameters(self):
         return list(self.layer.parameters())
 
-    def loss(self, number):
+    def embeddings(self, number):
         draw = torch.Generator().manual_seed(number)
         views = torch.randn(2, SIZE, 6, generator=draw).to(DEVICE)
-        return self.loss_fn(*map(self.layer, views))
+        return list(map(self.layer, views))
+
+    def loss(self, number):
+        return self.loss_fn(*self.embeddings(number))
 
     def counted(self):
         self.loss_fn.end_step()
@@ -86,6 +89,58 @@ def test_they_count_as_accumulated_ones_do(passed):
     assert flat(found.loss_fn.state_dict()) == flat(wanted.loss_fn.state_dict())
     assert found.drawn[MICRO:] == wanted.drawn[MICRO:] == list(range(MICRO, 3 * MICRO))
     assert not any(p._post_accumulate_grad_hooks for p in found.parameters)
+
+
+def in_two_passes(loop, number):
+    z = loop.embeddings(number)
+    torch.autograd.backward(z, torch.autograd.grad(loop.loss_fn(*z), z, retain_graph=True))
+
+
+def in_two_passes_of_its_own(loop, number):
+    z = loop.embeddings(number)
+    loop.loss_fn(*z).backward(inputs=z)
+    torch.autograd.backward(loop.embeddings(number), [each.grad for each in z])
+
+
+def computed_again(loop, number):
+    z = loop.embeddings(number)
+    grads = torch.autograd.grad(loop.loss_fn(*z), z)
+    sum((a * b).sum() for a, b in zip(loop.embeddings(number), grads, strict=True)).backward()
+
+
+def cut_off(loop, number):
+    z = loop.embeddings(number)
+    leaves = [each.detach().requires_grad_() for each in z]
+    loop.loss_fn(*leaves).backward()
+    torch.autograd.backward(z, [leaf.grad for leaf in leaves])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    "passed", [in_two_passes, in_two_passes_of_its_own, computed_again, cut_off]
+)
+def test_gradients_of_embeddings_that_a_second_pass_carries_on_count(passed):
+    """A gradient cache by hand, of each micro-batch."""
+    found, wanted = Loop(), Loop()
+    train(found, passed), train(wanted, accumulated)
+    assert flat(found.loss_fn.state_dict()) == flat(wanted.loss_fn.state_dict())
+    assert found.drawn == wanted.drawn == list(range(3 * MICRO))
+    torch.testing.assert_close(found.layer.weight, wanted.layer.weight)
+
+
+def test_an_attack_on_embeddings_is_none_of_the_micro_batches():
+    loop, twin = Loop(), Loop()
+    for number in range(2 * MICRO):
+        for each in (loop, twin):
+            z = each.embeddings(number)
+            if each is loop:
+                torch.autograd.grad(each.loss_fn(*z), z[:1], retain_graph=True)
+            each.loss_fn(*z).backward()
+            if number % MICRO == MICRO - 1:
+                each.optimizer.step()
+                each.optimizer.zero_grad()
+    assert loop.drawn[1::2] == twin.drawn
+    assert flat(loop.loss_fn.state_dict()) == flat(twin.loss_fn.state_dict())
 
 
 def test_a_guard_that_clips_what_it_lets_through_throws_away(caplog):

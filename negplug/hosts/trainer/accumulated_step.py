@@ -7,6 +7,7 @@ up the gradients of as many logical batches.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -53,6 +54,14 @@ class AccumulatedStep:
             batch, step = kwargs["batch"], lambda part: self.__wrapped__(**kwargs | {"batch": part})
         return self._cache.run(step, batch, loss_scaler(attached_trainer(self._model)))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> AccumulatedStep:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce__(self) -> Any:
+        return copy.copy, (self.__wrapped__,)  # what a recipe saves in training is its own
+
     def serve(self, losses: Iterable[TreatedLoss]) -> None:
         """Take these losses for the step's, too."""
         self._cache.losses += losses
@@ -67,7 +76,7 @@ class AccumulatedStep:
 
 
 def inject_accumulated(accumulate: int, model: Any, *how: Any) -> Injection:
-    """Return the handle of a treated model, whose training step is split until its removal.
+    """Return the handle of a Trainer's treated model, whose step is split until its removal.
 
     Args:
         accumulate: Number of micro-batches; one changes nothing.
@@ -78,7 +87,7 @@ def inject_accumulated(accumulate: int, model: Any, *how: Any) -> Injection:
         ValueError: If the recipe's step cannot be run for a part of its batch.
     """
     if accumulate == 1:
-        return inject_where(model, *how)
+        return _lent(inject_where(model, *how))
     if not model.automatic_optimization:
         raise ValueError(
             f"accumulate: {type(model).__name__} optimises by hand, so its training_step cannot be "
@@ -97,4 +106,10 @@ def inject_accumulated(accumulate: int, model: Any, *how: Any) -> Injection:
     losses = list(injection.losses.values())
     step.serve(losses)
     injection.afterwards(functools.partial(step.leave, losses))
+    return _lent(injection)
+
+
+def _lent(injection: Injection) -> Injection:
+    for treated in injection.losses.values():
+        treated.lent = True
     return injection

@@ -32,9 +32,13 @@ from negplug.hosts.trainer.entries import (
     is_picture,
 )
 from negplug.hosts.trainer.likeness import nearest_samples
+from negplug.hosts.trainer.padded import owners_of_padded
 
 _Fields = dict[tuple[Hashable, Any], dict[Hashable, set[int]]]
 """The samples of each value, by kind and field."""
+
+_Held = collections.Counter[tuple[Hashable, Hashable]]
+"""How often samples hold each value, by kind."""
 
 
 class Arrangement(NamedTuple):
@@ -62,7 +66,8 @@ def arrangement_of(
         samples: What the collate function was given, in the order that the rows should have.
         batch: What it returned.
         names: Of the samples; those of one name may stand for each other. None if all differ.
-        closely: Whether images that were changed somewhat are found again too.
+        closely: Whether images that were changed somewhat, and padded sequences, are found again
+            too.
 
     Returns:
         Whether row b is sample b; None if nothing in the batch tells.
@@ -70,15 +75,16 @@ def arrangement_of(
     if any(sample is None for sample in samples):
         lost = next(number for number, sample in enumerate(samples) if sample is None)
         return Arrangement((-1, lost), True)
-    fields = _fields(samples, names)
+    fields, held = _fields(samples, names)
     best, found = (False, False, 1, False), None
     for column in columns(batch):
-        for owners in _owners(column, samples, fields, closely):
+        for owners, whole in _owners(column, samples, fields, closely):
             known = [(row, of) for row, of in enumerate(owners) if of]
             # Numbers coincide, arrays do not: part of a column of numbers is no evidence.
             if not known or (column.kind == NUMBER and len(known) < len(owners)):
                 continue
-            if column.kind != NUMBER and _repeated(column.keys, len(samples)):
+            every = whole and column.kind != NUMBER and len(known) == len(owners)
+            if every and _repeated(column, len(samples), held):
                 return Arrangement((-1, min(known[0][1])), True)
             wrong = _first_wrong(known, len(owners), len(samples))
             if wrong is None and 2 * len(known) < len(owners):
@@ -94,17 +100,21 @@ def arrangement_of(
 
 def _owners(
     column: Column, samples: Sequence[Any], fields: _Fields, closely: bool
-) -> Iterator[list[set[int] | None]]:
-    """Yield the samples that each row of a column may be, by each field that it may be of."""
+) -> Iterator[tuple[list[set[int] | None], bool]]:
+    """Yield the samples that each row of a column may be, by each field that it may be of.
+
+    Also whether the column's keys are those of whole rows.
+    """
     exact = [owners for (kind, _), owners in fields.items() if kind == column.kind]
     for owners in exact:
-        yield [owners.get(key) for key in column.keys]
+        yield [owners.get(key) for key in column.keys], True
     if not closely or column.rows is None:
         return
+    yield owners_of_padded(column.rows, samples), False
     known = {key for owners in exact for key in owners}
     if known.isdisjoint(column.keys):
         near = nearest_samples(column.rows, _images(samples))
-        yield [None if of is None else {of} for of in near]
+        yield [None if of is None else {of} for of in near], True
 
 
 def _first_wrong(
@@ -123,13 +133,20 @@ def _first_wrong(
     return None if by_sample else first
 
 
-def _repeated(keys: list[Hashable], samples: int) -> bool:
-    """Whether there are more rows than samples and each is there twice; two views would differ."""
-    return len(keys) > samples and min(collections.Counter(keys).values()) > 1
+def _repeated(column: Column, samples: int, held: _Held) -> bool:
+    """Whether there are more rows than samples, and each more often than the samples hold it."""
+    times = collections.Counter(column.keys)
+    return len(column.keys) > samples and all(
+        number > max(1, held[column.kind, key]) for key, number in times.items()
+    )
 
 
-def _fields(samples: Sequence[Any], names: Sequence[Hashable] | None) -> _Fields:
-    """Return the owners of each value: of numbers and text by field, of arrays by size."""
+def _fields(samples: Sequence[Any], names: Sequence[Hashable] | None) -> tuple[_Fields, _Held]:
+    """Return the owners of each value: of numbers and text by field, of arrays by size.
+
+    Also how often it is there, for views of a sample may be alike.
+    """
+    held: _Held = collections.Counter()
     names = range(len(samples)) if names is None else names
     alike = collections.defaultdict(set)
     for number, name in enumerate(names):
@@ -140,7 +157,8 @@ def _fields(samples: Sequence[Any], names: Sequence[Hashable] | None) -> _Fields
             if kind is not None:
                 field = (kind, path if kind == NUMBER else ())
                 fields[field].setdefault(key, set()).update(alike[names[number]])
-    return fields
+                held[kind, key] += 1
+    return fields, held
 
 
 def _images(samples: Sequence[Any]) -> list[list[Any]]:

@@ -9,6 +9,7 @@ and in the first of each epoch, they run with rows that are marked
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import warnings
@@ -118,17 +119,16 @@ class RowsKept:
                 self._moved.append(said)
             return result
 
-        # Lightning looks through one wrapper alone.
-        watched.__wrapped__ = inspect.unwrap(own)
+        hook = _Watched(watched, owner, name)
 
         def put_back() -> None:
-            if vars(owner).get(name) is watched:
+            if vars(owner).get(name) is hook:
                 if was_set:
                     setattr(owner, name, own)
                 else:
                     delattr(owner, name)
 
-        setattr(owner, name, watched)
+        setattr(owner, name, hook)
         self._put_back.append(put_back)
 
     def _mark_samples(self, batch: Any, size: int) -> None:
@@ -178,6 +178,26 @@ class RowsKept:
             f"gets {what}), {INSTEAD}"
         )
         treated.disown(self.reason)
+
+
+class _Watched:
+    """A hook that is watched; its owner's own in a copy of the owner or a pickle."""
+
+    def __init__(self, watched: Callable[..., Any], owner: Any, name: str) -> None:
+        functools.update_wrapper(self, watched)
+        # Lightning looks through one wrapper alone.
+        self.__wrapped__ = inspect.unwrap(watched)
+        self._watched, self._owner, self._name = watched, owner, name
+        self._set = vars(owner).get(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the hook."""
+        return self._watched(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._set is None:
+            return getattr, (self._owner, self._name)
+        return copy.copy, (self._set,)
 
 
 def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:

@@ -1,0 +1,45 @@
+"""What covers a method of a host for a while, and what becomes of it in copies and pickles."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from typing import Any, TypeVar
+
+from negplug.contract.adapter import Contrast
+from negplug.hosts.treated_loss import TreatedLoss
+
+_Kind = TypeVar("_Kind", bound="Cover")
+
+
+class Cover(abc.ABC):
+    """Stands in the place of a method, as an attribute of what has it.
+
+    A copy of the covered object is covered as well, for a copy of a model may be trained. So is its
+    pickle, for other processes, unless a Trainer's callback treats it: what a recipe saves in
+    training, a criterion among its hyperparameters for one, is the host's own.
+    """
+
+    contrast: Contrast
+    """What computes the treated loss."""
+
+    @abc.abstractmethod
+    def covered(self) -> Any:
+        """Return the method itself, bound."""
+
+    def __deepcopy__(self: _Kind, memo: dict[int, Any]) -> _Kind:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self.contrast, TreatedLoss) and self.contrast.lent:
+            return copy.copy, (self.covered(),)  # nothing of ours in the pickle
+        return super().__reduce_ex__(protocol)
+
+
+def is_covered(owner: Any, method: str) -> bool:
+    """Return whether a method of an object is not that of its class any more."""
+    own = vars(owner).get(method)
+    # A pickled cover becomes an attribute that is the class's own.
+    return own is not None and getattr(own, "__func__", None) is not getattr(type(owner), method)

@@ -29,7 +29,7 @@ from negplug.kernels import late
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import as_under_present_autocast, without_autocast
 from negplug.kernels.torch_private import outside_graphs, outside_selection
-from negplug.loss import graphs
+from negplug.loss import graphs, made_anew
 from negplug.loss.agreement import Agreement, fails_together, seed_of_run
 from negplug.loss.calls import CallState
 from negplug.loss.graph_steps import GraphSteps
@@ -96,6 +96,7 @@ class ContrastiveLoss(TwoTowerLoss):
             part.stream = number
         for part in reversed(parts):
             part.fit_host(site)  # sources first: who reads one may look at what it took
+        self._alone = site is None  # a host's loss may be treated again
         self._turns = max(part.turns for part in parts)
         self._by_epoch = any(part.wants_epoch for part in parts)
         self._attracts = any(part.attracts for part in parts)
@@ -269,6 +270,9 @@ class ContrastiveLoss(TwoTowerLoss):
                 self.witness(batch, of_this_rank(negatives))
         if call is not None and loss.requires_grad:
             call.computed(loss, held)
+            if self._alone and self._own[0].updating and not call.step:
+                text = f"{self.sampler}, {self.objective}"
+                made_anew.warn_of_one_step(self, text, self._steps.passes)
         return loss
 
     def extra_repr(self) -> str:

@@ -74,14 +74,17 @@ class Passes:
         dropped: Whether gradients of the present step were gone before an optimizer stepped.
         probed: Whether the present step's gradients were asked for to train nothing.
         rhythm: What becomes of gradients that are still there.
+        optimizers: Those of the step's losses, as far as they have stepped before.
+        first: Whether no step was ended before.
     """
 
     def __init__(self) -> None:
+        self.first = True
         self._known = 0
         self._unused = 0
         self.aside = PutAside()
         self.rhythm = Rhythm()
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._behind: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # which stepped last
         self._steps: list[Collection[_Step]] = []  # of all of these, also once one is gone
         self._cut = self._attacks = False
@@ -99,13 +102,13 @@ class Passes:
     def look_at(self, loss: Tensor) -> None:
         """Find the optimizers of a step's losses, where there may be others than before."""
         several = len(_known) > 1  # each may train its own
-        theirs = self._optimizers
+        theirs = self.optimizers
         begins = bool(theirs) and not any(_known[optimizer] for optimizer in theirs)
         if several or begins or self._known != _number_known:
             found, kinds = _training_with(loss)
             self._cut, self._attacks = kinds == {False}, kinds == {False, True}
-            self._optimizers = found if self._fresh else self._optimizers | found
-            self._steps = [_known[optimizer] for optimizer in list(self._optimizers)]
+            self.optimizers = found if self._fresh else self.optimizers | found
+            self._steps = [_known[optimizer] for optimizer in list(self.optimizers)]
             self._known, self._fresh = _number_known, False
 
     def reach(self, call: Reached) -> None:
@@ -119,6 +122,11 @@ class Passes:
         self._asked = asked_for.running() and (self._asked or not self._open)
         self._open.append(call)
         self._since = _number
+
+    @property
+    def open(self) -> bool:
+        """Whether a pass has reached a call of which it is undecided whether it counts."""
+        return bool(self._open)
 
     @property
     def carried_on(self) -> bool:
@@ -154,7 +162,7 @@ class Passes:
     def _theirs(self) -> list[Optimizer]:
         """Return the optimizers of the step's losses."""
         # One that has stepped for the first time may be theirs too.
-        return list(self._optimizers) if self._known == _number_known else []
+        return list(self.optimizers) if self._known == _number_known else []
 
     def _skipped(self, since: int, theirs: Iterable[Optimizer]) -> list[bool]:
         """Return of each step of these optimizers since then whether it was skipped.

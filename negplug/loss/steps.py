@@ -239,7 +239,7 @@ class Steps:
             takes in what it held. Without any it was no step.
         """
         self.passes.settle()
-        waits = not told and self.passes.wait()
+        waits, self.passes.first = not told and self.passes.wait(), False
         every, self._held_open = self._left(), False
         self.places.learn(((call.place, state) for state, call in every), self._begun)
         discarded = all(call.discarded for _, call in every)

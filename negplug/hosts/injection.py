@@ -285,7 +285,8 @@ def _find(model: nn.Module, names: tuple[str, ...] | None) -> list[LossSite]:
     if not sites:
         known = ", ".join(adapter.spec.name for adapter in adapters) or "none installed"
         raise NoLossFoundError(
-            f"no known contrastive loss found in {type(model).__name__}{scripted_in(model)}; "
+            f"no known contrastive loss found in {type(model).__name__}{scripted_in(model)}; one "
+            f"in a list, a dict or a closure is not seen, so make it an attribute of the model; "
             f"adapters: {known} (`negplug doctor` lists what each can treat)"
         )
     if names is None:
@@ -294,7 +295,6 @@ def _find(model: nn.Module, names: tuple[str, ...] | None) -> list[LossSite]:
     for name in names:
         if name not in there:
             known = ", ".join(map(repr, there))
-            raise NoLossFoundError(
-                f"target={name!r} names no loss of this model; there are {known}"
-            )
+            missing = f"target={name!r} names no loss of this model"
+            raise NoLossFoundError(f"{missing}; there are {known}")
     return [site for site in sites if site.name in names]

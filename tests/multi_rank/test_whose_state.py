@@ -21,7 +21,8 @@ def epochs(rank, world, sizes_of_each_epoch):
     kept.take_over(None, hosts.recipe())
     for number, sizes in enumerate(sizes_of_each_epoch):
         loader = DataLoader(hosts.Pairs(sizes[rank]))
-        trainer = SimpleNamespace(train_dataloader=loader, num_training_batches=16)
+        steps = {"max_steps": -1, "global_step": 0, "accumulate_grad_batches": 1}
+        trainer = SimpleNamespace(train_dataloader=loader, num_training_batches=16, **steps)
         try:
             kept.check(trainer, handle, number and f"from epoch {number} on")
         except ValueError as error:

@@ -2,18 +2,18 @@
 
 import pytest
 
-from negplug.hosts.watch import Watch
+from negplug.hosts import watch as at_work
+
+
+@pytest.fixture(autouse=True)
+def nobody_watches():
+    """End with each test the watch that it, or its environment, has started."""
+    yield
+    if at_work._watch is not None:
+        at_work._watch.stop()
 
 
 @pytest.fixture
 def watch():
-    """Starts a watch, which ends with the test."""
-    made = []
-
-    def start(*args, **kwargs):
-        made.append(Watch(*args, **kwargs))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.stop()
+    """Starts a watch."""
+    return at_work.Watch

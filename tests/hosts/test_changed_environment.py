@@ -24,9 +24,7 @@ def asks(monkeypatch):
             monkeypatch.setenv("NEGPLUG_SAMPLER", sampler)
         at_work.from_environment()
 
-    yield change
-    if at_work._watch is not None:
-        at_work._watch.stop()
+    return change
 
 
 def loss_of(host=NTXentLoss):
@@ -64,8 +62,6 @@ def test_the_next_call_of_a_loss_that_was_treated(monkeypatch, later):
     for _ in range(2):
         assert float(criterion(*z).detach()) == pytest.approx(own, rel=1e-6)
     assert ("forward" in vars(criterion)) == (later is not None)
-    if later is not None:
-        at_work._watch.stop()
 
 
 def test_a_variable_that_goes_and_comes_again_in_a_process_that_was_armed(monkeypatch, caplog):
@@ -80,7 +76,6 @@ def test_a_variable_that_goes_and_comes_again_in_a_process_that_was_armed(monkey
     assert len([text for text in caplog.messages if "is set no longer" in text]) == 1
     monkeypatch.setenv("NEGPLUG_SAMPLER", "uniform(num_negatives=2)")
     assert loss_of() == treated
-    at_work._watch.stop()
 
 
 def test_a_variable_that_is_gone_by_the_first_loss_is_named(monkeypatch, caplog):

@@ -12,7 +12,6 @@ from torch import nn
 from negplug import inject
 from negplug.contract import declarations
 from negplug.hosts.injection import NoLossFoundError
-from negplug.hosts.watch import Watch
 
 lightly_loss = pytest.importorskip("lightly.loss")
 
@@ -147,14 +146,11 @@ def test_a_class_without_a_temperature_needs_one():
         torch.testing.assert_close(ours, theirs(*z))
 
 
-def test_the_watch_treats_it_in_a_plain_loop():
+def test_the_watch_treats_it_in_a_plain_loop(watch):
     treat_as(Copied, "ntxent")
-    watching = Watch("uniform(num_negatives=3)")
-    try:
-        Copied()(*naive.embeddings(2, 8)).backward()
-        assert watching.injections["Copied"].losses["Copied"].calls == 1
-    finally:
-        watching.stop()
+    watching, criterion = watch("uniform(num_negatives=3)"), Copied()
+    criterion(*naive.embeddings(2, 8)).backward()
+    assert watching.injections["Copied"].losses["Copied"].calls == 1
 
 
 def test_undeclared_the_refusal_says_how_to_declare_it():

@@ -12,6 +12,7 @@ follow the module between devices, and are saved in tensors and built-in types a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -91,18 +92,12 @@ class Stateful(nn.Module):
         }
 
     def check_state(self, state: Any) -> None:
-        """Raise ``ValueError`` if ``state`` is damaged, another's or another rank's.
+        """Raise ``ValueError`` if ``state`` is damaged, another's, or of other settings.
 
         Called for every part before the first one is loaded.
         """
         check_format(str(self), state)
         _check_settings(str(self), self.all_settings(), state.get("settings"))
-        # An older state does not say it.
-        if self.per_rank and (saved := state.get("rank", rank())) != rank():
-            raise ValueError(
-                f"{self}: was saved by rank {short(saved)}, this is rank {rank()}, and each has a "
-                f"state of its own; save every rank's, and load on each what it has saved"
-            )
         values = state.get("values")
         if not isinstance(values, dict) or values.keys() != self._declared.keys():
             raise ValueError(
@@ -116,7 +111,7 @@ class Stateful(nn.Module):
         self.check_values(values)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned.
+        """Restore what :meth:`get_extra_state` returned; warn if that was another rank's own.
 
         Raises:
             ValueError: As :meth:`check_state`; nothing is changed then.
@@ -129,6 +124,13 @@ class Stateful(nn.Module):
                 value = value.detach().to(own.device, copy=True).contiguous()
             setattr(self, name, value)
         self.loaded()
+        # An older one does not say it.
+        if self.per_rank and (saved := state.get("rank", rank())) != rank():
+            warnings.warn(
+                f"{self}: was saved by rank {short(saved)}, this is rank {rank()}, and each has a "
+                f"state of its own; to train on, save every rank's and load on each its own",
+                stacklevel=2,
+            )
 
     def all_settings(self) -> dict[str, Any]:
         """Return :meth:`settings` and what every state depends on, the number of ranks."""

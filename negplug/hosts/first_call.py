@@ -29,7 +29,7 @@ class FirstCall:
     """
 
     def __init__(self, treated: TreatedLoss, trained: Iterable[Tensor]) -> None:
-        self._treated = weakref.ref(treated)
+        self._treated = weakref.ref(treated, self._forget)
         self._tally = treated.tally
         self._trained = [weakref.ref(parameter) for parameter in trained]
         self._calls_in_step: int | None = None
@@ -56,6 +56,9 @@ class FirstCall:
         if treated is None or treated.loss.next_step > self._step:
             self._given = None
         return False
+
+    def _forget(self, _: object) -> None:
+        self._given = None
 
     def end_step(self, _: Tensor) -> None:
         """Note that the step's backward pass has come."""
@@ -93,9 +96,9 @@ def free_name(name: str, taken: Collection[str]) -> str:
         name: What it is called if it is the only one.
         taken: The names of those that there are; weakly kept.
     """
-    if taken:
+    if name in taken:
         gc.collect()  # a treated loss is part of a cycle
-    names = (f"{name}.{number}" if number else name for number in itertools.count(len(taken)))
+    names = (f"{name}.{number}" if number else name for number in itertools.count())
     return next(each for each in names if each not in taken)
 
 

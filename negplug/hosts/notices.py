@@ -38,8 +38,8 @@ def treats_no_longer() -> None:
     global _said_so
     if not _said_so and rank() == 0:
         logger.warning(
-            "negplug: NEGPLUG_SAMPLER was set in this process and is set no longer, so losses are "
-            "the host's own from here on"
+            "negplug: NEGPLUG_SAMPLER was set in this process and is set no longer, so it treats "
+            "no loss from here on; what the script itself treats goes on"
         )
     _said_so = True
 

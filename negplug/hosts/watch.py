@@ -196,13 +196,13 @@ class Watch:
         where, key = place()
         environment.refuse_of_trainers(f"{type(module).__name__} at {where}")
         trained = parameters_of(output)
-        earlier = self._first_calls.get((type(module), key))
-        if earlier is not None:
+        if (earlier := self._first_calls.get((type(module), key))) is not None:
             earlier.insist_on_another(f"{type(module).__name__}, called at {where}", trained)
         site.name = free_name(site.name, self.injections)
         treated = self._treatment.at(site)
         injection = Injection([site], [treated])
         injection.provide(unindexed=_UNINDEXED)
+        treated.loss.ranks.beside = treated.loss.ranks.name = ""  # which a rank's own losses number
         if not self.injections:
             self._stop_looking()
             self._functions = FunctionWatch()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from negplug.kernels.errors import RanksError
 from negplug.kernels.meeting import SECONDS_OF_SILENCE, meet, seconds_of_patience
+from negplug.kernels.torch_private import backward_runs
 from negplug.kernels.waiting import waiting
 
 _NUMBERS = 5
@@ -141,7 +142,8 @@ def _patience() -> float:
     """Return for how many seconds nothing is said of a rank that waits."""
     # Between training steps a rank may take its time: it saves a checkpoint.
     seconds = seconds_of_patience()
-    return seconds if torch.is_grad_enabled() else min(SECONDS_OF_SILENCE, seconds)
+    trains = torch.is_grad_enabled() or backward_runs()
+    return seconds if trains else min(SECONDS_OF_SILENCE, seconds)
 
 
 def default_device() -> torch.device:

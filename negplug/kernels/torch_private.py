@@ -127,26 +127,15 @@ def default_store() -> Any:
     return getattr(module, name)()
 
 
-def joins_uneven_inputs(found: list[Any]) -> bool:
-    """Return whether one trains in ``Join``, for ranks that end after different steps.
-
-    Args:
-        found: See :func:`joinable`.
-    """
-    if not all(hasattr(each, "_join_config") for each in found):
-        raise changed("a Joinable has no _join_config any more", "joins_uneven_inputs")
-    return any(each._join_config.enable for each in found)
-
-
-def joinable() -> list[Any]:
-    """Return the objects of this process that can join, DDP's models among them.
-
-    They are looked for among all objects, which takes half a second in a large process.
-    """
+def joins_uneven_inputs() -> bool:
+    """Return whether this process trains in ``Join``, for ranks that end after different steps."""
     module = sys.modules.get("torch.distributed.algorithms.join")  # imported by what can join
     if module is None:
-        return []
-    return [each for each in gc.get_objects() if issubclass(type(each), module.Joinable)]
+        return False
+    joinable = [each for each in gc.get_objects() if issubclass(type(each), module.Joinable)]
+    if not all(hasattr(each, "_join_config") for each in joinable):
+        raise changed("a Joinable has no _join_config any more", "joins_uneven_inputs")
+    return any(each._join_config.enable for each in joinable)
 
 
 def foreach(name: str) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
-"""A rank that waits for another one for long says so, in one warning.
+"""A rank that waits for another one for long says so, once of each thing that it does meanwhile.
 
 An exchange of which one rank takes no part waits for the group's timeout, half an hour by default,
 without a word: rank 0 validates alone, or has one batch more. A thread of its own looks on, for the
-rank itself is inside the exchange. It ends once it has warned.
+rank itself is inside the exchange.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ def waiting(seconds: float, does: str) -> Iterator[None]:
 
 
 def _look() -> None:
+    said = set[str]()
     while True:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         waits = _waits
         if waits is None:
             continue
         since, seconds, does = waits
-        if time.monotonic() > since + seconds:
+        if does not in said and time.monotonic() > since + seconds:
+            said.add(does)
             logger.warning(
                 f"this rank has waited {seconds:g} s for another one: it {does}. If that one is "
                 f"only slow, nothing is wrong; otherwise have every rank make as many steps, and "
                 f"as many calls of the loss, in validation too"
             )
-            return

@@ -17,7 +17,6 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.part import Part
@@ -36,7 +35,7 @@ from negplug.kernels.announcing import (
 )
 from negplug.kernels.distributed import rank, world_size
 from negplug.kernels.errors import RanksError
-from negplug.kernels.torch_private import backward_runs, joinable, joins_uneven_inputs
+from negplug.kernels.torch_private import backward_runs, joins_uneven_inputs
 from negplug.loss import same_samples
 from negplug.loss.learned import insist_on_same_learned, is_due
 from negplug.loss.terms import compare, plain, variables
@@ -62,6 +61,7 @@ class Agreement:
         self._temperature: float | None = None
         self._epoch: int | None = None
         self._agreed = False
+        self._insisted: int | None = None
         # Whether a call, training or not, exchanges anything.
         self._exchanges = {True: False, False: False}
         self._device: torch.device | None = None
@@ -137,7 +137,9 @@ class Agreement:
         """
         if not self._inside:
             return seed
-        if is_due(step):
+        # Where nothing is exchanged, ranks may be replicas. SAM's second pass is off on purpose.
+        if self._exchanges[True] and is_due(step) and step != self._insisted:
+            self._insisted = step
             insist_on_same_learned(step, learned())
         constant = None if isinstance(temperature, Tensor) else float(temperature)
         changed = self._exchanges[True] and constant != self._temperature
@@ -151,7 +153,8 @@ class Agreement:
         terms = _terms(step, parts, constant, rows.embeddings) | {"epoch": str(epoch)}
         terms |= {"treated losses": self.beside, "loss that is called": self.name}
         first = self._number is None and can_exchange(self._device)
-        samples = same_samples.digest(rows) if first else ""
+        local = any(isinstance(part, Stateful) and part.per_rank for part in sampler.parts_inside())
+        samples = same_samples.digest(rows, local) if first else ""
         said = json.dumps({"seed": seed, "terms": terms, "samples": samples})
         everyones = [json.loads(text) for text in exchanged(said, self._device)]
         compare([found["terms"] for found in everyones])
@@ -189,7 +192,7 @@ class Agreement:
             self._agreed, self._temperature, self._epoch = True, self._compared, self._told
         self._exchanges[batch.training] = announced() > self._before
         if first and self._exchanges[batch.training]:  # later on it would cost too much
-            _refuse_other_steps()
+            _refuse_uneven_inputs()
         self._over = True
 
     def _awaited(self, given: tuple[Any, ...], device: torch.device) -> bool:
@@ -251,22 +254,13 @@ def seed_of_run(seed: int | None) -> int:
     return (torch.initial_seed() if seed is None else seed) % (1 << 63)
 
 
-def _refuse_other_steps() -> None:
-    """Raise ``RanksError`` if the ranks may not train one model in the same steps."""
-    found = joinable()
-    if joins_uneven_inputs(found):
+def _refuse_uneven_inputs() -> None:
+    """Raise ``RanksError`` if some ranks may end before the others; every rank finds the same."""
+    if joins_uneven_inputs():
         raise RanksError(
             "the ranks train in join(), where some end before the others, and this loss exchanges "
             "rows with all of them, which would end the process; drop the last batches "
             "(drop_last=True) and join(), or take a sampler that exchanges nothing"
-        )
-    models = [each for each in found if issubclass(type(each), DistributedDataParallel)]
-    parts = [size for each in models if (size := each.process_group.size()) < world_size()]
-    if parts:
-        raise RanksError(
-            f"a model is wrapped in DistributedDataParallel for a process group of {parts[0]} of "
-            f"the {world_size()} ranks, and this loss exchanges rows with all of them, which train "
-            f"other models; wrap it for all ranks, or take a sampler that exchanges nothing"
         )
 
 

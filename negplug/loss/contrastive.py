@@ -270,7 +270,7 @@ class ContrastiveLoss(TwoTowerLoss):
                 self.witness(batch, of_this_rank(negatives))
         if call is not None and loss.requires_grad:
             call.computed(loss, held)
-            if self._alone and self._own[0].updating and not call.step:
+            if not call.step and not call.number and self._alone and self._own[0].updating:
                 text = f"{self.sampler}, {self.objective}"
                 made_anew.warn_of_one_step(self, text, self._steps.passes)
         return loss

@@ -11,10 +11,12 @@ import warnings
 import weakref
 
 from torch import nn
+from torch.optim import Optimizer
 
 from negplug.loss.discarded import Passes
 
-_latest: dict[str, tuple[weakref.ref[nn.Module], Passes]] = {}
+# Of losses that are gone after a single step, by their expressions.
+_gone: dict[str, weakref.WeakSet[Optimizer]] = {}
 
 
 def warn_of_one_step(loss_fn: nn.Module, text: str, passes: Passes) -> None:
@@ -25,14 +27,16 @@ def warn_of_one_step(loss_fn: nn.Module, text: str, passes: Passes) -> None:
         text: Its expressions.
         passes: The backward passes of its present step.
     """
-    before = _latest.get(text)
-    _latest[text] = weakref.ref(loss_fn), passes
-    if before is None or before[0]() is not None:
-        return
-    gone = before[1]
-    if gone.first and gone.open and not gone.optimizers.isdisjoint(passes.optimizers):
+    weakref.finalize(loss_fn, _note, text, passes).atexit = False
+    before = _gone.pop(text, None)
+    if before and not before.isdisjoint(passes.optimizers):
         warnings.warn(
             f"a loss with {text} is made anew after a single step, and what it remembers is gone "
             f"with the one before; in a loop make it once, before the first step",
             stacklevel=2,
         )
+
+
+def _note(text: str, passes: Passes) -> None:
+    if passes.first and passes.open:
+        _gone[text] = passes.optimizers

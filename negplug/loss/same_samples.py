@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from negplug.contract.rows import Rows
 
 
-def digest(rows: Rows) -> str:
+def digest(rows: Rows, local: bool) -> str:
     """Return what two ranks have in common if they have the same samples; "" if that is unknown.
 
     Reads the device: the indexes, where all are known, or the embeddings to the last bit.
 
     Args:
         rows: The anchors of a call.
+        local: Whether each rank may count a data set of its own.
     """
     told = rows.embeddings.detach()
-    if rows.indexes is not None and bool((rows.indexes >= 0).all()):
+    if rows.indexes is not None and not local and bool((rows.indexes >= 0).all()):
         told = rows.indexes.sort().values
     elif len(rows) < 2 or bool((told == told[0]).all()):
         return ""  # a model that maps all samples to one row says nothing of them
@@ -40,8 +41,8 @@ def warn_of_same(digests: Sequence[str], rank: int) -> None:
     same = [other for other, found in enumerate(digests) if found and found == digests[rank]]
     if len(same) > 1 and same[0] == rank:
         warnings.warn(
-            f"ranks {', '.join(map(str, same))} train on the same samples, which are to each other "
-            f"further samples of the batch; give the DataLoader a DistributedSampler, or its "
+            f"ranks {', '.join(map(str, same))} train on the same samples, so that each is in the "
+            f"global batch several times; give the DataLoader a DistributedSampler, or its "
             f"shuffling another seed on each rank",
             stacklevel=2,
         )

@@ -279,6 +279,17 @@ def test_padded_sentences_are_found_again(collate, views, alike):
     assert misplaced(given, collate(by_length), closely=True) not in (False, None)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_labels_as_ones_and_zeros_are_no_padded_sentences(classes):
+    # Row n of the batch looks as if it were what another sample holds, with padding.
+    every = [[0], [1, 0], [0, 1, 1], [1], [0, 0], [1, 0, 1]]
+    given = [{"text": f"{n}", "labels": labels} for n, labels in enumerate(every)]
+    rows = torch.zeros(SIZE, classes, dtype=torch.int64)
+    for row, labels in zip(rows, every, strict=True):
+        row[labels] = 1
+    assert misplaced(given, {"labels": rows}, closely=True) is None
+
+
 def test_views_that_are_alike_are_no_repeated_samples():
     images = torch.randn(SIZE, 3, 4, 4)
     given = [[image, image.clone()] for image in images]

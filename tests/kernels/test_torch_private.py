@@ -117,9 +117,9 @@ def test_joins_uneven_inputs():
     one = Trained()
     what = "a Joinable has no _join_config that is disabled at first"
     require(one._join_config.enable is False, what, "joins_uneven_inputs")
-    assert not torch_private.joins_uneven_inputs(torch_private.joinable())
+    assert not torch_private.joins_uneven_inputs()
     one._join_config = one._join_config._replace(enable=True)
-    assert torch_private.joins_uneven_inputs(torch_private.joinable())
+    assert torch_private.joins_uneven_inputs()
 
 
 def test_foreach():

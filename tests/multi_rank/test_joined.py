@@ -1,14 +1,12 @@
-"""Ranks that DDP does not train as one: `join()`, process groups of their own."""
+"""Ranks in DDP's `join()`, of which one ends before the other."""
 
 from __future__ import annotations
 
 import ranks
 import torch
-import torch.distributed as dist
 import torch.distributed.nn  # before the process group, or it keeps the group from being destroyed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from unequal_ranks import said
 
 from negplug import ContrastiveLoss
 from negplug.kernels.errors import RanksError
@@ -34,23 +32,6 @@ def joined(rank, world):
     return found
 
 
-def in_parts(rank, world):
-    """What each sampler comes to where each rank has a model, and a process group, of its own."""
-    groups, found = [dist.new_group([number]) for number in range(world)], []
-    for sampler in ("in_batch()", "gather()"):
-        model = DistributedDataParallel(nn.Linear(6, 4), process_group=groups[rank])
-        z = model(torch.randn(8, 6))
-        found.append(said(ContrastiveLoss(sampler, seed=3), z[:4], z[4:]))
-        del model
-    return found
-
-
-def test_a_loss_that_exchanges_rows_is_refused_where_ranks_train_models_of_their_own():
-    for local, gathered in ranks.run(in_parts, 2):
-        assert local is None
-        assert "for a process group of 1 of the 2 ranks" in gathered[1]
-
-
 def test_a_loss_that_exchanges_rows_is_refused_on_all_ranks_in_the_first_step():
     for rank, found in enumerate(ranks.run(joined, 2)):
         assert found["in_batch()"] == 2 + rank
@@ -60,17 +41,17 @@ def test_a_loss_that_exchanges_rows_is_refused_on_all_ranks_in_the_first_step():
 
 def warmed_up(rank, world):
     """How often a loss whose temperature falls in each step has looked for `join()`."""
-    looks, look = [], agreement.joinable
-    agreement.joinable = lambda: looks.append(look()) or looks[-1]
+    looks, look = [], agreement.joins_uneven_inputs
+    agreement.joins_uneven_inputs = lambda: looks.append(look()) or looks[-1]
     loss_fn = ContrastiveLoss("gather()", seed=3)
     for step in range(3):
         loss_fn.temperature = 0.5 - 0.1 * step
         z = torch.randn(8, 6, requires_grad=True)
         loss_fn(z[:4], z[4:]).backward()
-    agreement.joinable = look
+    agreement.joins_uneven_inputs = look
     return looks
 
 
 def test_it_is_looked_for_once():
     # Among all objects of the process: it takes half a second in a large one.
-    assert ranks.run(warmed_up, 2) == [[[]], [[]]]
+    assert ranks.run(warmed_up, 2) == [[False], [False]]

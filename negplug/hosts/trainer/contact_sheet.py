@@ -106,8 +106,7 @@ class ContactSheetMixin:
         """
         self._watches = any(injections_of(trainer))
         if self._watches:
-            if trainer.is_global_zero:
-                self._make_folder()
+            self._make_folder()  # on every rank, so that all of them fail
             return
         what = f"no loss of {type(pl_module).__name__} is treated"
         if not self._from_environment:

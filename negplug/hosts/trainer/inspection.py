@@ -157,7 +157,7 @@ class InspectionMixin(ContactSheetMixin):
 
     def _give_up(self, page: Path, error: OSError) -> None:
         raise SystemExit(
-            f"negplug: {page} cannot be written ({error.strerror}); give another --out"
+            f"negplug: {page} cannot be written ({error.strerror or error}); give another --out"
         )
 
     def _keep_written(self, page: Path, sheet: Sheet) -> None:

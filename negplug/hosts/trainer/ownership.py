@@ -216,9 +216,9 @@ class KeptState:
         if len(set(numbers)) > 1:
             other = next(n for n, number in enumerate(numbers) if number != numbers[0])
             raise RanksError(
-                f"rank 0 has {numbers[0]:g} batches in an epoch and rank {other} has "
-                f"{numbers[other]:g}, and who has more would wait for ever; give all ranks as many "
-                f"samples (a DistributedSampler does) and one batch size, or set "
+                f"rank 0 has {numbers[0]:.0f} batches in an epoch and rank {other} has "
+                f"{numbers[other]:.0f}, and who has more would wait for ever; give all ranks as "
+                f"many samples (a DistributedSampler does) and one batch size, or set "
                 f"limit_train_batches"
             )
         self.apart = "" if len({text for *_, text, _ in told}) == 1 else _APART

@@ -7,51 +7,59 @@ than the row is cut at its end.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor
 
 _DEPTH = 4
 _LONGEST = 1 << 16
+_SHORTEST = 3
+_PADDINGS = 3  # of the values that most rows end with
 
 
 def owners_of_padded(rows: Any, samples: Sequence[Any]) -> list[set[int] | None]:
-    """Return for each row which samples hold the sequence that was padded to it, None if none do.
+    """Return for each row which samples hold the sequence that was padded to it.
+
+    Nothing unless every row is found, all padded with one value on one side. Short sequences, and
+    those of one value, say nothing: labels and masks look like such.
 
     Args:
         rows: ``[n, L]`` integers, a tensor or NumPy's array.
         samples: What the batch was made of.
     """
-    array = torch.as_tensor(rows)
-    if array.ndim != 2 or array.dtype not in (torch.int64, torch.int32, torch.int16):
+    if rows.ndim != 2 or "int" not in str(rows.dtype):
         return []
-    length, known = array.shape[1], dict[tuple[int, ...], set[int]]()
+    found, length = rows.tolist(), rows.shape[1]
+    known = dict[tuple[int, ...], set[int]]()
     for number, sample in enumerate(samples):
         for sequence in _sequences(sample):
-            known.setdefault(tuple(sequence[:length]), set()).add(number)
-    lengths = {len(sequence) for sequence in known}
-    return [_owners(row, known, lengths) for row in array.tolist()]
+            if len(sequence) >= _SHORTEST and len(set(sequence)) > 1:
+                known.setdefault(tuple(sequence[:length]), set()).add(number)
+    if not known:
+        return []
+    for behind in (True, False):
+        ends = collections.Counter(row[-1 if behind else 0] for row in found)
+        for padding, _ in ends.most_common(_PADDINGS):
+            owners = [_owners(row, padding, behind, known) for row in found]
+            if all(owners):
+                return owners
+    return []
 
 
 def _owners(
-    row: list[int], known: Mapping[tuple[int, ...], set[int]], lengths: set[int]
+    row: list[int], padding: int, behind: bool, known: Mapping[tuple[int, ...], set[int]]
 ) -> set[int] | None:
-    # The shortest padding first: what a sequence ends with may look like more of it.
-    for longest in range(len(row), len(row) - 1 - _run(row[::-1]), -1):
-        if longest in lengths and (owners := known.get(tuple(row[:longest]))):
+    # The least padding first: what a sequence ends with may look like more of it.
+    for cut in range(len(row)):
+        kept = row[: len(row) - cut] if behind else row[cut:]
+        if owners := known.get(tuple(kept)):
             return owners
-    for first in range(_run(row) + 1):
-        if len(row) - first in lengths and (owners := known.get(tuple(row[first:]))):
-            return owners
+        if kept[-1 if behind else 0] != padding:
+            return None
     return None
-
-
-def _run(row: list[int]) -> int:
-    """Return how often the first value stands at the beginning."""
-    return next((n for n, value in enumerate(row) if value != row[0]), len(row))
 
 
 def _sequences(value: Any, depth: int = _DEPTH) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from negplug.contract.adapter import Contrast
 from negplug.hosts.treated_loss import TreatedLoss
 
-_Kind = TypeVar("_Kind", bound="Cover")
+_T = TypeVar("_T")
 
 
 class Cover(abc.ABC):
@@ -27,15 +27,20 @@ class Cover(abc.ABC):
     def covered(self) -> Any:
         """Return the method itself, bound."""
 
-    def __deepcopy__(self: _Kind, memo: dict[int, Any]) -> _Kind:
-        twin = memo[id(self)] = object.__new__(type(self))
-        vars(twin).update(copy.deepcopy(vars(self), memo))
-        return twin
+    def __deepcopy__(self: _T, memo: dict[int, Any]) -> _T:
+        return twin_of(self, memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if isinstance(self.contrast, TreatedLoss) and self.contrast.lent:
             return copy.copy, (self.covered(),)  # nothing of ours in the pickle
         return super().__reduce_ex__(protocol)
+
+
+def twin_of(cover: _T, memo: dict[int, Any]) -> _T:
+    """Return a deep copy of what stands in a method's place, whatever it leaves in a pickle."""
+    twin = memo[id(cover)] = object.__new__(type(cover))
+    vars(twin).update(copy.deepcopy(vars(cover), memo))
+    return twin
 
 
 def is_covered(owner: Any, method: str) -> bool:

@@ -120,22 +120,26 @@ def announce(
             f"sampler and temperature, a host's loss that gathers on all or on none, a backward "
             f"pass of the same steps, and the same loaded state"
         )
-    steps = [found[2] for found in everyones]
-    if len({step for step in steps if step != _UNKNOWN}) > 1:
-        at = [f"rank {n} in step {step}" for n, step in enumerate(steps) if step != _UNKNOWN]
+    if at := _if_they_differ("in step", [found[2] for found in everyones]):
         raise RanksError(
-            f"the ranks are in different training steps: {', '.join(at)}; a rank has left out a "
+            f"the ranks are in different training steps: {at}; a rank has left out a "
             f"step or its backward pass, or has called the loss once more, so have every rank take "
             f"every step"
         )
-    losses = [found[3] for found in everyones]
-    if len({loss for loss in losses if loss != _UNKNOWN}) > 1:
-        called = [f"rank {n} number {loss}" for n, loss in enumerate(losses) if loss != _UNKNOWN]
+    if called := _if_they_differ("number", [found[3] for found in everyones]):
         raise RanksError(
-            f"the ranks call different losses, counted as they were first called: "
-            f"{', '.join(called)}; have all ranks call them in one order"
+            f"the ranks call different losses, counted as they were first called: {called}; have "
+            f"all ranks call them in one order"
         )
     return [found[4:] for found in everyones]
+
+
+def _if_they_differ(what: str, numbers: Sequence[int]) -> str:
+    """Return whose number is which, of those that are known; empty if they are one."""
+    known = {rank: number for rank, number in enumerate(numbers) if number != _UNKNOWN}
+    if len(set(known.values())) < 2:
+        return ""
+    return ", ".join(f"rank {rank} {what} {number}" for rank, number in known.items())
 
 
 def _patience() -> float:

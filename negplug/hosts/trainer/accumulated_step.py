@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from negplug.hosts.accumulation.cache import GradientCache
+from negplug.hosts.cover import twin_of
 from negplug.hosts.injection import Injection, inject_where
 from negplug.hosts.trainer.private import attached_trainer, loss_scaler
 from negplug.hosts.treated_loss import TreatedLoss
@@ -55,9 +56,7 @@ class AccumulatedStep:
         return self._cache.run(step, batch, loss_scaler(attached_trainer(self._model)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AccumulatedStep:
-        twin = memo[id(self)] = object.__new__(type(self))
-        vars(twin).update(copy.deepcopy(vars(self), memo))
-        return twin
+        return twin_of(self, memo)
 
     def __reduce__(self) -> Any:
         return copy.copy, (self.__wrapped__,)  # what a recipe saves in training is its own

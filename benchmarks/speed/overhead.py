@@ -75,7 +75,7 @@ SAMPLERS = (
 )
 """``{queue}``: eight batches. Of more rows the arithmetic would be measured, and not the calls."""
 _WARM_UP = 20
-"""Steps until a queue is full, and chains have states."""
+"""Steps until a queue is full, after a pass over the images, in which each gets a chain."""
 
 
 class Writes(TorchDispatchMode):
@@ -105,7 +105,7 @@ def treated_step(sampler: str, batch_size: int, device: torch.device) -> Step:
         torch.autograd.backward(loss(*views, **next(known)))
         loss.end_step()
 
-    for _ in range(_WARM_UP):
+    for _ in range(IMAGES // batch_size + _WARM_UP):
         step()
     return step
 

@@ -146,6 +146,11 @@ def forced_backend() -> Backend | None:
     return cast("Backend | None", forced)
 
 
+def stands_in_for_a_gpu() -> bool:
+    """Return whether the CPU runs Triton's programs, under its interpreter."""
+    return _INTERPRETED and forced_backend() == "triton"
+
+
 def numba_refusal(device: torch.device) -> str | None:
     """Return why compiled loops cannot serve a device here; None if they can."""
     if device.type != "cpu":
@@ -162,7 +167,7 @@ def numpy_refusal(device: torch.device) -> str | None:
 def triton_refusal(device: torch.device) -> str | None:
     """Return why Triton's programs cannot serve a device here; None if they can."""
     if device.type == "cpu":
-        if not _INTERPRETED or forced_backend() != "triton":
+        if not stands_in_for_a_gpu():
             return "it serves GPUs (the CPU only if forced, under TRITON_INTERPRET=1)"
     elif device.type != "cuda":
         return f"it serves CUDA and ROCm devices, and the tensors are on {device.type!r}"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from negplug.kernels.choice import forced_backend
+from negplug.kernels.choice import stands_in_for_a_gpu
 
 
 def free_to_read(device: torch.device) -> bool:
@@ -29,7 +29,7 @@ def free_to_read(device: torch.device) -> bool:
 
     So they can on the CPU, unless it stands in for a GPU (see :mod:`negplug.kernels.choice`).
     """
-    return device.type == "cpu" and forced_backend() != "triton"
+    return device.type == "cpu" and not stands_in_for_a_gpu()
 
 
 def capturing(device: torch.device) -> bool:

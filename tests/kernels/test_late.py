@@ -6,13 +6,19 @@ import pytest
 import torch
 
 from negplug import ContrastiveLoss
-from negplug.kernels import late
+from negplug.kernels import choice, late
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def error():
     return ValueError("this is wrong")
+
+
+def stand_in(monkeypatch, backend):
+    """Have the CPU stand in for a GPU if that is Triton's backend."""
+    monkeypatch.setenv("NEGPLUG_BACKEND", backend)
+    monkeypatch.setattr(choice, "_INTERPRETED", True)
 
 
 def test_on_the_cpu_a_failure_is_raised_at_once_and_a_value_is_known():
@@ -36,7 +42,7 @@ def test_on_the_cpu_a_failure_is_raised_at_once_and_a_value_is_known():
 )
 def test_what_a_failure_is_may_be_asked_on_the_host(value, failed, wrong, monkeypatch):
     for backend in ("torch", "triton"):  # also where the CPU stands in for a GPU
-        monkeypatch.setenv("NEGPLUG_BACKEND", backend)
+        stand_in(monkeypatch, backend)
         if wrong:
             with pytest.raises(ValueError, match="this is wrong"):
                 late.check("something", value, error, failed)
@@ -69,7 +75,7 @@ def test_a_device_without_values_is_not_asked():
 
 
 def test_a_cpu_that_stands_in_for_a_gpu_is_not_asked(monkeypatch):
-    monkeypatch.setenv("NEGPLUG_BACKEND", "triton")
+    stand_in(monkeypatch, "triton")
     value = torch.tensor(True)
     assert late.known(value) is None
     assert late.places(value[None]) is None

@@ -8,12 +8,12 @@ from walks import CASES, SIZES, inputs, naive_walk
 
 from negplug.kernels.chain.moves import resampled, weighed_moves
 from negplug.kernels.chain.result import Moves
-from negplug.kernels.states.gathering import compared_states
+from negplug.kernels.states.gathering import compared_states, weights_of_known
 
 pytest.importorskip("numba")
 from negplug.kernels.chain.compiled import compiled_moves
 from negplug.kernels.chain.resampling import compiled_resampling
-from negplug.kernels.states.compiled import compiled_comparison
+from negplug.kernels.states.compiled import compiled_comparison, compiled_weights
 
 BURN_INS = [0.5, 3, 0.7, 0, 0.0] * 2
 
@@ -52,9 +52,17 @@ def test_states_are_compared_as_by_torch(dtype):
     initial, anchors = torch.randn(8, dtype=dtype), torch.randn(8, 4, dtype=dtype)
     asked = table, known, state, place, initial, anchors, 0.3
     before = table.clone()
-    for one, other in zip(compiled_comparison(*asked), compared_states(*asked), strict=True):
+    found, wanted = compiled_comparison(*asked), compared_states(*asked)
+    for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
     assert torch.equal(table, before)
+    weight = torch.rand(8, 2, generator=draw, dtype=dtype)[:, 0]  # not one block of memory
+    weight[[3, 6]] = torch.tensor([0.0, torch.finfo(dtype).tiny], dtype=dtype)
+    weight.masked_fill_(wanted.scores == -torch.inf, 0.0)  # nothing stays where nothing is known
+    weights = compiled_weights(found, weight)
+    torch.testing.assert_close(weights, weights_of_known(wanted, weight))
+    assert (weights[[3, 6]] == -torch.inf).all()
+    assert weights.exp().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,7 @@ s_u being the logits of the m views that are known,
     S = log (1/m) Σ_u e^{s_u},      log w_u = log W + s_u − log Σ_u e^{s_u}.
 
 Kernels: :mod:`negplug.kernels.states.fused`, in Triton, on a GPU;
-:mod:`negplug.kernels.states.compiled`, a loop in numba, for tensors on the CPU;
+:mod:`negplug.kernels.states.compiled`, loops in numba, for tensors on the CPU;
 :mod:`negplug.kernels.states.gathering`, in torch operations, on any device.
 """
 
@@ -35,6 +35,7 @@ STATE_WEIGHTS: Operation[None] = Operation(
     None,
     (
         Kernel("triton", lazily("states.fused", "fused_weights"), triton_refusal),
+        Kernel("numba", lazily("states.compiled", "compiled_weights"), numba_refusal),
         Kernel("torch", lambda: weights_of_known),
     ),
 )

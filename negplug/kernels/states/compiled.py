@@ -1,4 +1,4 @@
-"""Logits of states by a loop, compiled by numba, for tensors on the CPU.
+"""Logits of states, and weights of their views, by loops compiled by numba, for the CPU.
 
 Import this module only where numba is installed.
 """
@@ -28,6 +28,13 @@ def compiled_comparison(
     given = table, known, state, place, initial, anchors
     arrays = [tensor.detach().contiguous().numpy() for tensor in given]
     return Compared(*map(torch.from_numpy, _compared(*arrays, temperature)))
+
+
+def compiled_weights(compared: Compared, weight: Tensor) -> Tensor:
+    """Return log weights of views; see :func:`negplug.kernels.states.view_weights`."""
+    given = compared.logits, compared.log_number, compared.scores, weight
+    arrays = [tensor.detach().contiguous().numpy() for tensor in given]
+    return torch.from_numpy(_weighed(*arrays, 2 * torch.finfo(weight.dtype).tiny))
 
 
 # Of a sum, the compiler may choose the order, once and for all.
@@ -66,3 +73,16 @@ def _compared(
             scores[i] = highest + np.log(total) - np.log(number)
         initials[i] = scores[i] if away else initial[i]
     return columns, logits, log_number, scores, initials
+
+
+@compiled()
+def _weighed(logits: Any, log_number: Any, scores: Any, weight: Any, least: float) -> Any:
+    views, count = logits.shape
+    out = np.full((count, views), -np.inf, logits.dtype)
+    for i in range(count):
+        # A weight without a normal number counts as 0.
+        if weight[i] > least and scores[i] > -np.inf:
+            scale = np.log(weight[i]) - scores[i] - log_number[i]
+            for u in range(views):
+                out[i, u] = logits[u, i] + scale
+    return out

@@ -12,7 +12,6 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.rows import Rows
 from negplug.contract.sample_table import Room, SampleTable, occurrences
-from negplug.kernels.late import free_to_read
 from negplug.samplers.chains.absent import AbsentStates
 from negplug.samplers.chains.step import ChainStep
 from negplug.samplers.common.saved_rows import check_unit_rows
@@ -73,7 +72,7 @@ class EmbeddingCache(SampleTable):
 
     def find(self, batch: ContrastiveBatch, step: ChainStep) -> AbsentStates | None:
         """Return the states outside the batch; None if it is known that there are none."""
-        if free_to_read(step.state.device) and not step.away.numpy().any():
+        if step.all_here:
             return None
         anchors = batch.anchors.embeddings
         if not self.known.numel():

@@ -11,6 +11,7 @@ from torch import Tensor
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.ids import UNKNOWN
 from negplug.kernels.chain import Moves, pick
+from negplug.kernels.late import free_to_read
 from negplug.kernels.states import Compared
 from negplug.samplers.chains.ordered_pool import OrderedPool
 from negplug.samplers.chains.placed_pool import PlacedPool
@@ -67,6 +68,14 @@ class ChainStep:
     def away(self) -> Tensor:
         """``[N]`` bool, True where a chain's state lies outside the batch."""
         return (self.state != UNKNOWN) & (self.place < 0)
+
+    @property
+    def all_here(self) -> bool:
+        """Whether it is known, without waiting for a device, that no state lies outside."""
+        if not free_to_read(self.state.device):
+            return False
+        state, place = self.state.numpy(), self.place.numpy()
+        return not ((state != UNKNOWN) & (place < 0)).any()
 
     def compared(self, states: Compared) -> ChainStep:
         """Return the step with the logits of states outside the batch from their embeddings."""

@@ -51,7 +51,7 @@ class IndexRecorder:
             rows are; None if they are unknown.
         own: Finds the host's own indexes in a batch, where its batches bring some.
         moved: Why the host's own indexes are not those of the images beside them, likewise.
-        unfollowed: What makes images of which it is not known whose they are.
+        unfollowed: What makes rows of which it is not known which samples they are.
 
     Example:
         >>> recorder = IndexRecorder(trainer)  # setup

@@ -132,21 +132,21 @@ class WatchedCollate:
         return ""
 
     def indexes_moved(self) -> str:
-        """Return why the host's own indexes are not those of the images beside them, or nothing."""
+        """Return why the host's own indexes are not those of the rows beside them, or nothing."""
         _, broken, row, sample, _ = self._found[_BY_INDEX].tolist()
         if fault := self._fault_of_fetch():
             return f"{fault}; {_OWN_INSTEAD}"
         if not broken:
             return ""
-        what = "is made of several samples" if sample == MIXED else "is another sample's"
+        what = "is made of several" if sample == MIXED else "is another one"
         return (
-            f"the collate function {name_of(self.collate)} moves, drops, repeats or mixes images "
-            f"and leaves their indexes where they are (the image in row {max(row, 0)} of a batch "
+            f"the collate function {name_of(self.collate)} moves, drops, repeats or mixes samples "
+            f"and leaves their indexes where they are (the sample in row {max(row, 0)} of a batch "
             f"{what}); {_OWN_INSTEAD}"
         )
 
     def unfollowed(self) -> str:
-        """Return what makes images of which it is not known whose they are, or nothing."""
+        """Return what makes rows of which it is not known which samples they are, or nothing."""
         if int(self._found[_FETCHES, 0]) == batched_fetch.UNKNOWN and self._own is None:
             return f"the __getitems__ of {batched_fetch.class_of(self._dataset())} gives"
         home = getattr(_function(self.collate), "__module__", None) or ""

@@ -137,6 +137,7 @@ def test_the_collate_function_comes_back():
             assert type(copy.deepcopy(watched)) is type(own)
             samples = [dataset[n] for n in (3, 1)]
             twin = pickle.loads(pickle.dumps(watched))
+            assert type(twin) is type(own)
             assert torch.equal(twin(samples)[1], own(samples)[1])
 
     own, dataset = Pack(), Numbered()

@@ -17,6 +17,7 @@ import copy
 import functools
 import weakref
 from collections.abc import Callable
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from negplug.hosts.nested import tensors_of_batch
 from negplug.hosts.trainer import batched_fetch
 from negplug.hosts.trainer.arrangement import arrangement_of, order_by_index
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.stand_in import same
 
 OwnIndexes = Callable[[Any], Tensor | None]
 """Given a batch, returns the indexes ``[R]`` that the host itself finds in it."""
@@ -50,7 +52,8 @@ _OWN_INSTEAD = (
 class WatchedCollate:
     """A collate function, and whether its batches were in order so far.
 
-    Its attributes are those of the collate function; its copy is the collate function.
+    Its attributes are those of the collate function; its copy is the collate function, and so is
+    its pickle but for a worker that starts from nothing.
 
     Args:
         collate: The recipe's own.
@@ -103,6 +106,8 @@ class WatchedCollate:
         return copy.deepcopy(self.collate, memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is None:
+            return same(self.collate)  # what a recipe saves in training is its own
         return _in_worker, (self.collate, self._own, self._found)
 
     def disagreement(self, size: int) -> str:

@@ -130,6 +130,9 @@ class WhoseRows:
         self.stop_watching()
         self.shared.remove()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()  # a copy or a pickle of the callback is of no fit that goes on
+
     def _wrong(self, batch: Any, apart: str) -> str:
         """Return why the host's own indexes of a batch are not right, as a clause, or nothing."""
         recorder = self.recorder
@@ -179,6 +182,10 @@ class WhoseRows:
         if not self._told:
             self._told = True
             warnings.warn(message, stacklevel=2)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _counts(indexes: Tensor | None, loader: Any) -> bool:

@@ -32,7 +32,8 @@ def needs_no_traceback(error: OSError, given: Iterable[str | Path]) -> bool:
     # A file that is known by its number alone has no name.
     names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
     named = [Path(os.path.abspath(os.fsdecode(name))) for name in names]
-    paths = [Path(os.path.abspath(str(each).rpartition("=")[2])) for each in given]
+    texts = [str(each).rpartition("=")[2] for each in given]
+    paths = [Path(os.path.abspath(text)) for text in texts if text]
     return any(
         name.is_relative_to(path) or path.is_relative_to(name) for name in named for path in paths
     )

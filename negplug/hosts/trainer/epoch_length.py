@@ -50,18 +50,14 @@ def insist_on_one_number(ranks: Sequence[Batches]) -> None:
     if len(set(numbers)) < 2:
         return
     other = next(n for n, number in enumerate(numbers) if number != numbers[0])
-    what = (
+    may_stop = any(each.may_stop for each in ranks)
+    unless = ", unless max_steps, which counts every step of an optimizer, ends it before"
+    error = RanksError(
         f"rank 0 has {numbers[0]:.0f} batches in an epoch and rank {other} has "
-        f"{numbers[other]:.0f}, and who has more would wait for ever"
+        f"{numbers[other]:.0f}, and who has more would wait for ever{unless if may_stop else ''}; "
+        f"give all ranks as many samples (a DistributedSampler does) and one batch size, or set "
+        f"limit_train_batches"
     )
-    mend = (
-        "give all ranks as many samples (a DistributedSampler does) and one batch size, or set "
-        "limit_train_batches"
-    )
-    if not any(each.may_stop for each in ranks):
-        raise RanksError(f"{what}; {mend}")
-    warnings.warn(
-        f"{what}, unless max_steps, which counts every step of an optimizer, ends the training "
-        f"before; {mend}",
-        stacklevel=2,
-    )
+    if not may_stop:
+        raise error
+    warnings.warn(str(error), stacklevel=2)

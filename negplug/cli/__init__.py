@@ -14,6 +14,7 @@ import typer
 
 from negplug.cli import listing, run
 from negplug.cli.inspection import command as inspection
+from negplug.cli.os_errors import needs_no_traceback
 from negplug.cli.recommend import main as recommend
 from negplug.cli.sweep import main as sweep
 from negplug.cli.treatment import fail
@@ -70,8 +71,11 @@ def _open_closed_streams() -> None:
 def main() -> None:
     """Entry point of the console script."""
     _open_closed_streams()
+    given = sys.argv[1:]  # which a script finds changed
     try:
         app(prog_name="negplug")
     except OSError as error:  # of a full disk, say, that the output of a listing goes to
+        if not needs_no_traceback(error, given):
+            raise
         print(f"negplug: {error}", file=sys.stderr)
         sys.exit(1)

@@ -43,6 +43,12 @@ def twin_of(cover: _T, memo: dict[int, Any]) -> _T:
     return twin
 
 
+def contrast_of(owner: Any) -> Contrast | None:
+    """Return what computes the treated loss of a covered object, None if it is none."""
+    covers = (each for each in vars(owner).values() if isinstance(each, Cover))
+    return next((cover.contrast for cover in covers), None)
+
+
 def is_covered(owner: Any, method: str) -> bool:
     """Return whether a method of an object is not that of its class any more."""
     own = vars(owner).get(method)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from negplug.hosts.subsets import length
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.hosts.untreated import names_of, scripted_in
+from negplug.loss.uninterrupted import uninterrupted
 from negplug.plugins.manager import plugins
 
 
@@ -140,9 +140,10 @@ class Injection:
         """
         if self.lookout is not None:
             self.lookout.end_step()
-        for treated in self.losses.values():
-            treated.loss.end_step(told)
-            treated.forget()
+        with uninterrupted(len(self.losses) > 1):  # the step ends for all or none
+            for treated in self.losses.values():
+                treated.loss.end_step(told)
+                treated.forget()
 
     def samplers(self) -> Iterator[NegativeSampler]:
         """Yield every sampler of every loss."""
@@ -169,7 +170,7 @@ class Injection:
         try:
             for name, treated in self.losses.items():
                 treated.loss.load_state_dict(state[name])
-        except Exception:
+        except BaseException:
             for name, treated in self.losses.items():
                 treated.loss.load_state_dict(before[name])
             raise
@@ -181,12 +182,7 @@ class Injection:
     def __enter__(self) -> Injection:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 

@@ -13,9 +13,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from negplug.contract.declarations import full_name
 from negplug.hosts import environment
+from negplug.hosts.cover import contrast_of
 from negplug.hosts.functions import FunctionWatch
 from negplug.hosts.loss_form import losses_in, parameters_of
 from negplug.hosts.place import place
+from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import Judge, UntreatedLossError, mend_of
 from negplug.kernels.distributed import rank
 from negplug.kernels.graph_marks import mark
@@ -166,7 +168,12 @@ class Lookout:
     @outside_graphs
     def _after_loss(self, module: nn.Module, given: Any, output: Tensor) -> None:
         where = f"(called at {place()[0]})"
-        if self._judge.site_of(module) is not None:
+        treated = None if self._judge.leaves_alone(module) else contrast_of(module)
+        if isinstance(treated, TreatedLoss) and treated.copied:
+            name = self._judge.name(module)
+            why = f"{where}, a copy that was made of a treated loss and that nobody looks after"
+            mend = "copy it before the training, once, or call the loss itself"
+        elif self._judge.site_of(module) is not None:
             name, why = self._judge.name(module), f"{where}, out of reach of the model"
             mend = "make it an attribute of the model"
             if self._judge.is_in_model(module):

@@ -63,6 +63,7 @@ class TreatedLoss:
         shared: Likewise.
         rerouted: Computes what the host gets, given the call, while micro-batches are run.
         lent: Whether a Trainer's callback treats the loss, which is the host's again in the end.
+        copied: Whether it came about as a copy of another, with its loss.
         ahead: Told of each call ahead of it, with the host's own loss; what it returns takes the
             place of the treated one, unless that is None.
     """
@@ -95,7 +96,7 @@ class TreatedLoss:
         self._captured: list[ContrastiveBatch] | None = None
         self._last: int | None = None
         self.temperature = temperature
-        self.evaluating = self.lent = False
+        self.evaluating = self.lent = self.copied = False
         self.watcher: Callable[[TreatedLoss, Tensor], None] | None = None
         self.collector: Callable[[ContrastiveBatch], None] | None = None
         self.looks: Callable[[TreatedLoss, tuple[Any, ...]], None] | None = None
@@ -264,9 +265,11 @@ class TreatedLoss:
         return batch.anchors.embeddings.new_zeros((), requires_grad=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of the model is another training's.
-        blank = ("watcher", "looks", "rerouted", "collector", "ahead")
-        return vars(self) | dict.fromkeys(blank)
+        # A copy of the model is another training's, and what its samples are nobody tells it.
+        blank = ("watcher", "looks", "rerouted", "collector", "ahead", "_captured", "_used")
+        unknown = Metadata(unindexed=_UNKNOWN_INDEXES, by_place=self._by_place)
+        fresh = {"copied": True, "evaluating": False, "_evaluations": [], "_metadata": unknown}
+        return vars(self) | dict.fromkeys(blank) | fresh | {"_forgets": False}
 
     def forget(self) -> None:
         """Forget the step's samples, so that the next step's are not taken for them."""

@@ -206,7 +206,9 @@ class Watch:
         if not self.injections:
             self._stop_looking()
             self._functions = FunctionWatch()
+        if self._functions is not None:
             treated.watcher = self._after_treated
+            weakref.finalize(injection, _after_gone, weakref.ref(self)).atexit = False
         self.injections[site.name] = injection
         notices.treats([site], self._treatment, f", called at {where}")
         if len(self.injections) == 1 and resumed.is_resumed():
@@ -225,17 +227,28 @@ class Watch:
         return first_call
 
     def _after_treated(self, treated: TreatedLoss, _: Tensor) -> None:
-        """Name what functions compute beside the first treated loss, in its first steps."""
-        assert self._functions is not None
-        say_functions(self._functions, self._ignore, ", ".join(self.injections))
-        if treated.loss.next_step >= STEPS:
+        """Name what functions compute beside treated losses, until one has had its first steps.
+
+        Whichever that is, for another may have gone by then.
+        """
+        if self._functions is not None:
+            say_functions(self._functions, self._ignore, ", ".join(self.injections))
+            if treated.loss.next_step >= STEPS:
+                self._stop_looking()
+        if self._functions is None:
             treated.watcher = None
-            self._stop_looking()
 
     def _stop_looking(self) -> None:
         if self._functions is not None:
             self._functions.stop()
             self._functions = None
+
+
+def _after_gone(watching: weakref.ref[Watch]) -> None:
+    """Look no longer where no treated loss is left, whose steps would say when to stop."""
+    watch = watching()
+    if watch is not None and not list(watch.injections.values()):
+        watch._stop_looking()
 
 
 def from_environment() -> Watch | None:

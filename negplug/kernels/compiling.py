@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numba
 import torch
-from numba.core.caching import FunctionCache
+
+from negplug.kernels.numba_private import keep_on_disk
 
 # Not all of numba's thread pools may be entered twice at a time.
 _pool = threading.Lock()
@@ -27,33 +27,12 @@ _pool = threading.Lock()
 _process = os.getpid()
 
 
-# Of a cache on disk that is full, over its quota, gone by now, or damaged.
-_UNUSABLE = (OSError, EOFError, pickle.UnpicklingError)
-
-
-class _Cache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache on disk, without which a process compiles for itself."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return what was kept, None if there is nothing."""
-        with contextlib.suppress(*_UNUSABLE):
-            return super().load_overload(sig, target_context)
-        return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep what was compiled."""
-        with contextlib.suppress(*_UNUSABLE):
-            super().save_overload(sig, data)
-
-
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile at the first call, and keep the result on disk if there is a place."""
 
     def compile_later(function: Callable[..., Any]) -> Callable[..., Any]:
         later: Any = numba.njit(nogil=True, **options)(function)
-        # Raised where neither this folder nor the user's cache can be written to.
-        with contextlib.suppress(RuntimeError):
-            later._cache = _Cache(function)  # as enable_caching() does
+        keep_on_disk(later, function)
         return cast(Callable[..., Any], later)
 
     return compile_later

@@ -54,6 +54,7 @@ LOSS = Topic(
 )
 
 _met: weakref.WeakKeyDictionary[Any, set[Topic]] = weakref.WeakKeyDictionary()
+_patience: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 _numbers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
@@ -74,7 +75,8 @@ def meet(topic: Topic = LOSS, says: str = "") -> list[str]:
     group = dist.group.WORLD
     if topic in _met.get(group, ()):
         return []
-    seconds, store, own = seconds_of_patience(), default_store(), dist.get_rank()
+    seconds, store, own = _asked_for(), default_store(), dist.get_rank()
+    _patience[group] = seconds  # of later exchanges too, whatever the environment says by then
     number = _number(group, store, own)
     everyone = {rank: _key(topic, rank, number) for rank in range(dist.get_world_size())}
     store.set(everyone[own], says.encode())
@@ -136,7 +138,12 @@ def _key(topic: Topic, rank: int, number: str) -> str:
 
 
 def seconds_of_patience() -> float:
-    """Return for how long a rank waits for the others; raise ``ValueError`` if that is none."""
+    """Return for how long ranks waited for one another at most as they met last."""
+    return _patience.get(dist.group.WORLD, _SECONDS)
+
+
+def _asked_for() -> float:
+    """Return what the environment says; raise ``ValueError`` if that is no time."""
     text = os.environ.get(VARIABLE) or str(_SECONDS)
     try:
         seconds = float(text)

@@ -80,7 +80,7 @@ class SavingLoss(nn.Module, abc.ABC):
         before = self.state_dict()
         try:
             return super().load_state_dict(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             super().load_state_dict(before)
             if isinstance(error, RuntimeError):  # of torch, about missing and unexpected keys
                 raise ValueError(

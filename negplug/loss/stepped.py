@@ -19,6 +19,7 @@ from negplug.loss.calls import CallState
 from negplug.loss.refusals import mixed_up
 from negplug.loss.saved import SavingLoss
 from negplug.loss.steps import Call
+from negplug.loss.uninterrupted import uninterrupted
 
 
 class SteppedLoss(SavingLoss):
@@ -37,6 +38,8 @@ class SteppedLoss(SavingLoss):
     def end_step(self, told: bool = True) -> None:
         """Close the training step: samplers take in what a backward pass has reached.
 
+        All of it or, where an interrupt comes first, nothing yet.
+
         Args:
             told: Whether that counts whatever becomes of its gradients. Otherwise they may have
                 been left by a step that is skipped, see :mod:`negplug.loss.rhythm`.
@@ -44,15 +47,16 @@ class SteppedLoss(SavingLoss):
         Raises:
             RuntimeError: If calls of the step would take in what is another place's.
         """
-        reached = self._steps.close(told)
-        where = self._steps.places.mixed
-        if where and self._fresh and not all(call.shared for _, call in reached):
-            raise mixed_up(where)
-        for number, call in reached:
-            self._state(0 if call.shared else number).take_in(call.held or [])
-            call.closed, call.held = bool(call.held), []
-        if self._steps.most is not None and len(self.further) >= self._steps.most:
-            del self.further[self._steps.most - 1 :]  # of calls that had no backward pass
+        with uninterrupted(bool(self._fresh)):
+            reached = self._steps.close(told)
+            where = self._steps.places.mixed
+            if where and self._fresh and not all(call.shared for _, call in reached):
+                raise mixed_up(where)
+            for number, call in reached:
+                self._state(0 if call.shared else number).take_in(call.held or [])
+                call.closed, call.held = bool(call.held), []
+            if self._steps.most is not None and len(self.further) >= self._steps.most:
+                del self.further[self._steps.most - 1 :]  # of calls that had no backward pass
 
     @property
     def next_step(self) -> int:

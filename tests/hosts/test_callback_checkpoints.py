@@ -134,3 +134,45 @@ def test_what_a_recipe_saves_in_training_is_its_own(tmp_path, sampler, accumulat
             torch.testing.assert_close(criterion(*z), type(criterion)(0.2)(*z))
     again = hosts.negative_control()(sampler)  # is not treated already
     hosts.trainer(callbacks=[again]).fit(saved, hosts.loader())
+
+
+def stacked(samples):
+    """A collate function that is watched."""
+    return torch.utils.data.default_collate(samples)
+
+
+class Data(hosts.lightning().LightningDataModule):
+    """A data module that pickle finds; it drags the Trainer along."""
+
+    def train_dataloader(self):
+        self.loader = torch.utils.data.DataLoader(hosts.Pairs(), batch_size=8, collate_fn=stacked)
+        return self.loader
+
+
+class Pickles(hosts.lightning().Callback):
+    """Pickles the data module as the first step ends, while rows are followed."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if not batch_idx:
+            data = trainer.datamodule
+            # Not every host's model can be pickled, which the Trainer holds.
+            kept = data if isinstance(pl_module, Recipe) else data.loader
+            self.pickled = pickle.dumps(kept)
+
+
+@pytest.mark.parametrize("compose", [None, "clustered()"])
+def test_a_data_module_that_is_pickled_in_training_has_its_own_loader(compose):
+    host, pickles = hosts.recipe(), Pickles()
+    module = Recipe(host.criterion) if hasattr(host, "criterion") else host
+    control = hosts.negative_control()("queue(size=64)", compose=compose)
+    trainer = hosts.trainer(callbacks=[control, pickles], max_steps=1)
+    trainer.fit(module, datamodule=Data())
+    kept = pickle.loads(pickles.pickled)
+    loader = kept.loader if isinstance(kept, Data) else kept
+    assert loader.collate_fn is stacked
+    assert type(loader.batch_sampler) is torch.utils.data.BatchSampler
+    if module is host:
+        assert b"negplug" not in pickles.pickled
+        return
+    again = hosts.negative_control()("queue(size=64)")
+    hosts.trainer(callbacks=[again], max_steps=1).fit(Recipe(host.criterion), datamodule=kept)

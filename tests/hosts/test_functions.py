@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import hosts
@@ -113,6 +114,24 @@ def test_in_a_plain_loop_that_is_watched(watch, caplog):
         a, b = (layer(z) for z in naive.embeddings(2, 8))
         (criterion(a, b) + info_nce(a, b)).backward()
     assert len(said(caplog)) == 1
+    assert F.cross_entropy is own
+
+
+def test_a_watched_loss_that_goes_in_its_first_steps_ends_the_watching_no_later(watch, caplog):
+    criteria, layer = pytest.importorskip("lightly.loss"), nn.Linear(16, 16).double().to(DEVICE)
+    watch("uniform(num_negatives=2)")
+    own, losses = F.cross_entropy, [criteria.NTXentLoss() for _ in range(2)]
+    for step in range(5):
+        a, b = (layer(z) for z in naive.embeddings(2, 8))
+        sum(criterion(a, b) for criterion in losses).backward()
+        if not step:
+            assert F.cross_entropy is not own
+            del losses[0]
+            gc.collect()
+    assert F.cross_entropy is own
+    for _ in range(2):  # nor where none is left
+        criteria.NTXentLoss()(layer(a.detach()), layer(b.detach())).backward()
+        gc.collect()
     assert F.cross_entropy is own
 
 

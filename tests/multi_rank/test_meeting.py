@@ -50,8 +50,8 @@ def late(rank, world):
     time.sleep(rank)
     bad = {"z0": torch.full((4, 6), torch.nan, dtype=torch.float64)} if rank else {}
     heard.append(said(train, loss_fn, rank, 0, **bad))
-    os.environ[meeting.VARIABLE] = "1"
-    time.sleep(1.5 * rank)  # they have met: a later step may take its time
+    os.environ[meeting.VARIABLE] = "x"  # they have met, and it is read no more
+    time.sleep(1.5 * rank)  # a later step may take its time
     return [*heard, said(train, loss_fn, rank, 1)]
 
 

@@ -12,11 +12,12 @@ from torch import nn
 from unequal_ranks import said, views_of
 
 from negplug import inject
+from negplug.hosts.trainer.epoch_length import Batches, insist_on_one_number
+from negplug.kernels.errors import RanksError
 
 if not (hosts._has("lightly") or hosts.solo_generation()):
     pytest.skip("no host is installed", allow_module_level=True)
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 # What the second rank is told, beside words of the message; None if it makes no difference.
 ARGUMENTS = [
@@ -46,10 +47,27 @@ SAMPLES = [
 ]
 
 
-def fit(samples=24, steps=1, **given):
+def fit(samples=24, steps=1, module=None, **given):
     control = hosts.negative_control()(**{"sampler": "in_batch()"} | given)
     trainer = hosts.trainer(callbacks=[control], max_steps=steps)
-    trainer.fit(hosts.recipe(), hosts.loader(samples))
+    trainer.fit(module or hosts.recipe(), hosts.loader(samples))
+
+
+def by_hand():
+    """A recipe that makes two steps of optimizers in each batch."""
+    module = hosts.recipe()
+    step, weights = module.training_step, [p for p in module.parameters() if p.requires_grad]
+
+    def training_step(batch, batch_idx):
+        loss = step(batch, batch_idx)
+        module.manual_backward(loss["loss"] if isinstance(loss, dict) else loss)
+        for optimizer in module.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+    module.training_step, module.automatic_optimization = training_step, False
+    module.configure_optimizers = lambda: [torch.optim.SGD(weights[n::2], 0.1) for n in range(2)]
+    return module
 
 
 class Two(nn.Module):
@@ -80,18 +98,29 @@ def told(rank, world):
         for name in own:
             del os.environ[name]
     found += [said(fit, samples=16 if rank else 24, steps=steps) for steps, _ in SAMPLES]
+    found.append(said(fit, samples=16 if rank else 24, steps=4, module=by_hand()))
     return [*found, said(plain, rank)] if hosts._has("lightly") else found
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_a_rank_alone_was_told_is_an_error_on_all():
     zero, one = ranks.run(told, 2)
     words = [word for *_, word in (*ARGUMENTS, *VARIABLES, *SAMPLES)]
+    words.append(None)  # two batches of two steps are on all ranks
     words += ["treated losses: rank 0 has first, second, rank 1 has first"][
         : len(zero) - len(words)
     ]
-    assert zero == one
+    assert zero == one, (zero, one)
     for word, heard in zip(words, zero, strict=True):
         assert (heard is None) == (word is None), (word, heard)
         if word is not None:
             assert heard[0] == "RanksError"
             assert word in heard[1], heard
+
+
+def test_other_numbers_of_batches_where_nobody_knows_whether_an_epoch_ends():
+    insist_on_one_number([Batches(3, True), Batches(3, True)])
+    with pytest.warns(UserWarning, match="rank 0 has 3 batches .* rank 1 has 2.* unless max_steps"):
+        insist_on_one_number([Batches(3, True), Batches(2, True)])
+    with pytest.raises(RanksError, match="would wait for ever; give all ranks"):
+        insist_on_one_number([Batches(3, False), Batches(2, False)])

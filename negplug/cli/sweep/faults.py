@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from negplug.cli.os_errors import needs_no_traceback
 from negplug.cli.sweep.storage import StorageError
 from negplug.cli.treatment import fail
 
@@ -27,5 +29,7 @@ def one_sentence(out: Path, where: str) -> Iterator[None]:
     except BrokenPipeError:  # of who reads what the sweep prints, which typer knows how to end
         raise
     except OSError as error:
+        if not needs_no_traceback(error, [out, *sys.argv[1:]]):
+            raise
         what = error.strerror or str(error)
         fail(f"--out {out}: {error.filename or out}: {what}; {_GOES_ON}", code=1)

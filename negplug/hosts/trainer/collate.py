@@ -60,7 +60,7 @@ def disagreement(loader: DataLoader[Any], size: int) -> str:
 
 
 def own_indexes_moved(loader: DataLoader[Any]) -> str:
-    """Return why the host's own indexes are not those of the images beside them, or nothing."""
+    """Return why the host's own indexes are not those of the rows beside them, or nothing."""
     collate = loader.collate_fn
     return collate.indexes_moved() if isinstance(collate, WatchedCollate) else ""
 
@@ -71,7 +71,7 @@ def one_by_one(loader: DataLoader[Any]) -> bool:
 
 
 def unfollowed(loader: DataLoader[Any]) -> str:
-    """Return what makes images of which it is not known whose they are, or nothing."""
+    """Return what makes rows of which it is not known which samples they are, or nothing."""
     collate = loader.collate_fn
     return collate.unfollowed() if isinstance(collate, WatchedCollate) else ""
 

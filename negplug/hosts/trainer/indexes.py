@@ -32,7 +32,7 @@ from negplug.hosts.trainer.collate import (
     unwatch_collate,
     watch_collate,
 )
-from negplug.hosts.trainer.stand_in import StandIn
+from negplug.hosts.trainer.stand_in import HookStandIn, StandIn
 from negplug.hosts.trainer.watched_collate import OwnIndexes
 from negplug.kernels.torch_private import set_batch_sampler
 
@@ -51,7 +51,7 @@ class IndexRecorder:
             rows are; None if they are unknown.
         own: Finds the host's own indexes in a batch, where its batches bring some.
         moved: Why the host's own indexes are not those of the images beside them, likewise.
-        unfollowed: What makes images of which it is not known whose they are.
+        unfollowed: What makes rows of which it is not known which samples they are.
 
     Example:
         >>> recorder = IndexRecorder(trainer)  # setup
@@ -69,7 +69,8 @@ class IndexRecorder:
         self._replaced = private.own_loader_hook(trainer)
         self._process = private.loader_hook(trainer)
         self._active = True
-        private.set_loader_hook(trainer, self._process_dataloader)
+        hook = HookStandIn(self._process_dataloader, trainer.strategy, "process_dataloader")
+        private.set_loader_hook(trainer, hook)
 
     def advance(self) -> Tensor | None:
         """Return the indexes of the batch about to be trained on.

@@ -9,7 +9,6 @@ samples the indexes mean.
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 import weakref
 from typing import Any
@@ -21,10 +20,10 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
 from negplug.hosts.trainer.changed_tables import KeptTables
 from negplug.hosts.trainer.composition import Composition
+from negplug.hosts.trainer.epoch_length import batches_to_come, insist_on_one_number
 from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
 from negplug.hosts.trainer.indexes import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
-from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import write_count
 
 logger = logging.getLogger("negplug")
@@ -209,18 +208,10 @@ class KeptState:
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         own = self.owner.dataset if found is None else str(found)
-        own_number = _batches_to_come(trainer)
-        told = everyones((None if found is None else str(found), terms, own, own_number))
+        batches = batches_to_come(trainer)
+        told = everyones((None if found is None else str(found), terms, own, batches))
         compare([said for _, said, *_ in told])
-        numbers = [number for *_, number in told]
-        if len(set(numbers)) > 1:
-            other = next(n for n, number in enumerate(numbers) if number != numbers[0])
-            raise RanksError(
-                f"rank 0 has {numbers[0]:.0f} batches in an epoch and rank {other} has "
-                f"{numbers[other]:.0f}, and who has more would wait for ever; give all ranks as "
-                f"many samples (a DistributedSampler does) and one batch size, or set "
-                f"limit_train_batches"
-            )
+        insist_on_one_number([number for *_, number in told])
         self.apart = "" if len({text for *_, text, _ in told}) == 1 else _APART
         # Of any rank, so that all of them start afresh or raise.
         now = next((name for name, *_ in told if name), None)
@@ -281,10 +272,3 @@ def _few(weights: Any) -> list[Any]:
 def _say(why: str) -> None:
     if rank() == 0:
         logger.info("negplug starts afresh: %s", why)
-
-
-def _batches_to_come(trainer: Any) -> float:
-    """Return how many batches this rank takes in an epoch; infinite where nobody knows it."""
-    steps = math.inf if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
-    batches: float = min(trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
-    return batches

@@ -9,9 +9,7 @@ and in the first of each epoch, they run with rows that are marked
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from negplug.hosts.nested import tensors_in, tensors_of_batch
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.stand_in import HookStandIn
 from negplug.hosts.trainer.watched_collate import INSTEAD
 from negplug.hosts.treated_loss import TreatedLoss
 
@@ -119,7 +118,7 @@ class RowsKept:
                 self._moved.append(said)
             return result
 
-        hook = _Watched(watched, owner, name)
+        hook = HookStandIn(watched, owner, name)
 
         def put_back() -> None:
             if vars(owner).get(name) is hook:
@@ -178,26 +177,6 @@ class RowsKept:
             f"gets {what}), {INSTEAD}"
         )
         treated.disown(self.reason)
-
-
-class _Watched:
-    """A hook that is watched; its owner's own in a copy of the owner or a pickle."""
-
-    def __init__(self, watched: Callable[..., Any], owner: Any, name: str) -> None:
-        functools.update_wrapper(self, watched)
-        # Lightning looks through one wrapper alone.
-        self.__wrapped__ = inspect.unwrap(watched)
-        self._watched, self._owner, self._name = watched, owner, name
-        self._set = vars(owner).get(name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the hook."""
-        return self._watched(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._set is None:
-            return getattr, (self._owner, self._name)
-        return copy.copy, (self._set,)
 
 
 def _first_wrong(rows: Tensor, size: int) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ import copy
 import functools
 import weakref
 from collections.abc import Callable
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from negplug.hosts.nested import tensors_of_batch
 from negplug.hosts.trainer import batched_fetch
 from negplug.hosts.trainer.arrangement import arrangement_of, order_by_index
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.stand_in import same
 
 OwnIndexes = Callable[[Any], Tensor | None]
 """Given a batch, returns the indexes ``[R]`` that the host itself finds in it."""
@@ -50,7 +52,8 @@ _OWN_INSTEAD = (
 class WatchedCollate:
     """A collate function, and whether its batches were in order so far.
 
-    Its attributes are those of the collate function; its copy is the collate function.
+    Its attributes are those of the collate function; its copy is the collate function, and so is
+    its pickle but for a worker that starts from nothing.
 
     Args:
         collate: The recipe's own.
@@ -103,6 +106,8 @@ class WatchedCollate:
         return copy.deepcopy(self.collate, memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is None:
+            return same(self.collate)  # what a recipe saves in training is its own
         return _in_worker, (self.collate, self._own, self._found)
 
     def disagreement(self, size: int) -> str:
@@ -132,21 +137,21 @@ class WatchedCollate:
         return ""
 
     def indexes_moved(self) -> str:
-        """Return why the host's own indexes are not those of the images beside them, or nothing."""
+        """Return why the host's own indexes are not those of the rows beside them, or nothing."""
         _, broken, row, sample, _ = self._found[_BY_INDEX].tolist()
         if fault := self._fault_of_fetch():
             return f"{fault}; {_OWN_INSTEAD}"
         if not broken:
             return ""
-        what = "is made of several samples" if sample == MIXED else "is another sample's"
+        what = "is made of several" if sample == MIXED else "is another one"
         return (
-            f"the collate function {name_of(self.collate)} moves, drops, repeats or mixes images "
-            f"and leaves their indexes where they are (the image in row {max(row, 0)} of a batch "
+            f"the collate function {name_of(self.collate)} moves, drops, repeats or mixes samples "
+            f"and leaves their indexes where they are (the sample in row {max(row, 0)} of a batch "
             f"{what}); {_OWN_INSTEAD}"
         )
 
     def unfollowed(self) -> str:
-        """Return what makes images of which it is not known whose they are, or nothing."""
+        """Return what makes rows of which it is not known which samples they are, or nothing."""
         if int(self._found[_FETCHES, 0]) == batched_fetch.UNKNOWN and self._own is None:
             return f"the __getitems__ of {batched_fetch.class_of(self._dataset())} gives"
         home = getattr(_function(self.collate), "__module__", None) or ""

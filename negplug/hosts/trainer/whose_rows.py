@@ -3,7 +3,7 @@
 A host whose batches bring no indexes gets those that the loader's sampler drew
 (:mod:`negplug.hosts.trainer.indexes`). One whose batches do is believed, unless they contradict
 what was drawn (:mod:`negplug.hosts.trainer.numbering`), or one another where nobody knows that
-(:mod:`negplug.hosts.trainer.unplaced`), or the collate function has moved images and not indexes.
+(:mod:`negplug.hosts.trainer.unplaced`), or the collate function has moved samples and not indexes.
 Ranks that count data sets of their own from 0 contradict one another as well. What recipes do
 behind the loader :mod:`negplug.hosts.trainer.rows_kept` follows.
 """
@@ -105,8 +105,8 @@ class WhoseRows:
         known = self.recorder.own is not None or not self.recorder.reason
         if known and (what := self.recorder.unfollowed):
             self._warn(
-                f"{what} images of which it cannot be told whose they are; if they are not in the "
-                f"order of their indexes, hand the right ones over in training_step, {_BY}"
+                f"{what} rows of which it cannot be told which samples they are; if they are not "
+                f"in the order of their indexes, hand the right ones over in training_step, {_BY}"
             )
         if apart:
             return None, apart
@@ -129,6 +129,9 @@ class WhoseRows:
         """Put everything back, for all callbacks."""
         self.stop_watching()
         self.shared.remove()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()  # a copy or a pickle of the callback is of no fit that goes on
 
     def _wrong(self, batch: Any, apart: str) -> str:
         """Return why the host's own indexes of a batch are not right, as a clause, or nothing."""
@@ -179,6 +182,10 @@ class WhoseRows:
         if not self._told:
             self._told = True
             warnings.warn(message, stacklevel=2)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _counts(indexes: Tensor | None, loader: Any) -> bool:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.pool.frozen import frozen_logsumexp
-from negplug.kernels.pool.reference import full_logsumexp, row_logsumexp
+from negplug.kernels.pool.reference import full_logsumexp
+from negplug.kernels.pool.rows import row_logsumexp
 from negplug.kernels.pool.symmetric import STEEPEST, symmetric_logsumexp
 from negplug.kernels.pool.tiled import tiled_logsumexp
 

@@ -194,8 +194,8 @@ def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """Return the logits, 0 where they are -inf: what may be subtracted from any other."""
-    return logits.masked_fill(logits == -torch.inf, 0.0)
+    """Return the logits, finite where they are -inf: what may be subtracted from any other."""
+    return logits.clamp(min=torch.finfo(logits.dtype).min)
 
 
 def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:

@@ -8,6 +8,8 @@
 - :mod:`negplug.kernels.pool.fused`, for any pool on a GPU, in Triton;
 - :mod:`negplug.kernels.pool.reference`, autograd through ``[N, K]``.
 
+:mod:`negplug.kernels.pool.rows` sums logits that are there.
+
 But for the reference, nothing materialises ``[N, K]``: each streams tiles, all but the fused one in
 torch operations, on any device.
 """

@@ -34,5 +34,6 @@ class _RowLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         exponentials, sums = ctx.saved_tensors
-        # Of other rows the sum is 1 or more.
-        return exponentials * (grad / sums.clamp(min=1))[:, None]
+        # The sum is 1 or more, but for a row of nothing.
+        passed: Tensor = exponentials * (grad / sums.clamp(min=1))[:, None]
+        return passed

@@ -81,7 +81,7 @@ class _PoolLogSumExp(torch.autograd.Function):
         # Asked once: what is checkpointed can be unpacked once.
         anchors, pool, total, *saved = ctx.saved_tensors
         question, kept = saved[:4], saved[4:]
-        # exp(-inf − 0) = 0: a row without negatives passes no gradient.
+        # exp(-inf) = 0: a row without negatives passes no gradient.
         total = finite(total)
         grad = grad / ctx.temperature
         # Each row block's first tile writes to it.

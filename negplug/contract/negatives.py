@@ -9,6 +9,7 @@ each anchor, or :class:`Mixtures` of two columns. Each lists E entries for an an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -213,7 +214,7 @@ class Negatives:
 
 def total_counts(pools: Sequence[Negatives], anchors: Rows) -> Tensor:
     """Return the number of negatives of each anchor in all pools, ``[N]`` int64."""
-    return torch.stack([part.counts(anchors) for part in pools]).sum(0)
+    return functools.reduce(torch.add, (part.counts(anchors) for part in pools))
 
 
 def enumerated(pools: Sequence[Negatives], anchors: Rows) -> Negatives:

@@ -106,7 +106,7 @@ def pair_products(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) ->
     kernel = getattr(torch.ops.aten, name, None)
     if kernel is None:
         raise changed(f"torch.ops.aten has no {name} any more", "pair_products")
-    unread = columns.new_zeros(1)
+    unread = columns.new_empty(1)
     return cast(Tensor, kernel(left, right, columns, unread, rows, 0))
 
 

@@ -131,12 +131,11 @@ class Synthetic(NegativeSampler):
         made = []
         hard = self._hard(batch, offered)
         if hard is not None:
-            counts = hard.counts(batch.anchors)
-            if self.num_mixed:
-                made.append(mixed_pairs(hard, counts, self.num_mixed, random))
+            if self.num_mixed and hard.width > 1:
+                made.append(mixed_pairs(hard, self.num_mixed, random))
             if self.num_mixed_with_anchor:
                 number = self.num_mixed_with_anchor
-                made.append(mixed_with_anchors(batch.anchors, hard, counts, number, random))
+                made.append(mixed_with_anchors(batch.anchors, hard, number, random))
         if self.sigma is not None:
             if len(offered) > 1 or not isinstance(offered[0].choice, Whole):
                 raise ValueError(
@@ -164,11 +163,16 @@ class Synthetic(NegativeSampler):
         """Return each anchor's hardest negatives, those that there are first; None if no rows."""
         if self.availability is None:
             return None
-        counts = functools.partial(total_counts, offered, batch.anchors)
-        self.availability.exceeded(offered, counts, batch.first_step)
-        if not any(len(part.rows) for part in offered):
-            return None
-        return hardest(batch, offered, self.availability.num_negatives)
+        wanted = self.availability.num_negatives
+        some = any(len(part.rows) for part in offered)
+        hard = hardest(batch, offered, wanted) if some else None
+        if hard is not None and hard.mask is None and hard.width == wanted:
+            # Every anchor has so many: none is counted.
+            self.availability.check(wanted, batch.first_step)
+        else:
+            counts = functools.partial(total_counts, offered, batch.anchors)
+            self.availability.exceeded(offered, counts, batch.first_step)
+        return hard
 
 
 def _together(name: str, value: float | None, number: int, user: str) -> None:
@@ -190,7 +194,7 @@ def _noisy(offered: Negatives, number: int, sigma: float, random: RandomNumbers)
         rows = serving_first(serves)[rows]
     noise = random.normal((number, pool.shape[1]), pool.dtype)
     copies = offered.subset(rows)
-    noisy = unit_rows(copies.rows.embeddings + sigma * noise)
+    noisy = unit_rows(copies.rows.embeddings.add(noise, alpha=sigma))
     return replace(copies, rows=copies.rows.with_embeddings(noisy))
 
 

@@ -34,7 +34,8 @@ CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 def test_the_question_chooses(monkeypatch):
     monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
     few, half = Sizes(64, 4, 4096), Sizes(64, 2048, 4096)
-    assert CHOSEN.backend(CPU, few) == ("numba" if NUMBA else "torch")
+    for sizes in (few, Sizes(16, 8, 16)):
+        assert CHOSEN.backend(CPU, sizes) == ("numba" if NUMBA else "torch")
     assert CHOSEN.kernel(CPU, half) is dense_similarities
     assert CHOSEN.kernel(ELSEWHERE, half) is bag_similarities
     monkeypatch.setenv("NEGPLUG_BACKEND", "torch")

@@ -10,6 +10,8 @@ from torch.nn.functional import normalize
 from negplug.kernels.pool import tiled
 from negplug.kernels.pool.frozen import frozen_logsumexp
 from negplug.kernels.pool.reference import full_logsumexp
+from negplug.kernels.pool.reference import row_logsumexp as plain_row_logsumexp
+from negplug.kernels.pool.rows import row_logsumexp
 from negplug.kernels.pool.tiled import tiled_logsumexp
 
 
@@ -76,3 +78,16 @@ def test_a_pool_without_rows_leaves_the_anchors_a_gradient_of_zero():
     assert (found == -torch.inf).all()
     ours, _ = torch.autograd.grad(found, [a, k], torch.ones(3))
     assert not ours.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_logits_equal_the_reference_and_rows_of_nothing_pass_no_gradient(dtype):
+    logits = 100 * torch.randn(6, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    logits[1, :3] = logits[2:4] = -torch.inf
+    logits = logits.to(DEVICE).requires_grad_()
+    found, wanted = row_logsumexp(logits), plain_row_logsumexp(logits)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.arange(1.0, 7.0, dtype=dtype, device=DEVICE)
+    got, expected = (torch.autograd.grad(each, logits, weights)[0] for each in (found, wanted))
+    torch.testing.assert_close(got, expected)
+    assert (got[2:4] == 0).all()

@@ -13,8 +13,8 @@ from tiers import SIZE
 
 from negplug import ContrastiveBatch, ContrastiveLoss, make_sampler
 from negplug.contract.negatives import total_counts
+from negplug.kernels.mixing import unit_coefficients
 from negplug.objectives.logits import negative_logsumexp
-from negplug.samplers.common.mixtures import _coefficients
 
 
 def test_an_empty_queue_yields_nothing_and_a_filling_one_what_it_can():
@@ -87,9 +87,8 @@ def test_opposite_parents_stay_finite(dtype):
     assert mixed.norm(dim=1).max() < 1.001
     assert mixed.norm(dim=1).median() > 0.999
     # The middle itself, which no draw is sure to hit.
-    assert (
-        _coefficients(torch.tensor([[0.5]], dtype=dtype), torch.tensor([[-1.0]])).isfinite().all()
-    )
+    middle = unit_coefficients(torch.tensor([[0.5]], dtype=dtype), torch.tensor([[-1.0]]))
+    assert middle.isfinite().all()
 
 
 def test_more_hard_ones_than_a_full_batch_has_is_an_error_and_a_ragged_one_uses_all():

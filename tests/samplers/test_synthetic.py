@@ -25,13 +25,12 @@ def test_every_logit_is_that_of_the_row_it_stands_for(source):
     assert [part.choice.first.shape[1] for part in parts] == [6, 5]
     for part in parts:
         rows = materialised(part)
-        assert part.mask.all()
+        assert part.serving(batch.anchors).all()
         for m in range(part.choice.first.shape[1]):
             entry = Mixtures(
                 first=part.choice.first[:, m : m + 1],
                 second=part.choice.second[:, m : m + 1],
                 coefficients=part.choice.coefficients[:, m : m + 1],
-                mask=part.mask[:, m : m + 1],
             )
             one = replace(part, choice=entry)
             logits = negative_logsumexp(batch, (one,), TEMPERATURE)
@@ -62,7 +61,7 @@ def test_value_and_gradient_equal_a_loop_over_constants(source, objective):
         for part in negatives:
             chosen = columns_of(part)
             if isinstance(part.choice, Mixtures):
-                rows, kept = materialised(part)[i], part.mask[i]
+                rows, kept = materialised(part)[i], part.serving(batch.anchors)[i]
             elif chosen is None:
                 rows, kept = part.rows.embeddings, part.rows.ids != ids[i]
                 kept = kept if part.mask is None else kept & part.mask[i]

@@ -36,6 +36,10 @@ from negplug.kernels.chosen.reference import (
 __all__ = ["CHOSEN", "CHOSEN_LOGSUMEXP", "chosen_logsumexp", "chosen_similarities"]
 
 
+# Pairs in all: half of the columns of 64 rows.
+_FEW = 2048
+
+
 class Sizes(NamedTuple):
     """N anchors, M columns of each, K rows of the pool."""
 
@@ -47,6 +51,11 @@ class Sizes(NamedTuple):
 def _scarce(share: int) -> Callable[[Sizes], bool]:
     """Return whether less than one in ``share`` pairs is chosen."""
     return lambda sizes: sizes.columns * share < sizes.pool
+
+
+def _for_loops(sizes: Sizes) -> bool:
+    """Return whether loops take less time than whole products and the calls around them."""
+    return sizes.anchors * sizes.columns <= _FEW or _scarce(12)(sizes)
 
 
 def _dense_refusal(device: torch.device) -> str | None:
@@ -61,7 +70,7 @@ CHOSEN: Operation[Sizes] = Operation(
     (
         Kernel("triton", lazily("chosen.fused", "fused_similarities"), triton_refusal),
         Kernel(
-            "numba", lazily("chosen.compiled", "compiled_similarities"), numba_refusal, _scarce(12)
+            "numba", lazily("chosen.compiled", "compiled_similarities"), numba_refusal, _for_loops
         ),
         Kernel("torch", lambda: bag_similarities, suits=_scarce(17)),
         Kernel("torch", lambda: dense_similarities, _dense_refusal),

@@ -8,6 +8,8 @@
 - :mod:`negplug.kernels.pool.fused`, for any pool on a GPU, in Triton;
 - :mod:`negplug.kernels.pool.reference`, autograd through ``[N, K]``.
 
+:mod:`negplug.kernels.pool.rows` sums logits that are there.
+
 But for the reference, nothing materialises ``[N, K]``: each streams tiles, all but the fused one in
 torch operations, on any device.
 """
@@ -21,7 +23,8 @@ from torch import Tensor
 
 from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
 from negplug.kernels.pool.frozen import frozen_logsumexp
-from negplug.kernels.pool.reference import full_logsumexp, row_logsumexp
+from negplug.kernels.pool.reference import full_logsumexp
+from negplug.kernels.pool.rows import row_logsumexp
 from negplug.kernels.pool.symmetric import STEEPEST, symmetric_logsumexp
 from negplug.kernels.pool.tiled import tiled_logsumexp
 

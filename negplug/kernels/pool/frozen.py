@@ -52,28 +52,33 @@ def streamed_sums(
     means: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Return ℓ ``[N]`` and, if they are asked for, the means Σ_j p_ij k_j ``[N, d]``; see above."""
-    highest = anchors.new_full((len(anchors),), -torch.inf)
-    sums = torch.zeros_like(highest)
-    mean = torch.zeros_like(anchors) if means else None
+    mean = torch.empty_like(anchors) if means else None
+    if not len(pool):
+        return anchors.new_full((len(anchors),), -torch.inf), None if mean is None else mean.zero_()
+    # Each row block's first tile writes to them.
+    highest, sums = anchors.new_empty(2, len(anchors))
     for rows, columns, tile in tiles(
         anchors, pool, anchor_ids, pool_ids, log_weight, mask, temperature
     ):
         first = columns.start == 0
-        after = tile.amax(1) if first else torch.maximum(highest[rows], tile.amax(1))
-        # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
+        if first:
+            after = torch.amax(tile, 1, out=highest[rows])
+        else:
+            before, after = highest[rows].clone(), highest[rows]
+            torch.maximum(before, tile.amax(1), out=after)
+        # exp(-inf) = 0: where there is no negative yet, there is nothing to sum.
         shift = finite(after)
         tile.sub_(shift[:, None]).exp_()
         if first:
             torch.sum(tile, 1, out=sums[rows])
         else:
-            faded = (highest[rows] - shift).exp_()
+            faded = (before - shift).exp_()
             sums[rows] = faded * sums[rows] + tile.sum(1)
             if mean is not None:
                 mean[rows] *= faded[:, None]
         if mean is not None:
             # Of what is there before the first tile, nothing is read.
             mean[rows].addmm_(tile, pool[columns], beta=int(not first))
-        highest[rows] = after
     if mean is not None:
         mean /= sums.clamp(min=torch.finfo(sums.dtype).tiny)[:, None]
     return highest + sums.log(), mean

@@ -38,6 +38,9 @@ _TILE_ELSEWHERE = 4096
 # Up to so many rows, in a single tile, ids are compared as they are: to sort them takes longer.
 _FEW = 256
 
+# Below the sum of any row that has a negative, e^{-50}.
+_LEAST = 1e-30
+
 # Up to so many rows (10 MiB in float32) it is quicker to keep the tiles than to recompute them.
 _KEPT = 2048
 
@@ -60,12 +63,12 @@ class _SymmetricLogSumExp(torch.autograd.Function):
         grid = _Grid(z, ids, temperature)
         keep = len(z) <= _KEPT
         tiles = grid.room(keep)
-        sums = z.new_zeros(len(z))
+        sums = z.new_empty(len(z))
         for (rows, columns), tile in zip(grid.spans, tiles, strict=True):
             grid.write(rows, columns, tile)
-            sums[rows].add_(tile.sum(1))
+            _add_or_write(tile, 1, sums[rows], write=columns.start == 0)
             if rows != columns:
-                sums[columns].add_(tile.sum(0))
+                _add_or_write(tile, 0, sums[columns], write=rows.start == 0)
         ctx.save_for_backward(z, ids, sums, *(tiles if keep else ()))
         ctx.temperature = temperature
         return sums.log()
@@ -74,8 +77,9 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         z, ids, sums, *kept = ctx.saved_tensors
-        ratio = (grad / sums).masked_fill_(sums == 0, 0.0)
-        grad_z = torch.zeros_like(z)
+        # Where there is no negative, E is 0, whatever it is multiplied by.
+        ratio = grad / sums.clamp(min=_LEAST)
+        grad_z = torch.empty_like(z)
         grid = _Grid(z, ids, ctx.temperature)
         for (rows, columns), tile in zip(grid.spans, kept or grid.room(keep=False), strict=True):
             if not kept:
@@ -83,9 +87,11 @@ class _SymmetricLogSumExp(torch.autograd.Function):
             # Into the scratch tile: a kept one may serve a second backward pass.
             weights = torch.add(ratio[rows, None], ratio[columns], out=grid.scratch_like(tile))
             weights *= tile
-            grad_z[rows].addmm_(weights, z[columns], alpha=grid.scale)
+            beta = int(columns.start > 0)
+            grad_z[rows].addmm_(weights, z[columns], beta=beta, alpha=grid.scale)
             if rows != columns:
-                grad_z[columns].addmm_(weights.T, z[rows], alpha=grid.scale)
+                beta = int(rows.start > 0)
+                grad_z[columns].addmm_(weights.T, z[rows], beta=beta, alpha=grid.scale)
         return grad_z, None, None
 
 
@@ -153,6 +159,14 @@ class _Grid:
     def scratch_like(self, tile: Tensor) -> Tensor:
         """Return a tile of the same shape to write to."""
         return self._scratch[: tile.numel()].view_as(tile)
+
+
+def _add_or_write(tile: Tensor, dim: int, sums: Tensor, write: bool) -> None:
+    """Add the sums of a tile over a dimension, or write them to memory that holds none yet."""
+    if write:
+        torch.sum(tile, dim, out=sums)
+    else:
+        sums.add_(tile.sum(dim))
 
 
 def _length(span: slice) -> int:

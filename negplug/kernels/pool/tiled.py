@@ -81,7 +81,7 @@ class _PoolLogSumExp(torch.autograd.Function):
         # Asked once: what is checkpointed can be unpacked once.
         anchors, pool, total, *saved = ctx.saved_tensors
         question, kept = saved[:4], saved[4:]
-        # exp(-inf − 0) = 0: a row without negatives passes no gradient.
+        # exp(-inf) = 0: a row without negatives passes no gradient.
         total = finite(total)
         grad = grad / ctx.temperature
         # Each row block's first tile writes to it.
@@ -194,8 +194,8 @@ def _spans(anchors: int, pool: int) -> Iterator[tuple[slice, slice]]:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """Return the logits, 0 where they are -inf: what may be subtracted from any other."""
-    return logits.masked_fill(logits == -torch.inf, 0.0)
+    """Return the logits, finite where they are -inf: what may be subtracted from any other."""
+    return logits.clamp(min=torch.finfo(logits.dtype).min)
 
 
 def _tiles_with_exclusions(anchor_ids: Tensor, pool_ids: Tensor) -> set[int]:

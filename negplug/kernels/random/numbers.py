@@ -75,9 +75,12 @@ class RandomNumbers:
         """Return standard normal variables (Box and Muller 1958)."""
         count = math.prod(shape)
         radius, angle = self.uniform(2, (count + 1) // 2)
-        radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
-        both = torch.cat([radius * angle.cos(), radius * angle.sin()])
-        return both[:count].view(shape).to(dtype)
+        radius.log_().mul_(-2).sqrt_()
+        angle.mul_(2 * math.pi)
+        both = torch.empty(2, len(angle), dtype=dtype, device=self.device)
+        torch.mul(radius, angle.cos(), out=both[0])
+        torch.mul(radius, angle.sin_(), out=both[1])
+        return both.view(-1)[:count].view(shape)
 
     def integers(self, bound: int | Tensor, count: int) -> Tensor:
         """Return integers in [0, bound), each as likely to within bound · 2⁻⁶³, ``[count]``."""

@@ -112,7 +112,7 @@ class _RingLogSumExp(torch.autograd.Function):
         for block, ids in circulating(keys.detach(), key_ids, sizes):
             value, own = kernel(a, block, anchor_ids, ids, temperature, half, slopes)
             before, highest = highest, torch.maximum(highest, value)
-            # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
+            # exp(-inf) = 0: where there is no negative yet, there is nothing to sum.
             shift = finite(highest)
             faded, share = (before - shift).exp_(), (value - shift).exp_()
             sums = sums.mul_(faded).add_(share)

@@ -35,7 +35,7 @@ def tiled_gradient(
     grad: Tensor,
 ) -> Tensor:
     """Return what the anchors add to the gradient of the block."""
-    # exp(-inf − 0) = 0: a row without negatives passes no gradient.
+    # exp(-inf) = 0: a row without negatives passes no gradient.
     total, grad = finite(total), grad / temperature
     added = torch.zeros_like(block)
     for rows, columns, tile in tiles(

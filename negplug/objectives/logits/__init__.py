@@ -77,8 +77,9 @@ def negative_logsumexp(
         negatives: One entry for each pool.
         temperature: τ > 0.
     """
-    totals = [_logsumexp(batch, part, temperature) for part in negatives]
-    return totals[0] if len(totals) == 1 else row_logsumexp(torch.stack(totals, dim=1))
+    if len(negatives) == 1:
+        return _logsumexp(batch, negatives[0], temperature)
+    return row_logsumexp(torch.cat([_logits(batch, part, temperature) for part in negatives], 1))
 
 
 @torch.no_grad()
@@ -89,6 +90,13 @@ def log_number(batch: ContrastiveBatch, negatives: Sequence[Negatives]) -> Tenso
         return number.to(batch.anchors.embeddings.dtype).log()
     # At infinite temperature every logit is 0, and the weights alone are summed.
     return negative_logsumexp(batch, negatives, math.inf)
+
+
+def _logits(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:
+    """Return ``[N, C]`` logits whose log-sum-exp is the pool's: all of mixtures, or that alone."""
+    if isinstance(part.choice, Mixtures):
+        return chosen_logits(batch.anchors.embeddings, part, temperature)
+    return _logsumexp(batch, part, temperature)[:, None]
 
 
 def _logsumexp(batch: ContrastiveBatch, part: Negatives, temperature: float) -> Tensor:

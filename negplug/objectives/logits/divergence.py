@@ -131,7 +131,7 @@ class _PoolDifference(torch.autograd.Function):
             other_total[rows] = torch.logaddexp(other_total[rows], theirs.logsumexp(1))
             change = _difference(logits, theirs)
             after = torch.logaddexp(total[rows], logits.logsumexp(1))
-            # exp(-inf − 0) = 0: where there is no negative yet, there is nothing to sum.
+            # exp(-inf) = 0: where there is no negative yet, there is nothing to sum.
             shift = finite(after)
             difference[rows] *= (total[rows] - shift).exp()
             difference[rows] += change.mul_(logits.sub_(shift[:, None]).exp_()).sum(1)

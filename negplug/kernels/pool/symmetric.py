@@ -38,8 +38,8 @@ _TILE_ELSEWHERE = 4096
 # Up to so many rows, in a single tile, ids are compared as they are: to sort them takes longer.
 _FEW = 256
 
-# Below the sum of any row that has a negative, e^{-50}.
-_LEAST = 1e-30
+# Below the sum of any row that has a negative, which is e^{-50} at least.
+_LEAST = 1e-22
 
 # Up to so many rows (10 MiB in float32) it is quicker to keep the tiles than to recompute them.
 _KEPT = 2048

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import importlib.util
 import logging
-import os
 import re
-import time
 import warnings
 
 import pytest
@@ -18,6 +17,7 @@ from unequal_ranks import said, train, views_of
 
 from negplug import ContrastiveLoss, LearnedTemperature, inject
 from negplug.kernels import meeting
+from negplug.kernels.torch_private import default_store
 
 HAS_LIGHTLY = importlib.util.find_spec("lightly") is not None
 LEARNING = {
@@ -166,6 +166,7 @@ class Heard(logging.Handler):
 
     def emit(self, record):
         self.lines.append(record.getMessage())
+        default_store().set("a rank waits", "")
 
 
 def evaluates_first(rank, world):
@@ -174,11 +175,11 @@ def evaluates_first(rank, world):
     logging.getLogger("negplug").addHandler(logged)
     loss_fn = ContrastiveLoss("gather()", seed=3)
     train(loss_fn, rank, 0)
-    os.environ[meeting.VARIABLE] = "0.2"
-    time.sleep(2.0 * rank)
+    meeting._patience[dist.group.WORLD] = 0.2  # less than ranks may take to meet
+    if rank:
+        default_store().wait(["a rank waits"], datetime.timedelta(seconds=60))
     with torch.no_grad():
         loss_fn(*views_of(rank, 1))
-    del os.environ[meeting.VARIABLE]
     return logged.lines
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from anchor_losses import FORMS, compared, question
 from device import DEVICE
+from kernel_tables import needs_numba
 from torch.utils.checkpoint import checkpoint
 
-from negplug.kernels.anchor_loss import ANCHOR_LOSS, anchor_losses
+from negplug.kernels.anchor_loss import ANCHOR_LOSS, Sizes, anchor_losses
 from negplug.kernels.anchor_loss.closed import closed_losses
 
 
@@ -67,7 +68,53 @@ def test_tensors_that_are_stored_or_computed_again_give_the_same_gradient(form, 
         assert all(map(torch.equal, found, wanted))
 
 
-def test_the_closed_form_is_chosen(monkeypatch):
+@needs_numba
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("temperature", [1e-3, 0.02, 0.5, 10.0])
+@pytest.mark.parametrize("keys", ["own", "own keys", "frozen"])
+def test_loops_for_one_positive(apart, temperature, keys):
+    from negplug.kernels.anchor_loss.compiled import compiled_losses
+
+    for number, width in ((1, 3), (40, 24)):
+        (rows, pool), columns, negative = asked = question(number, width, 1, keys)
+        compared(compiled_losses, asked, temperature, "each", apart)
+        leaves = [rows] if keys == "own" else [rows, pool][: 1 + pool.requires_grad]
+        terms = rows.t().contiguous().t(), pool, columns, negative, temperature, "each", apart
+        ours = torch.autograd.grad(compiled_losses(*terms).sum(), leaves)
+        theirs = torch.autograd.grad(closed_losses(*terms).sum(), leaves)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@needs_numba
+def test_loops_keep_what_is_not_a_number_and_refuse_what_is_no_key():
+    from negplug.kernels.anchor_loss.compiled import compiled_losses
+
+    rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    keys, columns = rows.clone(), torch.tensor([[2], [1], [-1], [0]])
+    keys[2, 0] = torch.nan
+    for apart in (False, True):
+        found = compiled_losses(rows, keys, columns, torch.zeros(4), 0.1, "each", apart)
+        assert found.isnan().tolist() == [True, False, False, False]
+        columns[3] = 4
+        with pytest.raises(IndexError, match="positives must lie below 4"):
+            compiled_losses(rows, keys, columns, torch.zeros(4), 0.1, "each", apart)
+        columns[3] = 0
+
+
+def test_loops_are_chosen_for_few_anchors_of_one_positive_and_the_closed_form_for_others(
+    monkeypatch,
+):
     monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
-    assert ANCHOR_LOSS.kernel(torch.device("cpu"), None) is closed_losses
-    assert ANCHOR_LOSS.backend(torch.device("meta"), None) == "torch"
+    cpu = torch.device("cpu")
+    for many in (Sizes(16, 8, 2), Sizes(2**13, 128, 1)):
+        assert ANCHOR_LOSS.kernel(cpu, many) is closed_losses
+    assert ANCHOR_LOSS.backend(torch.device("meta"), Sizes(16, 8, 1)) == "torch"
+    monkeypatch.setenv("NEGPLUG_BACKEND", "torch")
+    assert ANCHOR_LOSS.kernel(cpu, Sizes(16, 8, 1)) is closed_losses
+
+
+@needs_numba
+def test_loops_are_chosen_for_few(monkeypatch):
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    assert ANCHOR_LOSS.backend(torch.device("cpu"), Sizes(16, 8, 1)) == "numba"

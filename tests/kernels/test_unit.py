@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from device import DEVICE
+from kernel_tables import needs_numba
 from torch.nn.functional import normalize
 
 from negplug import ContrastiveLoss
-from negplug.kernels.unit import unit_rows
+from negplug.kernels.unit import UNIT, Sizes, unit_rows
+from negplug.kernels.unit.blocked import blocked_unit_rows
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -56,3 +58,35 @@ def test_a_short_row_that_has_a_direction_keeps_its_gradient():
         wide = z.detach().double().requires_grad_()
         normalize(wide, dim=1)[2, :3].sum().backward()
         torch.testing.assert_close(z.grad.double(), wide.grad, rtol=1e-2, atol=0)
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lengths", [(1,), (5,), (4, 4), (3, 1, 6)], ids=str)
+def test_loops_equal_torch(lengths, dtype):
+    from negplug.kernels.unit.compiled import compiled_unit_rows
+
+    draw = torch.Generator().manual_seed(sum(lengths))
+    for entry in (0.0, 1e-13, 1e-10, 1.0, torch.nan, torch.inf):
+        parts = [torch.randn(n, 9, generator=draw).to(dtype) for n in lengths]
+        parts[-1][0] = entry
+        parts = [part.t().contiguous().t().requires_grad_() for part in parts]
+        weights = torch.randn(9, sum(lengths), generator=draw).to(dtype).t()
+        found = []
+        for kernel in (compiled_unit_rows, blocked_unit_rows):
+            unit = kernel(*parts)
+            wanted = parts[:1] if len(parts) > 2 else parts
+            found.append((unit, *torch.autograd.grad(unit, wanted, weights)))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, equal_nan=True)
+
+
+@needs_numba
+def test_loops_are_chosen_for_few_rows_in_float32_or_better(monkeypatch):
+    monkeypatch.delenv("NEGPLUG_BACKEND", raising=False)
+    cpu = torch.device("cpu")
+    for types in ({torch.float32}, {torch.float64}):
+        assert UNIT.backend(cpu, Sizes(2048, frozenset(types))) == "numba"
+        assert UNIT.backend(cpu, Sizes(2**24, frozenset(types))) == "torch"
+    for types in ({torch.float16}, {torch.float32, torch.float64}):
+        assert UNIT.kernel(cpu, Sizes(2048, frozenset(types))) is blocked_unit_rows

@@ -17,28 +17,49 @@ others, apart       ℓ⁻ − mean of s_p                     1             −
 positive, or without a negative (ℓ⁻ = -inf), has loss and gradient zero.
 
 - :mod:`negplug.kernels.anchor_loss.fused`, a launch for each pass, in Triton;
+- :mod:`negplug.kernels.anchor_loss.compiled`, loops for few anchors of one positive on the CPU, in
+  numba;
 - :mod:`negplug.kernels.anchor_loss.closed`, the table in torch operations, on any device;
 - :mod:`negplug.kernels.anchor_loss.reference`, the second column of the table, by autograd.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from negplug.kernels.anchor_loss.closed import closed_losses
 from negplug.kernels.anchor_loss.reference import plain_losses
-from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numba_refusal, triton_refusal
 
 __all__ = ["ANCHOR_LOSS", "anchor_losses"]
 
 
-ANCHOR_LOSS: Operation[None] = Operation(
+# Numbers of all anchors; beyond, operations of torch cost less.
+_FEW = 2**16
+
+
+class Sizes(NamedTuple):
+    """N anchors of d numbers, and P positives of each."""
+
+    anchors: int
+    width: int
+    positives: int
+
+
+def _for_loops(sizes: Sizes) -> bool:
+    return sizes.positives == 1 and sizes.anchors * sizes.width <= _FEW
+
+
+ANCHOR_LOSS: Operation[Sizes] = Operation(
     "loss of each anchor",
-    None,
+    Sizes(512, 128, 1),
     (
         Kernel("triton", lazily("anchor_loss.fused", "fused_losses"), triton_refusal),
+        Kernel(
+            "numba", lazily("anchor_loss.compiled", "compiled_losses"), numba_refusal, _for_loops
+        ),
         Kernel("torch", lambda: closed_losses),
         Kernel("reference", lambda: plain_losses),
     ),
@@ -67,6 +88,7 @@ def anchor_losses(
     """
     if positives.shape[1] == 1:
         form = "each"  # of one positive, the form with the least arithmetic
-    kernel = ANCHOR_LOSS.kernel(anchors.device, None)
+    sizes = Sizes(len(anchors), anchors.shape[1], positives.shape[1])
+    kernel = ANCHOR_LOSS.kernel(anchors.device, sizes)
     losses: Tensor = kernel(anchors, keys, positives, negative, temperature, form, apart)
     return losses

@@ -14,24 +14,45 @@ shorter than 2⁻¹⁰, where its digits are few, gets the gradient of a row of 
 finite.
 
 - :mod:`negplug.kernels.unit.fused`, a launch for each pass, in Triton;
+- :mod:`negplug.kernels.unit.compiled`, loops for few rows on the CPU, in numba;
 - :mod:`negplug.kernels.unit.blocked`, a few rows at a time, in torch operations.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-from negplug.kernels.choice import Kernel, Operation, lazily, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, lazily, numba_refusal, triton_refusal
 from negplug.kernels.unit.blocked import blocked_unit_rows
 
 __all__ = ["UNIT", "unit_rows"]
 
 
-UNIT: Operation[None] = Operation(
+# Numbers in all; beyond, operations of torch cost less.
+_FEW = 2**16
+
+
+class Sizes(NamedTuple):
+    """How many numbers the parts hold, and of which types."""
+
+    numbers: int
+    types: frozenset[torch.dtype]
+
+
+def _for_loops(sizes: Sizes) -> bool:
+    wide = sizes.types in ({torch.float32}, {torch.float64})
+    return wide and sizes.numbers <= _FEW
+
+
+UNIT: Operation[Sizes] = Operation(
     "rows of unit length",
-    None,
+    Sizes(2**16, frozenset({torch.float32})),
     (
         Kernel("triton", lazily("unit.fused", "fused_unit_rows"), triton_refusal),
+        Kernel("numba", lazily("unit.compiled", "compiled_unit_rows"), numba_refusal, _for_loops),
         Kernel("torch", lambda: blocked_unit_rows),
     ),
 )
@@ -43,5 +64,6 @@ def unit_rows(*parts: Tensor) -> Tensor:
     Args:
         *parts: ``[n, d]`` each; their rows follow one another.
     """
-    unit: Tensor = UNIT.kernel(parts[0].device, None)(*parts)
+    sizes = Sizes(sum(part.numel() for part in parts), frozenset(part.dtype for part in parts))
+    unit: Tensor = UNIT.kernel(parts[0].device, sizes)(*parts)
     return unit

@@ -7,20 +7,21 @@ With the weighted mean of the drawn rows it is one product,
 so that means and weights are all that the backward pass needs.
 
 Kernels of the steps around the products: :mod:`negplug.kernels.posterior.fused`, in Triton, on a
-GPU; :mod:`negplug.kernels.posterior.plain`, in torch operations, on any device.
+GPU; :mod:`negplug.kernels.posterior.compiled`, loops in numba, for few draws on the CPU;
+:mod:`negplug.kernels.posterior.plain`, in torch operations, on any device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from negplug.kernels.choice import Kernel, Operation, triton_refusal
+from negplug.kernels.choice import Kernel, Operation, numba_refusal, triton_refusal
 from negplug.kernels.posterior import plain
 from negplug.kernels.posterior.draws import WeightedDraws
 
@@ -37,11 +38,36 @@ def _fused() -> ModuleType:
     return fused
 
 
-POSTERIOR: Operation[None] = Operation(
+def _compiled() -> ModuleType:
+    from negplug.kernels.posterior import compiled
+
+    return compiled
+
+
+# Entries of all anchors, and numbers of all anchors: beyond, operations of torch cost less.
+_FEW_ENTRIES = 2**12
+_FEW_NUMBERS = 2**15
+
+
+class Sizes(NamedTuple):
+    """N anchors of d numbers, and the most entries that a pool has for each."""
+
+    anchors: int
+    width: int
+    entries: int
+
+
+def _for_loops(sizes: Sizes) -> bool:
+    few = sizes.anchors * sizes.entries <= _FEW_ENTRIES
+    return few and sizes.anchors * sizes.width <= _FEW_NUMBERS
+
+
+POSTERIOR: Operation[Sizes] = Operation(
     "expected logits",
-    None,
+    Sizes(512, 128, 512),
     (
         Kernel("triton", lambda: _fused, triton_refusal),
+        Kernel("numba", lambda: _compiled, numba_refusal, _for_loops),
         Kernel("torch", lambda: _plain),
     ),
 )
@@ -71,11 +97,16 @@ class _Expectation(torch.autograd.Function):
         temperature: float,
         *pools: Tensor,
     ) -> Tensor:
-        kernel: Any = POSTERIOR.kernel(anchors.device, None)()
+        count, width = anchors.shape
+        entries = [
+            len(pool) if drawn.columns is None else drawn.columns.shape[1]
+            for pool, drawn in zip(pools, draws, strict=True)
+        ]
+        kernel: Any = POSTERIOR.kernel(anchors.device, Sizes(count, width, max(entries)))()
         weights, total = [], None
         mean: Tensor | None = None
-        for pool, drawn in zip(pools, draws, strict=True):
-            shape = len(anchors), len(pool) if drawn.columns is None else drawn.columns.shape[1]
+        for pool, drawn, number in zip(pools, draws, entries, strict=True):
+            shape = count, number
             weight, total = kernel.weights(drawn, shape, pool, total)
             weights.append(weight)
             if drawn.columns is not None:

@@ -18,6 +18,14 @@ from negplug.samplers.memory_bank import MemoryBank
 SAMPLER = "hierarchical(queue(size=40), memory_bank(size=20))"
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Python's own handler, which a process that a shell starts in the background has not."""
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, own)
+
+
 def step(loss_fn, number=0):
     """A step of two calls, each with a memory of its own."""
     for more in range(2):

@@ -37,7 +37,7 @@ __all__ = ["ANCHOR_LOSS", "anchor_losses"]
 
 
 # Numbers of all anchors; beyond, operations of torch cost less.
-_FEW = 2**16
+_FEW = 2**15
 
 
 class Sizes(NamedTuple):

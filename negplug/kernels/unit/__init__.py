@@ -32,7 +32,7 @@ __all__ = ["UNIT", "unit_rows"]
 
 
 # Numbers in all; beyond, operations of torch cost less.
-_FEW = 2**16
+_FEW = 2**15
 
 
 class Sizes(NamedTuple):

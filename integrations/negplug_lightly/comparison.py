@@ -65,9 +65,10 @@ def insist(
     out0, out1 = (rows.detach().to(precision) for rows in (out0, out1))
     plainly = torch.autocast(device.type, enabled=False)
     with torch.no_grad(), isolated_rng(device), _unchanged(criterion), plainly:
-        asked = _compare(criterion, form, asked, terms, out0, out1, "this batch")
         # Views of a large batch that have little in common are as far from each other in any form.
-        _compare(criterion, form, asked, terms, *_lopsided(out0), "one that tells forms apart")
+        told = *_lopsided(out0), "a batch that tells forms apart"
+        asked = _compare(criterion, form, asked, terms, *told)
+        _compare(criterion, form, asked, terms, out0, out1, "this batch")
 
 
 def _compare(

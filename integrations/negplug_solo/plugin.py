@@ -23,7 +23,7 @@ from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import Targets
 from negplug.contract.provenance import installed_version
-from negplug.hosts.cover import Cover
+from negplug.hosts.cover import Cover, shown_signature
 from negplug_solo import losses, private
 from negplug_solo.metadata import indexes_in, read_metadata
 
@@ -167,6 +167,11 @@ class TreatedStep(Cover):
         self._model = model
         self.contrast = contrast
         self._targets = Targets()
+
+    @property
+    def __signature__(self) -> inspect.Signature | None:
+        """Show Lightning which arguments the recipe's own has."""
+        return shown_signature(self.__wrapped__)
 
     def covered(self) -> Any:
         """Return the host's own step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import inspect
 from typing import Any, TypeVar
 
 from negplug.contract.adapter import Contrast
@@ -47,6 +48,18 @@ def contrast_of(owner: Any) -> Contrast | None:
     """Return what computes the treated loss of a covered object, None if it is none."""
     covers = (each for each in vars(owner).values() if isinstance(each, Cover))
     return next((cover.contrast for cover in covers), None)
+
+
+def shown_signature(method: Any) -> inspect.Signature | None:
+    """Return what Lightning before 2.0 reads a method's arguments off, ``self`` being the first.
+
+    It follows no ``__wrapped__``, and takes ``*args`` for every argument that there may be.
+    """
+    own = inspect.unwrap(method)
+    try:
+        return inspect.signature(getattr(own, "__func__", own))
+    except (TypeError, ValueError):  # of some builtins
+        return None
 
 
 def is_covered(owner: Any, method: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from negplug.hosts.accumulation.cache import GradientCache
-from negplug.hosts.cover import twin_of
+from negplug.hosts.cover import shown_signature, twin_of
 from negplug.hosts.injection import Injection, inject_where
 from negplug.hosts.trainer.private import attached_trainer, loss_scaler
 from negplug.hosts.treated_loss import TreatedLoss
@@ -38,6 +38,11 @@ class AccumulatedStep:
         self._model = model
         self._cache = GradientCache(model, (), accumulate)
         self._before = {n: v for n, v in vars(model).items() if n == "training_step"}
+
+    @property
+    def __signature__(self) -> inspect.Signature | None:
+        """Show Lightning which arguments the recipe's own has."""
+        return shown_signature(self.__wrapped__)
 
     @property
     def __code__(self) -> Any:

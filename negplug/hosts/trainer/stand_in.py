@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
+from negplug.hosts.cover import shown_signature
+
 
 class StandIn(BatchSampler):
     """Stands in for a batch sampler; a subclass iterates in a way of its own.
@@ -56,6 +58,11 @@ class HookStandIn:
         self.__wrapped__ = inspect.unwrap(instead)
         self._instead, self._owner, self._name = instead, owner, name
         self._set = vars(owner).get(name)
+
+    @property
+    def __signature__(self) -> inspect.Signature | None:
+        """Show Lightning which arguments the recipe's own has."""
+        return shown_signature(self.__wrapped__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what stands in."""

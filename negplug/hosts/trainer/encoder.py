@@ -203,7 +203,7 @@ def _samples(dataset: Any, indexes: list[int]) -> list[Any]:
 
 def _takes_number(step: Any) -> bool:
     """Whether Lightning passes ``batch_idx`` too: whatever its name, by the rule of both."""
-    parameters = inspect.signature(step).parameters.values()
+    parameters = inspect.signature(inspect.unwrap(step)).parameters.values()
     kinds = [parameter.kind for parameter in parameters]
     named = [kind for kind in kinds if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     return len(named) > 1 or inspect.Parameter.VAR_POSITIONAL in kinds
@@ -211,7 +211,7 @@ def _takes_number(step: Any) -> bool:
 
 def _unusual(step: Any) -> str:
     """Return which arguments of a training step only Lightning can give, as a clause."""
-    parameters = list(inspect.signature(step).parameters.values())
+    parameters = list(inspect.signature(inspect.unwrap(step)).parameters.values())
     needed = [p.name for p in parameters[2:] if p.default is p.empty and "VAR" not in p.kind.name]
     extra = needed + [p.name for p in parameters if p.name == "dataloader_iter"]
     return f"training_step takes {', '.join(extra)}, not a batch alone" if extra else ""

@@ -31,9 +31,13 @@ def needs_no_traceback(error: OSError, given: Iterable[str | Path]) -> bool:
         return True
     # A file that is known by its number alone has no name.
     names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
-    named = [Path(os.path.abspath(os.fsdecode(name))) for name in names]
-    texts = [str(each).rpartition("=")[2] for each in given]
-    paths = [Path(os.path.abspath(text)) for text in texts if text]
+    # An argument is a path, or gives one behind a sign of equality; a path may hold such a sign.
+    texts = [text for each in given for text in (str(each), str(each).partition("=")[2]) if text]
+    try:
+        named = [Path(os.path.abspath(os.fsdecode(name))) for name in names]
+        paths = [Path(os.path.abspath(text)) for text in texts]
+    except OSError:  # the working directory is gone
+        return False
     return any(
         name.is_relative_to(path) or path.is_relative_to(name) for name in named for path in paths
     )

@@ -170,9 +170,11 @@ class Lookout:
         where = f"(called at {place()[0]})"
         treated = None if self._judge.leaves_alone(module) else contrast_of(module)
         if isinstance(treated, TreatedLoss) and treated.copied:
+            if not self._judge.trains_the_model(output):
+                return  # of a copy of the model, that is looked at or trained by itself
             name = self._judge.name(module)
             why = f"{where}, a copy that was made of a treated loss and that nobody looks after"
-            mend = "copy it before the training, once, or call the loss itself"
+            mend = "copy it before it is treated, or call the loss itself"
         elif self._judge.site_of(module) is not None:
             name, why = self._judge.name(module), f"{where}, out of reach of the model"
             mend = "make it an attribute of the model"

@@ -22,7 +22,7 @@ from negplug.contract.declarations import full_name
 from negplug.contract.provenance import blaming
 from negplug.contract.variables import FORMS
 from negplug.hosts import environment
-from negplug.hosts.loss_form import contrasts
+from negplug.hosts.loss_form import contrasts, parameters_of
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.plugins.manager import Provided, plugins
 
@@ -103,6 +103,12 @@ class Judge:
     def is_in_model(self, module: nn.Module) -> bool:
         """Return whether a module is one of the model's."""
         return bool(self._path(module))
+
+    def trains_the_model(self, output: Tensor) -> bool:
+        """Return whether a loss depends on a parameter of the model, as far as that is known."""
+        if self._model is None:
+            return True
+        return not parameters_of(output).isdisjoint(self._model.parameters())
 
     def _path(self, module: nn.Module) -> str:
         inside = () if self._model is None else self._model.named_modules()

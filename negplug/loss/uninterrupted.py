@@ -13,9 +13,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+# Ctrl-C, whose handler raises, is the last one that is put back.
 _SIGNALS = tuple(
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGINT")
     if hasattr(signal, name)  # not all systems have all
 )
 
@@ -35,6 +36,15 @@ class _Later:
             self.kept.append((number, frame))
         else:
             self.own[number](number, frame)
+
+    def deliver(self) -> None:
+        """Run the script's own handlers of what was kept, each even if one before it raises."""
+        while self.kept:
+            number, frame = self.kept.pop(0)
+            try:
+                self.own[number](number, frame)
+            finally:
+                self.deliver()
 
 
 @contextlib.contextmanager
@@ -60,8 +70,11 @@ def uninterrupted(needed: bool = True) -> Iterator[None]:
                 signal.signal(number, later)
         yield
     finally:
-        later.keeps = _inside = False
-        for number, own in later.own.items():
-            signal.signal(number, own)
-        for number, frame in later.kept:
-            later.own[number](number, frame)
+        _inside = False
+        try:
+            # Signals are kept while there is a handler that may still be replaced.
+            for number, own in later.own.items():
+                signal.signal(number, own)
+        finally:
+            later.keeps = False
+            later.deliver()

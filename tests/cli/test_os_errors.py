@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from negplug import cli
+from negplug.cli.os_errors import needs_no_traceback
 from negplug.cli.sweep.faults import one_sentence
 
 
@@ -64,3 +65,18 @@ def test_a_sweep_tells_them_apart_too(
     assert f"--out {tmp_path}: {tmp_path / 'runs'}: Permission denied; once" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("given", [["--out", "runs/lr=0.1"], ["--out=runs/lr=0.1"]])
+def test_a_path_may_hold_a_sign_of_equality(given: list[str]) -> None:
+    assert needs_no_traceback(error(errno.EACCES, "runs/lr=0.1/study.db"), given)
+    assert not needs_no_traceback(error(errno.EACCES, "runs/lr=0.2/study.db"), given)
+
+
+def test_a_working_directory_that_is_gone_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert not needs_no_traceback(error(errno.EACCES, "file"), ["here"])

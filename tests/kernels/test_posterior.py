@@ -59,3 +59,14 @@ def test_loops_take_few_draws_and_leave_lists_of_pairs_to_torch(monkeypatch):
     wanted = expectation(a, pools[:2], asked, TAU)
     monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
     torch.testing.assert_close(expectation(a, pools[:2], asked, TAU), wanted)
+
+
+@needs_numba
+def test_loops_refuse_what_is_no_row(monkeypatch):
+    monkeypatch.setenv("NEGPLUG_BACKEND", "numba")
+    a, pools, draws = question(5, 3, 8, torch.float32)
+    for wrong in (-1, 4, 2**40):
+        columns = draws[1].columns.clone()
+        columns[2, 1] = wrong
+        with pytest.raises(IndexError, match=r"columns must lie in \[0, 4\)"):
+            expectation(a, [pools[1].detach()], [draws[1]._replace(columns=columns)], TAU)

@@ -143,3 +143,22 @@ def test_an_error_inside_keeps_no_signal_back():
     assert isinstance(caught.value.__context__, ArithmeticError)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)  # a later one is raised where it comes
+
+
+def test_a_handler_that_raises_keeps_no_other_signal_back():
+    heard = []
+    own = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+
+    @uninterrupted()
+    def writing():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert not heard
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            writing()
+        assert heard == ["SIGTERM"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, own)

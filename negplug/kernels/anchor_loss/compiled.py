@@ -60,6 +60,8 @@ class _Losses(torch.autograd.Function):
             raise IndexError(f"positives must lie below {len(keys)}, the number of keys")
         ctx.save_for_backward(anchors, keys, columns, slope)
         ctx.temperature = temperature
+        # What is stored elsewhere, as by a checkpoint, comes back as two tensors.
+        ctx.own_keys = anchors is keys
         return losses
 
     @staticmethod
@@ -70,12 +72,12 @@ class _Losses(torch.autograd.Function):
         to_negative = slope * grad
         # Rows that are their own keys get one sum of both.
         to_anchors = anchors.new_zeros(anchors.shape)
-        to_keys = to_anchors if anchors is keys else keys.new_zeros(keys.shape)
+        to_keys = to_anchors if ctx.own_keys else keys.new_zeros(keys.shape)
         given = anchors, keys, columns, to_negative, to_anchors, to_keys
         arrays = [tensor.detach().contiguous().numpy() for tensor in given]
         _pull(*arrays, ctx.temperature, wanted[0], wanted[1])
-        own = to_anchors if wanted[0] or anchors is keys else None
-        others = to_keys if wanted[1] and anchors is not keys else None
+        own = to_anchors if wanted[0] or ctx.own_keys else None
+        others = to_keys if wanted[1] and not ctx.own_keys else None
         return own, others, None, to_negative if wanted[3] else None, None, None
 
 

@@ -45,7 +45,9 @@ def weights(
 def added(mean: Tensor | None, weight: Tensor, columns: Tensor, pool: Tensor) -> Tensor:
     """Return a mean and the weighted rows of columns; see :func:`.plain.added`."""
     sums = pool.new_zeros(len(weight), pool.shape[1]) if mean is None else mean
-    _add(weight.numpy(), columns.numpy(), pool.detach().contiguous().numpy(), sums.numpy())
+    arrays = weight.numpy(), columns.numpy(), pool.detach().contiguous().numpy(), sums.numpy()
+    if not _add(*arrays):
+        raise IndexError(f"columns must lie in [0, {len(pool)}), the rows of the pool")
     return sums
 
 
@@ -93,11 +95,15 @@ def _weigh(
 
 
 @compiled()
-def _add(weight: Any, columns: Any, pool: Any, sums: Any) -> None:
+def _add(weight: Any, columns: Any, pool: Any, sums: Any) -> bool:
     for i in range(weight.shape[0]):
         for e in range(weight.shape[1]):
+            j = columns[i, e]
+            if j < 0 or j >= len(pool):
+                return False
             for k in range(pool.shape[1]):
-                sums[i, k] += weight[i, e] * pool[columns[i, e], k]
+                sums[i, k] += weight[i, e] * pool[j, k]
+    return True
 
 
 # Of a sum, the compiler may choose the order, once and for all.

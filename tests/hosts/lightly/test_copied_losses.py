@@ -73,3 +73,15 @@ def test_a_copy_that_is_made_in_validation_trains_treated():
         treated.evaluating = True
         twin = copy.deepcopy(model)
     assert twin[0](*z).item() < model[0](*z).item() - 0.1
+
+
+def test_a_copy_of_the_model_that_is_looked_at_by_itself_is_no_fault():
+    class Looking(Copying):
+        def training_step(self, batch, batch_idx):
+            z = [self.layer(view.mean((1, 2))) for view in batch[0]]
+            twin = copy.deepcopy(self.criterion), copy.deepcopy(self.layer)
+            assert twin[0](*(twin[1](view.mean((1, 2))) for view in batch[0])).isfinite()
+            return self.criterion(*z)
+
+    control = hosts.negative_control()("uniform(num_negatives=2)")
+    hosts.trainer(callbacks=[control], max_epochs=1).fit(Looking(None), hosts.loader())

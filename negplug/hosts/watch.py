@@ -27,16 +27,14 @@ from negplug.contract.sampler import NegativeSampler
 from negplug.hosts import environment, notices, resumed, unheeded
 from negplug.hosts.first_call import FirstCall, free_name
 from negplug.hosts.first_pass import may_be_checkpointed
-from negplug.hosts.functions import FunctionWatch, bypassed_at, modules_around
+from negplug.hosts.functions import bypassed_at, modules_around
+from negplug.hosts.functions_beside import FunctionsBeside
 from negplug.hosts.injection import Injection
-from negplug.hosts.lookout import STEPS, say_functions
 from negplug.hosts.loss_form import losses_in, parameters_of
 from negplug.hosts.nested import tensors_in
 from negplug.hosts.place import place
-from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.hosts.untreated import Judge, UntreatedLossError, mend_of
-from negplug.kernels.graph_marks import mark
 from negplug.kernels.rng_states import RngStates
 from negplug.kernels.torch_private import outside_graphs
 
@@ -82,7 +80,7 @@ class Watch:
         self._treatment = Treatment.of(sampler, objective, temperature)
         self._judge = Judge(ignore)
         self._ignore = frozenset(ignore) | environment.ignored()
-        self._functions: FunctionWatch | None = None
+        self._beside = FunctionsBeside(self.injections, self._ignore)
         self._first_calls: dict[tuple[type, tuple[str, int]], FirstCall] = {}
         self._hook: Any = None
         if _watch is not None:
@@ -104,7 +102,7 @@ class Watch:
         self._give_back()
 
     def _give_back(self) -> None:
-        self._stop_looking()
+        self._beside.stop()
         for injection in self.injections.values():
             injection.remove()
 
@@ -140,7 +138,7 @@ class Watch:
             return current and current.after_forward(module, args, kwargs, output)
         site = self._judge.site_of(module)
         if site is not None or self._judge.leaves_alone(module):
-            self._leave(module, output)
+            self._beside.leave_to(module, output)
         if site is not None:
             for each in tensors_in([args, kwargs]):
                 check_untransformed(f"what {type(module).__name__} is given", each)
@@ -155,12 +153,6 @@ class Watch:
         self._refuse_bypassed(module)
         self._refuse(module, args, kwargs, [output])
         return None
-
-    def _leave(self, module: nn.Module, output: Tensor) -> None:
-        """Say nothing of functions that a module has computed its loss with."""
-        if self._functions is not None:
-            self._functions.leave_to(module)
-            mark(output)
 
     def _refuse_bypassed(self, module: nn.Module) -> None:
         """Refuse a known loss inside of which a module is called, if nobody calls it itself."""
@@ -203,12 +195,7 @@ class Watch:
         injection = Injection([site], [treated])
         injection.provide(unindexed=_UNINDEXED)
         treated.loss.ranks.beside = treated.loss.ranks.name = ""  # which a rank's own losses number
-        if not self.injections:
-            self._stop_looking()
-            self._functions = FunctionWatch()
-        if self._functions is not None:
-            treated.watcher = self._after_treated
-            weakref.finalize(injection, _after_gone, weakref.ref(self)).atexit = False
+        self._beside.follow(injection, treated)
         self.injections[site.name] = injection
         notices.treats([site], self._treatment, f", called at {where}")
         if len(self.injections) == 1 and resumed.is_resumed():
@@ -220,35 +207,11 @@ class Watch:
             if self._current() is not self:
                 return own()  # nobody asks for the treatment any more
             if first_call.is_repeated(own):
-                self._leave(module, own())
+                self._beside.leave_to(module, own())
             return None
 
         treated.ahead = ahead
         return first_call
-
-    def _after_treated(self, treated: TreatedLoss, _: Tensor) -> None:
-        """Name what functions compute beside treated losses, until one has had its first steps.
-
-        Whichever that is, for another may have gone by then.
-        """
-        if self._functions is not None:
-            say_functions(self._functions, self._ignore, ", ".join(self.injections))
-            if treated.loss.next_step >= STEPS:
-                self._stop_looking()
-        if self._functions is None:
-            treated.watcher = None
-
-    def _stop_looking(self) -> None:
-        if self._functions is not None:
-            self._functions.stop()
-            self._functions = None
-
-
-def _after_gone(watching: weakref.ref[Watch]) -> None:
-    """Look no longer where no treated loss is left, whose steps would say when to stop."""
-    watch = watching()
-    if watch is not None and not list(watch.injections.values()):
-        watch._stop_looking()
 
 
 def from_environment() -> Watch | None:

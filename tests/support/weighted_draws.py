@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import normalize
 
-from negplug.kernels.posterior import WeightedDraws
+from negplug.kernels.posterior import WeightedDraws, expectation
 
 TAU = 0.3
 
@@ -50,3 +50,15 @@ def naive(a, pools, draws):
                 value, total = value + weight * (anchor @ pool[row]) / TAU, total + weight
         values.append(value if total else value - torch.inf)
     return torch.stack(values)
+
+
+def asked_for_alone():
+    """Check that only what is asked for has a gradient, and which one."""
+    a, pools, draws = question(6, 2, 8, torch.float32)
+    frozen = [pool.detach() for pool in pools]
+    wanted = torch.autograd.grad(expectation(a, pools, draws, TAU)[1:].sum(), a)
+    found = torch.autograd.grad(expectation(a, frozen, draws, TAU)[1:].sum(), a)
+    torch.testing.assert_close(found, wanted)
+    pools[1].grad = None
+    expectation(a.detach(), [frozen[0], pools[1], frozen[2]], draws, TAU)[1:].sum().backward()
+    assert pools[1].grad.abs().sum() > 0

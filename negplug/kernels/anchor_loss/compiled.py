@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from negplug.kernels.compiling import compiled
+from negplug.kernels.loops import product
 
 
 def compiled_losses(
@@ -81,15 +82,6 @@ class _Losses(torch.autograd.Function):
         return own, others, None, to_negative if wanted[3] else None, None, None
 
 
-# Of a sum, the compiler may choose the order, once and for all.
-@compiled(fastmath={"reassoc", "contract"})
-def _product(one: Any, other: Any) -> Any:
-    total = 0.0
-    for k in range(len(one)):
-        total += np.float64(one[k]) * np.float64(other[k])
-    return total
-
-
 @compiled()
 def _write(
     anchors: Any,
@@ -107,7 +99,7 @@ def _write(
             return False
         x = 0.0
         if column >= 0:
-            x = negative[i] - _product(anchors[i], keys[column]) / temperature
+            x = negative[i] - product(anchors[i], keys[column]) / temperature
         if column < 0 or x == -np.inf:
             losses[i] = slope[i] = 0.0
         elif apart:

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.compiling import compiled, threads
+from negplug.kernels.loops import product
 
 # Numbers that are read. Below so many, threads cost more than they save.
 _FEW = 2**18
-
-# Of a sum, the compiler may choose the order, once and for all.
-_SUMS = {"reassoc", "contract"}
 
 
 def compiled_mixtures(
@@ -39,7 +37,7 @@ def compiled_mixtures(
     return mixed[..., 0], mixed[..., 1], coefficients
 
 
-@compiled(fastmath=_SUMS)
+@compiled()
 def _mix_row(
     i: int, number: int, least: float, pool: Any, columns: Any, drawn: Any, mixed: Any, parts: Any
 ) -> None:
@@ -47,9 +45,7 @@ def _mix_row(
         place = int(drawn[0, i, m] * number)
         other = (place + 1 + int(drawn[1, i, m] * (number - 1))) % number
         first, second = columns[i, place], columns[i, other]
-        similarity = 0.0
-        for k in range(pool.shape[1]):
-            similarity += np.float64(pool[first, k]) * np.float64(pool[second, k])
+        similarity = product(pool[first], pool[second])
         share = drawn[2, i, m]
         # The middle of two opposite rows has no direction: it stays short.
         squared = 1 - 2 * share * (1 - share) * (1 - max(similarity, -1.0))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.compiling import compiled
+from negplug.kernels.loops import product
 from negplug.kernels.posterior import plain
 from negplug.kernels.posterior.draws import WeightedDraws
 
@@ -106,19 +107,10 @@ def _add(weight: Any, columns: Any, pool: Any, sums: Any) -> bool:
     return True
 
 
-# Of a sum, the compiler may choose the order, once and for all.
-@compiled(fastmath={"reassoc", "contract"})
-def _product(one: Any, other: Any) -> Any:
-    total = 0.0
-    for k in range(len(one)):
-        total += np.float64(one[k]) * np.float64(other[k])
-    return total
-
-
 @compiled()
 def _multiply(anchors: Any, mean: Any, total: Any, found: Any, temperature: float) -> None:
     for i in range(len(found)):
-        found[i] = -np.inf if total[i] == 0 else _product(anchors[i], mean[i]) / temperature
+        found[i] = -np.inf if total[i] == 0 else product(anchors[i], mean[i]) / temperature
 
 
 @compiled()

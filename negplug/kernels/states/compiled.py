@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from negplug.kernels.compiling import compiled
+from negplug.kernels.loops import product
 from negplug.kernels.states.result import Compared
 
 
@@ -37,15 +38,6 @@ def compiled_weights(compared: Compared, weight: Tensor) -> Tensor:
     return torch.from_numpy(_weighed(*arrays, 2 * torch.finfo(weight.dtype).tiny))
 
 
-# Of a sum, the compiler may choose the order, once and for all.
-@compiled(fastmath={"reassoc", "contract"})
-def _product(one: Any, other: Any) -> Any:
-    total = 0.0
-    for k in range(len(one)):
-        total += np.float64(one[k]) * np.float64(other[k])
-    return total
-
-
 @compiled()
 def _compared(
     table: Any, known: Any, state: Any, place: Any, initial: Any, anchors: Any, temperature: float
@@ -62,7 +54,7 @@ def _compared(
         for u in range(views):
             columns[i, u] = u * length + here
             if away and state[i] < length and known[u, here]:
-                logits[u, i] = _product(table[u, here], anchors[i]) / temperature
+                logits[u, i] = product(table[u, here], anchors[i]) / temperature
                 highest = max(highest, logits[u, i])
                 number += 1
         if number:

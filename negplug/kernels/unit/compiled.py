@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from negplug.kernels.compiling import compiled
+from negplug.kernels.loops import product
 from negplug.kernels.unit.blocked import SHORTEST
-
-# Of a sum, the compiler may choose the order, once and for all.
-_SUMS = {"reassoc", "contract"}
 
 
 def compiled_unit_rows(*parts: Tensor) -> Tensor:
@@ -53,18 +51,10 @@ class _UnitRows(torch.autograd.Function):
         return tuple(part if want else None for part, want in zip(parts, wanted, strict=True))
 
 
-@compiled(fastmath=_SUMS)
-def _product(one: Any, other: Any) -> Any:
-    total = 0.0
-    for k in range(len(one)):
-        total += np.float64(one[k]) * np.float64(other[k])
-    return total
-
-
 @compiled()
 def _write(rows: Any, shortest: float, unit: Any, norm: Any) -> None:
     for i in range(len(rows)):
-        length = np.sqrt(_product(rows[i], rows[i]))
+        length = np.sqrt(product(rows[i], rows[i]))
         # The backward pass divides by it: of rows without a direction nothing is left.
         norm[i] = np.inf if length <= shortest else length
         # NaN stays NaN.
@@ -76,6 +66,6 @@ def _write(rows: Any, shortest: float, unit: Any, norm: Any) -> None:
 @compiled()
 def _pass_on(grad: Any, unit: Any, norm: Any, passed: Any) -> None:
     for i in range(len(unit)):
-        along = _product(grad[i], unit[i])
+        along = product(grad[i], unit[i])
         for k in range(unit.shape[1]):
             passed[i, k] = (grad[i, k] - along * unit[i, k]) / norm[i]

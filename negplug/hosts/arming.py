@@ -6,10 +6,10 @@ starts, a spawned child, a notebook's kernel; a forked child inherits. Without a
 negplug nothing is imported and nothing is done. ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` switches
 torch's mechanism off.
 
-At the first scalar with a gradient that a module returns, which a loss is, the watch itself
-(:mod:`negplug.hosts.watch`) takes over. What is wrong with the variables is an error then: a part
-of a treatment without a sampler, as for a Trainer. What has no effect otherwise is said in the
-first steps (:mod:`negplug.hosts.unheeded`), and an unknown name at once.
+At the first scalar with a gradient that a module returns, as a loss is, the watch itself
+(:mod:`negplug.hosts.watch`) takes over. Variables that cannot be used are an error at that moment,
+as they are in a Trainer: an objective without a sampler, say. A variable that turns out to have no
+effect is warned of in the first steps (:mod:`negplug.hosts.unheeded`), an unknown name at once.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ def contrast_of(owner: Any) -> Contrast | None:
 
 
 def shown_signature(method: Any) -> inspect.Signature | None:
-    """Return what Lightning before 2.0 reads a method's arguments off, ``self`` being the first.
+    """Return the signature from which Lightning before 2.0 reads arguments, ``self`` included.
 
-    It follows no ``__wrapped__``, and takes ``*args`` for every argument that there may be.
+    Lightning follows no ``__wrapped__``, and takes ``*args`` for every argument that there may be.
     """
     own = inspect.unwrap(method)
     try:

@@ -1,4 +1,4 @@
-"""The first call of a loss, which is treated behind it: that call has run the host's loss too."""
+"""The first call of a loss that a watch treats: the host's own loss has run in it before."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from negplug.loss import optimizers
 class FirstCall:
     """The first call of a loss, and whether another followed its step.
 
-    It is remembered when the loss itself is gone, and keeps neither that nor its model.
+    It outlives the loss, so that a loss that is made anew in every step is noticed, and keeps
+    neither the loss nor its model alive.
 
     Args:
         treated: The loss.

@@ -1,8 +1,8 @@
 """Where an axis of a tensor comes from, in the graph that autograd keeps.
 
 A contrastive loss contracts the features of its embeddings. So does a classifier; but graph
-convolutions and attention contract samples, and a mixture of experts contracts its experts. Which
-axis it is says the way from a product down to the embeddings. Nothing is computed.
+convolutions and attention contract samples, and a mixture of experts contracts its experts. The
+way from a product down to the embeddings tells which axis it contracts. Nothing is computed.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ class Injection:
         """End a training step: samplers take in the keys that a backward pass has reached.
 
         Args:
-            told: Whether they do whatever becomes of its gradients, which may be of a skipped step.
+            told: Whether the step counts for certain. Otherwise it does not if its gradients turn
+                out to be those of a skipped step.
 
         Raises:
             UntreatedLossError: If it called a contrastive loss that :attr:`lookout` found.

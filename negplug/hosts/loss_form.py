@@ -8,9 +8,9 @@ exponential. A classifier multiplies embeddings with weights, whether they learn
 graph convolution and attention contract samples (:mod:`negplug.hosts.graph_axes`). Nothing is
 computed, and no call is repeated.
 
-One factor may be a constant: keys without gradient, or a queue. So may the weights of a frozen
-classifier. Keys are told by their number, which is that of the embeddings, and a queue by its
-positives: each embedding is multiplied with its own, beside.
+One factor may be a constant: keys without gradient, or a queue. The weights of a frozen classifier
+are constant too. Keys are recognised by their number, which is that of the embeddings. A queue is
+recognised by the positives: beside the product with it, each embedding is multiplied with its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Notices of what is treated, where nobody has said what becomes of log messages."""
+"""What negplug says of its treatment, shown even where a script has not set up logging."""
 
 from __future__ import annotations
 

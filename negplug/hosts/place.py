@@ -1,4 +1,4 @@
-"""Where the recipe's own code is."""
+"""Which line of the recipe's own code is running, for messages."""
 
 from __future__ import annotations
 

@@ -33,7 +33,10 @@ _NO_ENCODER = (
 
 
 class StepOver(BaseException):
-    """Ends a step that was run for what its loss is given. No ``except Exception`` stops it."""
+    """Ends a step that is run only to see what its loss is given.
+
+    A ``BaseException``, so that no ``except Exception`` of a recipe stops it.
+    """
 
 
 class Tally:
@@ -55,12 +58,12 @@ class TreatedLoss:
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
         collector: Told of each training call's batch, before its loss is computed.
-        looks: Told of what the host's loss is given, likewise.
+        looks: Told of what the host's loss is given, before the treated loss is computed.
         doubt: Why the indexes that the site finds itself are not those of the samples, as a
             clause; empty as long as they may be.
         name: Of the site.
-        rows_by_view: As the site says, of the arguments of its loss.
-        shared: Likewise.
+        rows_by_view: As of the :class:`.LossSite`.
+        shared: As of the :class:`.LossSite`.
         rerouted: Computes what the host gets, given the call, while micro-batches are run.
         lent: Whether a Trainer's callback treats the loss, which is the host's again in the end.
         copied: Whether it came about as a copy of another, with its loss.

@@ -1,4 +1,4 @@
-"""What the environment asks for and nothing has heeded, said once a process has trained a little.
+"""Variables that have had no effect, named once a process has trained a little.
 
 A method without negatives, a class that is spelt otherwise, diagnostics of a Trainer in a loop
 without one: nothing fails there. So the steps of all optimizers are counted, and after the first

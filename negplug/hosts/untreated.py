@@ -36,7 +36,7 @@ _OF_TUPLES = (
 """Losses of torch whose negatives the recipe chooses itself."""
 
 _NAMED_SO = re.compile(r"(Triplet|Contrastive|InfoNCE|NTXent|SupCon|NPairs?)\w*(Loss|Criterion)$")
-"""Such losses elsewhere: of negatives in tuples the form of a loss says nothing."""
+"""Such losses outside of torch, by name: the graph of a loss of tuples does not always show it."""
 
 
 class UntreatedLossError(RuntimeError):

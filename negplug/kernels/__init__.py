@@ -4,7 +4,9 @@
 - :mod:`negplug.kernels.anchor_loss`: the loss of an anchor, from its positives and negatives;
 - :mod:`negplug.kernels.chosen`: similarities of chosen pairs, and their log-sum-exp;
 - :mod:`negplug.kernels.pool`: log-sum-exp over a whole pool;
+- :mod:`negplug.kernels.ring`: the same over the keys of all ranks, which go around a ring;
 - :mod:`negplug.kernels.nearest`: the nearest of a pool;
+- :mod:`negplug.kernels.mixing`: unit mixtures of two rows;
 - :mod:`negplug.kernels.softmax_draws`: draws from the softmax over a pool;
 - :mod:`negplug.kernels.chain`: Metropolis–Hastings chains;
 - :mod:`negplug.kernels.samples`: which rows of a pool are views of the same sample;

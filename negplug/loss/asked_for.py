@@ -1,8 +1,8 @@
 """Whether gradients are only asked for: ``torch.autograd.grad`` returns them and leaves none.
 
-So a probe measures a gradient. An attack on the images asks for theirs alone, in this way or by
-``backward(inputs=…)``. Torch's engine does not say what runs, so both functions are wrapped where
-modules look them up.
+A probe measures gradients in this way. An attack on the images asks for the images' gradient alone,
+in this way or by ``backward(inputs=…)``. Torch's engine does not say what runs, so both functions
+are wrapped where modules look them up.
 """
 
 from __future__ import annotations

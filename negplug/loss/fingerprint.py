@@ -1,4 +1,4 @@
-"""By what a call is recognised that is computed again: a few rows of its batch."""
+"""A few rows of a batch, by which a call that is computed again is recognised."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Where in the code the calls of a step are made: which call of a step one is, told by its place.
 
-A loss that was called on the way, without a backward pass, and is kept takes up a number. In a
-recipe whose step calls its loss at several places, the calls of a step are known by these all the
-same.
+Calls of a step are numbered in their order. One that no backward pass reaches, but whose loss is
+kept, takes up a number and shifts those behind it. Where a step calls its loss at several places,
+the place tells all the same which call of the step one is.
 """
 
 from __future__ import annotations

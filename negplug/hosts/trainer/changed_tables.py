@@ -2,9 +2,10 @@
 
 It may choose another fold, or shuffle its list of files, in place. What it keeps in memory changes
 for other reasons too: images are cached as they are loaded, labels and features are made anew. So
-in the middle of a run names (paths, text) are compared, and of numbers those alone that are found
-again at another place, once in the whole table: all of them, or some rows of many values. Between
-two fits anything else counts as well, for to start afresh does no harm.
+in the middle of a run an entry that has changed counts in two cases: it is a name (a path, a text),
+or it is a number that has moved. A number has moved if it is found once in the whole table, at
+another place; all changed entries have to be, or a few rows of many values. Between two fits any
+change counts, for to start afresh does no harm.
 """
 
 from __future__ import annotations

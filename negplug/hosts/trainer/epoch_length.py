@@ -1,4 +1,4 @@
-"""Whether all ranks take as many batches in an epoch; who has more would wait for ever at its end.
+"""Whether all ranks take as many batches in an epoch; one with more would wait for ever at its end.
 
 ``max_steps`` may end a training before that, equally on all ranks. It counts steps of optimizers,
 and a recipe that optimises by hand makes any number of them in a batch.

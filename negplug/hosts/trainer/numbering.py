@@ -7,10 +7,17 @@ of its sample alone, and the next time too.
 
 Positions may well share an index: a data set repeats its samples, or gives the next one in place of
 a broken image. And a position may get another index with another sample, of a data set that chooses
-anew in each epoch. So it counts what samples are: two of one index are different ones where their
-labels differ, or their images in a data set that gives the same image each time; without labels,
-where there are no more indexes than a batch has rows, however many positions were fetched. And two
-of different indexes are the same one where their image is, or all their labels are.
+anew in each epoch. So samples are compared, and not positions.
+
+Two samples of one index are different ones
+
+- where their labels differ,
+- where their images differ, in a data set that gives the same image each time,
+- without labels, where there are no more indexes than a batch has rows, however many positions were
+  fetched.
+
+Two samples of different indexes are the same one where their images are the same, or where every
+label is what it was at its position.
 """
 
 from __future__ import annotations

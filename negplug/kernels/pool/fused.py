@@ -13,8 +13,8 @@ takes a pass over its rows j,
 and that of a symmetric batch one pass for both sides, with g_i e^{s_ij − ℓ_i} + g_j e^{s_ij − ℓ_j}.
 The running maximum makes all of it exact at every temperature, and no sum depends on the order in
 which programs run. Products of float32 take three products of float16 each, which are quick and
-nearly as exact; three of TF32 ("tf32x3") would find no registers. Under autocast the rows are
-rounded to float16, which for numbers below 1 has three bits more than bfloat16 and is as quick;
+nearly as exact; three of TF32 ("tf32x3") would not fit into the registers. Under autocast the rows
+are rounded to float16, which for numbers below 1 has three bits more than bfloat16 and is as quick;
 sums stay float32. Logits are those of :mod:`negplug.kernels.pool.logits`.
 
 Import this module only where Triton is installed.

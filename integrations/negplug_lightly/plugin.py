@@ -157,7 +157,7 @@ class CriterionSite(LossSite):
 
 def find_criteria(model: nn.Module) -> Iterator[LossSite]:
     """Yield the known criteria of ``model``, each once, under its path in the module tree."""
-    for path, module in _own_modules("", model):
+    for path, module in _own_modules(model):
         kind = _kind(module)
         if kind is not None:
             yield CriterionSite(path or type(module).__name__, module, kind)
@@ -213,9 +213,10 @@ def _kind(module: nn.Module) -> str | None:
     return next(kinds, None)
 
 
-def _own_modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a model by their path, but for those of a LightningModule inside it."""
     seen: set[int] = set()
-    todo = [(path, module)]
+    todo = [("", model)]
     while todo:
         path, module = todo.pop()
         if id(module) in seen:

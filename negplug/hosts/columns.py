@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from negplug.hosts.column_classes import as_classes
 from negplug.hosts.column_search import column_of
-from negplug.hosts.subsets import chosen
+from negplug.hosts.subsets import chosen, reference_to
 
 
 class Columns:
@@ -19,7 +19,7 @@ class Columns:
     """
 
     def __init__(self) -> None:
-        self._chain: list[Any] = []
+        self._chain: list[Callable[[], Any]] = []
         self._read: dict[str, Tensor] = {}
 
     def of(self, dataset: Any, name: str) -> Tensor:
@@ -40,17 +40,10 @@ class Columns:
         if len(chain) != len(self._chain) or any(
             known() is not part for known, part in zip(self._chain, chain, strict=True)
         ):
-            self._chain, self._read = [_reference(part) for part in chain], {}
+            self._chain, self._read = [reference_to(part) for part in chain], {}
         if name not in self._read:
             self._read[name] = as_classes(name, column_of(dataset, name))
         return self._read[name]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_chain": [], "_read": {}}
-
-
-def _reference(part: Any) -> Any:
-    try:
-        return weakref.ref(part)
-    except TypeError:  # a list; to hold it costs nothing, for a data set holds it
-        return lambda: part

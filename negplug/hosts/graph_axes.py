@@ -30,6 +30,10 @@ _PASSES_ON = VIEWS | frozenset(
 )
 
 
+Edge = tuple[Node | None, int]
+"""An operation and which of its outputs, as ``next_functions`` has them; None for a constant."""
+
+
 class Axis(NamedTuple):
     """An axis of a tensor in the graph.
 
@@ -42,6 +46,19 @@ class Axis(NamedTuple):
     node: Node
     output: int
     number: int
+
+
+def axis_of(edge: Edge, number: int) -> Axis | None:
+    """Return an axis of what an operation was given, None of a constant.
+
+    Args:
+        edge: The input.
+        number: Of the axis; from the end if it is negative.
+    """
+    node, output = edge
+    if node is None:
+        return None
+    return Axis(node, output, number % len(output_shape(node, output)))
 
 
 def operation_of(node: Node) -> str:

@@ -26,6 +26,7 @@ from negplug.hosts.graph_axes import (
     LAYERS,
     MOST_NODES,
     Axis,
+    axis_of,
     is_of_features,
     is_of_shares,
     operation_of,
@@ -60,8 +61,6 @@ _OF_WEIGHTS = _UNSPREAD | frozenset(
     "Stack T Transpose Permute View UnsafeView Unsqueeze Squeeze Select Clone".split()
 )
 """Operations that make weights of weights: normalised, factorised, reparametrised ones."""
-
-_Edge = tuple[Node | None, int]
 
 
 def losses_in(output: Any) -> list[Tensor]:
@@ -198,22 +197,15 @@ def _factors(node: Node, operation: str) -> list[Axis | None] | None:
     if operation == "Bmm" and output_shape(node)[-2:] == (1, 1):
         return None  # each row with its own, as einsum("bd,bd->b") computes it
     if operation == "Pdist":
-        return [_axis(node.next_functions[0], -1)]
+        return [axis_of(node.next_functions[0], -1)]
     if first is not None:
         edges = node.next_functions[first : first + 2]
-        return [_axis(edges[0], -1), _axis(edges[1], -1 if operation in _DISTANCES else -2)]
+        return [axis_of(edges[0], -1), axis_of(edges[1], -1 if operation in _DISTANCES else -2)]
     if operation in _PAIRWISE and len(node.next_functions) == 2:
         over = {spread_over(function, _UNSPREAD) for function, _ in node.next_functions}
         if len(over) == 2 and over.isdisjoint((None, -1)):
-            return [_axis(edge, -1) for edge in node.next_functions]
+            return [axis_of(edge, -1) for edge in node.next_functions]
     return None
-
-
-def _axis(edge: _Edge, number: int) -> Axis | None:
-    node, output = edge
-    if node is None:
-        return None
-    return Axis(node, output, number % len(output_shape(node, output)))
 
 
 def _of_embeddings(factors: list[Axis | None], is_source: Callable[[Node], bool]) -> bool:

@@ -1,8 +1,9 @@
-"""Where the samples of a torch ``Subset`` are in the data set that it was taken from."""
+"""What can be asked of any data set: its length, its parent, what a torch ``Subset`` chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,3 +58,11 @@ def chosen(dataset: Any) -> Iterator[Any]:
         yield dataset.indices
         dataset = dataset.dataset
         yield dataset
+
+
+def reference_to(part: Any) -> Callable[[], Any]:
+    """Return what gives a data set, or a part of it, as long as it exists; it is held weakly."""
+    try:
+        return weakref.ref(part)
+    except TypeError:  # a list; to hold it costs nothing, for a data set holds it
+        return lambda: part

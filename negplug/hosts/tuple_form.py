@@ -18,7 +18,8 @@ from negplug.hosts.graph_axes import (
     LAYERS,
     MOST_NODES,
     VIEWS,
-    Axis,
+    Edge,
+    axis_of,
     is_of_features,
     is_of_shares,
     operation_of,
@@ -46,8 +47,6 @@ _OF_ONE_LOGIT = frozenset(("Add", "Sub", "Rsub", "Mul", "Div"))
 """Operations that make one logit of several: what they are given does not compete."""
 
 _CONSTANT = "constant"
-
-_Edge = tuple[Node | None, int]
 
 
 class _Path(NamedTuple):
@@ -190,7 +189,7 @@ def _compared(
         spread = None not in dict(edges) and any(_is_spread(edge, shape) for edge in edges)
     else:
         return None
-    axes = [_axis(edge, last) for edge, last in zip(edges, (-1, second), strict=True)]
+    axes = [axis_of(edge, last) for edge, last in zip(edges, (-1, second), strict=True)]
     live = [axis for axis in axes if axis is not None]
     if len(live) < 2 and not (keys and any(nearness < 0 or _is_scaled(e) for e in edges)):
         return None
@@ -220,7 +219,7 @@ def _entries(node: Node, operation: str) -> Node | None:
     return below if below is not None and operation_of(below) == "Sub" else None
 
 
-def _is_spread(edge: _Edge, shape: tuple[int, ...]) -> bool:
+def _is_spread(edge: Edge, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor was repeated along an axis to the shape of a product."""
     node, output = edge
     while node is not None:
@@ -233,7 +232,7 @@ def _is_spread(edge: _Edge, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def _is_scaled(edge: _Edge) -> bool:
+def _is_scaled(edge: Edge) -> bool:
     """Return whether rows are divided by what depends on them, such as their length.
 
     Products of others with constants may be with masks and one-hot rows.
@@ -254,14 +253,7 @@ def _is_over_the_last(node: Node, rank: int) -> bool:
     return over == [rank - 1] or (not over and rank == 1)
 
 
-def _axis(edge: _Edge, number: int) -> Axis | None:
-    node, output = edge
-    if node is None:
-        return None
-    return Axis(node, output, number % len(output_shape(node, output)))
-
-
-def _identity(edge: _Edge) -> Hashable:
+def _identity(edge: Edge) -> Hashable:
     """Return what is equal for the same rows, at length one or not, and for the same row of them.
 
     A list that is looped over takes its rows by operations of their own.

@@ -54,7 +54,7 @@ def _gain_figure(verdict: Verdict, metric: str) -> Figure | None:
     gain = verdict.gain
     if not all(map(fits, (gain.mean, gain.low, gain.high, *gain.differences.values()))):
         return None
-    figure = new_figure(7.5, 1.3)
+    figure = new_figure(1.3)
     axes = figure.add_subplot()
     tidy(axes, grid="x")
     axes.axvline(0, color="0.45", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -73,7 +73,7 @@ def _courses_figure(bench: Bench, choices: Sequence[Choice]) -> Figure | None:
     drawn = [each for each in (UNTOUCHED, *choices) if len(reported.get(each.run(0), {})) > 0]
     if not any(len(reported[each.run(0)]) > 1 for each in drawn):
         return None
-    figure = new_figure(7.5, 3.0)
+    figure = new_figure(3.0)
     axes = figure.add_subplot()
     tidy(axes, grid="y")
     for place, choice in enumerate(drawn):

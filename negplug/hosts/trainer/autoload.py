@@ -16,6 +16,7 @@ Environment:
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -79,14 +80,10 @@ def _callbacks(framework: str) -> list[Any]:
         diagnostic = callback_class(DIAGNOSTICS[name], framework)
         callbacks.append(diagnostic(from_environment=True))
     if metrics:
-        import importlib
-
         from negplug.hosts.trainer.metrics import recorder
 
         callbacks.append(recorder(importlib.import_module(framework).Callback))
     if _progress_is_asked():
-        import importlib
-
         from negplug.hosts.trainer.progress import progress
 
         callbacks.append(progress(importlib.import_module(framework).Callback))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import weakref
 from collections.abc import Callable
 from multiprocessing.context import get_spawning_popen
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
 from negplug.hosts.nested import tensors_of_batch
+from negplug.hosts.subsets import reference_to
 from negplug.hosts.trainer import batched_fetch
 from negplug.hosts.trainer.arrangement import arrangement_of, order_by_index
 from negplug.hosts.trainer.row_marks import MIXED, RowMarks
@@ -70,7 +70,7 @@ class WatchedCollate:
         self._own = own
         self._batches = 0
         self._asks = True
-        self._dataset: Callable[[], Any] = _reference(dataset)
+        self._dataset: Callable[[], Any] = reference_to(dataset)
         self._found = torch.zeros(3, 5, dtype=torch.int64)
         if shared:
             self._found.share_memory_()  # type: ignore[no-untyped-call]
@@ -223,13 +223,6 @@ def _in_worker(collate: Any, own: OwnIndexes | None, found: Tensor) -> WatchedCo
     watched = WatchedCollate(collate, False, own, None)
     watched._found = found
     return watched
-
-
-def _reference(dataset: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(dataset)
-    except TypeError:  # a list
-        return lambda: dataset
 
 
 def _collated_with_marks(

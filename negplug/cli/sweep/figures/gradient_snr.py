@@ -47,7 +47,7 @@ def gradient_snr_figure(summary: Summary) -> tuple[Figure, str] | None:
     levels = list(dict.fromkeys(numbers.get(name) for name in order if name != BASELINE))
     families = list(dict.fromkeys(family(name) for name in order if name != BASELINE))
 
-    figure = new_figure(7.5, 3.0)
+    figure = new_figure(3.0)
     axes = figure.add_subplot()
     tidy(axes, grid="y")
     for sampler in order:

@@ -58,7 +58,7 @@ def num_negatives_figure(summary: Summary) -> tuple[Figure, str] | None:
     for sampler in sorted(numbers, key=lambda name: (name == reference, numbers[name])):
         families.setdefault(family(sampler), []).append(sampler)
 
-    figure = new_figure(7.5, 0.5 + 2.3 * len(metrics))
+    figure = new_figure(0.5 + 2.3 * len(metrics))
     panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
     for axes, metric in zip(panels, metrics, strict=True):
         tidy(axes, grid="y")

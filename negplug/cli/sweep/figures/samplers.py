@@ -29,7 +29,7 @@ def samplers_figure(summary: Summary) -> tuple[Figure, str] | None:
         return None
     labels = [wrapped(sampler) for sampler in summary.samplers]
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
-    figure = new_figure(7.5, 1.1 + 0.24 * lines + (0.15 if summary.treatment else 0.0))
+    figure = new_figure(1.1 + 0.24 * lines + (0.15 if summary.treatment else 0.0))
     axes = figure.add_subplot()
     tidy(axes, grid="x")
     baseline = mean(summary.values(BASELINE, metric))

@@ -18,6 +18,8 @@ GREY = "0.35"
 PALETTE = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
+_WIDTH = 7.5  # inches
+
 # Matplotlib cannot divide an axis that reaches further.
 _FURTHEST = 1e100
 
@@ -32,11 +34,11 @@ def or_gap(value: float) -> float:
     return value if fits(value) else math.nan
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that no display has to know of."""
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of this height in inches, that no display has to know of."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+    return Figure(figsize=(_WIDTH, height), dpi=200, layout="constrained")
 
 
 def tidy(axes: Axes, grid: Literal["x", "y"]) -> None:

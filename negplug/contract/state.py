@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from negplug.contract.declared import Declared
+from negplug.contract.declared_state import Declared
 from negplug.kernels.distributed import rank, world_size
 from negplug.kernels.precision import not_inference
 

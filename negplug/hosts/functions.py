@@ -116,8 +116,14 @@ class FunctionWatch:
             where = f"called at {place()[0]}"
             self.found[where] = Found(name, where, weakref.WeakSet(inside), parameters_of(value))
 
-    def note_inline(self, name: str, parameters: set[Tensor], hidden: bool = False) -> None:
-        """Note what a backward pass begins with."""
+    def note_inline(self, name: str, parameters: set[Tensor], hidden: bool) -> None:
+        """Note what a backward pass begins with.
+
+        Args:
+            name: Of the operation, or of the function that is not to be seen into.
+            parameters: What it trains.
+            hidden: Whether it cannot be seen what it computes.
+        """
         what = "of embeddings" if hidden else "of similarities, inline"
         where = f"{what} in the loss whose backward pass begins at {place()[0]}"
         self.found[where] = Found(name, where, weakref.WeakSet(), parameters, hidden)

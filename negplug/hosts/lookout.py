@@ -47,9 +47,7 @@ class Lookout:
         ignore: Losses to leave alone, by the name of their class, attribute or function.
     """
 
-    def __init__(
-        self, model: nn.Module, treated: Iterable[str], ignore: Collection[str] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, treated: Iterable[str], ignore: Collection[str]) -> None:
         self._judge = Judge(ignore, model)
         self._ignore = frozenset(ignore) | environment.ignored()
         self._those = f"{', '.join(treated)} of {type(model).__name__}"

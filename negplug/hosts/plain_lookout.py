@@ -35,7 +35,7 @@ class PlainLookout(Lookout):
     """
 
     def __init__(
-        self, model: nn.Module, treated: Mapping[str, TreatedLoss], ignore: Collection[str] = ()
+        self, model: nn.Module, treated: Mapping[str, TreatedLoss], ignore: Collection[str]
     ) -> None:
         self._treated = list(treated.values())
         self._begun: dict[TreatedLoss, int] = {}

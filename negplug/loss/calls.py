@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from negplug.contract.declared import MOST, no_count
+from negplug.contract.declared_state import MOST, no_count
 from negplug.contract.objective import Objective
 from negplug.contract.part import Part
 from negplug.contract.sampler import NegativeSampler

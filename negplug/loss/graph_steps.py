@@ -27,7 +27,7 @@ class GraphSteps(nn.Module):
 
     done: Tensor
 
-    def __init__(self, *parts: Part, learns: bool = False) -> None:
+    def __init__(self, *parts: Part, learns: bool) -> None:
         super().__init__()
         self._refusal = "a learned temperature can be part of no graph" if learns else ""
         self._refusal = self._refusal or _refusal_of(*parts)

@@ -71,7 +71,7 @@ def check_names(
     samplers: Iterable[str],
     settings: Settings,
     grid: Mapping[str, Sequence[str]],
-    composers: Iterable[str] = (),
+    composers: Iterable[str],
 ) -> list[str]:
     """Check that the grid and the placeholders belong together.
 

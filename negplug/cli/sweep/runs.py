@@ -24,7 +24,7 @@ def do_runs(
     command_of: Callable[[Run], Sequence[str]],
     keep: Callable[[], None],
     out: Path,
-    timeout: float | None = None,
+    timeout: float | None,
     observed: Callable[[], Observer] | None = None,
 ) -> None:
     """Do the runs that are still to do, showing where they stand.

@@ -155,9 +155,7 @@ def _lock_before_reading(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def open_study(
-    storage: RDBStorage, name: str, settings: dict[str, Any], minimize: bool = True
-) -> Study:
+def open_study(storage: RDBStorage, name: str, settings: dict[str, Any], minimize: bool) -> Study:
     """Open a study, made with these settings if it is new.
 
     Args:

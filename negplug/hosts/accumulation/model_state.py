@@ -30,7 +30,7 @@ class ModelState:
             called once for the whole logical batch.
     """
 
-    def __init__(self, model: nn.Module, losses: Iterable[object] = ()) -> None:
+    def __init__(self, model: nn.Module, losses: Iterable[object]) -> None:
         self._model = model
         own = [loss for loss in losses if isinstance(loss, nn.Module)]
         self._apart = {module for loss in own for module in loss.modules()}

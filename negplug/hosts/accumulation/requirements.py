@@ -40,7 +40,7 @@ class Requirements:
         ValueError: If a gradient of the model has a hook, which would be run for each micro-batch.
     """
 
-    def __init__(self, model: nn.Module, insists: bool = False) -> None:
+    def __init__(self, model: nn.Module, insists: bool) -> None:
         self._model = model
         self._insists = insists
         training = [module for module in model.modules() if module.training]

@@ -16,7 +16,7 @@ from negplug.hosts.trainer import batched_fetch
 from negplug.hosts.trainer.watched_collate import INSTEAD, OwnIndexes, WatchedCollate, name_of
 
 
-def watch_collate(loader: DataLoader[Any], own: OwnIndexes | None = None) -> None:
+def watch_collate(loader: DataLoader[Any], own: OwnIndexes | None) -> None:
     """Watch the collate function of a loader, unless it is known or its workers run already.
 
     Args:

@@ -59,7 +59,7 @@ class RecipeEncoder:
     """
 
     def __init__(
-        self, model: Any, losses: Iterable[TreatedLoss], beside: Iterable[TreatedLoss] = ()
+        self, model: Any, losses: Iterable[TreatedLoss], beside: Iterable[TreatedLoss]
     ) -> None:
         self._model = model
         self._losses = list(losses)

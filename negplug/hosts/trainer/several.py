@@ -165,7 +165,7 @@ def _losses(state: Any) -> list[str]:
 
 
 def hyperparameters(
-    treatment: Treatment, target: str | None, prefix: str, compose: Composer | None = None
+    treatment: Treatment, target: str | None, prefix: str, compose: Composer | None
 ) -> dict[str, str]:
     """Return what was chosen, for loggers, under names that begin with ``prefix``."""
     given = {

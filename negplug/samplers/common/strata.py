@@ -37,7 +37,7 @@ class Strata:
         ModuleNotFoundError: If the file needs NumPy and there is none.
     """
 
-    def __init__(self, name: str, by: str | Tensor, parent: bool = False) -> None:
+    def __init__(self, name: str, by: str | Tensor, parent: bool) -> None:
         self.name = name
         self.metadata: MetadataTable | None = None
         parent = check_flag(name, "parent", parent)

@@ -39,9 +39,9 @@ class Groups:
         self,
         name: str,
         file: str | Tensor | None,
-        window: float | None = None,
-        parent: bool = False,
-        column: str | None = None,
+        window: float | None,
+        parent: bool,
+        column: str | None,
     ) -> None:
         self.window: float | None = None
         self._places: MetadataTable | None = None

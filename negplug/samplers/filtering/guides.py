@@ -37,7 +37,7 @@ class Guide(MetadataTable):
         TypeError, ValueError: If a table cannot be used.
     """
 
-    def __init__(self, name: str, guide: str | Tensor | Embedder, parent: bool = False) -> None:
+    def __init__(self, name: str, guide: str | Tensor | Embedder, parent: bool) -> None:
         self._embed: Embedder | None = None
         if isinstance(guide, Tensor) or not callable(guide):
             super().__init__(name, unit_embeddings(*read_table(name, "guide", guide)), parent)

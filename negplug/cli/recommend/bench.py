@@ -148,7 +148,7 @@ class Bench:
         }
 
     def cost(self, choice: Choice, seeds: Sequence[int]) -> tuple[float, str]:
-        """Return how often the untouched recipe's time a choice takes, and of what that is."""
+        """Return a choice's time as a multiple of the untouched recipe's, and what was timed."""
         found = self.results()
         pairs = [(found.get(choice.run(s)), found.get(UNTOUCHED.run(s))) for s in seeds]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]

@@ -29,7 +29,7 @@ class Rows:
         embeddings: ``[K, d]`` float32 or float64, rows of unit length; may carry gradient.
         ids: ``[K]`` int64; -1 is unknown and equals nothing.
         indexes: ``[K]`` int64, data set index of each row, -1 = unknown; None if all are.
-        labels: ``[K]`` int64, metadata of each row, likewise.
+        labels: ``[K]`` int64, label of each row, -1 = unknown; None if all are.
         views: ``[K]`` int64, the view that each row comes from; None if unknown.
         num_views: V, where every sample is here with the views 0 … V − 1, each as often as the
             others, so that there are K/V samples at most; None if that is unknown. Where it is 1,

@@ -201,8 +201,8 @@ class Room:
     Args:
         indexes: ``[N]`` int64, of what is going to be written.
         views: ``[N]`` int64.
-        num_views: Number of views; None if it is read off the tensor.
-        size: Number of samples, likewise.
+        num_views: Number of views; None if it is read off ``views``.
+        size: Number of samples; None if it is read off ``indexes``.
     """
 
     def __init__(

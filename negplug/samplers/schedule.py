@@ -50,7 +50,7 @@ class Schedule(Stateful, NegativeSampler):
             is replaced by it.
         from_steps: The training step from which on each of them is asked, in ascending order; the
             first is 0.
-        from_epochs: Likewise in epochs; give one of the two.
+        from_epochs: The same in epochs, in place of ``from_steps``.
 
     Attributes:
         turn: Number of the sampler that the latest training step has asked.

@@ -85,7 +85,7 @@ def mean_loss(losses: list[ContrastiveLoss], batches: list[ContrastiveBatch], st
 
     Args:
         losses: One for each rank.
-        batches: Likewise.
+        batches: One for each rank.
         step: Number of the training step, for the draws.
     """
     sums, paying, ties = [], [], []

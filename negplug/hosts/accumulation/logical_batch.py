@@ -15,7 +15,7 @@ from negplug.hosts.accumulation.model_state import ModelState
 from negplug.hosts.accumulation.outputs import joined, loss_of, without_graph
 from negplug.hosts.accumulation.reports import Reports
 from negplug.hosts.accumulation.requirements import Requirements
-from negplug.hosts.accumulation.rerouting import Loss, rerouted
+from negplug.hosts.accumulation.rerouting import Loss, Route, rerouted
 from negplug.hosts.accumulation.splitting import MicroBatch
 from negplug.kernels.precision import without_autocast
 from negplug.kernels.rng_states import RngStates
@@ -90,7 +90,7 @@ class LogicalBatch:
             _check_calls(given[0], taken)
         return randoms, given
 
-    def _taking(self, taken: Given) -> Callable[[Any, functools.partial[Tensor]], Tensor]:
+    def _taking(self, taken: Given) -> Route:
         def take(loss: Loss, call: functools.partial[Tensor]) -> Tensor:
             taken.append((loss, call))
             return torch.zeros((), device=self._device, requires_grad=torch.is_grad_enabled())
@@ -152,9 +152,7 @@ class LogicalBatch:
         total = known(torch.stack(values).sum(), gradients, self._parameters, scale)
         return joined(outputs, self._rows, total)
 
-    def _replaying(
-        self, number: int, calls: list[Call], again: list[Any]
-    ) -> Callable[[Any, functools.partial[Tensor]], Tensor]:
+    def _replaying(self, number: int, calls: list[Call], again: list[Any]) -> Route:
         check = self._first is not None
 
         def replay(loss: Loss, call: functools.partial[Tensor]) -> Tensor:

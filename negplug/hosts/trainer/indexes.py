@@ -50,7 +50,8 @@ class IndexRecorder:
         drawn: The positions in the data set that were drawn for the batch, in whatever order its
             rows are; None if they are unknown.
         own: Finds the host's own indexes in a batch, where its batches bring some.
-        moved: Why the host's own indexes are not those of the images beside them, likewise.
+        moved: Why the host's own indexes are not those of the images beside them, as a clause;
+            empty if they are.
         unfollowed: What makes rows of which it is not known which samples they are.
 
     Example:

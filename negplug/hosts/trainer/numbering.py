@@ -55,7 +55,7 @@ class Numbering:
 
     Attributes:
         fault: What is wrong with the indexes, as a clause; empty as long as they may be right.
-        doubt: What may be wrong with them, likewise.
+        doubt: What may be wrong with them, as a clause; empty if nothing is known of that.
     """
 
     def __init__(self) -> None:

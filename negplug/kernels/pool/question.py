@@ -81,10 +81,10 @@ class Question(NamedTuple):
         row_ids: Of each row.
         column_ids: Of each column.
         row_spans: The least and the greatest id of each 64 rows, or None.
-        column_spans: Likewise.
+        column_spans: The same of the columns.
         temperature: τ.
         weight: Log weights, and how far apart their rows are (0 where all rows share one).
-        mask: Truth values, likewise.
+        mask: Truth values, and how far apart their rows are, as of ``weight``.
     """
 
     row_ids: Tensor

@@ -15,7 +15,7 @@ class Compared(NamedTuple):
             where there is none.
         logits: ``[V, N]``; -inf where a view is unknown, or the state is not outside.
         log_number: ``[N]``, the logarithm of how many views are known, of one at least.
-        scores: ``[N]``, the logit of the state; -inf likewise.
+        scores: ``[N]``, the logit of the state; -inf where it is unknown or not outside.
         initial: ``[N]``, that logit where the state is outside, otherwise what was given.
     """
 

@@ -90,7 +90,7 @@ def spread_(logits: Tensor, rows: Tensor, scores: Tensor, weights: Tensor) -> Te
 
     Args:
         logits: As in :func:`sample_scores`.
-        rows: Likewise; of every row of the pool.
+        rows: As in :func:`sample_scores`, of every row of the pool.
         scores: ``[C, N]``.
         weights: ``[C, N]``, of the samples; too small ones count as 0.
     """

@@ -49,7 +49,7 @@ def mixed_with_anchors(
         anchors: N rows.
         hard: As in :func:`mixed_pairs`, but one column is enough.
         number: M.
-        random: Likewise.
+        random: As in :func:`mixed_pairs`.
 
     Returns:
         Mixtures ``[N, M]`` over a pool of its own, detached.

@@ -113,9 +113,9 @@ class _Searched:
         places: As for :class:`_Listed`.
         ids: ``[K]`` int64, the id at each.
         start: As for :class:`_Listed`.
-        count: Likewise.
-        first: Likewise.
-        size: Likewise.
+        count: As for :class:`_Listed`.
+        first: As for :class:`_Listed`.
+        size: As for :class:`_Listed`.
 
     Attributes:
         within: ``[N]``, the number of excluded places in the anchor's block.

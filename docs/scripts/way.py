@@ -16,7 +16,7 @@ FIGURE = Path(__file__).parents[1] / "figures" / "way.svg"
 STEPS = (
     (
         "The loader gives a batch; its data set indexes are read",
-        ["negplug/hosts/trainer/indexes.py"],
+        ["negplug/hosts/trainer/indexes/recorder.py"],
     ),
     (
         "The recipe calls its loss: ours, in its place",

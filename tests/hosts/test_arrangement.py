@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from negplug.hosts.trainer.arrangement import arrangement_of, order_by_index
+from negplug.hosts.trainer.indexes.arrangement import arrangement_of, order_by_index
 
 SIZE = 6
 Pair = collections.namedtuple("Pair", ["image", "label"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from negplug.hosts.trainer.batched_fetch import FAULTS, GOOD, UNKNOWN, class_of, verdict_on
+from negplug.hosts.trainer.indexes.batched_fetch import FAULTS, GOOD, UNKNOWN, class_of, verdict_on
 
 
 class Fetched(Dataset):

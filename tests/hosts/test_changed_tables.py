@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from negplug.hosts.trainer.changed_tables import KeptTables
+from negplug.hosts.trainer.dataset.changed_tables import KeptTables
 
 
 class Kept(Dataset):

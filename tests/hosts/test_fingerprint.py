@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from negplug.hosts.trainer import paths
-from negplug.hosts.trainer.fingerprint import Several, dataset_of, of_dataset
+from negplug.hosts.trainer.dataset import paths
+from negplug.hosts.trainer.dataset.fingerprint import Several, dataset_of, of_dataset
 
 
 class Kept(Dataset):

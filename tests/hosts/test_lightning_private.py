@@ -16,7 +16,7 @@ import torch
 from counted_batches import Batches, SizedBatches, fit, loader
 
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.trainer.indexes.recorder import IndexRecorder
 
 DISTRIBUTIONS = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch-lightning"}
 INSTALLED = [n for n in DISTRIBUTIONS if importlib.util.find_spec(n.partition(".")[0])]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from negplug.hosts.trainer.numbering import Numbering, Row
+from negplug.hosts.trainer.indexes.numbering import Numbering, Row
 
 SIZE, BATCH, EPOCHS = 48, 8, 3
 

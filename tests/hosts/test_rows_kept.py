@@ -10,7 +10,7 @@ import torch
 import validating
 from torch import nn
 
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.indexes.row_marks import MIXED, RowMarks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ORDER = torch.tensor([3, 1, 4, 7, 5, 0, 2, 6])

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from negplug.hosts.trainer.numbering import Row
-from negplug.hosts.trainer.unplaced import Unplaced
+from negplug.hosts.trainer.indexes.numbering import Row
+from negplug.hosts.trainer.indexes.unplaced import Unplaced
 
 SIZE, BATCH, EPOCHS = 48, 8, 3
 

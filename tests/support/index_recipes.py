@@ -12,7 +12,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.trainer.indexes.recorder import IndexRecorder
 
 SIZE = 22  # with batches of 4 the last one is smaller
 

@@ -34,9 +34,9 @@ from negplug.hosts.trainer.checkpoint import CheckpointMixin
 from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
+from negplug.hosts.trainer.indexes.whose_rows import WhoseRows
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.strategies import refusal
-from negplug.hosts.trainer.whose_rows import WhoseRows
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.build import as_composer
 

@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from negplug.hosts.composing.shares import Shares
 from negplug.hosts.subsets import length
-from negplug.hosts.trainer.indexes import unknowable
+from negplug.hosts.trainer.indexes.recorder import unknowable
 from negplug.hosts.trainer.stand_in import StandIn
 from negplug.kernels.distributed import world_size
 

@@ -30,9 +30,9 @@ from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.dataset import DatasetAccess
 from negplug.hosts.columns import Columns
 from negplug.hosts.subsets import Parents, length
+from negplug.hosts.trainer.dataset.fingerprint import dataset_of
 from negplug.hosts.trainer.dry_run import Writes, quiet
-from negplug.hosts.trainer.fingerprint import dataset_of
-from negplug.hosts.trainer.indexes import unknowable
+from negplug.hosts.trainer.indexes.recorder import unknowable
 from negplug.hosts.trainer.private import (
     batches_taken,
     converts_batches,

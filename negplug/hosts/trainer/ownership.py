@@ -18,11 +18,17 @@ from torch.nn.parameter import is_lazy
 from negplug.hosts.composing.epochs import compare
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.changed_tables import KeptTables
 from negplug.hosts.trainer.composition import Composition
+from negplug.hosts.trainer.dataset.changed_tables import KeptTables
+from negplug.hosts.trainer.dataset.fingerprint import (
+    TOKEN,
+    Fingerprint,
+    dataset_of,
+    of_dataset,
+    selection,
+)
 from negplug.hosts.trainer.epoch_length import batches_to_come, insist_on_one_number
-from negplug.hosts.trainer.fingerprint import TOKEN, Fingerprint, dataset_of, of_dataset, selection
-from negplug.hosts.trainer.indexes import unknowable
+from negplug.hosts.trainer.indexes.recorder import unknowable
 from negplug.kernels.distributed import everyones, rank, world_size
 from negplug.kernels.torch_private import write_count
 
@@ -74,7 +80,7 @@ class Ownership:
         """Return the fingerprint of ``dataset`` if it is another one; otherwise own its state.
 
         The very object that was owned before is the same, unless it has other samples now, see
-        :mod:`negplug.hosts.trainer.changed_tables`.
+        :mod:`negplug.hosts.trainer.dataset.changed_tables`.
 
         Args:
             dataset: What is trained on.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negplug.contract.composer import Composer
 from negplug.hosts.injection import Injection
-from negplug.hosts.trainer.indexes import IndexRecorder
+from negplug.hosts.trainer.indexes.recorder import IndexRecorder
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.treatment import Treatment
 from negplug.loss.terms import insist_on_same

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Subset
 
 from negplug.hosts.subsets import length
-from negplug.hosts.trainer.entries import OBJECT, entries
+from negplug.hosts.trainer.indexes.entries import OBJECT, entries
 from negplug.kernels.rng_states import isolated_rng
 
 GOOD, UNKNOWN, _ORDER, _NUMBER, _INDEXES = range(5)

@@ -10,8 +10,8 @@ The column that tells the most samples apart decides, and images before names, f
 images: a function may move these and leave names where they are. Where images are augmented in the
 collate function only names and labels are found again, and where labels repeat the images know
 better. Of several such columns one that is in order suffices: a recipe may batch shuffled views
-beside it. Images that were scaled, shifted or slightly changed are told by
-:mod:`negplug.hosts.trainer.likeness`, where this is asked for.
+beside it. Images that were scaled, shifted or slightly changed are told by :mod:`.likeness`, where
+this is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from negplug.hosts.trainer.entries import (
+from negplug.hosts.trainer.indexes.entries import (
     NUMBER,
     OBJECT,
     Column,
@@ -31,8 +31,8 @@ from negplug.hosts.trainer.entries import (
     entries,
     is_picture,
 )
-from negplug.hosts.trainer.likeness import nearest_samples
-from negplug.hosts.trainer.padded import owners_of_padded
+from negplug.hosts.trainer.indexes.likeness import nearest_samples
+from negplug.hosts.trainer.indexes.padded import owners_of_padded
 
 _Fields = dict[tuple[Hashable, Any], dict[Hashable, set[int]]]
 """The samples of each value, by kind and field."""

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from negplug.hosts.trainer.paths import is_path
+from negplug.hosts.trainer.dataset.paths import is_path
 
 _DEPTH = 3
 _FILES = 16

@@ -1,11 +1,11 @@
 """Data set indexes of the training batches, from a loader that does not hand them out.
 
 Most recipes batch views without saying which samples they are. A ``DataLoader`` draws the indexes
-of each batch from its batch sampler, in the main process and in the order of the batches, but
-ahead of them: workers and Lightning prefetch. So every pass over the batch sampler queues what it
-draws, and each training batch takes the head of that queue. The batches, their order and the
-global random number generators stay as they are. Whether the rows of a batch are what was drawn for
-it, :mod:`negplug.hosts.trainer.collate` watches.
+of each batch from its batch sampler, in the main process and in the order of the batches, but ahead
+of them: workers and Lightning prefetch. So every pass over the batch sampler queues what it draws,
+and each training batch takes the head of that queue. The batches, their order and the global random
+number generators stay as they are. Whether the rows of a batch are what was drawn for it,
+:mod:`.collate` watches.
 
 Order of hooks that matters: the loader is made and iterated before ``on_train_start``. The
 recorder therefore starts in ``setup`` and waits at the strategy's ``process_dataloader``, which
@@ -25,15 +25,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from negplug.hosts.trainer import private
-from negplug.hosts.trainer.collate import (
+from negplug.hosts.trainer.indexes.collate import (
     disagreement,
     own_indexes_moved,
     unfollowed,
     unwatch_collate,
     watch_collate,
 )
+from negplug.hosts.trainer.indexes.watched_collate import OwnIndexes
 from negplug.hosts.trainer.stand_in import HookStandIn, StandIn
-from negplug.hosts.trainer.watched_collate import OwnIndexes
 from negplug.kernels.torch_private import set_batch_sampler
 
 

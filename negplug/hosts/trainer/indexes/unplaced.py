@@ -1,9 +1,9 @@
 """Whether a host's own indexes name its samples, where nobody knows what was fetched.
 
 An ``IterableDataset`` and a loader of another kind than torch's say nothing of positions, so that
-:mod:`negplug.hosts.trainer.numbering` has nothing to compare indexes with. What is left are the
-batches: an index that has one label here and another one there is of two samples, and so is one
-that all rows of a batch have, unless their images are one.
+:mod:`.numbering` has nothing to compare indexes with. What is left are the batches: an index that
+has one label here and another one there is of two samples, and so is one that all rows of a batch
+have, unless their images are one.
 
 In an epoch a sample comes once, or a few times with the label that it has. From one epoch to the
 next a recipe may draw labels anew, and a stream of few samples may repeat them; of that a warning
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from negplug.hosts.trainer.numbering import Row
+from negplug.hosts.trainer.indexes.numbering import Row
 
 _KEPT = 1 << 16
 """So many indexes are remembered, at most."""

@@ -1,11 +1,10 @@
 """Whose samples the rows of a batch are, as far as a Trainer's callback can know it.
 
-A host whose batches bring no indexes gets those that the loader's sampler drew
-(:mod:`negplug.hosts.trainer.indexes`). One whose batches do is believed, unless they contradict
-what was drawn (:mod:`negplug.hosts.trainer.numbering`), or one another where nobody knows that
-(:mod:`negplug.hosts.trainer.unplaced`), or the collate function has moved samples and not indexes.
-Ranks that count data sets of their own from 0 contradict one another as well. What recipes do
-behind the loader :mod:`negplug.hosts.trainer.rows_kept` follows.
+A host whose batches bring no indexes gets those that the loader's sampler drew (:mod:`.recorder`).
+One whose batches do is believed, unless they contradict what was drawn (:mod:`.numbering`), or one
+another where nobody knows that (:mod:`.unplaced`), or the collate function has moved samples and
+not indexes. Ranks that count data sets of their own from 0 contradict one another as well. What
+recipes do behind the loader :mod:`.rows_kept` follows.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from negplug.hosts.injection import Injection
 from negplug.hosts.nested import tensors_of_batch
 from negplug.hosts.subsets import chosen, length
 from negplug.hosts.trainer import private, several
-from negplug.hosts.trainer.collate import collates, one_by_one
-from negplug.hosts.trainer.fingerprint import dataset_of
-from negplug.hosts.trainer.indexes import IndexRecorder
-from negplug.hosts.trainer.numbering import Numbering, Row
-from negplug.hosts.trainer.rows_kept import RowsKept
-from negplug.hosts.trainer.unplaced import Unplaced
+from negplug.hosts.trainer.dataset.fingerprint import dataset_of
+from negplug.hosts.trainer.indexes.collate import collates, one_by_one
+from negplug.hosts.trainer.indexes.numbering import Numbering, Row
+from negplug.hosts.trainer.indexes.recorder import IndexRecorder
+from negplug.hosts.trainer.indexes.rows_kept import RowsKept
+from negplug.hosts.trainer.indexes.unplaced import Unplaced
 from negplug.kernels.distributed import everyones
 
 _STEPS = 2

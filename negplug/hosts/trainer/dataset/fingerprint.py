@@ -8,8 +8,8 @@ that they share, so that a data set may be moved.
 
 A data set that keeps nothing in memory (a database, say) is known by its type, its length, its
 plain settings and some bytes of its files. What functions and readers hold for it counts as well
-(:mod:`negplug.hosts.trainer.held`). A user who knows better gives it an attribute
-``negplug_token``, a string or an integer, which then stands for all of it.
+(:mod:`.held`). A user who knows better gives it an attribute ``negplug_token``, a string or an
+integer, which then stands for all of it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from negplug.hosts.subsets import length
-from negplug.hosts.trainer.held import contents, held_by
-from negplug.hosts.trainer.paths import is_path, without_folder
+from negplug.hosts.trainer.dataset.held import contents, held_by
+from negplug.hosts.trainer.dataset.paths import is_path, without_folder
 
 TOKEN = "negplug_token"
 

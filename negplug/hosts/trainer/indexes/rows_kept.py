@@ -1,10 +1,10 @@
 """Whether a recipe keeps the rows of its batches in order, between its loader and its loss.
 
-The collate function is watched where it works (:mod:`negplug.hosts.trainer.collate`). Behind it
-come the hooks that transfer a batch, those that callbacks have at its start, and
-``training_step``: each may shuffle, drop or repeat rows, or mix them. In the first steps of a fit,
-and in the first of each epoch, they run with rows that are marked
-(:mod:`negplug.hosts.trainer.row_marks`), and the marks are looked at where the loss is called.
+The collate function is watched where it works (:mod:`.collate`). Behind it come the hooks that
+transfer a batch, those that callbacks have at its start, and ``training_step``: each may shuffle,
+drop or repeat rows, or mix them. In the first steps of a fit, and in the first of each epoch, they
+run with rows that are marked (:mod:`.row_marks`), and the marks are looked at where the loss is
+called.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from negplug.hosts.nested import tensors_in, tensors_of_batch
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.indexes.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.indexes.watched_collate import INSTEAD
 from negplug.hosts.trainer.stand_in import HookStandIn
-from negplug.hosts.trainer.watched_collate import INSTEAD
 from negplug.hosts.treated_loss import TreatedLoss
 
 _STEPS = 2

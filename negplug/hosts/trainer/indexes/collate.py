@@ -1,9 +1,9 @@
 """Whether the rows of a loader's batches are the samples that were drawn for it.
 
 The recorder of indexes knows what a batch sampler draws, and a batch has those rows in that order
-only if the data set fetches them in it and the collate function keeps it. ``default_collate``
-does. Any other is watched (:mod:`negplug.hosts.trainer.watched_collate`), and so is a data set
-that fetches a batch at once (:mod:`negplug.hosts.trainer.batched_fetch`).
+only if the data set fetches them in it and the collate function keeps it. ``default_collate`` does.
+Any other is watched (:mod:`.watched_collate`), and so is a data set that fetches a batch at once
+(:mod:`.batched_fetch`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, default_collate
 
-from negplug.hosts.trainer import batched_fetch
-from negplug.hosts.trainer.watched_collate import INSTEAD, OwnIndexes, WatchedCollate, name_of
+from negplug.hosts.trainer.indexes import batched_fetch
+from negplug.hosts.trainer.indexes.watched_collate import (
+    INSTEAD,
+    OwnIndexes,
+    WatchedCollate,
+    name_of,
+)
 
 
 def watch_collate(loader: DataLoader[Any], own: OwnIndexes | None) -> None:

@@ -1,11 +1,10 @@
 """``WatchedCollate``: a collate function in whose place it is seen where samples go.
 
 The function is watched while it works, in the process where it works: it gets its samples and the
-recipe gets its batch, untouched, and :mod:`negplug.hosts.trainer.arrangement` compares the two.
-Images that it changes as well are followed by their marks (:mod:`negplug.hosts.trainer.row_marks`)
-in the first batches and ever fewer later ones, and those that leave Python's torch by their
-likeness. What was found lies in memory that worker processes share, so it is known by the time that
-the batch is.
+recipe gets its batch, untouched, and :mod:`.arrangement` compares the two. Images that it changes
+as well are followed by their marks (:mod:`.row_marks`) in the first batches and ever fewer later
+ones, and those that leave Python's torch by their likeness. What was found lies in memory that
+worker processes share, so it is known by the time that the batch is.
 
 Where a host's batches bring indexes of their own, rows may stand in any order, if indexes and
 images do so together. That is asked as well.
@@ -25,9 +24,9 @@ from torch.utils.data import default_collate, get_worker_info
 
 from negplug.hosts.nested import tensors_of_batch
 from negplug.hosts.subsets import reference_to
-from negplug.hosts.trainer import batched_fetch
-from negplug.hosts.trainer.arrangement import arrangement_of, order_by_index
-from negplug.hosts.trainer.row_marks import MIXED, RowMarks
+from negplug.hosts.trainer.indexes import batched_fetch
+from negplug.hosts.trainer.indexes.arrangement import arrangement_of, order_by_index
+from negplug.hosts.trainer.indexes.row_marks import MIXED, RowMarks
 from negplug.hosts.trainer.stand_in import same
 
 OwnIndexes = Callable[[Any], Tensor | None]

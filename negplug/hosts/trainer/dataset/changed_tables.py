@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from negplug.hosts.trainer.fingerprint import entry_of, places_in, tables_of
+from negplug.hosts.trainer.dataset.fingerprint import entry_of, places_in, tables_of
 
 _SEARCHED = 1 << 17
 """So many entries of a table are searched, at most."""

@@ -1,0 +1,1 @@
+"""Which sample each row of a batch is: its data set index, from the loader to the loss."""

@@ -18,6 +18,17 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def float32_products() -> str | None:
+    """Return in which precision torch multiplies float32, as ``set_float32_matmul_precision`` has it.
+
+    None where a backend's own ``fp32_precision`` says it, of which that knows nothing.
+    """
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
 def not_inference() -> contextlib.AbstractContextManager[None]:
     """Compute without gradient, and without inference mode also inside of it.
 

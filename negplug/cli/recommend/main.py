@@ -19,7 +19,7 @@ from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals, name_of
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.terminal import plain
-from negplug.cli.treatment import BASELINE, check_treatment, fail
+from negplug.cli.treatment import BASELINE, check_treatment, fail, name_overruled
 
 
 def recommend(
@@ -112,6 +112,7 @@ def recommend(
     """
     check_installed("recommend", ("optuna", "scipy", "matplotlib", "markdown_it"))
     check_given(script, study, storage, timeout)
+    name_overruled({})
     own = tuple(also or ())
     if BASELINE in own:
         fail(f"--also {BASELINE!r} is what every choice is compared with; leave it out.")

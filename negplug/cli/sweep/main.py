@@ -27,7 +27,13 @@ from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.terminal import plain
-from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
+from negplug.cli.treatment import (
+    BASELINE,
+    check_diagnostics,
+    check_treatment,
+    fail,
+    name_overruled,
+)
 
 
 def sweep(
@@ -136,6 +142,8 @@ def sweep(
     if minimize and metric is None:
         fail("--minimize has no effect without --metric; name the metric.")
     check_diagnostics(diagnose or ())
+    given_instead = {"OBJECTIVE": objective, "TEMPERATURE": temperature, "COMPOSE": compose}
+    name_overruled({**given_instead, "DIAGNOSTICS": diagnose})
     try:
         settings = Settings(
             script=str(script.resolve()),

@@ -19,9 +19,9 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def float32_products() -> str | None:
-    """Return in which precision torch multiplies float32, as ``set_float32_matmul_precision`` has it.
+    """Return the precision of products of float32, as ``torch.get_float32_matmul_precision`` does.
 
-    None where a backend's own ``fp32_precision`` says it, of which that knows nothing.
+    None where a backend's own ``fp32_precision`` was set, of which that knows nothing.
     """
     try:
         return torch.get_float32_matmul_precision()

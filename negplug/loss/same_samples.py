@@ -3,7 +3,8 @@
 A loader without a ``DistributedSampler`` and one seed for all ranks give each the same batches.
 Then every sample of the global batch is there several times, as a negative of itself where ranks
 gather, and the run costs as much as it learns from one rank. A recipe that gathers the embeddings
-itself, ahead of its loss, hands over the same on all ranks too, and is right if nobody gathers again.
+itself, ahead of its loss, hands over the same on all ranks too; that is right if nobody gathers
+again.
 """
 
 from __future__ import annotations

@@ -113,6 +113,20 @@ def test_what_chooses_is_asked_for_or_an_accuracy(logged, wanted, shown, chooses
     assert ("the setting that ran first, for no accuracy was logged" in summary.note()) != chooses
 
 
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [({"1": [0.5, 0.5], "2": [math.nan] * 2}, True), ({"1": [0.5, 0.5], "2": [0.5, 0.6]}, False)],
+)
+def test_a_script_that_seeds_itself_is_told_by_its_metrics(logged, said) -> None:
+    results = [
+        Result(Run("in_batch()", seed, (("lr", lr),)), 1.0 + seed, {"val_acc": value})
+        for lr, values in logged.items()
+        for seed, value in enumerate(values)
+    ]
+    assert ("All seeds logged the same" in Summary(results, []).note()) == said
+    assert "All seeds" not in Summary(results[::2], []).note()  # of one seed each
+
+
 def test_the_picture_of_numbers_shows_means_deviations_and_the_reference() -> None:
     results = made_up(0)
     figure, caption = num_negatives_figure(Summary(results, []))

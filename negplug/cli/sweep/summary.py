@@ -154,11 +154,27 @@ class Summary:
             )
         repeated = "Mean ± standard deviation over the seeds."
         sentences.append(repeated if self.repeated else "One run each.")
+        if self._seeds_are_one:
+            sentences.append(
+                "All seeds logged the same, so the script seeds itself and the deviation is none: "
+                "hand it the seed, as '{seed}' in ARGS, and start another study."
+            )
         if len(self.metrics) > len(self.columns):
             sentences.append(f"All {len(self.metrics)} metrics are in results.csv.")
         if self.treatment:
             sentences.append(self.treatment)
         return " ".join(sentences)
+
+    @cached_property
+    def _seeds_are_one(self) -> bool:
+        """Whether no seed of any setting made a difference to what the tables show."""
+        logged = [
+            {tuple(repr(run.metrics.get(name)) for name in self.columns) for run in runs}
+            for points in self.ranking.values()
+            for _, runs in points
+            if len(runs) > 1
+        ]
+        return bool(self.columns and logged) and all(len(each) == 1 for each in logged)
 
     @cached_property
     def _counted(self) -> bool:

@@ -19,7 +19,13 @@ from negplug.cli.sweep.grid import (
     parse_grid,
 )
 from negplug.cli.sweep.html import write_html
-from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals, name_of
+from negplug.cli.sweep.ready import (
+    check_given,
+    check_installed,
+    end_runs_on_signals,
+    name_of,
+    told_of_another,
+)
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
@@ -168,6 +174,8 @@ def sweep(
                 shared = SweepStudy(storage or out / "study.db", name, settings)
             except ValueError as error:
                 fail(f"{given}: {error}.")
+            if changed := shared.of_another_script():
+                typer.echo(plain(told_of_another(changed, script)), err=True)
             shared.enqueue(runs)
 
             def summarize() -> Summary:

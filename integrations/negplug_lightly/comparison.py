@@ -21,6 +21,7 @@ from negplug.contract.declarations import full_name
 from negplug.contract.draws import Draws
 from negplug.kernels import late
 from negplug.kernels.distributed import world_size
+from negplug.kernels.precision import float32_products
 from negplug.kernels.rng_states import isolated_rng
 from negplug.kernels.unit import unit_rows
 from negplug.loss.contrastive import ContrastiveLoss
@@ -150,7 +151,7 @@ def _close(value: float, wanted: float) -> bool:
 
 def _known_to(wanted: float, least: float) -> float:
     """Return how far a value may be from its form's where another form is as near as ``least``."""
-    if torch.get_float32_matmul_precision() != "highest":
+    if float32_products() != "highest":
         return math.inf
     return max(20 * least, 1e-5 * abs(wanted), 1e-6)
 

@@ -13,11 +13,17 @@ from negplug.cli.child import die_with_parent
 from negplug.cli.leaving import checked_leaving
 from negplug.cli.live import display_of_run
 from negplug.cli.script import execute, script_exists
-from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
+from negplug.cli.treatment import (
+    BASELINE,
+    check_diagnostics,
+    check_treatment,
+    fail,
+    name_overruled,
+)
 from negplug.contract.variables import TREAT_VARIABLE
 from negplug.hosts import call_record
 from negplug.hosts.trainer import progress
-from negplug.hosts.trainer.autoload import DIAGNOSTICS, DIAGNOSTICS_VARIABLE
+from negplug.hosts.trainer.autoload import DIAGNOSTICS
 
 
 def run(
@@ -114,14 +120,14 @@ def run(
         fail(f"SCRIPT {script!r} is no {'module' if module else 'file'}; check its name.")
     check_treatment([sampler], objective, temperature, treat or (), compose)
     check_diagnostics(diagnose or ())
-    _set_variable("NEGPLUG_SAMPLER", sampler if treated else None)
-    _set_variable("NEGPLUG_OBJECTIVE", objective)
-    _set_variable("NEGPLUG_TEMPERATURE", temperature)
-    _set_variable("NEGPLUG_ACCUMULATE", accumulate)
-    _set_variable("NEGPLUG_COMPOSE", compose)
+    asked: dict[str, str | float | None] = {"OBJECTIVE": objective, "TEMPERATURE": temperature}
+    asked |= {"ACCUMULATE": accumulate, "COMPOSE": compose}
+    asked |= {"DIAGNOSTICS": ",".join(diagnose or ()) or None}
+    name_overruled(asked)
+    for name, value in {"SAMPLER": sampler if treated else None, **asked}.items():
+        _set_variable(f"NEGPLUG_{name}", value)
     if treat:  # else what the environment declares stays
         _set_variable(TREAT_VARIABLE, ",".join(treat))
-    _set_variable(DIAGNOSTICS_VARIABLE, ",".join(diagnose or ()) or None)
     if seed is not None:
         _seed(seed)
     from negplug.hosts import unheeded

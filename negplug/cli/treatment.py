@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 import typer
@@ -68,6 +69,24 @@ def check_treatment(
                 make(expression)
             except _REFUSALS as error:
                 fail(f"{name} {expression!r}: {_said(error)}")
+
+
+def name_overruled(options: Mapping[str, object]) -> None:
+    """Name variables of the environment that a command takes no treatment from; on one rank.
+
+    Args:
+        options: What was given in their place, by the variable without its prefix.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for name in ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE", "DIAGNOSTICS"):
+        text = os.environ.get(f"NEGPLUG_{name}")
+        if text and not options.get(name):
+            typer.echo(
+                f"negplug: NEGPLUG_{name}={plain(text[:40])!r} has no effect here, for a command's "
+                f"runs are treated as its options say; 'negplug run --help' lists them",
+                err=True,
+            )
 
 
 def check_diagnostics(names: Iterable[str]) -> None:

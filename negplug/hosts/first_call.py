@@ -80,12 +80,23 @@ class FirstCall:
         stepped = optimizers.finished() > self._finished
         if not stepped or self._calls_in_step != self._tally.calls:
             return
-        before = {id(parameter) for each in self._trained if (parameter := each()) is not None}
-        if not self._trained or any(id(parameter) in before for parameter in trained):
+        if not self._trained or self._trains_any(trained):
             raise UntreatedLossError(
                 f"{named}, is made anew in every step, and with it goes what its sampler "
                 f"remembers: make it once, before the loop"
             )
+
+    def is_succeeded(self, trained: Iterable[Tensor]) -> bool:
+        """Return whether the loss is gone, and one that trains the same takes its place.
+
+        Args:
+            trained: The parameters that the other one trains.
+        """
+        return self._treated() is None and self._trains_any(trained)
+
+    def _trains_any(self, parameters: Iterable[Tensor]) -> bool:
+        own = {id(parameter) for each in self._trained if (parameter := each()) is not None}
+        return any(id(parameter) in own for parameter in parameters)
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

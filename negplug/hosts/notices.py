@@ -46,17 +46,39 @@ def treats_no_longer() -> None:
 
 def begins_anew(site: LossSite, treated: TreatedLoss) -> None:
     """Warn that a script resumes and a loss does not, if that makes a difference; on one rank."""
-    parts = (*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside())
-    kept = [str(part) for part in parts if part.updates or getattr(part, "turns", 1) > 1]
+    kept = _what_lasts(treated)
     if kept and rank() == 0:
         logger.warning(
             "negplug: the script has loaded an optimizer's state, so it goes on with an earlier "
             "run, but %s of %s begins empty, for the script saves nothing of it; call "
             "negplug.inject() in the script in place of NEGPLUG_SAMPLER or --sampler, save "
             "handle.state_dict() beside the model and load it with handle.load_state_dict()",
-            ", ".join(kept),
+            kept,
             site.name,
         )
+
+
+def succeeds(named: str, treated: TreatedLoss) -> None:
+    """Warn that a loss takes the place of one that is gone, if that makes a difference.
+
+    Args:
+        named: The loss, with the place of its call.
+        treated: What treats it.
+    """
+    kept = _what_lasts(treated)
+    if kept and rank() == 0:
+        logger.warning(
+            "negplug: %s, is made anew while the same model trains on, in each epoch perhaps, and "
+            "%s begins anew with it; make the criterion once, before the first epoch",
+            *(named, kept),
+        )
+
+
+def _what_lasts(treated: TreatedLoss) -> str:
+    """Return what of a treated loss goes on from step to step, empty if nothing does."""
+    parts = (*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside())
+    lasting = [part for part in parts if part.updates or getattr(part, "turns", 1) > 1]
+    return ", ".join(map(str, lasting))
 
 
 def untrained(losses: Mapping[str, TreatedLoss], theirs: Iterable[Any]) -> None:

@@ -82,6 +82,7 @@ class Watch:
         self._ignore = frozenset(ignore) | environment.ignored()
         self._beside = FunctionsBeside(self.injections, self._ignore)
         self._first_calls: dict[tuple[type, tuple[str, int]], FirstCall] = {}
+        self._succeeded: set[tuple[str, int]] = set()  # the places of which it was said
         self._hook: Any = None
         if _watch is not None:
             _watch.stop()
@@ -187,11 +188,15 @@ class Watch:
     def _treat(self, site: LossSite, module: nn.Module, output: Tensor) -> FirstCall:
         where, key = place()
         environment.refuse_of_trainers(f"{type(module).__name__} at {where}")
-        trained = parameters_of(output)
-        if (earlier := self._first_calls.get((type(module), key))) is not None:
-            earlier.insist_on_another(f"{type(module).__name__}, called at {where}", trained)
+        trained, named = parameters_of(output), f"{type(module).__name__}, called at {where}"
+        earlier = self._first_calls.get((type(module), key))
+        if earlier is not None:
+            earlier.insist_on_another(named, trained)
         site.name = free_name(site.name, self.injections)
         treated = self._treatment.at(site)
+        if earlier is not None and key not in self._succeeded and earlier.is_succeeded(trained):
+            self._succeeded.add(key)
+            notices.succeeds(named, treated)
         injection = Injection([site], [treated])
         injection.provide(unindexed=_UNINDEXED)
         treated.loss.ranks.beside = treated.loss.ranks.name = ""  # which a rank's own losses number

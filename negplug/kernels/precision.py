@@ -18,6 +18,17 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def float32_products() -> str | None:
+    """Return the precision of products of float32, as ``torch.get_float32_matmul_precision`` does.
+
+    None where a backend's own ``fp32_precision`` was set, of which that knows nothing.
+    """
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
 def not_inference() -> contextlib.AbstractContextManager[None]:
     """Compute without gradient, and without inference mode also inside of it.
 

@@ -2,7 +2,9 @@
 
 A loader without a ``DistributedSampler`` and one seed for all ranks give each the same batches.
 Then every sample of the global batch is there several times, as a negative of itself where ranks
-gather, and the run costs as much as it learns from one rank.
+gather, and the run costs as much as it learns from one rank. A recipe that gathers the embeddings
+itself, ahead of its loss, hands over the same on all ranks too; that is right if nobody gathers
+again.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def warn_of_same(digests: Sequence[str], rank: int) -> None:
         warnings.warn(
             f"ranks {', '.join(map(str, same))} train on the same samples, so that each is in the "
             f"global batch several times; give the DataLoader a DistributedSampler, or its "
-            f"shuffling another seed on each rank",
+            f"shuffling another seed on each rank; or, if the recipe has gathered the embeddings "
+            f"itself, let the sampler not gather them again (gather=False, and no gather())",
             stacklevel=2,
         )

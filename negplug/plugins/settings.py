@@ -17,6 +17,7 @@ import torch
 
 from negplug.contract.hookspecs import PROJECT
 from negplug.contract.provenance import PluginInfo
+from negplug.kernels.precision import float32_products
 from negplug.kernels.rng_states import isolated_rng
 
 
@@ -65,6 +66,19 @@ def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
+def _set_float32_products(precision: str | None) -> None:
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _cudnn() -> tuple[bool, bool]:
+    return torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+
+
+def _set_cudnn(before: tuple[bool, bool]) -> None:
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
+
+
 def _working_directory() -> str | None:
     with suppress(OSError):  # it may have been removed
         return os.getcwd()
@@ -97,6 +111,9 @@ _SETTINGS = (
         torch.get_deterministic_debug_mode,  # which says too whether it warns or raises
         torch.set_deterministic_debug_mode,
     ),
+    _Setting("torch's precision of float32 products", float32_products, _set_float32_products),
+    _Setting("how cuDNN chooses its algorithms", _cudnn, _set_cudnn),
+    _Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     _Setting("what logging leaves out", lambda: logging.root.manager.disable, logging.disable),
     _Setting("the working directory", _working_directory, _change_directory),
 )

@@ -95,6 +95,7 @@ def test_it_says_what_the_state_is(run):
         "sampler      queue(size=16)",
         "objective    decoupled()",
         "temperature  0.25",
+        "batches      the host's own",
         "data set     TensorDataset of 32",
         "rows: 16 of 16 written (100%), width 4, float32",
         "indexes: 16 of 16 known, 8 distinct, most often 24 ×2",
@@ -110,7 +111,8 @@ def test_it_says_what_the_state_is(run):
 def test_a_sheet_is_drawn_without_training_a_step(run):
     before = sorted(path for path in run.rglob("*") if path.is_file())
     command = ("inspect", "--out", "sheets", checkpoint_in(run), "recipe.py", run)
-    done = negplug_in(run, *command, NEGPLUG_SAMPLER="in_batch()", NEGPLUG_METRICS="none.jsonl")
+    asked = {"NEGPLUG_SAMPLER": "in_batch()", "NEGPLUG_COMPOSE": "balanced()"}
+    done = negplug_in(run, *command, NEGPLUG_METRICS="none.jsonl", **asked)
     assert done.returncode == 0, done.stderr
     assert "trains" not in done.stdout
     title = "criterion with queue(size=16), epoch 1, step 8 of epoch=1-step=8.ckpt"

@@ -137,7 +137,9 @@ def test_the_treatment_is_in_the_environment(tmp_path: Path) -> None:
     treatment = ["--sampler", "uniform(num_negatives=4)", "--temperature", "0.2"]
     done = negplug_run(tmp_path, *treatment, "show.py", NEGPLUG_OBJECTIVE="decoupled()")
     assert done.returncode == 0, done.stderr
-    # An objective that the command line does not name is the host's own.
+    # An objective that the command line does not name is the host's own, and that is said.
+    assert "NEGPLUG_OBJECTIVE='decoupled()' has no effect here" in done.stderr
+    assert done.stderr.count("has no effect") == 1
     assert json.loads(done.stdout)["env"] == ["uniform(num_negatives=4)", None, "0.2"]
 
 

@@ -90,6 +90,43 @@ def test_incomplete_diverged_and_tied_settings(values: dict[str, list[float]], c
     assert {r.run.point for r in summary.best("in_batch()")} == {(("lr", chosen),)}
 
 
+@pytest.mark.parametrize(
+    ("logged", "wanted", "shown", "chooses"),
+    [
+        (["train_loss", "train_acc", "val_acc"], None, "val_acc", True),
+        (["negplug/criterion/acceptance", "val_acc"], None, "val_acc", True),
+        (["accumulated_loss", "knn_top1"], None, "knn_top1", True),
+        (["train_loss", "negplug/criterion/acceptance"], None, "train_loss", False),
+        (["train_loss", "val_loss"], "val_loss", "val_loss", True),
+    ],
+)
+def test_what_chooses_is_asked_for_or_an_accuracy(logged, wanted, shown, chooses) -> None:
+    """Of the others nobody knows whether more is better."""
+    results = [
+        Result(Run("in_batch()", 0, (("lr", lr),)), 1.0, dict.fromkeys(logged, float(lr)))
+        for lr in ("0.1", "0.3")
+    ]
+    summary = Summary(results, [], wanted)
+    assert (summary.metric, summary.chooses) == (shown, chooses)
+    (best,) = summary.best("in_batch()")
+    assert best.run.point == (("lr", "0.3" if chooses else "0.1"),)
+    assert ("the setting that ran first, for no accuracy was logged" in summary.note()) != chooses
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [({"1": [0.5, 0.5], "2": [math.nan] * 2}, True), ({"1": [0.5, 0.5], "2": [0.5, 0.6]}, False)],
+)
+def test_a_script_that_seeds_itself_is_told_by_its_metrics(logged, said) -> None:
+    results = [
+        Result(Run("in_batch()", seed, (("lr", lr),)), 1.0 + seed, {"val_acc": value})
+        for lr, values in logged.items()
+        for seed, value in enumerate(values)
+    ]
+    assert ("All seeds logged the same" in Summary(results, []).note()) == said
+    assert "All seeds" not in Summary(results[::2], []).note()  # of one seed each
+
+
 def test_the_picture_of_numbers_shows_means_deviations_and_the_reference() -> None:
     results = made_up(0)
     figure, caption = num_negatives_figure(Summary(results, []))

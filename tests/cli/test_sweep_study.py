@@ -102,6 +102,21 @@ def test_a_study_from_before_there_were_grids_goes_on(tmp_path: Path) -> None:
     assert len(old.trials) == 1
 
 
+def test_runs_of_a_script_that_was_changed_since_are_counted(tmp_path: Path) -> None:
+    from negplug.cli.sweep.study import Result, Run, Settings, SweepStudy
+
+    script, runs = tmp_path / "a.py", [Run("baseline", seed) for seed in range(3)]
+    settings = Settings(str(script), (), None, None)
+    for number, text in enumerate(["lr = 0.1", "lr = 0.1", "lr = 0.3"]):
+        script.write_text(text)
+        study = SweepStudy(tmp_path / "study.db", "sweep", settings)
+        assert study.of_another_script() == (2 if text == "lr = 0.3" else 0)
+        study.enqueue(runs[: number + 1])
+        study.work(runs[: number + 1], lambda run: Result(run, 1.0, {}), lambda runs: None)
+    assert study.of_another_script() == 2  # these stay, and the last one is of the script as it is
+    assert len(study.results()) == 3
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_that_was_enqueued_twice_runs_once(tmp_path: Path, fails: bool) -> None:
     """Two sweeps that start at the same moment may both enqueue what is to run."""

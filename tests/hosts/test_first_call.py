@@ -122,3 +122,20 @@ def test_a_script_that_resumes_is_told_once_what_begins_empty(
     told = [text for text in caplog.messages if "has loaded an optimizer's state" in text]
     assert len(told) == (resumes and begins is not None)
     assert all(f"but {begins}" in text and "handle.load_state_dict()" in text for text in told)
+
+
+@pytest.mark.parametrize("sampler", ["queue(size=32)", "in_batch()"])
+@pytest.mark.parametrize("net", ["the same", "another"])
+def test_what_begins_anew_with_a_criterion_of_each_epoch_is_said_once(watch, caplog, sampler, net):
+    watch(sampler)
+    models = [network()] * 3 if net == "the same" else [network() for _ in range(3)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        criterion = NTXentLoss()
+        for _ in range(2):
+            optimizer.zero_grad()
+            criterion(*(model(z) for z in naive.embeddings(2, 8))).backward()
+            optimizer.step()
+    said = [text for text in caplog.messages if "made anew while the same model trains on" in text]
+    assert len(said) == (net == "the same" and sampler != "in_batch()")
+    assert all("and queue(size=32) begins anew with it; make the cri" in text for text in said)

@@ -83,10 +83,20 @@ def same_draws(sheet, other):
             assert mine.share == pytest.approx(theirs.share, abs=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["uniform(num_negatives=5)", "queue(size=16)", "emc2()"])
-def test_it_shows_what_the_next_step_is_given(tmp_path, sampler):
+@pytest.mark.parametrize(
+    ("sampler", "compose"),
+    [
+        ("uniform(num_negatives=5)", None),
+        ("queue(size=16)", None),
+        ("emc2()", None),
+        ("uniform(num_negatives=5)", "random_walk()"),
+    ],
+)
+def test_it_shows_what_the_next_step_is_given(tmp_path, sampler, compose):
     path = tmp_path / "last.ckpt"
-    (expected,) = trained(path, hosts.negative_control()(sampler, temperature=0.3))
+    control = hosts.negative_control()(sampler, temperature=0.3, compose=compose)
+    (expected,) = trained(path, control)
+    assert [each.compose for each in treatments_in(read_checkpoint(path))] == [compose]
     module = hosts.recipe()
     ((page, sheet),) = inspected(path, Failing(), module=module, max_epochs=1)
     same_draws(sheet, expected)

@@ -157,6 +157,7 @@ def test_ranks_with_the_same_samples_are_warned_of_once(heard):
         same = name in {"rows", "samples"}
         assert len(told) == same, (name, told)
         assert not same or told[0].startswith("ranks 0, 1 train on the same samples")
+        assert not same or "or, if the recipe has gathered the embeddings itself" in told[0]
 
 
 class Heard(logging.Handler):

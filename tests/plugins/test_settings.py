@@ -40,6 +40,9 @@ CHANGES = {
     "torch's default device": lambda: torch.set_default_device("meta"),
     "whether torch records gradients": lambda: torch.set_grad_enabled(False),
     "whether torch is deterministic": lambda: torch.use_deterministic_algorithms(True),
+    "torch's precision of float32 products": lambda: torch.set_float32_matmul_precision("high"),
+    "how cuDNN chooses its algorithms": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "torch's number of threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "what logging leaves out": lambda: logging.disable(logging.CRITICAL),
     "the working directory": lambda: os.chdir("/"),
     "which warnings are errors": lambda: warnings.simplefilter("error"),
@@ -60,7 +63,8 @@ def test_a_setting_is_put_back_and_named(monkeypatch, what, fails):
         return (
             *(torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()),
             *(torch.are_deterministic_algorithms_enabled(), logging.root.manager.disable),
-            *(os.getcwd(), errors),
+            *(torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark),
+            *(torch.get_num_threads(), os.getcwd(), errors),
         )
 
     with warnings.catch_warnings(record=True) as caught:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from negplug.diagnostics.saved.states import SavedTreatment
 
 # What a treated run asks for by the environment; here the checkpoint says it.
-_SAID = ("SAMPLER", "OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "DIAGNOSTICS", "METRICS", "PROGRESS")
+_SAID = (
+    *("SAMPLER", "OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE"),
+    *("DIAGNOSTICS", "METRICS", "PROGRESS"),
+)
 
 
 def inspect(

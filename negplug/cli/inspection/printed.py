@@ -45,6 +45,7 @@ def _choice(treatment: SavedTreatment) -> Iterator[tuple[str, object]]:
     yield "sampler", treatment.sampler or _NOT_RECORDED
     yield "objective", treatment.objective or _OF_THE_HOST
     yield "temperature", temperature
+    yield "batches", f"composed by {treatment.compose}" if treatment.compose else _OF_THE_HOST
     datasets = treatment.dataset if isinstance(treatment.dataset, list) else [treatment.dataset]
     for dataset in dict.fromkeys(map(str, filter(None, datasets))) or [_NOT_RECORDED]:
         yield "data set", dataset

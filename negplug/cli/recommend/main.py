@@ -16,10 +16,16 @@ from negplug.cli.recommend.report import write_report
 from negplug.cli.recommend.shortlist import choices_for, with_own
 from negplug.cli.recommend.verdict import Verdict, verdict_on
 from negplug.cli.sweep.faults import one_sentence
-from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals, name_of
+from negplug.cli.sweep.ready import (
+    check_given,
+    check_installed,
+    end_runs_on_signals,
+    name_of,
+    told_of_another,
+)
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.terminal import plain
-from negplug.cli.treatment import BASELINE, check_treatment, fail
+from negplug.cli.treatment import BASELINE, check_treatment, fail, name_overruled
 
 
 def recommend(
@@ -112,6 +118,7 @@ def recommend(
     """
     check_installed("recommend", ("optuna", "scipy", "matplotlib", "markdown_it"))
     check_given(script, study, storage, timeout)
+    name_overruled({})
     own = tuple(also or ())
     if BASELINE in own:
         fail(f"--also {BASELINE!r} is what every choice is compared with; leave it out.")
@@ -147,6 +154,8 @@ def recommend(
                 shared = SweepStudy(storage or out / "study.db", name, settings, minimize)
             except ValueError as error:
                 fail(f"{given}: {error}.")
+            if changed := shared.of_another_script():
+                typer.echo(plain(told_of_another(changed, script)), err=True)
             bench = Bench(shared, settings, str(script), out, timeout)
             try:
                 verdict = _verdict(bench, batch_size, selection_seeds, seeds, command, own)

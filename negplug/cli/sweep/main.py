@@ -19,7 +19,13 @@ from negplug.cli.sweep.grid import (
     parse_grid,
 )
 from negplug.cli.sweep.html import write_html
-from negplug.cli.sweep.ready import check_given, check_installed, end_runs_on_signals, name_of
+from negplug.cli.sweep.ready import (
+    check_given,
+    check_installed,
+    end_runs_on_signals,
+    name_of,
+    told_of_another,
+)
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
 from negplug.cli.sweep.runs import do_runs
@@ -27,7 +33,13 @@ from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.sweep.summary import Summary
 from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.terminal import plain
-from negplug.cli.treatment import BASELINE, check_diagnostics, check_treatment, fail
+from negplug.cli.treatment import (
+    BASELINE,
+    check_diagnostics,
+    check_treatment,
+    fail,
+    name_overruled,
+)
 
 
 def sweep(
@@ -136,6 +148,8 @@ def sweep(
     if minimize and metric is None:
         fail("--minimize has no effect without --metric; name the metric.")
     check_diagnostics(diagnose or ())
+    given_instead = {"OBJECTIVE": objective, "TEMPERATURE": temperature, "COMPOSE": compose}
+    name_overruled({**given_instead, "DIAGNOSTICS": diagnose})
     try:
         settings = Settings(
             script=str(script.resolve()),
@@ -160,6 +174,8 @@ def sweep(
                 shared = SweepStudy(storage or out / "study.db", name, settings)
             except ValueError as error:
                 fail(f"{given}: {error}.")
+            if changed := shared.of_another_script():
+                typer.echo(plain(told_of_another(changed, script)), err=True)
             shared.enqueue(runs)
 
             def summarize() -> Summary:

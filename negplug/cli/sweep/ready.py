@@ -37,6 +37,20 @@ def check_given(
         fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
 
 
+def told_of_another(runs: int, script: Path) -> str:
+    """Return a sentence on runs that were finished before the script was changed.
+
+    Args:
+        runs: How many.
+        script: The script, as it was given.
+    """
+    noun = "run was" if runs == 1 else "runs were"
+    return (
+        f"negplug: {runs} {noun} finished before {script} was changed, and stand beside those of "
+        "the script as it is now; start another study to compare like with like"
+    )
+
+
 def name_of(out: Path) -> str:
     """Return the name of a folder, wherever links to it lead; also if they lead nowhere."""
     return os.path.basename(os.path.realpath(out))

@@ -108,7 +108,8 @@ def _all_settings(summary: Summary) -> list[str]:
     if len(rows) > _MOST_POINTS:
         return [f"All {len(rows)} settings are in results.csv.", ""]
     table = markdown_table(summary.header(), rows)
-    title = f"<summary>All {len(rows)} settings, by sampler, the best first</summary>"
+    order = ", the best first" if summary.chooses else ""
+    title = f"<summary>All {len(rows)} settings, by sampler{order}</summary>"
     return ["<details>", title, "", *table, "", "</details>", ""]
 
 

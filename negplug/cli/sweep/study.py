@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,6 +56,7 @@ class SweepStudy:
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
         # Through JSON, because tuples come back from the storage as lists.
         wanted = json.loads(json.dumps(asdict(settings)))
+        self._script = Path(settings.script)
         storage = open_storage(where)
         with told():
             self._study = open_study(storage, name, wanted, minimize)
@@ -132,7 +134,7 @@ class SweepStudy:
             # than this one; and two sweeps that start at the same moment may enqueue one run twice.
             if run is None or run not in runs or self._is_taken(run, trial.number):
                 raise optuna.TrialPruned
-            self._in_hand = trial
+            self._in_hand, script = trial, self._fingerprint()
             try:
                 result = execute(run)
             except StoppedEarlyError as stop:
@@ -152,6 +154,7 @@ class SweepStudy:
                 gradient_snr=result.gradient_snr,
                 batch_size=result.batch_size,
                 step_seconds=result.step_seconds,
+                script=script,
             )
             return result.seconds
 
@@ -195,6 +198,27 @@ class SweepStudy:
                 for trial in trials
                 if trial.state.name == "COMPLETE"
             ]
+
+    def of_another_script(self) -> int:
+        """Return how many finished runs are of the script as it was before it was changed.
+
+        What it imports may change too, of which nothing is known.
+        """
+        own = self._fingerprint()
+        scripts = [
+            trial.user_attrs.get("script")  # younger than some studies
+            for trials in self._trials().values()
+            for trial in trials
+            if trial.state.name == "COMPLETE"
+        ]
+        return sum(script not in (None, own) for script in scripts)
+
+    def _fingerprint(self) -> int | None:
+        """Return what tells the script from another one under its name; None if it is gone."""
+        try:
+            return zlib.crc32(self._script.read_bytes())
+        except OSError:
+            return None
 
     def stopped(self) -> dict[Run, int]:
         """Return the runs that were stopped early, and after how many epochs."""

@@ -16,6 +16,9 @@ from negplug.cli.treatment import BASELINE
 # More columns than these do not fit a page; results.csv has them all.
 _SIDE_METRICS = 3
 
+# Not an acceptance rate or an accumulated loss.
+_ACCURACY = re.compile(r"acc(?!ept|um)|top1")
+
 # What negplug's callback logs for every loss that it treats.
 _NUM_NEGATIVES = re.compile(r"negplug/.+/num_negatives")
 
@@ -64,7 +67,7 @@ class Summary:
         for result in sorted(self.results, key=lambda result: result.run.seed):
             by_sampler[result.run.name].append(result)
         return {
-            sampler: ranked(results, self.metric, self.minimize)
+            sampler: ranked(results, self.metric if self.chooses else None, self.minimize)
             for sampler, results in by_sampler.items()
         }
 
@@ -81,12 +84,21 @@ class Summary:
     @cached_property
     def metric(self) -> str | None:
         """The metric shown first: the one asked for, else an accuracy, else the first logged."""
-        accuracies = [n for n in self.metrics if "acc" in n.lower() or "top1" in n.lower()]
+        return next(iter((*self._choosing, *self.metrics)), None)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether that says which setting is best: of a loss, say, nobody has said that."""
+        return bool(self._choosing)
+
+    @cached_property
+    def _choosing(self) -> list[str]:
+        """Metrics of which it is known whether more is better, the first choice first."""
+        own = [name for name in self.metrics if not name.startswith("negplug/")]
+        accuracies = [name for name in own if _ACCURACY.search(name.lower())]
         evaluated = [name for name in accuracies if "train" not in name.lower()]
-        for name in (self.wanted_metric, "linear_acc", *evaluated, *accuracies):
-            if name in self.metrics:
-                return name
-        return self.metrics[0] if self.metrics else None
+        names = (self.wanted_metric, "linear_acc", *evaluated, *accuracies)
+        return [name for name in names if name is not None and name in self.metrics]
 
     @cached_property
     def columns(self) -> list[str]:
@@ -129,7 +141,12 @@ class Summary:
     def note(self) -> str:
         """Return what the numbers in the tables are."""
         sentences = []
-        if self.names:
+        if self.names and not self.chooses:
+            sentences.append(
+                "Per sampler the setting that ran first, for no accuracy was logged and nothing "
+                "says which is best: give --metric, and --minimize where less is better."
+            )
+        elif self.names:
             sentences.append(
                 f"Per sampler the setting with the {'lowest' if self.minimize else 'highest'} mean "
                 f"{self.metric} over its seeds; one that fewer seeds finished is not chosen over "
@@ -137,11 +154,27 @@ class Summary:
             )
         repeated = "Mean ± standard deviation over the seeds."
         sentences.append(repeated if self.repeated else "One run each.")
+        if self._seeds_are_one:
+            sentences.append(
+                "All seeds logged the same, so the script seeds itself and the deviation is none: "
+                "hand it the seed, as '{seed}' in ARGS, and start another study."
+            )
         if len(self.metrics) > len(self.columns):
             sentences.append(f"All {len(self.metrics)} metrics are in results.csv.")
         if self.treatment:
             sentences.append(self.treatment)
         return " ".join(sentences)
+
+    @cached_property
+    def _seeds_are_one(self) -> bool:
+        """Whether no seed of any setting made a difference to what the tables show."""
+        logged = [
+            {tuple(repr(run.metrics.get(name)) for name in self.columns) for run in runs}
+            for points in self.ranking.values()
+            for _, runs in points
+            if len(runs) > 1
+        ]
+        return bool(self.columns and logged) and all(len(each) == 1 for each in logged)
 
     @cached_property
     def _counted(self) -> bool:

@@ -66,11 +66,12 @@ class SavedTreatment:
     """What one callback has saved, or what was found elsewhere in a file.
 
     Attributes:
-        key: Of the callback's state; empty elsewhere, where the next four are not recorded.
+        key: Of the callback's state; empty elsewhere, where the next five are not recorded.
         sampler: Expression.
         objective: Expression; None is the host's own.
         temperature: The one that was asked for; None is the host's own.
         records_temperature: Whether the file says so; those of negplug 0.1.0 do not.
+        compose: Expression of what composes the batches; None if they are the recipe's own.
         dataset: Fingerprint of the data set; of each rank, a list.
         losses: The treated losses, rank by rank where each has state of its own.
     """
@@ -80,6 +81,7 @@ class SavedTreatment:
     objective: str | None
     temperature: float | None
     records_temperature: bool
+    compose: str | None
     dataset: Any
     losses: tuple[SavedLoss, ...]
 
@@ -105,7 +107,7 @@ def treatments_in(checkpoint: Any) -> list[SavedTreatment]:
     ]
     elsewhere = tuple(_losses(checkpoint, (), 0))
     if elsewhere:
-        found.append(SavedTreatment("", None, None, None, False, None, elsewhere))
+        found.append(SavedTreatment("", None, None, None, False, None, None, elsewhere))
     return found
 
 
@@ -119,12 +121,14 @@ def _of_callback(key: str, state: Mapping[str, Any]) -> SavedTreatment:
         losses = [loss for rank, each in enumerate(ranks) for loss in _losses(each, (), 0, rank)]
     else:
         losses = list(_losses(state["losses"], (), 0))
+    composed = state.get("composed")
     return SavedTreatment(
         key=key,
         sampler=state.get("sampler"),
         objective=state.get("objective"),
         temperature=state.get("temperature"),
         records_temperature="temperature" in state,
+        compose=composed.get("composer") if isinstance(composed, Mapping) else None,
         dataset=state.get("dataset"),
         losses=tuple(losses),
     )

@@ -142,6 +142,7 @@ class InspectionMixin(ContactSheetMixin):
         return callback_class("NegativeControl", self._framework)(
             *(first.sampler, first.objective, first.temperature),
             ignore=environment.ignored(),
+            compose=first.compose,
             from_environment=True,
         )
 

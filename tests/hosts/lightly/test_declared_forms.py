@@ -166,3 +166,16 @@ def test_the_comparison_leaves_no_trace_and_is_made_once():
         assert criterion.calls == 0
         criterion.logits = None  # what would be needed for another comparison
         criterion(*z)
+
+
+def test_a_precision_that_a_backend_has_of_its_own_is_no_hindrance():
+    own = torch.backends.cuda.matmul
+    if not hasattr(own, "fp32_precision"):
+        pytest.skip("came with torch 2.9")
+    z = naive.embeddings(2, 8)
+    own.fp32_precision = "tf32"
+    try:
+        with inject(criterion := OneDirection(), "in_batch()", treat={OneDirection: "infonce"}):
+            torch.testing.assert_close(criterion(*z), OneDirection()(*z))
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -27,6 +27,7 @@ FORMAT = 2
 """Of the saved state."""
 
 _LONGEST = 200  # characters of a value in a message
+_RANKS = "world_size"
 
 Ranks = Literal["same", "own"]
 
@@ -111,7 +112,7 @@ class Stateful(nn.Module):
         self.check_values(values)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned; warn if that was another rank's own.
+        """Restore what :meth:`get_extra_state` returned; warn if it was another rank's, or of more.
 
         Raises:
             ValueError: As :meth:`check_state`; nothing is changed then.
@@ -124,17 +125,29 @@ class Stateful(nn.Module):
                 value = value.detach().to(own.device, copy=True).contiguous()
             setattr(self, name, value)
         self.loaded()
-        # An older one does not say it.
-        if self.per_rank and (saved := state.get("rank", rank())) != rank():
+        self._warn_of_ranks(state)
+
+    def _warn_of_ranks(self, state: dict[str, Any]) -> None:
+        """Warn if the state is of another rank, where each has its own, or of other ranks."""
+        before, now = state["settings"][_RANKS], world_size()
+        saved = state.get("rank", rank())  # an older one does not say it
+        if self.per_rank and (saved, before) != (rank(), now):
             warnings.warn(
-                f"{self}: was saved by rank {short(saved)}, this is rank {rank()}, and each has a "
-                f"state of its own; to train on, save every rank's and load on each its own",
-                stacklevel=2,
+                f"{self}: was saved by rank {short(saved)} of {before}, this is rank {rank()} of "
+                f"{now}, and each has a state of its own; to train on, save every rank's and load "
+                f"on each its own",
+                stacklevel=3,
+            )
+        elif before != now:
+            warnings.warn(
+                f"{self}: was saved with {before} ranks, this run has {now}; what it remembers is "
+                f"taken over, but training goes on with other draws than on {before}",
+                stacklevel=3,
             )
 
     def all_settings(self) -> dict[str, Any]:
-        """Return :meth:`settings` and what every state depends on, the number of ranks."""
-        return self.settings() | {"world_size": world_size()}
+        """Return :meth:`settings`, and how many ranks there are."""
+        return self.settings() | {_RANKS: world_size()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stateful:
         with not_inference():
@@ -165,7 +178,7 @@ def check_format(whose: str, state: Any) -> None:
 
 
 def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
-    """Raise ``ValueError`` unless both are the same settings with the same values."""
+    """Raise ``ValueError`` unless both are the same settings; the ranks may be more or fewer."""
     if not isinstance(saved, dict) or own.keys() != saved.keys():
         names = short(list(saved)) if isinstance(saved, dict) else type(saved).__name__
         raise ValueError(
@@ -173,6 +186,12 @@ def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
             f"expression"
         )
     for name, value in saved.items():
+        if name == _RANKS:
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"{whose}: was saved with {name}={short(value)}; the file is damaged"
+                )
+            continue
         # As text: whatever a damaged file holds has one, and 1 is not True.
         if repr(own[name]) != repr(value):
             raise ValueError(

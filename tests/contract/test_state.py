@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 
 import pytest
 import torch
@@ -195,7 +196,9 @@ def test_values_that_are_missing_or_too_many_are_refused_whole(values):
         (None, "is another sampler's, with NoneType; resume with the same expression"),
         ({"world_size": 1}, r"is another sampler's, with \['world_size'\]"),
         ({"size": 5, "world_size": 1}, r"was saved with size=5, this run has size=3; resume with"),
-        ({"size": 3, "world_size": 2}, r"was saved with world_size=2, this run has world_size=1"),
+        ({"size": 3, "world_size": 0}, r"was saved with world_size=0; the file is damaged"),
+        ({"size": 3, "world_size": True}, r"was saved with world_size=True; the file is damaged"),
+        ({"size": 3, "world_size": "2"}, r"was saved with world_size='2'; the file is damaged"),
     ],
 )
 def test_other_settings_are_refused_whole(settings, message):
@@ -204,6 +207,30 @@ def test_other_settings_are_refused_whole(settings, message):
     with pytest.raises(ValueError, match=message):
         memory.set_extra_state({**held(Memory()), "settings": settings})
     assert same_state(held(memory), before)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_model_that_was_trained_on_more_ranks_loads_and_says_so(strict):
+    state = Model().state_dict()
+    state["memory._extra_state"]["settings"]["world_size"] = 8
+    model = Model()
+    model.memory = Memory()
+    with pytest.warns(UserWarning, match=r"memory\(\): was saved with 8 ranks, this run has 1; "):
+        model.load_state_dict(state, strict=strict)
+    assert same_state(held(model.memory), held(filled()))
+
+
+def test_a_state_of_each_rank_says_of_which_one_it_was():
+    memory = Memory()
+    memory.per_rank = True
+    state = held(memory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        memory.set_extra_state(state)
+    for rank, world, text in [(1, 2, "rank 1 of 2"), (0, 4, "rank 0 of 4")]:
+        state["rank"], state["settings"]["world_size"] = rank, world
+        with pytest.warns(UserWarning, match=f"by {text}, this is rank 0 of 1, and each has"):
+            memory.set_extra_state(state)
 
 
 class Model(nn.Module):

@@ -46,7 +46,7 @@ def test_local_memories_take_their_own_keys_of_a_gathered_batch():
         queue, bank, keys, indexes, told = found
         assert told[:2] == [[], []]  # its own state
         for (message,) in told[2:]:
-            assert f"was saved by rank {1 - rank}, this is rank {rank}" in message
+            assert f"was saved by rank {1 - rank} of 2, this is rank {rank} of 2" in message
         assert torch.equal(queue["rows"], keys)
         assert torch.equal(queue["names"], torch.stack([indexes, indexes, indexes % 3]))
         assert torch.equal(bank["names"][1], indexes.unique())

@@ -31,7 +31,7 @@ def unchanged(state):
 
 BAD_LOADS = [
     ("queue(size=16)", unchanged, "queue(size=24)", "was saved with size=16, this run has size=24"),
-    ("queue(size=16)", with_setting("world_size", 2), "queue(size=16)", "saved with world_size=2"),
+    ("queue(size=16)", with_setting("world_size", 0), "queue(size=16)", "saved with world_size=0"),
     ("queue(size=16, gather=False)", unchanged, "queue(size=16)", "saved with gather=False"),
     (
         "queue(size=16, num_negatives=2)",
@@ -46,7 +46,7 @@ BAD_LOADS = [
         "was saved with momentum=0.5, this run has momentum=0.9",
     ),
     ("memory_bank(size=16)", unchanged, "memory_bank(size=24)", "saved with size=16"),
-    ("memory_bank()", with_setting("world_size", 2), "memory_bank()", "saved with world_size=2"),
+    ("memory_bank()", with_setting("world_size", 0), "memory_bank()", "saved with world_size=0"),
     ("memory_bank(size=16)", unchanged, "queue(size=16)", "saved state is another sampler's"),
     ("queue(size=16)", unchanged, "memory_bank(size=16)", "saved state is another sampler's"),
 ]

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negplug.hosts.loss_form import parameters_of
 from negplug.hosts.nested import tensors_in
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import UntreatedLossError
 from negplug.kernels.torch_private import backward_runs
 from negplug.loss import optimizers
+
+_CALLS = 32  # of models that are trained in turns, each has had some by then
 
 
 class FirstCall:
@@ -26,11 +29,16 @@ class FirstCall:
     Args:
         treated: The loss.
         trained: The parameters that it trains.
+
+    Attributes:
+        told: Whether it was said that what such losses remember goes with them.
     """
 
     def __init__(self, treated: TreatedLoss, trained: Iterable[Tensor]) -> None:
         self._treated = weakref.ref(treated, self._forget)
+        self.told = False
         self._tally = treated.tally
+        self._made = optimizers.made()
         self._trained = [weakref.ref(parameter) for parameter in trained]
         self._calls_in_step: int | None = None
         self._finished = optimizers.finished()
@@ -60,6 +68,37 @@ class FirstCall:
     def _forget(self, _: object) -> None:
         self._given = None
 
+    def begins_another_training(self, own: Callable[[], Tensor]) -> bool:
+        """Return whether a call trains another model than those before it, as the next fold does.
+
+        Another model needs an optimizer that was made since. Models that are trained in turns are
+        known by the first calls, whatever optimizers they get later.
+
+        Args:
+            own: As of :meth:`is_repeated`.
+        """
+        another = self._made != optimizers.made()
+        if not (another or self._tally.calls < _CALLS):
+            return False
+        if backward_runs() or not torch.is_grad_enabled():
+            return False
+        self._made = optimizers.made()
+        trained = {each for tensor in _tensors(own) for each in parameters_of(tensor)}
+        if another and trained and self._trained and not self.trains_one_of(trained):
+            return True
+        known = {id(each()) for each in self._trained}
+        self._trained += [weakref.ref(each) for each in trained if id(each) not in known]
+        return False
+
+    def is_gone(self) -> bool:
+        """Return whether the loss is there no longer."""
+        return self._treated() is None
+
+    def trains_one_of(self, trained: Iterable[Tensor]) -> bool:
+        """Return whether it has trained one of these parameters."""
+        before = {id(parameter) for each in self._trained if (parameter := each()) is not None}
+        return any(id(parameter) in before for parameter in trained)
+
     def end_step(self, _: Tensor) -> None:
         """Note that the step's backward pass has come."""
         self._calls_in_step = self._tally.calls
@@ -79,8 +118,7 @@ class FirstCall:
         stepped = optimizers.finished() > self._finished
         if not stepped or self._calls_in_step != self._tally.calls:
             return
-        before = {id(parameter) for each in self._trained if (parameter := each()) is not None}
-        if not self._trained or any(id(parameter) in before for parameter in trained):
+        if not self._trained or self.trains_one_of(trained):
             raise UntreatedLossError(
                 f"{named}, is made anew in every step, and with it goes what its sampler "
                 f"remembers: make it once, before the loop"

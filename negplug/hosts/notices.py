@@ -46,17 +46,44 @@ def treats_no_longer() -> None:
 
 def begins_anew(site: LossSite, treated: TreatedLoss) -> None:
     """Warn that a script resumes and a loss does not, if that makes a difference; on one rank."""
-    parts = (*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside())
-    kept = [str(part) for part in parts if part.updates or getattr(part, "turns", 1) > 1]
-    if kept and rank() == 0:
+    if (kept := _kept_across_steps(treated)) and rank() == 0:
         logger.warning(
             "negplug: the script has loaded an optimizer's state, so it goes on with an earlier "
             "run, but %s of %s begins empty, for the script saves nothing of it; call "
             "negplug.inject() in the script in place of NEGPLUG_SAMPLER or --sampler, save "
             "handle.state_dict() beside the model and load it with handle.load_state_dict()",
-            ", ".join(kept),
+            kept,
             site.name,
         )
+
+
+def made_anew(named: str, treated: TreatedLoss) -> None:
+    """Warn that a loss takes the place of one that is gone, if that makes a difference.
+
+    Args:
+        named: The loss, with the place of its call.
+        treated: What is to be its treated loss.
+    """
+    if (kept := _kept_across_steps(treated)) and rank() == 0:
+        logger.warning(
+            "negplug: %s, takes the place of one that is gone and has trained the same model; %s "
+            "begins anew, for what it remembers and counts goes with its loss; make the loss once, "
+            "before the first epoch",
+            *(named, kept),
+        )
+
+
+def begins_with_another_model(name: str, treated: TreatedLoss) -> None:
+    """Say that a loss begins anew with another model, if that makes a difference."""
+    if (kept := _kept_across_steps(treated)) and rank() == 0:
+        logger.info("negplug: %s now trains another model, and %s begins anew", name, kept)
+
+
+def _kept_across_steps(treated: TreatedLoss) -> str:
+    """Return what of a loss remembers or counts steps; empty if nothing does."""
+    parts = (*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside())
+    kept = [str(part) for part in parts if part.updates or getattr(part, "turns", 1) > 1]
+    return ", ".join(kept)
 
 
 def untrained(losses: Mapping[str, TreatedLoss], theirs: Iterable[Any]) -> None:

@@ -6,8 +6,9 @@ adapter knows as a loss returns a scalar with a gradient, it is treated, and the
 the place of what it returned; from then on its own forward is not run. (The hook ahead of the
 forward pass would be too late for that first call: torch has looked ``forward`` up by then.)
 
-Each loss has samplers of its own, and a step ends with its backward pass. Data set indexes are
-out of reach. While a Trainer fits a model that its callback treats, the hook is away.
+Each loss has samplers of its own, and a step ends with its backward pass. One that is made once and
+then trains another model, as with folds or seeds, begins anew. Data set indexes are out of reach.
+While a Trainer fits a model that its callback treats, the hook is away.
 """
 
 from __future__ import annotations
@@ -188,8 +189,9 @@ class Watch:
         where, key = place()
         environment.refuse_of_trainers(f"{type(module).__name__} at {where}")
         trained = parameters_of(output)
+        named = f"{type(module).__name__}, called at {where}"
         if (earlier := self._first_calls.get((type(module), key))) is not None:
-            earlier.insist_on_another(f"{type(module).__name__}, called at {where}", trained)
+            earlier.insist_on_another(named, trained)
         site.name = free_name(site.name, self.injections)
         treated = self._treatment.at(site)
         injection = Injection([site], [treated])
@@ -201,13 +203,22 @@ class Watch:
         if len(self.injections) == 1 and resumed.is_resumed():
             notices.begins_anew(site, treated)
         first_call = self._first_calls[type(module), key] = FirstCall(treated, trained)
+        if earlier is not None and earlier.is_gone() and earlier.trains_one_of(trained):
+            first_call.told = True
+            if not earlier.told:
+                notices.made_anew(named, treated)
 
         # The handle is kept by its loss, and by nothing else.
-        def ahead(own: Callable[[], Tensor], _: Injection = injection) -> Tensor | None:
+        def ahead(own: Callable[[], Tensor], injection: Injection = injection) -> Tensor | None:
             if self._current() is not self:
                 return own()  # nobody asks for the treatment any more
             if first_call.is_repeated(own):
                 self._beside.leave_to(module, own())
+            if first_call.begins_another_training(own):
+                notices.begins_with_another_model(site.name, treated)
+                injection.remove()
+                self.injections.pop(site.name, None)  # the name, of which draws are made, is free
+                return own()  # behind which it is treated as at a first call
             return None
 
         treated.ahead = ahead

@@ -6,8 +6,9 @@ not told of; whether one is running is then looked up on the stack.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -39,7 +40,7 @@ class Place(NamedTuple):
         return self.inside and (self == before or ahead)
 
 
-_begun = 0
+_begun = _made = 0
 _running: list[int] = []
 
 
@@ -53,6 +54,11 @@ def place() -> Place:
 def finished() -> int:
     """Return a number that rises with every optimizer step that ends."""
     return _begun - len(_running)
+
+
+def made() -> int:
+    """Return a number that rises with every optimizer that is constructed."""
+    return _made
 
 
 def parameters(optimizer: Optimizer) -> Iterator[Tensor]:
@@ -83,5 +89,16 @@ def _end(optimizer: Any, *_: Any) -> None:
         pass
 
 
+def _counting(construct: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(construct)
+    def counting(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        global _made
+        construct(self, *args, **kwargs)
+        _made += 1
+
+    return counting
+
+
+Optimizer.__init__ = _counting(Optimizer.__init__)  # type: ignore[method-assign]
 register_optimizer_step_pre_hook(_begin)
 register_optimizer_step_post_hook(_end)

@@ -19,7 +19,7 @@ from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
 from negplug.contract.variables import FORMS
-from negplug.hosts.cover import is_covered
+from negplug.hosts.cover import is_covered, is_replaced, put_on, take_off
 from negplug_lightly import criteria, private
 from negplug_lightly.declared import TERMS, TreatedDeclared, declared_form, two_views
 from negplug_lightly.treated import Criterion, TreatedForwardOfZ
@@ -92,6 +92,12 @@ class CriterionSite(LossSite):
         """Shadow the criterion's ``forward``."""
         if is_covered(self._criterion, "forward"):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
+        if is_replaced(self._criterion, "forward"):
+            raise ValueError(
+                f"{self.host}: {self.name!r} has a forward of its own, set on the object, so its "
+                f"loss is not known; make a class of it and declare its form (treat=, "
+                f"NEGPLUG_TREAT), or leave it alone with NEGPLUG_IGNORE={self.name}"
+            )
         if self._is_declared:
             self._treat_as_declared(contrast)
             return
@@ -120,7 +126,7 @@ class CriterionSite(LossSite):
                 f"expects; use another version of lightly or of negplug"
             )
         known.form(self._criterion)  # raises now rather than in the first step
-        vars(self._criterion)["forward"] = known.treated(self._criterion, known, contrast)
+        put_on(known.treated(self._criterion, known, contrast), self._criterion, "forward")
 
     def _treat_as_declared(self, contrast: Contrast) -> None:
         own = type(self._criterion)
@@ -135,7 +141,7 @@ class CriterionSite(LossSite):
                 f"temperature=… or NEGPLUG_TEMPERATURE"
             )
         TERMS[self._base].objective(self._criterion)  # raises now rather than in the first step
-        vars(self._criterion)["forward"] = TreatedDeclared(self._criterion, self._base, contrast)
+        put_on(TreatedDeclared(self._criterion, self._base, contrast), self._criterion, "forward")
 
     def labels(self, batch: Any) -> Tensor | None:
         """Return the targets of Lightly's (views, targets, file names), or of a named field."""
@@ -152,7 +158,7 @@ class CriterionSite(LossSite):
 
     def restore(self) -> None:
         """Uncover the class's own ``forward``."""
-        del vars(self._criterion)["forward"]
+        take_off(self._criterion, "forward")
 
 
 def find_criteria(model: nn.Module) -> Iterator[LossSite]:

@@ -26,13 +26,13 @@ class TreatedForward(Cover):
         self.contrast = contrast
 
     def covered(self) -> Any:
-        """Return the criterion's own ``forward``."""
-        return types.MethodType(type(self.criterion).forward, self.criterion)
+        """Return the criterion's own ``forward``, or what stood in its place."""
+        return self.before or types.MethodType(type(self.criterion).forward, self.criterion)
 
     @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Return the loss of the projections ``[B, d]`` of two views."""
-        own = functools.partial(type(self.criterion).forward, self.criterion, out0, out1)
+        own = functools.partial(self.covered(), out0, out1)
         treated = functools.partial(self._treated, out0, out1)
         return self.contrast.returned(own, treated, self.criterion.training)
 

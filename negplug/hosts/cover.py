@@ -5,12 +5,16 @@ from __future__ import annotations
 import abc
 import copy
 import inspect
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from negplug.contract.adapter import Contrast
 from negplug.hosts.treated_loss import TreatedLoss
 
 _T = TypeVar("_T")
+
+_OF_PRECISION = ("torch.amp.", "accelerate.")
+"""Modules whose wrappers change the precision of a method, and nothing else."""
 
 
 class Cover(abc.ABC):
@@ -24,9 +28,12 @@ class Cover(abc.ABC):
     contrast: Contrast
     """What computes the treated loss."""
 
+    before: Any = None
+    """What else stood in the method's place, an autocast around it, say; None if nothing did."""
+
     @abc.abstractmethod
     def covered(self) -> Any:
-        """Return the method itself, bound."""
+        """Return the method itself, bound; or what stood in its place."""
 
     def __deepcopy__(self: _T, memo: dict[int, Any]) -> _T:
         return twin_of(self, memo)
@@ -62,8 +69,46 @@ def shown_signature(method: Any) -> inspect.Signature | None:
         return None
 
 
+def put_on(cover: Cover, owner: Any, method: str) -> None:
+    """Cover a method of an object."""
+    cover.before = vars(owner).get(method)
+    vars(owner)[method] = cover
+
+
+def take_off(owner: Any, method: str) -> None:
+    """Uncover a method of an object, and what stood in its place."""
+    before = getattr(vars(owner).pop(method), "before", None)
+    if before is not None:
+        vars(owner)[method] = before
+
+
 def is_covered(owner: Any, method: str) -> bool:
-    """Return whether a method of an object is not that of its class any more."""
-    own = vars(owner).get(method)
-    # A pickled cover becomes an attribute that is the class's own.
-    return own is not None and getattr(own, "__func__", None) is not getattr(type(owner), method)
+    """Return whether a method of an object is covered, be it inside of wrappers."""
+    return any(isinstance(each, Cover) for each in _in_place_of(owner, method))
+
+
+def is_replaced(owner: Any, method: str) -> bool:
+    """Return whether a method of an object is not that of its class, in whatever precision.
+
+    ``accelerator.prepare`` puts a wrapper in its place. A pickled cover becomes an attribute that
+    is the class's own.
+    """
+    own = getattr(type(owner), method)
+    *around, last = [*_in_place_of(owner, method)] or [own]
+    return last is not own or not all(map(_is_of_precision, around))
+
+
+def _in_place_of(owner: Any, method: str) -> Iterator[Any]:
+    """Yield what stands in a method's place, and what that is around, from the outermost."""
+    found = vars(owner).get(method)
+    while found is not None:
+        found = getattr(found, "__func__", found)
+        yield found
+        if found is getattr(type(owner), method):
+            return
+        found = getattr(found, "__wrapped__", None)
+
+
+def _is_of_precision(wrapper: Any) -> bool:
+    home = getattr(wrapper, "__globals__", {}).get("__name__", type(wrapper).__module__)
+    return str(home).startswith(_OF_PRECISION)

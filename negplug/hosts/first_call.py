@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from negplug.hosts.nested import tensors_in
+from negplug.hosts.training import Training
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import UntreatedLossError
 from negplug.kernels.torch_private import backward_runs
@@ -32,7 +33,7 @@ class FirstCall:
     def __init__(self, treated: TreatedLoss, trained: Iterable[Tensor]) -> None:
         self._treated = weakref.ref(treated, self._forget)
         self._tally = treated.tally
-        self._trained = [weakref.ref(parameter) for parameter in trained]
+        self._training = Training(trained)
         self._calls_in_step: int | None = None
         self._finished = optimizers.finished()
         self._step = treated.loss.next_step
@@ -58,6 +59,14 @@ class FirstCall:
             self._given = None
         return False
 
+    def is_of_another_training(self, own: Callable[[], Tensor]) -> bool:
+        """Return whether the present call trains another model, as the next fold does.
+
+        Args:
+            own: As of :meth:`is_repeated`.
+        """
+        return self._training.is_followed(_tensors(own))
+
     def _forget(self, _: object) -> None:
         self._given = None
 
@@ -80,7 +89,7 @@ class FirstCall:
         stepped = optimizers.finished() > self._finished
         if not stepped or self._calls_in_step != self._tally.calls:
             return
-        if not self._trained or self._trains_any(trained):
+        if not self._training or self._training.trains_any(trained):
             raise UntreatedLossError(
                 f"{named}, is made anew in every step, and with it goes what its sampler "
                 f"remembers: make it once, before the loop"
@@ -92,11 +101,7 @@ class FirstCall:
         Args:
             trained: The parameters that the other one trains.
         """
-        return self._treated() is None and self._trains_any(trained)
-
-    def _trains_any(self, parameters: Iterable[Tensor]) -> bool:
-        own = {id(parameter) for each in self._trained if (parameter := each()) is not None}
-        return any(id(parameter) in own for parameter in parameters)
+        return self._treated() is None and self._training.trains_any(trained)
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -137,6 +137,25 @@ def parameters_of(output: Tensor) -> set[Tensor]:
     return parameters_below(output.grad_fn)
 
 
+def nearest_parameter(tensors: Iterable[Tensor]) -> nn.Parameter | None:
+    """Return the parameter that is the fewest operations away from some tensors, if there is one."""
+    tensors = list(tensors)
+    for tensor in tensors:
+        if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+            return tensor
+    nodes = {node: None for tensor in tensors if (node := tensor.grad_fn) is not None}
+    seen = dict(nodes)
+    while nodes:
+        for node in nodes:
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, nn.Parameter):
+                return leaf
+        below = [following for node in nodes for following, _ in node.next_functions]
+        nodes = {node: None for node in below if node is not None and node not in seen}
+        seen |= nodes
+    return None
+
+
 def parameters_below(start: Node | None) -> set[Tensor]:
     """Return the parameters that an operation depends on."""
     leaves = (getattr(node, "variable", None) for node in _below(start))

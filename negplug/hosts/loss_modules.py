@@ -26,7 +26,7 @@ from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
-from negplug.hosts.cover import is_covered
+from negplug.hosts.cover import is_covered, is_replaced, put_on, take_off
 from negplug.hosts.functions import modules_around
 from negplug.hosts.treated_method import LossCall, TreatedMethod
 
@@ -210,6 +210,11 @@ class LossModuleSite(LossSite):
         method = self._host.method_of(kind)
         if is_covered(loss, method):
             raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
+        if is_replaced(loss, method):
+            raise ValueError(
+                f"{self.host}: {self.name!r} has a {method} of its own, set on the object, so its "
+                f"loss is not known; put a negplug.ContrastiveLoss in its place"
+            )
         if kind in self._host.refused:
             raise ValueError(
                 f"{self.host}: {self.name!r} cannot be treated: {self._host.refused[kind]}; leave "
@@ -234,7 +239,7 @@ class LossModuleSite(LossSite):
         if why is not None:
             raise ValueError(f"{self.host}: {self.name!r} cannot be treated: {why}")
         call = LossCall(contrast, loss, self._found.around)
-        vars(loss)[method] = TreatedMethod(call, known.treated, method)
+        put_on(TreatedMethod(call, known.treated, method), loss, method)
 
     def _changed(self, what: str) -> ValueError:
         distribution = self._host.distribution
@@ -255,4 +260,4 @@ class LossModuleSite(LossSite):
 
     def restore(self) -> None:
         """Uncover the class's own method."""
-        del vars(self._found.loss)[self._host.method_of(self._found.kind)]
+        take_off(self._found.loss, self._host.method_of(self._found.kind))

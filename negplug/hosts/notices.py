@@ -74,6 +74,13 @@ def succeeds(named: str, treated: TreatedLoss) -> None:
         )
 
 
+def begins_with_another_model(name: str, treated: TreatedLoss) -> None:
+    """Say that a loss begins anew with another model, if that makes a difference; on one rank."""
+    kept = _what_lasts(treated)
+    if kept and rank() == 0:
+        logger.info("negplug: %s now trains another model, and %s begins anew", name, kept)
+
+
 def _what_lasts(treated: TreatedLoss) -> str:
     """Return what of a treated loss goes on from step to step, empty if nothing does."""
     parts = (*treated.loss.sampler.parts_inside(), *treated.loss.objective.parts_inside())

@@ -50,14 +50,16 @@ class TreatedMethod(Cover):
         self.contrast = call.contrast
 
     def covered(self) -> Any:
-        """Return the loss's own method."""
-        return types.MethodType(getattr(type(self._call.loss), self._method), self._call.loss)
+        """Return the loss's own method, or what stood in its place."""
+        return self.before or types.MethodType(
+            getattr(type(self._call.loss), self._method), self._call.loss
+        )
 
     @outside_graphs  # the tracers of torch 2.6 and 2.7 fail at the batch
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the treated loss of what the host's method is given."""
         loss = self._call.loss
-        own = functools.partial(getattr(type(loss), self._method), loss, *args, **kwargs)
+        own = functools.partial(self.covered(), *args, **kwargs)
         sizes = [len(value) if isinstance(value, list) else None for value in args]
         flat = [each for value in args for each in (value if isinstance(value, list) else [value])]
         treated = functools.partial(_Relisted(self._treated, sizes), *flat, **kwargs)

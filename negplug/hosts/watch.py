@@ -6,8 +6,9 @@ adapter knows as a loss returns a scalar with a gradient, it is treated, and the
 the place of what it returned; from then on its own forward is not run. (The hook ahead of the
 forward pass would be too late for that first call: torch has looked ``forward`` up by then.)
 
-Each loss has samplers of its own, and a step ends with its backward pass. Data set indexes are
-out of reach. While a Trainer fits a model that its callback treats, the hook is away.
+Each loss has samplers of its own, and a step ends with its backward pass. One that is made once and
+then trains another model, as with folds or seeds, begins anew. Data set indexes are out of reach.
+While a Trainer fits a model that its callback treats, the hook is away.
 """
 
 from __future__ import annotations
@@ -208,11 +209,16 @@ class Watch:
         first_call = self._first_calls[type(module), key] = FirstCall(treated, trained)
 
         # The handle is kept by its loss, and by nothing else.
-        def ahead(own: Callable[[], Tensor], _: Injection = injection) -> Tensor | None:
+        def ahead(own: Callable[[], Tensor], injection: Injection = injection) -> Tensor | None:
             if self._current() is not self:
                 return own()  # nobody asks for the treatment any more
             if first_call.is_repeated(own):
                 self._beside.leave_to(module, own())
+            if first_call.is_of_another_training(own):
+                notices.begins_with_another_model(site.name, treated)
+                injection.remove()
+                self.injections.pop(site.name, None)  # its name, of which draws are made, is free
+                return own()  # behind which it is treated as at a first call
             return None
 
         treated.ahead = ahead

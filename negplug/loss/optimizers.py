@@ -6,7 +6,9 @@ not told of; whether one is running is then looked up on the stack.
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -53,6 +55,11 @@ def place() -> Place:
 def finished() -> int:
     """Return a number that rises with every optimizer step that ends."""
     return _begun - len(_running)
+
+
+def alive() -> weakref.WeakSet[Optimizer]:
+    """Return all optimizers that there are. It looks through all objects of the process."""
+    return weakref.WeakSet(each for each in gc.get_objects() if issubclass(type(each), Optimizer))
 
 
 def parameters(optimizer: Optimizer) -> Iterator[Tensor]:

@@ -138,7 +138,7 @@ def parameters_of(output: Tensor) -> set[Tensor]:
 
 
 def nearest_parameter(tensors: Iterable[Tensor]) -> nn.Parameter | None:
-    """Return the parameter that is the fewest operations away from some tensors, if there is one."""
+    """Return the parameter that is the fewest operations away from some tensors, if any is."""
     tensors = list(tensors)
     for tensor in tensors:
         if isinstance(tensor, nn.Parameter) and tensor.requires_grad:

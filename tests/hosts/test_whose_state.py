@@ -248,9 +248,20 @@ def test_a_checkpoint_that_names_no_data_set_is_read(checkpoint, tmp_path):
         resumed("memory_bank()", Shifted(), path)
 
 
-def test_a_callback_that_was_fitted_can_be_pickled():
+def test_a_composer_knows_a_subset_by_its_own_samples():
+    control = hosts.negative_control()("memory_bank()", compose="random_walk()")
+    first, module, data = AtFirst(control), hosts.recipe(), hosts.Pairs()
+    for start in (0, 8):
+        fit(control, module, Subset(data, range(start, start + 16)), first)
+    assert first.rows == [0, 0]
+
+
+def test_a_callback_that_was_fitted_can_be_copied_and_pickled():
     control, module = hosts.negative_control()("queue(size=64)"), hosts.recipe()
     fit(control, module, hosts.Pairs())
+    first = AtFirst(copy.deepcopy(control))
+    fit(first.control, module, hosts.Pairs(), first)
+    assert first.rows == [0]
     other = pickle.loads(pickle.dumps(control._kept))
     assert other.owner.dataset == control._kept.owner.dataset
     assert not other.owner.is_of(module)

@@ -200,7 +200,7 @@ class KeptState:
             RanksError: If they have another number of batches, so that some would wait for ever
                 at the epoch's end; on every rank.
         """
-        inside = all(site.reads_metadata for site in injection.sites)
+        inside = all(treated.numbered_inside for treated in injection.losses.values())
         loader = private.training_loader(trainer)
         dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
         fresh, self._fresh = self._fresh, None

@@ -154,7 +154,7 @@ class RecipeEncoder:
 
     def _access(self, treated: TreatedLoss) -> DatasetAccess:
         loader, dataset = training_loader(self._model.trainer), self._dataset(treated)
-        size = length(dataset) if hasattr(loader, "dataset") else None
+        size = None if getattr(loader, "dataset", None) is None else length(dataset)
         reason = self._unencodable(loader)
         encode = None if reason else functools.partial(self.encode, treated)
         # What a recipe's own batches number may be the parent's samples already.

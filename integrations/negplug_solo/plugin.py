@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -198,9 +199,13 @@ class MethodSite(LossSite):
         self.name = next(iter(method.functions))
         self.host = f"solo-learn {installed_version('solo-learn') or '(from source)'} {method.name}"
         self._model = model
-        self._module = module
+        self._name = module.__name__  # a handle that holds a module cannot be copied
         self._forms = {n: forms for n, forms in method.functions.items() if hasattr(module, n)}
         self._before: dict[str, Any] = {}
+
+    @property
+    def _module(self) -> ModuleType:
+        return sys.modules[self._name]
 
     def treat(self, contrast: Contrast) -> None:
         """Wrap the model's ``training_step``."""

@@ -54,6 +54,8 @@ class TreatedLoss:
         tally: Counts its calls in training.
         temperature: The temperature that was asked for; None inherits the host's.
         reads_metadata: Whether the site finds the metadata of a step itself.
+        numbered_inside: Whether its indexes are those that samples say of themselves, which a
+            ``Subset`` around them leaves as they are; otherwise positions in the loader's data set.
         dataset: What its batches can say of the data set.
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
@@ -93,7 +95,7 @@ class TreatedLoss:
         self._forgets = False
         self._used: int | None = None  # the step of the calls that the metadata served
         self._metadata = Metadata(unindexed=_UNKNOWN_INDEXES, by_place=self._by_place)
-        self.reads_metadata = site.reads_metadata
+        self.reads_metadata = self.numbered_inside = site.reads_metadata
         self.dataset = DatasetAccess(unencoded=_NO_ENCODER)
         self._inherits_objective = objective is None
         self._captured: list[ContrastiveBatch] | None = None

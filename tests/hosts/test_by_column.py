@@ -21,9 +21,9 @@ def patients(size=24, number=5):
     return dataset
 
 
-def trained(expression, dataset):
+def trained(expression, dataset, **kwargs):
     hosts.lightning().seed_everything(0)
-    module, control = hosts.recipe(), hosts.negative_control()(expression)
+    module, control = hosts.recipe(), hosts.negative_control()(expression, **kwargs)
     loader = DataLoader(dataset, batch_size=8, shuffle=True, drop_last=True)
     hosts.trainer(callbacks=[control], max_epochs=2).fit(module, loader)
     return hosts.parameters(module), control.injection.losses[hosts.site_name()].loss.sampler
@@ -68,6 +68,14 @@ def test_the_samples_of_subsets_and_joined_data_sets():
 def test_samples_that_say_their_own_numbers():
     _, sampler = trained("filtered(by='patient_id')", Subset(patients(30), range(3, 27)))
     assert len(sampler.file._groups.table) == 30
+
+
+def test_a_composer_counts_the_samples_of_a_subset_and_so_do_columns():
+    places = [29, 3, 20, 7, 11, 26, 5, 16, 2, 9, 1, 14, 28, 17, 21, 0]
+    composed = {"compose": "random_walk()"}
+    _, sampler = trained("filtered(by='patient_id')", Subset(patients(30), places), **composed)
+    who, table = torch.tensor(places) % 5, sampler.file._groups.table
+    assert torch.equal(table[:, None] == table, who[:, None] == who)
 
 
 def test_a_column_that_is_not_there():

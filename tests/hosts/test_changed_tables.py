@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from negplug.hosts.trainer.dataset.changed_tables import KeptTables
 
@@ -71,12 +71,20 @@ BETWEEN_FITS_ALONE = {
 }
 
 
-@pytest.mark.parametrize("inside", [False, True])
+INSIDE = {
+    "no other": lambda data: data,
+    "a subset": lambda data: Subset(data, range(10)),
+    "the first of several": lambda data: ConcatDataset([data, Kept(table=["other.png"] * 20)]),
+    "the last of several": lambda data: ConcatDataset([Kept(table=[None] * 20), data]),
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE)
 @pytest.mark.parametrize("name", OTHERS | THE_SAME | BETWEEN_FITS_ALONE)
 def test_samples_that_are_others_or_elsewhere(name, inside):
     table, change = (OTHERS | THE_SAME | BETWEEN_FITS_ALONE)[name]
     data = Kept(table=table if isinstance(table, torch.Tensor) else list(table))
-    dataset = Subset(data, range(10)) if inside else data
+    dataset = INSIDE[inside](data)
     kept = KeptTables(dataset)
     change(data)
     assert kept.differ(dataset, between_fits=False) == (name in OTHERS)

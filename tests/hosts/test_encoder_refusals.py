@@ -8,7 +8,7 @@ import ranks
 import torch
 from encoding import Encoding, ahead, fit, forgotten, is_first_lightning, network
 from torch import nn
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -105,13 +105,16 @@ def test_samples_that_do_not_exist_are_refused(indexes, reason):
 
 
 @pytest.mark.skipif(hosts.solo_generation() is None, reason="Lightly's batches name no samples")
-def test_samples_that_are_numbered_inside_a_subset_are_refused():
-    reason = r"gets the samples 4, 5, 6, … where the positions 0, 1, 2 of the training data set"
+def test_samples_that_are_numbered_inside_a_subset():
+    def encode(batch):
+        assert batch.context.dataset.size == size
+        batch.context.dataset.encode(torch.arange(3))
+
+    subset, size = Subset(hosts.Pairs(), range(4, 20)), 24
+    fit(encode, data=subset)  # those of its parent
+    reason, size = "gets the samples 4, 5, 6, … where the positions 0, 1, 2 of the training", 16
     with pytest.raises(ValueError, match=reason):
-        fit(
-            lambda batch: batch.context.dataset.encode(torch.arange(3)),
-            data=Subset(hosts.Pairs(), range(4, 20)),
-        )
+        fit(encode, data=ConcatDataset([subset]))
 
 
 @pytest.mark.skipif(not is_first_lightning(), reason="of Lightning 1")

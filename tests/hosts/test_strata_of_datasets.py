@@ -41,10 +41,10 @@ def test_another_number_of_samples(table, size):
 
 def test_a_subset_is_a_data_set_of_its_own(table):
     subset = Subset(hosts.Pairs(48), range(10, 34))
-    with pytest.raises(ValueError, match="48 entries, but the data set has 24 samples"):
-        trained(subset, by=table(48))
-    if not SOLO:  # whose indexes are the parent's here
-        assert trained(subset, by=table(24)) == [0, 1] * 12
+    size, other = (48, 24) if SOLO else (24, 48)  # solo-learn's indexes are the parent's
+    with pytest.raises(ValueError, match=f"{other} entries, but the data set has {size} samples"):
+        trained(subset, by=table(other))
+    assert trained(subset, by=table(size)) == [0, 1] * (size // 2)
 
 
 @pytest.mark.skipif(SOLO, reason="its batches number the parent's samples themselves")

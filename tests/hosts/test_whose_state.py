@@ -44,7 +44,7 @@ def load(dataset, **kwargs):
 
 def fit(control, module, dataset, *callbacks, ckpt_path=None, **kwargs):
     hosts.lightning().seed_everything(0)
-    trainer = hosts.trainer(callbacks=[control, *callbacks], **kwargs)
+    trainer = hosts.trainer(callbacks=list(filter(None, [control, *callbacks])), **kwargs)
     with _full_load():
         trainer.fit(module, load(dataset), ckpt_path=ckpt_path)
     return trainer
@@ -101,6 +101,38 @@ def test_a_model_whose_weights_were_put_back_is_another(put_back):
         put_back(module, weights)
         fit(control, module, hosts.Pairs(), first)
     assert first.rows == [0, 0]
+
+
+@pytest.mark.parametrize("by", ["setup", "a checkpoint"])
+def test_a_model_that_is_given_other_weights_is_another(by, tmp_path):
+    path, control = tmp_path / "untreated.ckpt", hosts.negative_control()("queue(size=64)")
+    fit(None, hosts.recipe(), hosts.Pairs()).save_checkpoint(path)
+    first, module = AtFirst(control), hosts.recipe()
+    weights = copy.deepcopy(module.state_dict())
+    if by == "setup":
+        module.setup = lambda *_, **__: module.load_state_dict(weights)
+    fit(control, module, hosts.Pairs(), first)
+    given = {} if by == "setup" else {"ckpt_path": path, "max_epochs": 2}
+    fit(control, module, hosts.Pairs(), first, **given)
+    assert control.injection.losses[hosts.site_name()].loss.get_extra_state()["step"] == 3
+
+
+class Broken(hosts.Pairs):
+    def __len__(self):
+        raise RuntimeError("no such folder")
+
+
+@pytest.mark.parametrize("other", [None, hosts.recipe], ids=["this model", "another"])
+def test_a_fit_that_fails_before_it_trains_loses_nothing(other):
+    control, module = hosts.negative_control()("memory_bank()"), hosts.recipe()
+    first = AtFirst(control)
+    fit(control, module, hosts.Pairs(), first)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no such folder"):
+            fit(control, module, Broken(), first)
+    fit(control, module, hosts.Pairs(), first, max_epochs=0)  # nothing left to do
+    fit(control, *((other(), Shifted()) if other else (module, hosts.Pairs())), first)
+    assert first.rows == [0, 0 if other else 24]
 
 
 class Listed(hosts.Pairs):
@@ -248,9 +280,20 @@ def test_a_checkpoint_that_names_no_data_set_is_read(checkpoint, tmp_path):
         resumed("memory_bank()", Shifted(), path)
 
 
-def test_a_callback_that_was_fitted_can_be_pickled():
+def test_a_composer_knows_a_subset_by_its_own_samples():
+    control = hosts.negative_control()("memory_bank()", compose="random_walk()")
+    first, module, data = AtFirst(control), hosts.recipe(), hosts.Pairs()
+    for start in (0, 8):
+        fit(control, module, Subset(data, range(start, start + 16)), first)
+    assert first.rows == [0, 0]
+
+
+def test_a_callback_that_was_fitted_can_be_copied_and_pickled():
     control, module = hosts.negative_control()("queue(size=64)"), hosts.recipe()
     fit(control, module, hosts.Pairs())
+    first = AtFirst(copy.deepcopy(control))
+    fit(first.control, module, hosts.Pairs(), first)
+    assert first.rows == [0]
     other = pickle.loads(pickle.dumps(control._kept))
     assert other.owner.dataset == control._kept.owner.dataset
     assert not other.owner.is_of(module)

@@ -272,7 +272,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
                 self.injection.losses[site.name].provide(known)
 
     def _give_back(self, model: nn.Module) -> None:
-        if self._stage == "fit":
+        if self._encoder is not None:  # it has trained
             self._kept.owner.take(model)
         if self._whose is not None:
             self._whose.stop_watching()

@@ -84,6 +84,8 @@ class Composition:
     def watch(self, injection: Injection) -> None:
         """Keep the embeddings that a treated model computes, if the composer wants them."""
         if self.collects:
+            for treated in injection.losses.values():
+                treated.numbered_inside = False  # they are told positions, as the bank needs
             next(iter(injection.losses.values())).collect_for(self._collect)
 
     def check(self) -> str:

@@ -87,14 +87,14 @@ class RecipeEncoder:
         Raises:
             ValueError: If there is no such sample, or the recipe cannot be run in this way.
         """
-        asked = indexes.detach().cpu()
-        self._check(asked)
+        asked, dataset = indexes.detach().cpu(), self._dataset(treated)
+        self._check(asked, dataset)
         call = treated.loss.call
         tried = (treated, call) in self._tried
         writes = Writes(self._model, by_value=not tried)
         communicated = collectives()
         try:
-            captured = self._capture(treated, call, asked)
+            captured = self._capture(treated, call, asked, dataset)
         finally:
             written = writes.undo()
         if written or collectives() != communicated:
@@ -104,7 +104,9 @@ class RecipeEncoder:
             self._tried.append((treated, call))
         return self._views(captured, asked)
 
-    def _capture(self, treated: TreatedLoss, call: int, asked: Tensor) -> ContrastiveBatch:
+    def _capture(
+        self, treated: TreatedLoss, call: int, asked: Tensor, dataset: Any
+    ) -> ContrastiveBatch:
         """Run the training step on the samples; return what the loss call is given."""
         with contextlib.ExitStack() as inside:
             inside.enter_context(alone())
@@ -112,10 +114,10 @@ class RecipeEncoder:
             captured = {}
             for loss in [*self._losses, *self._beside]:
                 # Where the recipe's batch says whose samples it holds, it is not told.
-                metadata = Metadata() if loss.reads_metadata else Metadata(indexes=asked)
+                metadata = Metadata() if loss.numbered_inside else Metadata(indexes=asked)
                 last = call if loss is treated else None
                 captured[loss] = inside.enter_context(loss.capturing(metadata, last))
-            arguments = self._arguments(asked)
+            arguments = self._arguments(asked, dataset)
             inside.enter_context(self._model.trainer.precision_plugin.train_step_context())
             with contextlib.suppress(StepOver):
                 self._model.training_step(*arguments)
@@ -127,11 +129,11 @@ class RecipeEncoder:
             )
         return batches[call]
 
-    def _arguments(self, asked: Tensor) -> tuple[Any, ...]:
+    def _arguments(self, asked: Tensor, dataset: Any) -> tuple[Any, ...]:
         """Return what Lightning would pass to ``training_step`` for a batch of the samples."""
         model, trainer = self._model, self._model.trainer
         loader = training_loader(trainer)
-        batch = loader.collate_fn(_samples(loader.dataset, asked.tolist()))
+        batch = loader.collate_fn(_samples(dataset, asked.tolist()))
         batch = on_device(trainer, model, batch)
         if not _takes_number(model.training_step):
             return (batch,)
@@ -151,19 +153,23 @@ class RecipeEncoder:
         return batch.keys.embeddings.reshape(count, len(asked), -1).unbind()
 
     def _access(self, treated: TreatedLoss) -> DatasetAccess:
-        loader = training_loader(self._model.trainer)
-        dataset, reason = getattr(loader, "dataset", None), self._unencodable(loader)
+        loader, dataset = training_loader(self._model.trainer), self._dataset(treated)
+        size = None if getattr(loader, "dataset", None) is None else length(dataset)
+        reason = self._unencodable(loader)
         encode = None if reason else functools.partial(self.encode, treated)
         # What a recipe's own batches number may be the parent's samples already.
-        parent = None if treated.reads_metadata else self._parents.of(dataset)
+        parent = None if treated.numbered_inside else self._parents.of(dataset)
         column = functools.partial(self._column, treated)
-        return DatasetAccess(length(dataset), encode, reason, parent, column)
+        return DatasetAccess(size, encode, reason, parent, column)
+
+    def _dataset(self, treated: TreatedLoss) -> Any:
+        """Return the data set that the loss's indexes count."""
+        loader = training_loader(self._model.trainer)
+        return dataset_of(loader, numbered_inside=treated.numbered_inside)
 
     def _column(self, treated: TreatedLoss, name: str) -> Tensor:
         """Return a column of the data set that the loss's indexes count."""
-        loader = training_loader(self._model.trainer)
-        dataset = dataset_of(loader, numbered_inside=treated.reads_metadata)
-        return self._columns.of(dataset, name)
+        return self._columns.of(self._dataset(treated), name)
 
     def _unencodable(self, loader: Any) -> str:
         """Return why the recipe cannot be run for chosen samples, or the empty string."""
@@ -176,10 +182,10 @@ class RecipeEncoder:
         reason = unknowable(loader)
         return reason or _unusual(self._model.training_step)
 
-    def _check(self, asked: Tensor) -> None:
+    def _check(self, asked: Tensor, dataset: Any) -> None:
         if asked.ndim != 1 or not len(asked):
             raise ValueError(f"encode takes indexes [n] with n >= 1, got {list(asked.shape)}")
-        size = length(training_loader(self._model.trainer).dataset)
+        size = length(dataset)
         least, most = int(asked.min()), int(asked.max())
         if least < 0 or (size is not None and most >= size):
             wrong = least if least < 0 else most

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.nn.parameter import is_lazy
 
@@ -53,7 +53,7 @@ class Ownership:
         self._selection = ""
         self._object: weakref.ref[Any] | None = None
         self._model: weakref.ref[Any] | None = None
-        self._weights: str | None = None
+        self._weights: _Weights | None = None
         self._tables: KeptTables | None = None
         self.has_model = self.assumed = False
 
@@ -71,6 +71,13 @@ class Ownership:
         """Return whether this is the very model, with the weights that it had."""
         known = self._model is not None and self._model() is model
         return known and self._weights == _weights(model)
+
+    def is_as_taken(self) -> bool:
+        """Return whether the model has the weights that it was taken with, or the same again."""
+        model = None if self._model is None else self._model()
+        if model is None or self._weights is None:
+            return False
+        return self._weights.values == _weights(model).values
 
     def set_dataset(self, text: str | None) -> None:
         """Own the state of a data set that is known by its fingerprint alone, or not at all."""
@@ -130,6 +137,7 @@ class KeptState:
         self.owner = Ownership()
         self.apart = ""
         self._fresh: dict[str, Any] | None = None
+        self._untrained: dict[str, Any] | None = None  # given to a fit that has not trained yet
         self._resumes = False
         self._given: Injection | None = None
 
@@ -137,18 +145,19 @@ class KeptState:
         """Keep the state of the fit before if it is of this very model; begin a fit of it.
 
         Args:
-            injection: The handle of the fit before, if there was one.
+            injection: The handle of the fit before, if that has trained. One that failed before,
+                or had no epoch left, hands on what it was given.
             model: The model to fit.
         """
-        same = self.owner.is_of(model)
+        same, before = self.owner.is_of(model), self._untrained
         self.owner.take(model)
         self.saved, self._fresh, self._resumes = None, None, False
         self._given = None
-        if injection is not None and same:
-            self.saved = injection.state_dict()
-        elif injection is not None:
-            self.owner.set_dataset(None)
-            _say("its state was of another model, or of other weights")
+        if injection is not None:
+            before = injection.state_dict() if same else {}
+        self.saved = self._untrained = before if same else None
+        if not same:
+            self._begin_afresh(told=before is not None)
 
     def resume(self, saved: dict[str, Any], dataset: Any) -> None:
         """Keep the state of a checkpoint; give it on to a model that is treated already.
@@ -170,7 +179,7 @@ class KeptState:
                 f"the checkpoint names its data set by a {type(dataset).__name__}, not a string; "
                 f"the file is damaged"
             )
-        self.saved, self._resumes = saved, True
+        self.saved, self._untrained, self._resumes = saved, None, True
         self.owner.set_dataset(dataset)
         if self._given is not None:
             self.restore(self._given)
@@ -178,6 +187,10 @@ class KeptState:
     def restore(self, injection: Injection) -> None:
         """Give the treated model what is kept, and what may still come of a checkpoint."""
         self._given = injection
+        if self.saved is not None and not (self._resumes or self.owner.is_as_taken()):
+            # By a hook of the model, or from a checkpoint of a run that was not treated.
+            self.saved = self._untrained = None
+            self._begin_afresh()
         if self.saved is not None:
             fresh = injection.state_dict()
             injection.load_state_dict(self.saved)
@@ -206,11 +219,11 @@ class KeptState:
             RanksError: If they have another number of batches, so that some would wait for ever
                 at the epoch's end; on every rank.
         """
-        inside = all(site.reads_metadata for site in injection.sites)
+        inside = all(treated.numbered_inside for treated in injection.losses.values())
         loader = private.training_loader(trainer)
         dataset, before = dataset_of(loader, numbered_inside=inside), self.owner.dataset
         fresh, self._fresh = self._fresh, None
-        self._given = None  # a checkpoint is read before training begins
+        self._given = self._untrained = None  # a checkpoint is read before training begins
         found = self.owner.changed(dataset, between_fits=not when)
         terms = "no compose" if composition is None else composition.check()
         own = self.owner.dataset if found is None else str(found)
@@ -246,6 +259,11 @@ class KeptState:
         if found is not None:
             self.owner.own(dataset, found)
 
+    def _begin_afresh(self, told: bool = True) -> None:
+        self.owner.set_dataset(None)
+        if told:
+            _say("its state was of another model, or of other weights")
+
 
 def _per_sample(injection: Injection) -> str:
     """Return the first sampler or objective that keeps state under data set indexes, or ""."""
@@ -257,13 +275,21 @@ def _per_sample(injection: Injection) -> str:
     return ""
 
 
-def _weights(model: Any) -> str:
-    """Return what tells weights from others: how often they were written to, and a few values.
+class _Weights(NamedTuple):
+    """What tells weights from others.
 
-    Writes through ``.data`` are not counted.
+    Attributes:
+        writes: How often they were written to, but for writes through ``.data``.
+        values: A few of each parameter, as text: NaN is like NaN.
     """
+
+    writes: int
+    values: str
+
+
+def _weights(model: Any) -> _Weights:
     known = [weights for weights in model.parameters() if not is_lazy(weights)]
-    return f"{sum(map(write_count, known))} {[*map(_few, known)]}"
+    return _Weights(sum(map(write_count, known)), str([*map(_few, known)]))
 
 
 def _few(weights: Any) -> list[Any]:

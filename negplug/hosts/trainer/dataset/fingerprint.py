@@ -15,6 +15,7 @@ integer, which then stands for all of it.
 from __future__ import annotations
 
 import array
+import collections
 import hashlib
 import os
 from collections.abc import Iterator
@@ -162,7 +163,7 @@ def _content(dataset: Any, depth: int) -> Iterator[str]:
 def tables_of(dataset: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield the tables with an entry per sample that a data set keeps in memory, and their names.
 
-    Nothing of a data set for which a token stands.
+    No two have one name. Nothing of a data set for which a token stands.
     """
     if _token(dataset) is not None or depth > _DEPTH:
         return
@@ -170,8 +171,10 @@ def tables_of(dataset: Any, name: str = "", depth: int = 0) -> Iterator[tuple[st
     if _is_table(dataset, size):
         yield name, dataset
         return
+    parts = collections.Counter[str]()  # those of a list have one name
     for inner, nested in _inside(dataset):
-        yield from tables_of(nested, f"{name}.{inner}", depth + 1)
+        parts[inner] += 1
+        yield from tables_of(nested, f"{name}.{inner}.{parts[inner]}", depth + 1)
     for inner, value in _attributes(dataset):
         if _is_table(value, size):
             yield f"{name}.{inner}", value

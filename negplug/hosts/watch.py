@@ -37,7 +37,7 @@ from negplug.hosts.place import place
 from negplug.hosts.treatment import Treatment
 from negplug.hosts.untreated import Judge, UntreatedLossError, mend_of
 from negplug.kernels.rng_states import RngStates
-from negplug.kernels.torch_private import outside_graphs
+from negplug.kernels.torch_private import inside_function, outside_graphs
 
 _UNINDEXED = (
     "a plain PyTorch loop does not say which samples it trains on; call negplug.inject() in the "
@@ -212,6 +212,8 @@ class Watch:
         def ahead(own: Callable[[], Tensor], injection: Injection = injection) -> Tensor | None:
             if self._current() is not self:
                 return own()  # nobody asks for the treatment any more
+            if not (torch.is_grad_enabled() or inside_function()):
+                return own()  # an evaluation, of which a criterion beside the model is not told
             if first_call.is_repeated(own):
                 self._beside.leave_to(module, own())
             if first_call.is_of_another_training(own):

@@ -68,6 +68,21 @@ def test_evaluation_and_other_modules_are_left_alone(watch):
     assert "forward" not in vars(criterion)
 
 
+def test_a_criterion_beside_the_model_gives_the_hosts_loss_in_every_validation(watch):
+    """Before the first step and behind it, for ``model.eval()`` does not reach the criterion."""
+    criterion, z = NTXentLoss(0.2), naive.embeddings(2, 8)
+    own = float(criterion(*z).detach())
+    watching, found = watch("hard(num_negatives=2)"), []
+    for _ in range(3):
+        with torch.no_grad():
+            found.append(float(criterion(*z)))
+        treated = criterion(*z)
+        treated.backward()
+        assert float(treated.detach()) < own - 0.1
+    assert found == [own] * 3
+    assert watching.injections["NTXentLoss"].losses["NTXentLoss"].calls == 3
+
+
 def test_its_steps_cannot_be_split_from_outside(watch, monkeypatch):
     monkeypatch.setenv("NEGPLUG_ACCUMULATE", "2")
     watch("in_batch()")

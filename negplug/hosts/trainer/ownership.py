@@ -11,9 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from typing import Any, NamedTuple
-
-from torch.nn.parameter import is_lazy
+from typing import Any
 
 from negplug.hosts.composing.epochs import compare
 from negplug.hosts.injection import Injection
@@ -29,13 +27,10 @@ from negplug.hosts.trainer.dataset.fingerprint import (
 )
 from negplug.hosts.trainer.epoch_length import batches_to_come, insist_on_one_number
 from negplug.hosts.trainer.indexes.recorder import unknowable
+from negplug.hosts.trainer.weights import Weights, weights_of
 from negplug.kernels.distributed import everyones, rank, world_size
-from negplug.kernels.torch_private import write_count
 
 logger = logging.getLogger("negplug")
-
-_VALUES = 4
-"""Of each parameter so many values tell the weights from others, at least."""
 
 
 class Ownership:
@@ -53,7 +48,7 @@ class Ownership:
         self._selection = ""
         self._object: weakref.ref[Any] | None = None
         self._model: weakref.ref[Any] | None = None
-        self._weights: _Weights | None = None
+        self._weights: Weights | None = None
         self._tables: KeptTables | None = None
         self.has_model = self.assumed = False
 
@@ -65,19 +60,19 @@ class Ownership:
         """Own the state of this model; once more at the end of a fit, whose weights it is of."""
         self.has_model = True
         self._model = weakref.ref(model)
-        self._weights = _weights(model)
+        self._weights = weights_of(model)
 
     def is_of(self, model: Any) -> bool:
         """Return whether this is the very model, with the weights that it had."""
         known = self._model is not None and self._model() is model
-        return known and self._weights == _weights(model)
+        return known and self._weights == weights_of(model)
 
     def is_as_taken(self) -> bool:
         """Return whether the model has the weights that it was taken with, or the same again."""
         model = None if self._model is None else self._model()
         if model is None or self._weights is None:
             return False
-        return self._weights.values == _weights(model).values
+        return self._weights.values == weights_of(model).values
 
     def set_dataset(self, text: str | None) -> None:
         """Own the state of a data set that is known by its fingerprint alone, or not at all."""
@@ -273,32 +268,6 @@ def _per_sample(injection: Injection) -> str:
             if part.wants_indexes and part.updates:
                 return str(part)
     return ""
-
-
-class _Weights(NamedTuple):
-    """What tells weights from others.
-
-    Attributes:
-        writes: How often they were written to, but for writes through ``.data``.
-        values: A few of each parameter, as text: NaN is like NaN.
-    """
-
-    writes: int
-    values: str
-
-
-def _weights(model: Any) -> _Weights:
-    known = [weights for weights in model.parameters() if not is_lazy(weights)]
-    return _Weights(sum(map(write_count, known)), str([*map(_few, known)]))
-
-
-def _few(weights: Any) -> list[Any]:
-    if weights.is_meta:
-        return []
-    own = weights.detach()
-    own = (own.to_local() if hasattr(own, "to_local") else own).reshape(-1)  # of a sharded model
-    few: list[Any] = own[:: max(1, len(own) // _VALUES)].tolist()
-    return few
 
 
 def _say(why: str) -> None:

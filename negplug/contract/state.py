@@ -13,6 +13,7 @@ follow the module between devices, and are saved in tensors and built-in types a
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from negplug.contract.declared_state import Declared
 from negplug.kernels.distributed import rank, world_size
-from negplug.kernels.precision import not_inference
+from negplug.kernels.precision import not_inference, widest
 
 FORMAT = 2
 """Of the saved state."""
@@ -149,6 +150,15 @@ class Stateful(nn.Module):
         """Return :meth:`settings`, and how many ranks there are."""
         return self.settings() | {_RANKS: world_size()}
 
+    def digest(self) -> str:
+        """Return what tells the values from others; it waits for their device.
+
+        Of each tensor two sums in float64, one of them weighted by place.
+        """
+        values = [getattr(self, name) for name in self._declared]
+        sums = [_summed(value) if isinstance(value, Tensor) else value for value in values]
+        return f"{zlib.crc32(str(sums).encode()):08x}"
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stateful:
         with not_inference():
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -198,6 +208,16 @@ def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
                 f"{whose}: was saved with {name}={short(value)}, this run has "
                 f"{name}={own[name]!r}; resume with the same {name}"
             )
+
+
+def _summed(value: Tensor) -> list[float]:
+    """Return the numbers of a tensor's sizes, and two sums of its finite entries."""
+    if value.is_meta:
+        return [*value.shape]
+    known = value.detach().to(widest(value.device)).nan_to_num(0, 0, 0)
+    rows = known.flatten(1).sum(1) if known.ndim > 1 else known
+    places = torch.arange(1, 1 + len(rows), dtype=rows.dtype, device=rows.device)
+    return [*value.shape, float(rows.sum()), float(rows @ places)]
 
 
 def short(value: object) -> str:

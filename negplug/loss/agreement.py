@@ -1,7 +1,7 @@
 """Ranks agree: on what they train with, before the first exchange, and on a call that failed.
 
 In the first training call of a loss, and in the first one after a load, the ranks compare what they
-were given. Later calls compare nothing more: a rank that fails says so in the exchange that the
+were given, and what they remember alike. Later calls compare nothing more: a rank that fails says so in the exchange that the
 others begin with, so that all of them raise. Where a call exchanges nothing, nobody waits for the
 loss, and a rank fails alone.
 """
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from negplug.contract.batch import ContrastiveBatch
 from negplug.contract.part import Part
-from negplug.contract.provenance import installed_version
 from negplug.contract.rows import Rows
 from negplug.contract.state import Stateful
 from negplug.kernels.announcing import (
@@ -38,7 +37,7 @@ from negplug.kernels.errors import RanksError
 from negplug.kernels.torch_private import backward_runs, joins_uneven_inputs
 from negplug.loss import same_samples
 from negplug.loss.learned import insist_on_same_learned, is_due
-from negplug.loss.terms import compare, plain, variables
+from negplug.loss.terms import compare, remembered, terms_of
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -150,8 +149,9 @@ class Agreement:
         self._device = rows.embeddings.device
         self._comparing = True
         parts = {"sampler": sampler, "objective": objective}
-        terms = _terms(step, parts, constant, rows.embeddings) | {"epoch": str(epoch)}
+        terms = terms_of(step, parts, constant, rows.embeddings) | {"epoch": str(epoch)}
         terms |= {"treated losses": self.beside, "loss that is called": self.name}
+        terms |= {} if self._agreed else remembered(parts)
         first = self._number is None and can_exchange(self._device)
         local = any(isinstance(part, Stateful) and part.per_rank for part in sampler.parts_inside())
         samples = same_samples.digest(rows, local) if first else ""
@@ -269,22 +269,3 @@ def _trains(given: tuple[Any, ...]) -> bool:
     batches = [value.training for value in given if isinstance(value, ContrastiveBatch)]
     learns = [value.requires_grad for value in given if isinstance(value, Tensor)]
     return any(batches) if batches else torch.is_grad_enabled() and (not learns or any(learns))
-
-
-def _terms(
-    step: int, parts: dict[str, Part], temperature: float | None, rows: Tensor
-) -> dict[str, str]:
-    """Return what must be the same on all ranks, by the name that a message gives it."""
-    terms = {"version of negplug": str(installed_version("negplug"))}
-    for name, part in parts.items():
-        terms[name] = str(part)
-        for path, module in part.named_modules():
-            if isinstance(module, Stateful):
-                # Such as a size that was taken from the host.
-                for key, value in module.all_settings().items():
-                    terms[f"{key} of the {name}{path and f' ({path})'}"] = repr(value)
-    terms["temperature"] = repr(temperature)
-    terms["type of the embeddings"] = str(rows.dtype)
-    terms["width of the embeddings"] = str(rows.shape[1])
-    terms["number of training steps done"] = str(step)
-    return plain(terms | variables())

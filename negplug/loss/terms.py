@@ -7,6 +7,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
+from negplug.contract.part import Part
+from negplug.contract.provenance import installed_version
+from negplug.contract.state import Stateful
 from negplug.contract.variables import flag
 from negplug.kernels.announcing import default_device, exchanged
 from negplug.kernels.distributed import world_size
@@ -89,3 +94,32 @@ def insist_on_same_diagnostics() -> None:
     """
     if world_size() > 1:
         compare([json.loads(text) for text in meet(_DIAGNOSED, json.dumps(variables()))] or [{}])
+
+
+def remembered(parts: dict[str, Part]) -> dict[str, str]:
+    """Return what tells the state of each part from another's, where all ranks hold the same."""
+    return {
+        f"memory of the {name}{path and f' ({path})'}": module.digest()
+        for name, part in parts.items()
+        for path, module in part.named_modules()
+        if isinstance(module, Stateful) and not module.per_rank
+    }
+
+
+def terms_of(
+    step: int, parts: dict[str, Part], temperature: float | None, rows: Tensor
+) -> dict[str, str]:
+    """Return what must be the same on all ranks, by the name that a message gives it."""
+    terms = {"version of negplug": str(installed_version("negplug"))}
+    for name, part in parts.items():
+        terms[name] = str(part)
+        for path, module in part.named_modules():
+            if isinstance(module, Stateful):
+                # Such as a size that was taken from the host.
+                for key, value in module.all_settings().items():
+                    terms[f"{key} of the {name}{path and f' ({path})'}"] = repr(value)
+    terms["temperature"] = repr(temperature)
+    terms["type of the embeddings"] = str(rows.dtype)
+    terms["width of the embeddings"] = str(rows.shape[1])
+    terms["number of training steps done"] = str(step)
+    return plain(terms | variables())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import normalize
 
 from negplug import ContrastiveBatch, ContrastiveLoss, NegativeSampler, make_objective
 from negplug.contract.dataset import DatasetAccess
@@ -99,6 +100,14 @@ def differing(rank):
     def by_rank(name, *values):
         return lambda: ContrastiveLoss(**{"seed": 3, name: values[rank]})
 
+    def that_has_loaded_its_own():
+        loss_fn = ContrastiveLoss("queue(size=16)", seed=3)
+        rows = normalize(views_of(rank, 0)[0].detach(), dim=1).repeat(4, 1)
+        state, names = loss_fn.state_dict(), torch.full((3, 16), -1)
+        state["sampler._extra_state"]["values"] |= {"rows": rows, "names": names, "count": 16}
+        loss_fn.load_state_dict(state)
+        return loss_fn
+
     return [
         ("queue(size=16", of("queue(size=16)", "queue(size=24)")),
         ("momentum=0.9", of("memory_bank(momentum=0.5)", "memory_bank(momentum=0.9)")),
@@ -114,4 +123,5 @@ def differing(rank):
         ("relic(alpha=2.0)", by_rank("objective", "relic(alpha=1.0)", "relic(alpha=2.0)")),
         ("sogclr(gamma=0.5)", by_rank("objective", "sogclr()", "sogclr(gamma=0.5)")),
         ("temperature", by_rank("temperature", 0.1, 0.2)),
+        ("memory of the sampler", that_has_loaded_its_own),
     ]

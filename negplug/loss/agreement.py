@@ -1,9 +1,9 @@
 """Ranks agree: on what they train with, before the first exchange, and on a call that failed.
 
 In the first training call of a loss, and in the first one after a load, the ranks compare what they
-were given, and what they remember alike. Later calls compare nothing more: a rank that fails says so in the exchange that the
-others begin with, so that all of them raise. Where a call exchanges nothing, nobody waits for the
-loss, and a rank fails alone.
+were given, and what they remember alike. Later calls compare nothing more: a rank that fails says
+so in the exchange that the others begin with, so that all of them raise. Where a call exchanges
+nothing, nobody waits for the loss, and a rank fails alone.
 """
 
 from __future__ import annotations

@@ -69,6 +69,18 @@ def test_the_command_of_a_study_names_every_composer() -> None:
     assert "--compose" not in sweep_command(Path("script.py"), settings, runs[:2], [])
 
 
+def test_the_command_of_a_study_has_the_variables_that_its_runs_got(monkeypatch) -> None:
+    from negplug.cli.sweep.command import environment_of_runs, sweep_command
+    from negplug.cli.sweep.trials import Run, Settings
+
+    assert environment_of_runs() == ()
+    monkeypatch.setenv("NEGPLUG_TREAT", "__main__:My NCE=infonce")
+    monkeypatch.setenv("NEGPLUG_IGNORE", " ")
+    settings = Settings("script.py", (), None, None, environment=environment_of_runs())
+    command = sweep_command(Path("script.py"), settings, [Run("baseline", 0)], [])
+    assert command.startswith("NEGPLUG_TREAT='__main__:My NCE=infonce' negplug sweep script.py ")
+
+
 def test_every_sampler_but_the_baseline_runs_with_each_composer() -> None:
     from negplug.cli.sweep.command import run_command, run_folder
     from negplug.cli.sweep.grid import expand

@@ -69,6 +69,7 @@ def test_whatever_was_logged_is_drawn_and_written(tmp_path: Path) -> None:
         ("args", ("--epochs=3",)),
         ("objective", "infonce()"),
         ("diagnose", ("gradient_snr",)),
+        ("environment", ("NEGPLUG_IGNORE=TripletLoss",)),
     ],
 )
 def test_a_study_remembers_every_setting(tmp_path: Path, field: str, value: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from negplug.cli.recommend.choice import UNTOUCHED, RecommendSettings
 from negplug.cli.recommend.report import write_report
 from negplug.cli.recommend.shortlist import choices_for, with_own
 from negplug.cli.recommend.verdict import Verdict, verdict_on
+from negplug.cli.sweep.command import as_typed, environment_of_runs
 from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.ready import (
     check_given,
@@ -138,6 +138,7 @@ def recommend(
         args=tuple(args or ()),
         objective=None,
         temperature=None,
+        environment=environment_of_runs(),
         metric=metric,
         minimize=minimize,
         temperature_option=temperature_option,
@@ -219,4 +220,4 @@ def _again(
     command += ["--temperature-option", option] if option is not None else []
     command += ["--seeds", str(seeds), "--selection-seeds", str(selection_seeds)]
     command += ["--out", str(out)]
-    return shlex.join([*command, "--", *settings.args] if settings.args else command)
+    return as_typed([*command, "--", *settings.args] if settings.args else command, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from negplug.cli.sweep.grid import OWN_BATCHES, filled
 from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.treatment import BASELINE
+from negplug.contract.variables import TREAT_VARIABLE
+
+_WHICH_LOSSES = (TREAT_VARIABLE, "NEGPLUG_IGNORE")
 
 
 def run_command(run: Run, settings: Settings) -> list[str]:
@@ -49,7 +53,21 @@ def sweep_command(
     for name, values in grid.items():
         command += ["--grid", f"{name}={','.join(values)}"]
     command += ["--seeds", str(1 + max(run.seed for run in runs)), *options]
-    return shlex.join([*command, "--", *settings.args] if settings.args else command)
+    return as_typed([*command, "--", *settings.args] if settings.args else command, settings)
+
+
+def as_typed(command: Sequence[str], settings: Settings) -> str:
+    """Return a command as it is typed, behind the variables that it needs."""
+    pairs = (variable.split("=", 1) for variable in settings.environment)
+    return " ".join(
+        [*(f"{name}={shlex.quote(value)}" for name, value in pairs), shlex.join(command)]
+    )
+
+
+def environment_of_runs() -> tuple[str, ...]:
+    """Return the variables, as ``NAME=value``, that say which losses of a run are treated."""
+    values = {name: os.environ.get(name, "").strip() for name in _WHICH_LOSSES}
+    return tuple(f"{name}={value}" for name, value in values.items() if value)
 
 
 def treatment_of(settings: Settings) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from negplug.cli.sweep.command import run_command, sweep_command, treatment_of
+from negplug.cli.sweep.command import environment_of_runs, run_command, sweep_command, treatment_of
 from negplug.cli.sweep.faults import one_sentence
 from negplug.cli.sweep.figures import draw_pictures
 from negplug.cli.sweep.grid import (
@@ -157,6 +157,7 @@ def sweep(
             objective=None if objective is None else one_spelling(objective),
             temperature=None if temperature is None else as_temperature(temperature),
             diagnose=tuple(sorted(set(diagnose or ()))),
+            environment=environment_of_runs(),
         )
         runs = _planned(sampler, settings, parse_grid(grid or ()), seeds, compose or [])
     except ValueError as error:

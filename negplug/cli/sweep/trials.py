@@ -20,7 +20,8 @@ Point = tuple[tuple[str, str], ...]
 class Settings:
     """What all runs of a study share; results under different settings are never mixed.
 
-    Args, objective and temperature may hold placeholders, see :mod:`negplug.cli.sweep.grid`.
+    Args, objective and temperature may hold placeholders, see :mod:`negplug.cli.sweep.grid`. The
+    variables of the environment are those that say which losses are treated.
     """
 
     script: str
@@ -28,6 +29,7 @@ class Settings:
     objective: str | None
     temperature: float | str | None
     diagnose: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import abc
 import copy
 import inspect
+import itertools
+import types
+import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -44,6 +47,10 @@ class Cover(abc.ABC):
         return super().__reduce_ex__(protocol)
 
 
+_METHODS = (Cover, types.FunctionType, types.MethodType)
+"""What stands in a method's place: of ours, or a wrapper that may be around one of ours."""
+
+
 def twin_of(cover: _T, memo: dict[int, Any]) -> _T:
     """Return a deep copy of what stands in a method's place, whatever it leaves in a pickle."""
     twin = memo[id(cover)] = object.__new__(type(cover))
@@ -53,7 +60,8 @@ def twin_of(cover: _T, memo: dict[int, Any]) -> _T:
 
 def contrast_of(owner: Any) -> Contrast | None:
     """Return what computes the treated loss of a covered object, None if it is none."""
-    covers = (each for each in vars(owner).values() if isinstance(each, Cover))
+    methods = (name for name, value in vars(owner).items() if isinstance(value, _METHODS))
+    covers = (cover for method in methods for cover in _covers_of(owner, method))
     return next((cover.contrast for cover in covers), None)
 
 
@@ -76,15 +84,21 @@ def put_on(cover: Cover, owner: Any, method: str) -> None:
 
 
 def take_off(owner: Any, method: str) -> None:
-    """Uncover a method of an object, and what stood in its place."""
-    before = getattr(vars(owner).pop(method), "before", None)
-    if before is not None:
-        vars(owner)[method] = before
+    """Uncover a method of an object, and what stood in its place; warn of what goes with it."""
+    (cover,) = itertools.islice(_covers_of(owner, method), 1)
+    if vars(owner).pop(method) is not cover:
+        warnings.warn(
+            f"{type(owner).__name__}.{method} has been wrapped since it was treated, and remove() "
+            f"has taken the wrapper away too; wrap it again if it is needed",
+            stacklevel=3,
+        )
+    if cover.before is not None:
+        vars(owner)[method] = cover.before
 
 
 def is_covered(owner: Any, method: str) -> bool:
     """Return whether a method of an object is covered, be it inside of wrappers."""
-    return any(isinstance(each, Cover) for each in _in_place_of(owner, method))
+    return any(True for _ in _covers_of(owner, method))
 
 
 def is_replaced(owner: Any, method: str) -> bool:
@@ -98,13 +112,19 @@ def is_replaced(owner: Any, method: str) -> bool:
     return last is not own or not all(map(_is_of_precision, around))
 
 
+def _covers_of(owner: Any, method: str) -> Iterator[Cover]:
+    for each in _in_place_of(owner, method):
+        if isinstance(each, Cover):
+            yield each
+
+
 def _in_place_of(owner: Any, method: str) -> Iterator[Any]:
     """Yield what stands in a method's place, and what that is around, from the outermost."""
     found = vars(owner).get(method)
     while found is not None:
         found = getattr(found, "__func__", found)
         yield found
-        if found is getattr(type(owner), method):
+        if found is getattr(type(owner), method, None):
             return
         found = getattr(found, "__wrapped__", None)
 

@@ -145,7 +145,7 @@ def nearest_parameter(tensors: Iterable[Tensor]) -> nn.Parameter | None:
             return tensor
     nodes = {node: None for tensor in tensors if (node := tensor.grad_fn) is not None}
     seen = dict(nodes)
-    while nodes:
+    while nodes and len(seen) < MOST_NODES:
         for node in nodes:
             leaf = getattr(node, "variable", None)
             if isinstance(leaf, nn.Parameter):

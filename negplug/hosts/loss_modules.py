@@ -213,7 +213,8 @@ class LossModuleSite(LossSite):
         if is_replaced(loss, method):
             raise ValueError(
                 f"{self.host}: {self.name!r} has a {method} of its own, set on the object, so its "
-                f"loss is not known; put a negplug.ContrastiveLoss in its place"
+                f"loss is not known; put a negplug.ContrastiveLoss in its place, or leave it "
+                f"alone with NEGPLUG_IGNORE={self.name}"
             )
         if kind in self._host.refused:
             raise ValueError(

@@ -74,11 +74,23 @@ def succeeds(named: str, treated: TreatedLoss) -> None:
         )
 
 
-def begins_with_another_model(name: str, treated: TreatedLoss) -> None:
-    """Say that a loss begins anew with another model, if that makes a difference; on one rank."""
-    kept = _what_lasts(treated)
-    if kept and rank() == 0:
-        logger.info("negplug: %s now trains another model, and %s begins anew", name, kept)
+def begins_with_another_model(name: str, treated: TreatedLoss, known: bool) -> None:
+    """Say that a loss begins anew with another model; on one rank.
+
+    Args:
+        name: Of the loss.
+        treated: What has treated it.
+        known: Whether it was said before, so that once more is enough.
+    """
+    if rank() == 0:
+        kept = _what_lasts(treated) or "what it draws"
+        logger.log(
+            logging.INFO if known else logging.WARNING,
+            "negplug: %s now trains another model, and %s begins anew, as with the next fold or "
+            "seed; if the models are copies of one that goes on, call negplug.inject() in the "
+            "script, whose handle lasts",
+            *(name, kept),
+        )
 
 
 def _what_lasts(treated: TreatedLoss) -> str:

@@ -84,6 +84,7 @@ class Watch:
         self._beside = FunctionsBeside(self.injections, self._ignore)
         self._first_calls: dict[tuple[type, tuple[str, int]], FirstCall] = {}
         self._succeeded: set[tuple[str, int]] = set()  # the places of which it was said
+        self._restarted: set[tuple[str, int]] = set()  # likewise, with another model
         self._hook: Any = None
         if _watch is not None:
             _watch.stop()
@@ -217,7 +218,8 @@ class Watch:
             if first_call.is_repeated(own):
                 self._beside.leave_to(module, own())
             if first_call.is_of_another_training(own):
-                notices.begins_with_another_model(site.name, treated)
+                notices.begins_with_another_model(site.name, treated, key in self._restarted)
+                self._restarted.add(key)
                 injection.remove()
                 self.injections.pop(site.name, None)  # its name, of which draws are made, is free
                 return own()  # behind which it is treated as at a first call

@@ -58,8 +58,12 @@ def finished() -> int:
 
 
 def alive() -> weakref.WeakSet[Optimizer]:
-    """Return all optimizers that there are. It looks through all objects of the process."""
-    return weakref.WeakSet(each for each in gc.get_objects() if issubclass(type(each), Optimizer))
+    """Return all optimizers that there are. It looks through all objects of the process.
+
+    One whose construction has failed has no parameters.
+    """
+    found = (each for each in gc.get_objects() if issubclass(type(each), Optimizer))
+    return weakref.WeakSet(each for each in found if "param_groups" in vars(each))
 
 
 def parameters(optimizer: Optimizer) -> Iterator[Tensor]:

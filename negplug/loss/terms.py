@@ -11,7 +11,7 @@ from torch import Tensor
 
 from negplug.contract.part import Part
 from negplug.contract.provenance import installed_version
-from negplug.contract.state import Stateful
+from negplug.contract.state import Stateful, digest_of
 from negplug.contract.variables import flag
 from negplug.kernels.announcing import default_device, exchanged
 from negplug.kernels.distributed import world_size
@@ -99,7 +99,7 @@ def insist_on_same_diagnostics() -> None:
 def remembered(parts: dict[str, Part]) -> dict[str, str]:
     """Return what tells the state of each part from another's, where all ranks hold the same."""
     return {
-        f"memory of the {name}{path and f' ({path})'}": module.digest()
+        f"memory of the {name}{path and f' ({path})'}": digest_of(module)
         for name, part in parts.items()
         for path, module in part.named_modules()
         if isinstance(module, Stateful) and not module.per_rank

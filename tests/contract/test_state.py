@@ -12,7 +12,7 @@ from resumable import same_state
 from torch import nn
 
 from negplug import ContrastiveLoss
-from negplug.contract.state import Stateful
+from negplug.contract.state import Stateful, digest_of
 
 
 class Memory(Stateful):
@@ -266,3 +266,37 @@ def test_what_is_loaded_goes_to_the_modules_device():
     assert memory.rows.device.type == memory.names.device.type == "meta"
     assert memory.rows.dtype == torch.float64
     assert memory.next == 2
+
+
+def test_a_digest_tells_every_entry_and_its_place_from_others():
+    memory, seen = filled(), set()
+    seen.add(digest_of(memory))
+    for name in ("rows", "score", "names", "known"):
+        value = getattr(memory, name)
+        for other in (value.flip(-1), torch.where(value == value.max(), value.min(), value)):
+            setattr(memory, name, other)
+            seen.add(digest_of(memory))
+        setattr(memory, name, value)
+    memory.next = 3
+    seen.add(digest_of(memory))
+    assert len(seen) == 10
+    assert digest_of(filled()) in seen
+
+
+def test_a_digest_is_the_same_with_any_number_of_threads_and_takes_a_single_value():
+    class Bank(Stateful):
+        def __init__(self, values):
+            super().__init__()
+            self.add_state("rows", 0.0, (None,))
+            self.add_state("mean", 0.0, ())
+            self.rows, self.mean = values, values[0]
+
+    values = torch.randn(3 * 2**20, generator=torch.Generator().manual_seed(0))
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(digest_of(Bank(values)))
+    torch.set_num_threads(before)
+    assert found[0] == found[1]
+    values[2**21] += 1e-3
+    assert digest_of(Bank(values)) != found[0]

@@ -68,3 +68,25 @@ def test_a_model_that_gets_a_new_head_and_optimizer_goes_on(watch):
             optimizer.zero_grad()
     (treated,) = watching.injections["NTXentLoss"].losses.values()
     assert treated.calls == 4
+
+
+def test_an_optimizer_that_could_not_be_made_is_none(watch):
+    """As a mistyped cell of a notebook leaves one behind, in the traceback that it keeps."""
+    watch("queue(size=32)")
+    criterion = NTXentLoss()
+    first = trained(criterion)
+    with pytest.raises(ValueError, match="learning rate") as kept:
+        torch.optim.SGD(network().parameters(), lr=-1.0)
+    assert trained(criterion) == first
+    assert kept.tb is not None
+
+
+def test_it_is_warned_once_that_a_criterion_begins_anew(watch, caplog):
+    caplog.set_level("INFO", "negplug")
+    watch("uniform(num_negatives=2)")
+    criterion = NTXentLoss()
+    for _ in range(3):
+        trained(criterion)
+    found = [each for each in caplog.records if "now trains another model" in each.getMessage()]
+    assert [each.levelname for each in found] == ["WARNING", "INFO"]
+    assert "what it draws begins anew" in found[0].getMessage()

@@ -66,8 +66,9 @@ def as_typed(command: Sequence[str], settings: Settings) -> str:
 
 def environment_of_runs() -> tuple[str, ...]:
     """Return the variables, as ``NAME=value``, that say which losses of a run are treated."""
-    values = {name: os.environ.get(name, "").strip() for name in _WHICH_LOSSES}
-    return tuple(f"{name}={value}" for name, value in values.items() if value)
+    named = {name: os.environ.get(name, "").split(",") for name in _WHICH_LOSSES}
+    values = {name: sorted({*map(str.strip, each)} - {""}) for name, each in named.items()}
+    return tuple(f"{name}={','.join(value)}" for name, value in values.items() if value)
 
 
 def treatment_of(settings: Settings) -> str:

@@ -156,8 +156,8 @@ class Summary:
         sentences.append(repeated if self.repeated else "One run each.")
         if self._seeds_are_one:
             sentences.append(
-                "All seeds logged the same, so the script seeds itself and the deviation is none: "
-                "hand it the seed, as '{seed}' in ARGS, and start another study."
+                "All seeds logged the same, so the script probably seeds itself: hand it the seed, "
+                "as '{seed}' in ARGS, and start another study."
             )
         if len(self.metrics) > len(self.columns):
             sentences.append(f"All {len(self.metrics)} metrics are in results.csv.")
@@ -167,9 +167,9 @@ class Summary:
 
     @cached_property
     def _seeds_are_one(self) -> bool:
-        """Whether no seed of any setting made a difference to what the tables show."""
+        """Whether no seed of any setting made a difference to any metric."""
         logged = [
-            {tuple(repr(run.metrics.get(name)) for name in self.columns) for run in runs}
+            {tuple(repr(run.metrics.get(name)) for name in self.metrics) for run in runs}
             for points in self.ranking.values()
             for _, runs in points
             if len(runs) > 1

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from negplug import inject
+from negplug.hosts.cover import contrast_of
 from negplug.hosts.untreated import UntreatedLossError
 
 NTXentLoss = pytest.importorskip("lightly.loss").NTXentLoss
@@ -55,12 +56,16 @@ def test_one_in_another_precision_is_treated_and_given_back(watch, prepare):
 
 def test_one_that_is_prepared_once_it_is_treated_stays_treated():
     z, criterion = naive.embeddings(2, 8), NTXentLoss(0.2)
-    with inject(criterion, "uniform(num_negatives=2)") as handle:
-        of_autocast(criterion)
-        criterion(*z)
-        with pytest.raises(ValueError, match="is treated already"):
-            inject(criterion, "in_batch()")
-        assert next(iter(handle.losses.values())).calls == 1
+    handle = inject(criterion, "uniform(num_negatives=2)")
+    of_autocast(criterion)
+    criterion(*z)
+    with pytest.raises(ValueError, match="is treated already"):
+        inject(criterion, "in_batch()")
+    (treated,) = handle.losses.values()
+    assert treated.calls == 1
+    assert contrast_of(criterion) is treated
+    with pytest.warns(UserWarning, match=r"NTXentLoss\.forward has been wrapped since it was tre"):
+        handle.remove()
     assert "forward" not in vars(criterion)
 
 

@@ -126,7 +126,8 @@ def check_indexes(
         name: Who needs them, for messages.
         batch: Says why there are none.
         indexes: Those of all ranks, so that every rank raises and none is left waiting.
-        size: Number of samples that was declared, if any; the data set's own otherwise.
+        size: Number of samples that was declared, if any; the data set's own otherwise. More than
+            its own where each pass shows only some of them.
 
     Raises:
         ValueError: If an index is unknown, beyond the data set, or, where its size is unknown,
@@ -136,7 +137,7 @@ def check_indexes(
     if indexes is None:
         raise ValueError(f"{name}: needs the data set index of every sample, but {why}")
     own = batch.context.dataset.size
-    if size is not None and own is not None and size != own:
+    if size is not None and own is not None and size < own:
         raise ValueError(f"{name}: size={size}, but the data set has {own} samples; give that")
     if len(indexes):
         _check_range(name, indexes, own if size is None else size)
@@ -173,12 +174,27 @@ def beyond(name: str, highest: int, size: int | None) -> ValueError:
     if size is not None:
         return ValueError(
             f"{name}: the data set index {highest} is beyond size={size} of the data set; indexes "
-            f"must count its samples from 0, so put what numbers them outermost, around any Subset"
+            f"must count its samples from 0, so put what numbers them outermost, around any "
+            f"Subset; if each pass shows only some samples, give the number of all as size="
         )
     return ValueError(
         f"{name}: keeps something for each sample up to the greatest index, but that is {highest}; "
         f"number the samples from 0, hashed or sparse ids by their place in a list, or give size= "
         f"if there are more than {MOST_SAMPLES}"
+    )
+
+
+def too_many(name: str, samples: int | None, more: int) -> ValueError:
+    """Return the error that says that a data set shows more samples than it says that it has.
+
+    Args:
+        name: Who keeps something for each, for messages.
+        samples: What it says.
+        more: How many came beyond.
+    """
+    return ValueError(
+        f"{name}: keeps something for each sample, and the data set says that it has {samples}, "
+        f"but {more} more came; if each pass shows others, give the number of all as size="
     )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from negplug.kernels.announcing import Purpose, announce, announce_gradient
 from negplug.kernels.errors import RanksError
+from negplug.kernels.meeting import Topic, meet_anew
 from negplug.kernels.torch_private import sequence_number
 
 _alone = False
@@ -73,11 +74,21 @@ def total(count: Tensor, announces: bool) -> Tensor:
     return count
 
 
-def everyones(state: Any) -> list[Any]:
-    """Return every rank's ``state``, an object of tensors and built-in types, in rank order."""
+def everyones(state: Any, topic: Topic | None = None) -> list[Any]:
+    """Return every rank's ``state``, in rank order.
+
+    Args:
+        state: This rank's, an object of tensors and built-in types.
+        topic: What the ranks meet for first, where some rank may not come.
+
+    Raises:
+        RanksError: If a rank does not come, see :func:`negplug.kernels.meeting.meet_anew`.
+    """
     states: list[Any] = [None] * world_size()
     if world_size() == 1:
         return [state]
+    if topic is not None:
+        meet_anew(topic)
     dist.all_gather_object(states, state)
     return states
 

@@ -74,7 +74,8 @@ class SogCLR(Stateful, Objective):
     Args:
         gamma: γ in (0, 1], the share of the present batch in the average. 1 keeps nothing of the
             past and is ``decoupled()``.
-        size: Number of samples in the data set; None takes what the run says, if it does.
+        size: Number of samples, which may be more than the data set says that it has, where each
+            pass shows others; None takes what the run says, if it does.
         decay_steps: T ≥ 1, the training steps in which γ falls from 1 to ``gamma``; None for a
             constant γ.
 

@@ -60,7 +60,8 @@ class Emc2(ChainSampler):
             them out.
         burn_in_stop: The training step from which on there is no burn-in, because old chains need
             none. None keeps the burn-in.
-        size: Number of samples in the data set; None takes the run's, if that is known.
+        size: Number of samples, which may be more than the data set says that it has, where each
+            pass shows others; None takes the run's, if that is known.
         source: Whose rows are proposed; those of the batch, of all ranks, by default.
 
     Raises:

@@ -40,7 +40,8 @@ class Isir(ChainSampler):
         out_of_batch: What becomes of states outside the batch: ``"recompute"`` embeds them anew,
             one sample per anchor and step; ``"cached"`` takes their last embeddings; ``"drop"``
             leaves them out.
-        size: Number of samples in the data set; None takes the run's, if that is known.
+        size: Number of samples, which may be more than the data set says that it has, where each
+            pass shows others; None takes the run's, if that is known.
         source: Whose rows are candidates; those of the batch, of all ranks, by default.
 
     Raises:

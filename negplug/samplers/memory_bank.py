@@ -13,6 +13,7 @@ so that ranks that gather hold the same bank to the last bit.
 How many samples of a step are new cannot be known without waiting for a GPU. There the pool goes up
 to the last slot that may have been written, with a mask, and slots are found by sorting the indexes
 that they hold. Only a bank that has run out of room, and was not told the number of samples, waits.
+Where more samples come than the data set says that it has, there or on a CPU, the next step raises.
 
 A slot is up to an epoch old. Without a momentum encoder, slots of the first epochs are far from
 what the encoder would make of the samples now; ``schedule(in_batch(), memory_bank(),
@@ -34,11 +35,11 @@ from negplug.contract.hookspecs import SamplerSpec, hookimpl
 from negplug.contract.ids import UNKNOWN
 from negplug.contract.inputs import check_integer, check_number
 from negplug.contract.negatives import Negatives
-from negplug.contract.sample_table import beyond, most_samples, unnamed
+from negplug.contract.sample_table import beyond, most_samples, too_many, unnamed
 from negplug.contract.sampler import NegativeSampler, Sampled
 from negplug.kernels.averages import average_
 from negplug.kernels.distributed import world_size
-from negplug.kernels.late import check, free_to_read, read
+from negplug.kernels.late import check, free_to_read, look, read
 from negplug.kernels.unit import unit_rows
 from negplug.samplers.common.remembering import Arriving, RememberingSampler
 from negplug.samplers.uniform import Uniform
@@ -51,7 +52,8 @@ class MemoryBank(RememberingSampler):
 
     Args:
         momentum: m in [0, 1): the share of the old value that an update keeps.
-        size: Number of samples in the data set; None lets the bank grow with the indexes.
+        size: Number of samples; None lets the bank grow with the indexes, up to the number that the
+            data set says, if it does.
         gather: Whether the keys of every rank enter, so that all ranks hold the same bank.
 
     Raises:
@@ -73,6 +75,8 @@ class MemoryBank(RememberingSampler):
         self._counted = True
         # The count of the run that was loaded, which did not wait either.
         self._reach = 0
+        # How many slots the last step lacked, at most 0 if none; None where none can be lacking.
+        self._lacking: Tensor | None = None
 
     @property
     def most(self) -> int | None:  # type: ignore[override]
@@ -83,9 +87,11 @@ class MemoryBank(RememberingSampler):
         """Return the visited slots.
 
         Raises:
-            ValueError: If a training sample's data set index is unknown or beyond the bank.
+            ValueError: If a training sample's data set index is unknown or beyond the bank, or
+                more samples have come than the data set says that it has.
         """
         if batch.training:
+            self._check_lacking(wait=False)
             self._samples = batch.context.dataset.size
         if self._reach > self.count and not free_to_read(batch.anchors.embeddings.device):
             # As wide a pool as without the interruption: sums of another width round otherwise.
@@ -135,12 +141,26 @@ class MemoryBank(RememberingSampler):
         failed = indexes.div(most, rounding_mode="floor").any()
         check("memory_bank: data set indexes", failed, error)
 
+    def _check_lacking(self, wait: bool) -> None:
+        """Raise ``ValueError``, in some later call unless it waits, if there are too few slots."""
+        lacking, samples, self._lacking = self._lacking, self._samples, None
+
+        def refuse() -> None:
+            raise too_many("memory_bank", samples, int(lacking or 0))
+
+        if lacking is not None:
+            look("memory_bank: slots", lacking, refuse, lambda found: found > 0, wait)
+
     def update(self, seen: Arriving) -> None:
         """Average the step's keys into their slots."""
         keys, names = seen
+        most = self._most(len(keys))
         if not free_to_read(keys.device):
-            self._make_room(keys)
-            average_(self.rows, self.names, keys, names, self.momentum, UNKNOWN)
+            capped = most < self.count + len(keys)
+            self._make_room(most, keys)
+            needed = average_(self.rows, self.names, keys, names, self.momentum, UNKNOWN)
+            if capped:
+                self._lack(needed - most)
             return
         # By numpy, whose operations of a few integers take a tenth of the time of torch's.
         arriving = names[1].numpy()
@@ -154,6 +174,13 @@ class MemoryBank(RememberingSampler):
         average = unit_rows(torch.lerp(mean, old, self.momentum))
         self.rows.index_copy_(0, slots, average.to(self.rows))
         self.names.index_copy_(1, slots, names.index_select(1, bags[0][bags[1]]))
+        if self.count > most:
+            self._lack(torch.tensor(self.count - most, device=keys.device))
+
+    def _lack(self, slots: Tensor) -> None:
+        """Note that slots ``[]`` were lacking, in one of the updates of a step."""
+        before = slots if self._lacking is None else self._lacking
+        self._lacking = torch.maximum(before, slots)
 
     def _slots_of(self, indexes: Any, keys: Tensor) -> Any:
         """Return the slot of each index ``[n]`` of an array, made if need be; they ascend."""
@@ -172,12 +199,14 @@ class MemoryBank(RememberingSampler):
         self.count += made
         return slots
 
-    def _make_room(self, keys: Tensor) -> None:
+    def _most(self, keys: int) -> int:
+        """Return how many slots there may be after a step of so many keys."""
+        samples, most = self.size or self._samples, self.count + keys
+        return most if samples is None else max(min(most, samples), self.count)
+
+    def _make_room(self, most: int, keys: Tensor) -> None:
         """Raise the count to the most that a step may leave, and make room for so many slots."""
         samples = self.size or self._samples
-        most = self.count + len(keys)
-        if samples is not None:
-            most = max(min(most, samples), self.count)
         if most > len(self.rows):
             if samples is None and self.count:
                 # Rarely: a sample that comes again takes no slot, and much room is made.
@@ -196,7 +225,12 @@ class MemoryBank(RememberingSampler):
             self._counted = True
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the settings and a copy of the bank; waits for the device, and changes nothing."""
+        """Return the settings and a copy of the bank; waits for the device, and changes nothing.
+
+        Raises:
+            ValueError: If more samples have come than the data set says that it has.
+        """
+        self._check_lacking(wait=True)
         before = self.count, self._counted
         self._recount()
         state = super().get_extra_state() | {"reach": max(before[0], self._reach)}
@@ -216,7 +250,7 @@ class MemoryBank(RememberingSampler):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the bank; the saved count is that of the written slots."""
         super().set_extra_state(state)
-        self._counted, self._reach = True, state.get("reach", 0)
+        self._counted, self._reach, self._lacking = True, state.get("reach", 0), None
 
     def settings(self) -> dict[str, Any]:
         """Return size and momentum."""

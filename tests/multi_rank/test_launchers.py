@@ -9,9 +9,12 @@ import hosts
 import pytest
 import ranks
 import torch
+import torch.distributed as dist
+import unequal_ranks
 from torch import nn
 
 from negplug import ContrastiveLoss
+from negplug.kernels import meeting
 from negplug.testing.subject import difference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all of them are used")
@@ -98,6 +101,10 @@ def fit_in_this_process(sampler, folder, epochs, checkpoint):
         def on_train_end(self, trainer, module):
             self.write(trainer, "end")
             trainer.save_checkpoint(folder / "checkpoint")
+            if trainer.is_global_zero and "gather=False" in sampler:
+                meeting._patience[dist.group.WORLD] = 0.4
+                said = unequal_ranks.said(trainer.save_checkpoint, folder / "alone")
+                (folder / "said").write_text(str(said))
 
         def write(self, trainer, when):
             folder.mkdir(exist_ok=True)
@@ -136,6 +143,9 @@ def test_lightnings_ranks_agree_and_their_checkpoint_loads(half):
         # Though solo-learn main gathers by itself, so that its batches hold everyone's keys.
         assert not torch.equal(*rows)
         assert difference(saved["ranks"], [first, second]) is None
+        # What saves on rank 0 alone, as solo-learn's own Checkpointer does, is refused in time.
+        assert "RanksError', 'rank 1 has saved no checkpoint" in (folder / "said").read_text()
+        assert not (folder / "alone").exists()
     else:
         assert difference(first, second) is None
         assert difference(saved["losses"], first) is None

@@ -15,6 +15,7 @@ from unequal_ranks import said, train
 
 from negplug import ContrastiveLoss
 from negplug.kernels import meeting
+from negplug.kernels.distributed import everyones
 from negplug.loss import terms
 
 
@@ -88,6 +89,38 @@ def test_diagnostics_of_one_rank_alone_or_of_another_value(tmp_path):
     for heard in ranks.run(diagnosed_otherwise, 2):
         assert heard[0][0] == "RanksError"
         assert "rank 0 has representation, rank 1 has gradient_snr" in heard[0][1]
+
+
+def saves(rank, world, folder):
+    """Rank 0 is slow to save; then it saves alone, and rank 1 too late; then both save again."""
+    os.environ[meeting.VARIABLE] = "0.4"
+    found = []
+
+    def save():
+        each = everyones(rank, meeting.SAVED)
+        assert each == [0, 1]
+
+    if rank:
+        (folder / "waits").touch()
+    while not (folder / "waits").exists():
+        time.sleep(0.05)
+    time.sleep(0 if rank else 0.8)  # for longer than a rank 0 waits
+    found.append(said(save))
+    while rank and not (folder / "gave up").exists():
+        time.sleep(0.05)
+    found.append(said(save))
+    (folder / "gave up").touch()
+    os.environ[meeting.VARIABLE] = "60"
+    return [*found, said(save)]
+
+
+def test_a_checkpoint_that_one_rank_saves_alone(tmp_path: Path):
+    first, second = ranks.run(saves, 2, tmp_path)
+    assert first[0] is second[0] is first[2] is second[2] is None
+    assert first[1][0] == second[1][0] == "RanksError"
+    assert first[1][1].startswith("rank 1 has saved no checkpoint within 0.4 s of this rank")
+    assert "gather=False" in first[1][1]
+    assert second[1][1].startswith("rank 0 waited 0.4 s for rank 1 to save a checkpoint, and has")
 
 
 def two_groups(rank, world, folder):

@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from negplug import ContrastiveBatch, ContrastiveLoss
+from negplug.contract.dataset import DatasetAccess
+from negplug.samplers import memory_bank
 from negplug.samplers.memory_bank import MemoryBank
 
 
@@ -49,6 +51,48 @@ def test_a_bank_refuses_the_negative_indexes_of_an_adapter():
     with pytest.raises(ValueError, match="of every sample, but one is -1"):
         settled(loss_fn.contrast, batch)
     assert same_state(loss_fn.state_dict(), before)
+
+
+def pass_by_pass(expression, samples, passes):
+    """Train on passes of a data set that says how many samples it has; whose memory the loss is."""
+    loss_fn = ContrastiveLoss(expression)
+    for step, indexes in enumerate(passes):
+        batch = ContrastiveBatch.from_views(
+            tuple(view.to(DEVICE) for view in embed(len(indexes), step)),
+            torch.tensor(indexes, device=DEVICE),
+        )
+        told = batch.within(dataset=DatasetAccess(samples, None))
+        settled(loss_fn.contrast, told).backward()
+        loss_fn.end_step()
+    return loss_fn
+
+
+@pytest.fixture(params=["looks", "looks at no value"])
+def either_path(request, monkeypatch):
+    """The path of a CPU, and that of a GPU."""
+    looks = request.param == "looks"
+    monkeypatch.setattr(memory_bank, "free_to_read", lambda device: looks and device.type == "cpu")
+
+
+VIRTUAL = [[0, 1, 2], [3, 1], [7, 2]], [[8, 9], [0, 8]]
+"""Passes of a data set of four, or five, that shows others each time: five, and two more."""
+
+
+@pytest.mark.usefixtures("either_path")
+def test_more_samples_than_the_data_set_says_that_it_has():
+    few, many = VIRTUAL
+    message = "memory_bank: keeps .* says that it has 4, but 1 more came; .* of all as size="
+    with pytest.raises(ValueError, match=message):
+        pass_by_pass("memory_bank()", 4, [*few, [1]])
+    with pytest.raises(ValueError, match=message):  # nor is it saved
+        pass_by_pass("memory_bank()", 4, few).state_dict()
+    assert memory(pass_by_pass("memory_bank()", 5, [*few, [1]]))["count"] == 5
+    found = memory(pass_by_pass("memory_bank(size=10)", 4, few + many))
+    reference = Remembered(0.5)
+    for step, indexes in enumerate(few + many):
+        reference.take_in(embed(len(indexes), step), torch.tensor(indexes))
+    assert found["names"][1].tolist() == list(reference.rows)
+    torch.testing.assert_close(found["rows"].cpu(), torch.stack(list(reference.rows.values())))
 
 
 class Stream(IterableDataset):

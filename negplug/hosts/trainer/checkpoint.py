@@ -11,6 +11,7 @@ from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.treatment import Treatment
 from negplug.kernels.distributed import everyones, rank, world_size
+from negplug.kernels.meeting import SAVED
 
 _OF_THE_HOST = "of the host"
 _LONGEST = 1000  # characters of an expression in a message
@@ -39,7 +40,11 @@ class CheckpointMixin:
         return several.state_key(self.target, begun=self._stage is not None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the expressions and all state: tensors and built-in types only."""
+        """Return the expressions and all state: tensors and built-in types only.
+
+        Raises:
+            RanksError: If this rank saves alone, and each rank has a state of its own.
+        """
         losses, dataset = self._kept.saved, self._kept.owner.dataset
         # A run that resumes may change it; a reader of the file has to know it.
         known: dict[str, Any] = self._choice() | {"temperature": self.treatment.temperature}
@@ -50,9 +55,9 @@ class CheckpointMixin:
             self.injection.end_step()
             losses = self.injection.state_dict()
             if any(part.per_rank for part in self.injection.samplers()):
-                # Lightning asks every rank and writes what rank 0 answers.
-                whose = {"dataset": everyones(dataset), "losses": {}}
-                return known | whose | {"ranks": everyones(losses)}
+                # Lightning asks the ranks that save and writes what rank 0 answers.
+                datasets, each = zip(*everyones((dataset, losses), SAVED), strict=True)
+                return known | {"dataset": list(datasets), "losses": {}, "ranks": list(each)}
         return known | {"dataset": dataset, "losses": losses or {}}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

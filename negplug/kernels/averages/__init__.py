@@ -37,17 +37,21 @@ AVERAGING: Operation[int] = Operation(
 
 def average_(
     rows: Tensor, names: Tensor, keys: Tensor, arriving: Tensor, momentum: float, empty: int
-) -> None:
+) -> Tensor:
     """Write the mean direction of each sample's keys into its slot.
 
     Args:
-        rows: ``[C, d]``, the slots, of unit length; those that are not written are 0. There is room
-            for all samples that are new.
+        rows: ``[C, d]``, the slots, of unit length; those that are not written are 0. New samples
+            that find no room share the last one.
         names: ``[c, C]`` int64, names of the slots, the second of which is the data set index.
         keys: ``[n, d]``.
         arriving: ``[c, n]`` int64, their names; a slot takes those of its first key.
         momentum: The share of the old value that an update keeps.
         empty: The index of a slot that is not written.
+
+    Returns:
+        How many slots the samples need, ``[]`` int64: more than C where there was no room.
     """
     kernel = AVERAGING.kernel(rows.device, len(keys))
-    kernel(rows, names, keys, arriving, momentum, empty)
+    needed: Tensor = kernel(rows, names, keys, arriving, momentum, empty)
+    return needed

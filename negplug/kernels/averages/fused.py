@@ -26,11 +26,10 @@ _WIDEST = 512
 
 def fused_average(
     rows: Tensor, names: Tensor, keys: Tensor, arriving: Tensor, momentum: float, empty: int
-) -> None:
+) -> Tensor:
     """Write averages; see :func:`negplug.kernels.averages.average_`."""
     if not _served(rows, keys):
-        average_by_sorting(rows, names, keys, arriving, momentum, empty)
-        return
+        return average_by_sorting(rows, names, keys, arriving, momentum, empty)
     (count, width), arriving = keys.shape, arriving.contiguous()
     indexes = arriving[1]
     found = find(names[1], indexes)
@@ -62,6 +61,7 @@ def fused_average(
     )
     # A program's writes are none that autograd sees.
     torch.autograd.graph.increment_version((rows, names))
+    return written + (flags & (found < 0)).sum()
 
 
 def _served(rows: Tensor, keys: Tensor) -> bool:

@@ -68,7 +68,7 @@ def averages_of_samples(
         mean += tl.dot(same, tl.where(finite, keys, 0.0), input_precision=PRECISION)
     mean = _unit(mean / tl.maximum(number, 1.0)[:, None])
     mean = tl.where(spoils[:, None] > 0, float("nan"), mean)
-    # No more than there is room for, unless a check has yet to refuse an index.
+    # No more than there is room for, unless a check has yet to refuse them.
     made = tl.minimum(tl.load(Written) + before, slots - 1)
     slot = tl.where(found < 0, made, found)
     inside = first[:, None] & (dim[None, :] < width)

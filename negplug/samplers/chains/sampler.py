@@ -75,7 +75,8 @@ class ChainSampler(Stateful, NegativeSampler):
     Args:
         name: The sampler's name, for messages.
         out_of_batch: What becomes of states outside the batch, see the module.
-        size: Number of samples in the data set; None takes what the run says, if it does.
+        size: Number of samples, which may be more than the data set says that it has, where each
+            pass shows others; None takes what the run says, if it does.
         source: Whose rows are proposed; those of the batch, of all ranks, by default.
 
     Raises:

@@ -47,9 +47,10 @@ def test_averages_equal_a_loop(name, width):
         indexes = torch.tensor(step)
         names = torch.stack([indexes + 50, indexes, torch.arange(len(step))])
         keys = normalize(torch.randn(len(step), width, generator=generator), dim=1)
-        average_(*found, keys, names, 0.3, -1)
-        average_by_sorting(*by_sorting, keys, names, 0.3, -1)
+        needed = average_(*found, keys, names, 0.3, -1)
+        needed_by_sorting = average_by_sorting(*by_sorting, keys, names, 0.3, -1)
         naive(wanted, slots, keys, names, 0.3)
+        assert needed == needed_by_sorting == len(slots)
         for bank in (found, by_sorting):
             torch.testing.assert_close(bank[0], wanted[0])
             assert torch.equal(bank[1], wanted[1])
@@ -59,6 +60,8 @@ def test_nothing_is_written_beyond_the_room():
     rows, names = empty_bank(4)
     keys = normalize(torch.ones(30, 4), dim=1)
     arriving = torch.stack([torch.arange(30)] * 3)
+    for average in (average_, average_by_sorting):
+        assert average(rows.clone(), names.clone(), keys, arriving, 0.5, -1) == 30
     average_(rows, names, keys, arriving, 0.5, -1)
     assert sorted(names[1, :23].tolist()) == list(range(23))
     assert names[1, 23] >= 23

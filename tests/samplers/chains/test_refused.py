@@ -87,6 +87,15 @@ def test_a_batch_that_does_not_fit_is_refused(expression, indexes, size, message
         one_step(ContrastiveLoss(expression), indexes, size)
 
 
+@pytest.mark.parametrize("expression", ["emc2(size=14)", "isir(size=14)"])
+def test_a_data_set_that_shows_others_each_time_is_given_its_size(expression):
+    loss_fn = ContrastiveLoss(expression)
+    for seed, indexes in enumerate(([0, 1, 2], [9, 2, 13])):
+        one_step(loss_fn, indexes, 8, seed=seed)
+    with pytest.raises(ValueError, match=r"index 14 is beyond size=14 .* number of all as size="):
+        one_step(loss_fn, [14, 1], 8)
+
+
 @pytest.mark.parametrize("expression", ["emc2()", "isir()"])
 def test_samples_without_an_index_are_refused(expression):
     with pytest.raises(ValueError, match=r"needs the data .* was called without indexes="):

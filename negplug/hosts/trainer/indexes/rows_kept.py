@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -58,7 +58,7 @@ class RowsKept:
         self._size = 1
         self._again = self._followed = self._told = False
         self._moved: list[str] = []
-        self._put_back: list[Callable[[], None]] = []
+        self._hooks: list[HookStandIn] = []
         self._model = model
         if any(_is_compiled(module) for module in model.modules()):
             self._left = 0  # it would be compiled anew
@@ -68,7 +68,7 @@ class RowsKept:
     def end_step(self) -> None:
         """Watch one step less; before an epoch begins, its first one."""
         self._left = max(0, self._left - 1)
-        if self._put_back and not self._left:
+        if self._hooks and not self._left:
             self.stop()
             self._again = True
         elif self._again and self._looks_on and self._trainer.is_last_batch:
@@ -77,14 +77,14 @@ class RowsKept:
 
     def stop(self) -> None:
         """Watch nothing more."""
-        while self._put_back:
-            self._put_back.pop()()
+        while self._hooks:
+            self._hooks.pop().take_off()
         for treated in self._losses:
             treated.looks = None
 
     def reading(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context inside which what is read off a batch keeps its marks."""
-        return self._marks if self._put_back else contextlib.nullcontext()
+        return self._marks if self._hooks else contextlib.nullcontext()
 
     @property
     def _looks_on(self) -> bool:
@@ -108,13 +108,13 @@ class RowsKept:
             treated.looks = self._look
 
     def _watch(self, owner: Any, name: str, begins: bool) -> None:
-        own, was_set = getattr(owner, name), name in vars(owner)
+        own = getattr(owner, name)
         of_callback = name == _START and owner is not self._model
         said = f"{type(owner).__name__}.{name}" if of_callback else name
 
         @functools.wraps(own)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            if not self._trainer.training or torch.compiler.is_compiling():
+            if hook.over or not self._trainer.training or torch.compiler.is_compiling():
                 return own(*args, **kwargs)
             # A callback is given the Trainer and the model ahead of the batch.
             batch = [*args, *kwargs.values()][2 if of_callback else 0]
@@ -141,15 +141,8 @@ class RowsKept:
 
         hook = HookStandIn(watched, owner, name)
 
-        def put_back() -> None:
-            if vars(owner).get(name) is hook:
-                if was_set:
-                    setattr(owner, name, own)
-                else:
-                    delattr(owner, name)
-
         setattr(owner, name, hook)
-        self._put_back.append(put_back)
+        self._hooks.append(hook)
 
     def _mark_samples(self, batch: Any, size: int) -> None:
         """Mark what is in lists with an entry for each sample, where nothing is stacked yet."""

@@ -209,7 +209,7 @@ def _described(row: int, sample: int) -> str:
 
 
 def _in_order(size: int) -> Tensor:
-    return torch.arange(size, dtype=torch.int32)
+    return torch.arange(size, dtype=torch.int32, device="cpu")
 
 
 def _first_wrong(rows: Tensor, order: Tensor) -> _Wrong:

@@ -53,6 +53,7 @@ def read_metadata(
         is_supervised(model),
         unlabeled=unlabeled,
         handed_over=provided.handed_over,
+        labels_handed_over=provided.labels_handed_over,
     )
 
 

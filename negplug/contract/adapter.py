@@ -32,6 +32,7 @@ class Metadata:
             that is in it twice is what the host takes it for; no sampler asks for indexes then.
         unlabeled: Why there are no labels.
         handed_over: Whether the recipe has said the indexes itself, which are believed.
+        labels_handed_over: Likewise of the labels.
     """
 
     indexes: Tensor | None = None
@@ -41,6 +42,7 @@ class Metadata:
     by_place: bool = False
     unlabeled: str = ""
     handed_over: bool = False
+    labels_handed_over: bool = False
 
     def of(self, rows: int) -> dict[str, Any]:
         """Return the arguments of a batch whose views have ``rows`` rows, one per sample.

@@ -46,9 +46,12 @@ class Part(Expressed, nn.Module):
         wants_indexes: Whether it uses the data set index of each sample, so that a recipe which
             does not hand them over is watched for them. If no part does, a host's rows are told
             apart by their place in the batch.
+        wants_labels: Whether it uses the label of each sample, so that a recipe which moves rows
+            away from the labels of its loader's batch is watched for.
     """
 
     wants_indexes: bool = False
+    wants_labels: bool = False
 
     def __init__(self) -> None:
         super().__init__()

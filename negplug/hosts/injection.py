@@ -108,9 +108,10 @@ class Injection:
                 column = functools.partial(self._columns.of, dataset)
                 size = length(dataset)
                 treated.dataset = replace(treated.dataset, size=size, column=column)
-            known = indexes is not None or labels is not None
-            said = Metadata(indexes, labels, unindexed, handed_over=indexes is not None)
-            treated.provide(said, until_backward=known)
+            said = Metadata(indexes, labels, unindexed)
+            own, known = indexes is not None, labels is not None
+            said = replace(said, handed_over=own, labels_handed_over=known)
+            treated.provide(said, until_backward=own or known)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the steps to come are of, for samplers that switch by it.

@@ -30,6 +30,9 @@ _NO_ENCODER = (
     "nothing can embed samples outside the batch (a plain loop has to call provide(encode=…); a "
     "tuner's steps run without the NegativeControl callback, which runs the recipe again)"
 )
+_LABELS_INSTEAD = (
+    "hand the right ones over in training_step, by provide(labels=…) of the callback's injection"
+)
 
 
 class StepOver(BaseException):
@@ -56,6 +59,7 @@ class TreatedLoss:
         reads_metadata: Whether the site finds the metadata of a step itself.
         numbered_inside: Whether its indexes are those that samples say of themselves, which a
             ``Subset`` around them leaves as they are; otherwise positions in the loader's data set.
+        wants_labels: Whether its sampler or objective uses the label of each sample.
         dataset: What its batches can say of the data set.
         evaluating: Whether a Trainer validates, so that the host gets its own loss.
         watcher: Told of each training call's loss while first steps are watched.
@@ -91,6 +95,7 @@ class TreatedLoss:
             )
         parts = (*self.loss.sampler.parts_inside(), *self.loss.objective.parts_inside())
         self._by_place = not any(part.wants_indexes for part in parts)
+        self.wants_labels = any(part.wants_labels for part in parts)
         self.tally = Tally()
         self._forgets = False
         self._used: int | None = None  # the step of the calls that the metadata served
@@ -122,6 +127,11 @@ class TreatedLoss:
     def collect_for(self, collector: Callable[[ContrastiveBatch], None]) -> None:
         """Tell ``collector`` of each training call's batch, with the samples' data set indexes."""
         self.collector, self._by_place = collector, False
+
+    @property
+    def wants_indexes(self) -> bool:
+        """Whether its sampler, its objective or a collector uses data set indexes."""
+        return not self._by_place
 
     @property
     def captures(self) -> bool:
@@ -168,24 +178,32 @@ class TreatedLoss:
         with self.loss.ranks.together(*given):
             if self._captured is None:
                 if self.doubt:
-                    self.disown(self.doubt)
+                    self.disown_indexes(self.doubt)
                 if self.looks is not None:
                     self.looks(self, given)
             yield
 
-    def disown(self, reason: str) -> None:
-        """Know the step's samples no longer, for the reason of a clause.
+    def disown_indexes(self, reason: str) -> None:
+        """Know the indexes of the step's samples no longer, for the reason of a clause.
 
-        Indexes that the recipe has handed over itself stay.
+        Those that the recipe has handed over itself stay.
 
         Raises:
-            ValueError: If the site finds the metadata itself.
+            ValueError: If the site finds the metadata itself, and they are needed.
         """
         if self._metadata.handed_over:
             return
-        if self.reads_metadata:
+        if self.reads_metadata and self.wants_indexes:
             raise ValueError(f"{self.name}: {reason}")
         self._metadata = replace(self._metadata, indexes=None, unindexed=reason)
+
+    def disown_labels(self, reason: str) -> None:
+        """Know the labels of the step's samples no longer, as :meth:`disown_indexes`."""
+        if self._metadata.labels_handed_over or self._metadata.labels is None:
+            return
+        if self.reads_metadata and self.wants_labels:
+            raise ValueError(f"{self.name}: {reason}; {_LABELS_INSTEAD}")
+        self._metadata = replace(self._metadata, labels=None, unlabeled=reason)
 
     def returned(
         self, own: Callable[[], Tensor], treated: Callable[[], Tensor], learns: bool = True

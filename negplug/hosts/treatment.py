@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from negplug.contract.adapter import LossSite
 from negplug.contract.inputs import check_temperature
 from negplug.contract.objective import Objective
+from negplug.contract.part import Part
 from negplug.contract.sampler import NegativeSampler
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.plugins.build import as_objective, as_sampler
@@ -58,8 +59,18 @@ class Treatment:
     @property
     def wants_indexes(self) -> bool:
         """Whether a part of it uses the data set index of each sample."""
-        parts = [part for sampler in self.samplers.values() for part in sampler.all_samplers()]
-        return any(part is not None and part.wants_indexes for part in (*parts, self.objective))
+        return any(part.wants_indexes for part in self._parts())
+
+    @property
+    def wants_labels(self) -> bool:
+        """Whether a part of it uses the label of each sample."""
+        return any(part.wants_labels for part in self._parts())
+
+    def _parts(self) -> Iterator[Part]:
+        for sampler in self.samplers.values():
+            yield from sampler.all_samplers()
+        if self.objective is not None:
+            yield self.objective
 
     def targets(self, target: str | None) -> tuple[str, ...] | None:
         """Return the names of the losses to treat; None if it is every loss.

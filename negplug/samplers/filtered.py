@@ -131,6 +131,7 @@ class Filtered(NegativeSampler):
         self.limits = Limits("filtered", *limits, guide, parent) if limited else None
         self.guide = None if self.limits is None else self.limits.guide
         self.wants_indexes = any(part is not None for part in (self.file, self.pairs, self.guide))
+        self.wants_labels = by == "labels"
 
     @property
     def most(self) -> int | None:  # type: ignore[override]

@@ -74,6 +74,7 @@ class Stratified(ChoosingSampler):
         self.strata = Strata("stratified", by, parent)
         self.same = same
         self.wants_indexes = self.strata.metadata is not None
+        self.wants_labels = not self.wants_indexes
         self.correction = check_flag("stratified", "correction", correction)
         self.allocation = Allocation(num_negatives, same, self.source)
         if self.correction and 0 in self.allocation.sizes:

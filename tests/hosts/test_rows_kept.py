@@ -8,69 +8,73 @@ import hosts
 import pytest
 import torch
 import validating
-from torch import nn
+from moving_rows import KEEPS, MOVES, ORDER, fit, with_views
 
-from negplug.hosts.trainer.indexes.row_marks import MIXED, RowMarks
+import negplug
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-ORDER = torch.tensor([3, 1, 4, 7, 5, 0, 2, 6])
+BY_LABELS = 'filtered(by="labels")'
 
 
-def with_views(batch, change):
-    """The batch with other images."""
-    return [[change(v) for v in part] if isinstance(part, list) else part for part in batch]
-
-
-def fit(change, where="training_step", sampler="memory_bank()", told=None):
-    module = hosts.recipe()
-    control = hosts.negative_control()(sampler)
-    if where == "training_step":
-        step = module.training_step
-
-        def training_step(batch, batch_idx):
-            if told is not None:
-                control.injection.provide(indexes=told(batch_idx))
-            return step(with_views(batch, change), batch_idx)
-
-        module.training_step = training_step
-    else:
-        hook = {where: lambda self, batch, *_: with_views(batch, change)}
-        module.__class__ = type("Hooked", (type(module),), hook)
-    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
-    return module, control
-
-
-MOVES = {
-    "shuffled": lambda x: x[ORDER],
-    "flipped": lambda x: x.flip(0),
-    "rolled": lambda x: torch.roll(x, 1, 0),
-    "halves": lambda x: torch.cat([x[:4], x[:4]]),
-    "selected": lambda x: x.index_select(0, ORDER).contiguous() * 2,
-    "chunks": lambda x: torch.cat(x.chunk(4)[::-1]),
-    "gathered": lambda x: x.gather(0, ORDER.view(-1, 1, 1, 1).expand_as(x)),
-    "written": lambda x: x.clone().index_copy_(0, ORDER, x),
-}
-KEEPS = {
-    "there and back": lambda x: x[ORDER][ORDER.argsort()],
-    "other axes": lambda x: x.flip(3).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
-    "two batches": lambda x: torch.cat([x, x + 0.1]).chunk(2)[0],
-    "stacked": lambda x: torch.stack([x, x]).flatten(0, 1).view(2, *x.shape)[1],
-    "added up": lambda x: torch.zeros_like(x).index_add_(0, torch.arange(8), x),
-    "noise": lambda x: torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x + 1e-3 * torch.rand(()), x),
-}
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_rows_that_a_training_step_moves(name):
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [(name, "memory_bank()") for name in MOVES]
+    + [("shuffled", BY_LABELS), ("halves", "stratified(num_negatives=2)")],
+)
+def test_rows_that_a_training_step_moves(name, sampler):
     with pytest.raises(ValueError, match=r"training_step moves, .* \(row \d of .* is sample \d\)"):
-        fit(MOVES[name])
+        fit(MOVES[name], sampler=sampler)
 
 
+@pytest.mark.parametrize("sampler", ["memory_bank()", BY_LABELS])
 @pytest.mark.parametrize("hook", ["on_before_batch_transfer", "on_after_batch_transfer"])
-def test_rows_that_a_hook_moves(hook):
+def test_rows_that_a_hook_moves(hook, sampler):
     with pytest.raises(ValueError, match=f"(but|:) {hook} moves, drops"):
-        fit(MOVES["shuffled"], hook)
-    fit(KEEPS["noise"], hook)
+        fit(MOVES["shuffled"], hook, sampler)
+    fit(KEEPS["noise"], hook, sampler)
+
+
+class Watching(negplug.NegativeSampler):
+    """Keeps the labels of each step's anchors; their other views follow."""
+
+    wants_labels = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def sample(self, batch):
+        self.seen.append(batch.anchors.labels.cpu())
+        return negplug.make_sampler("in_batch()").sample(batch)
+
+
+def seen_labels(control, size=8):
+    (loss,) = control.injection.losses.values()
+    return torch.stack(loss.loss.sampler.seen)[:, :size]
+
+
+@pytest.mark.parametrize("order", [ORDER, ORDER[:6]])
+def test_rows_that_a_hook_moves_with_their_labels(order):
+    """Labels are read off the batch behind the hook."""
+
+    def on_after_batch_transfer(self, batch, *_):
+        moved = [part[order] if isinstance(part, torch.Tensor) else part for part in batch]
+        return with_views(moved, lambda x: x[order])
+
+    module, control = hosts.recipe(), hosts.negative_control()(Watching())
+    hook = {"on_after_batch_transfer": on_after_batch_transfer}
+    module.__class__ = type("Hooked", (type(module),), hook)
+    hosts.trainer(callbacks=[control]).fit(module, hosts.loader())
+    assert torch.equal(seen_labels(control, len(order)), (order % 4).repeat(3, 1))
+
+
+def test_labels_of_the_recipes_own_are_right():
+    _, control = fit(MOVES["shuffled"], sampler=Watching(), told=lambda _: {"labels": ORDER % 4})
+    assert torch.equal(seen_labels(control), (ORDER % 4).repeat(3, 1))
+
+
+def test_rows_of_samplers_that_use_no_labels_may_move():
+    fit(MOVES["shuffled"], sampler="in_batch()")
 
 
 @pytest.mark.parametrize("name", KEEPS)
@@ -81,6 +85,8 @@ def test_rows_that_are_kept_are_left_alone(name, caplog):
     assert loss.loss.sampler.count == 24
     assert loss.looks is None
     assert "transfer" not in " ".join(vars(module))
+    _, control = fit(KEEPS[name], sampler=Watching())
+    assert torch.equal(seen_labels(control), (torch.arange(24) % 4).view(3, 8))
 
 
 def cut_and_paste(x):
@@ -103,8 +109,9 @@ def test_rows_that_a_training_step_mixes(mix):
         fit(mix)
 
 
+@pytest.mark.parametrize("sampler", ["memory_bank()", BY_LABELS])
 @pytest.mark.parametrize("of_the_module", [False, True])
-def test_rows_that_are_moved_as_a_batch_begins(of_the_module):
+def test_rows_that_are_moved_as_a_batch_begins(of_the_module, sampler):
     class Turning(hosts.lightning().Callback):
         def on_train_batch_start(self, trainer, module, batch, *_):
             turn(batch)
@@ -113,7 +120,7 @@ def test_rows_that_are_moved_as_a_batch_begins(of_the_module):
         views = next(part for part in batch if isinstance(part, list))
         views[:] = [view.flip(0) for view in views]
 
-    module, control = hosts.recipe(), hosts.negative_control()("memory_bank()")
+    module, control = hosts.recipe(), hosts.negative_control()(sampler)
     if of_the_module:
         module.on_train_batch_start = turn
     callbacks = [control] if of_the_module else [control, Turning()]
@@ -175,12 +182,14 @@ def test_rows_that_are_mixed_from_an_epoch_on():
     assert epochs == [0, 0, 0, 1, 1, 1, 2]
 
 
-def test_rows_that_leave_no_trace_are_warned_of():
+@pytest.mark.parametrize(("sampler", "what"), [("memory_bank()", "indexes"), (BY_LABELS, "labels")])
+def test_rows_that_leave_no_trace_are_warned_of(sampler, what):
     def by_numpy(x):
         return torch.from_numpy(x.numpy()[::-1].copy())
 
-    with pytest.warns(UserWarning, match="the rows that .* gets cannot be followed") as told:
-        fit(by_numpy)
+    message = rf"the rows that .* gets cannot be followed .* hand {what} over .*\({what}=…\)"
+    with pytest.warns(UserWarning, match=message) as told:
+        fit(by_numpy, sampler=sampler)
     assert sum("cannot be followed" in str(each.message) for each in told) == 1
 
 
@@ -234,77 +243,7 @@ def test_images_that_a_collate_function_changes_in_their_order():
 def test_indexes_of_the_recipes_own_are_right():
     if hosts.solo_generation():
         pytest.skip("its batches hold the indexes themselves")
-    fit(MOVES["shuffled"], told=lambda step: 8 * step + ORDER)
-
-
-def test_marks_go_the_way_of_rows():
-    marks, x = RowMarks(), torch.randn(6, 4)
-    marks.begin({"x": [x]}, 6)
-    filled = torch.empty(6, 4)
-    layer = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
-    with marks:
-        z = layer(x)
-        moved = z[torch.tensor([5, 0, 1])]
-        written = x.clone()
-        written[1:3] = x[4:]
-        views = torch.stack([z, z.flip(0)], dim=1).flatten(0, 1)
-        product = z @ z.T
-        mixed = z + z.roll(2, 0)
-        thrice = z.repeat_interleave(3, dim=0)
-        parts = z.split([2, 4])
-        twice = z.expand(2, 6, 6).reshape(12, 6)
-        torch.cat([x[3:], x[:3]], out=filled)
-        turned = z.unsqueeze(0).transpose(0, 1).squeeze(1)
-        lost = torch.from_numpy(z.detach().numpy())
-        ordered, _ = x.sort(dim=0, descending=True)
-        top, _ = x[:, 0].topk(3)
-        within, _ = x.sort(dim=1)
-        weighted = torch.eye(6).flip(0) @ x
-        projected = (torch.ones(2, 4) @ x.T).T
-        attended = (x @ x.T).softmax(1) @ x
-        centres = torch.ones(3, 6) @ x
-        assigned = x.clone()
-        assigned.data = x.flip(0)
-        summed = x.clone().scatter_add_(0, torch.zeros(6, 4, dtype=torch.int64), x)
-    assert marks.of(z).tolist() == marks.of(product).tolist() == list(range(6))
-    assert marks.of(moved).tolist() == [5, 0, 1]
-    assert marks.of(written).tolist() == [0, 4, 5, 3, 4, 5]
-    assert marks.of(views).tolist() == [0, 5, 1, 4, 2, 3, 3, 2, 4, 1, 5, 0]
-    assert set(marks.of(mixed).tolist()) == {MIXED}
-    assert marks.of(thrice).tolist() == [n // 3 for n in range(18)]
-    assert [marks.of(part).tolist() for part in parts] == [[0, 1], [2, 3, 4, 5]]
-    assert marks.of(twice).tolist() == [*range(6), *range(6)]
-    assert marks.of(filled).tolist() == [3, 4, 5, 0, 1, 2]
-    assert torch.equal(filled, torch.cat([x[3:], x[:3]]))
-    assert marks.of(turned).tolist() == list(range(6))
-    assert torch.equal(marks.of(ordered), x.argsort(dim=0, descending=True).int())
-    assert torch.equal(marks.of(top), x[:, 0].argsort(descending=True)[:3].int())
-    assert marks.of(within).tolist() == list(range(6))
-    assert set(marks.of(weighted).tolist()) == {MIXED}
-    assert marks.of(assigned).tolist() == [5, 4, 3, 2, 1, 0]
-    assert marks.of(projected).tolist() == marks.of(attended).tolist() == list(range(6))
-    assert marks.of(lost) is marks.of(summed) is marks.of(centres) is None
-
-
-def test_of_rows_in_the_form_of_others_nothing_is_said():
-    """MoCo shuffles a batch among ranks; a collective fills its buffers where nobody sees it."""
-    marks, x, order = RowMarks(), torch.randn(4, 6), torch.tensor([2, 0, 3, 1])
-    marks.begin([x], 4)
-    with marks:
-        buffers = [torch.empty_like(x) for _ in range(2)]
-        for buffer in buffers:
-            buffer.numpy()[:] = x.numpy()
-        gathered = torch.cat(buffers)[torch.tensor([6, 1, 3, 4])]
-        noisy = x + torch.randn_like(x)[order]
-        masked = x.clone()
-        masked[:, 2:4] = x.new_zeros(4, 2)[order]
-        moved = torch.empty_like(x)
-        moved[order] = x
-        mixed = x.clone()
-        mixed[..., :3] = x[order][..., :3]
-    assert marks.of(gathered) is marks.of(moved) is None
-    assert marks.of(noisy).tolist() == marks.of(masked).tolist() == list(range(4))
-    assert set(marks.of(mixed).tolist()) == {MIXED}
+    fit(MOVES["shuffled"], told=lambda step: {"indexes": 8 * step + ORDER})
 
 
 def test_a_batch_of_views_one_after_another_is_no_batch_of_other_samples():

@@ -65,6 +65,21 @@ def test_each_loss_has_its_own_sampler_and_trains_as_if_both_were_injected():
 
 
 @lightly_only
+@pytest.mark.parametrize("sampler", ["memory_bank()", 'filtered(by="labels")'])
+def test_the_recipes_own_step_is_back_once_rows_were_followed(sampler):
+    module, steps = recipe(), []
+    own = module.training_step
+
+    def training_step(batch, batch_idx):
+        steps.append(module.training_step is training_step)
+        return own(batch, batch_idx)
+
+    module.training_step = training_step
+    fit(control(sampler, "criterion"), control(sampler, "second"), module=module)
+    assert steps == [False, False, True]
+
+
+@lightly_only
 def test_each_has_the_indexes_and_a_state_in_the_checkpoint(tmp_path):
     pair = [control("queue(size=64)", "criterion"), control("memory_bank()", "second")]
     _, trainer = fit(*pair)

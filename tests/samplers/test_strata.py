@@ -29,9 +29,11 @@ def test_a_table_by_data_set_index_is_as_good_as_labels(tmp_path):
     for by in (table, table.int(), str(tmp_path / "classes.npy")):
         sampler = Stratified(4, by=by)
         assert sampler.wants_indexes
+        assert not sampler.wants_labels
         assert torch.equal(sampler.sample(by_table).choice.columns, expected)
         assert not sampler.state_dict()
     assert not Stratified(4).wants_indexes
+    assert Stratified(4).wants_labels
     sampler = Stratified(4, by=table)
     table.zero_()
     assert torch.equal(sampler.sample(by_table).choice.columns, expected)

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -29,12 +28,12 @@ from negplug.hosts.injection import Injection, NoLossFoundError
 from negplug.hosts.lookout import Lookout
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.accumulated_step import inject_accumulated
+from negplug.hosts.trainer.batch_metadata import BatchMetadata
 from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.checkpoint import CheckpointMixin
 from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
-from negplug.hosts.trainer.indexes.whose_rows import WhoseRows
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Samplers, Treatment
@@ -100,7 +99,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._stage: str | None = None
         self._checked = False
         self._counts: CallCounts | None = None
-        self._whose: WhoseRows | None = None
+        self._metadata: BatchMetadata | None = None
         self._encoder: RecipeEncoder | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -129,12 +128,9 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             "treat": self._declared,
         }
         several.insist_on_same_arguments(self._chosen() | given)
-        if self.treatment.wants_indexes or self.composition is not None:
-            # Now, before any loader is iterated.
-            self._whose = WhoseRows(trainer, [each._whose for each in others])
-        if self.composition is not None and self._whose is not None:
-            self.composition.begin(trainer)
-            self._whose.recorder.compose(self.composition.place)
+        # Now, before any loader is iterated.
+        beside = [each._metadata for each in others]
+        self._metadata = BatchMetadata(trainer, self.treatment, self.composition, beside)
         # A tuner sets up too, and trains without this callback's other hooks.
         trained = self.injection if self._counts is not None else None
         self._kept.take_over(trained, pl_module)
@@ -159,8 +155,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self._every:
             self.injection.lookout = Lookout(pl_module, self.injection.losses, self.ignore)
         notices.treats(self.injection.sites, self.treatment)
-        if self._whose is not None and (self.treatment.wants_indexes or self._collects):
-            self._whose.watch(pl_module, self.injection, follow=self.accumulate == 1)
+        if self._metadata is not None:
+            self._metadata.watch(pl_module, self.injection, follow=self.accumulate == 1)
         if self.composition is not None:
             self.composition.watch(self.injection)
         self._kept.restore(self.injection)
@@ -191,7 +187,10 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             # Until on_train_batch_end: a manual optimisation may run several backward passes.
             self.injection.begin_step()
             self.injection.set_epoch(trainer.current_epoch)
-            self._provide(batch)
+            assert self._encoder is not None
+            self._encoder.offer()
+            if self._metadata is not None:
+                self._metadata.tell(self, batch, self.injection, self._kept.apart)
             every = trainer.log_every_n_steps
             due = every > 0 and (trainer.global_step + 1) % every == 0
             for treated in self.injection.losses.values():
@@ -202,8 +201,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         if self.injection is None:
             return
         self.injection.end_step(told=pl_module.automatic_optimization)  # by hand it may be skipped
-        if self._whose is not None:
-            self._whose.end_step()
+        if self._metadata is not None:
+            self._metadata.end_step()
         if not self._checked:
             assert self._counts is not None
             self._checked = True
@@ -253,29 +252,11 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         injection.set_epoch(trainer.current_epoch)
         return injection
 
-    @property
-    def _collects(self) -> bool:
-        return self.composition is not None and self.composition.collects
-
-    def _provide(self, batch: Any) -> None:
-        assert self.injection is not None
-        assert self._encoder is not None
-        self._encoder.offer()
-        indexes, reason = None, ""
-        if self._whose is not None:
-            asked = self.injection, self._collects, self._kept.apart
-            indexes, reason = self._whose.look(self, batch, *asked)
-        # A bank is of the loader's own indexes, whatever a host calls its samples.
-        for site in self.injection.sites:
-            if self._collects or not site.reads_metadata:
-                known = replace(site.metadata(batch), indexes=indexes, unindexed=reason)
-                self.injection.losses[site.name].provide(known)
-
     def _give_back(self, model: nn.Module) -> None:
         if self._encoder is not None:  # it has trained
             self._kept.owner.take(model)
-        if self._whose is not None:
-            self._whose.stop_watching()
+        if self._metadata is not None:
+            self._metadata.stop_watching()
         if self.injection is not None:
             self.injection.remove()
             for treated in self.injection.losses.values():
@@ -285,9 +266,9 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         watch.resume(self)
 
     def _stop_recording(self) -> None:
-        if self._whose is not None:
-            self._whose.stop()
-            self._whose = None
+        if self._metadata is not None:
+            self._metadata.stop()
+            self._metadata = None
         if self.composition is not None:
             self.composition.end()
 

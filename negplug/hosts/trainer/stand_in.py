@@ -50,6 +50,9 @@ class HookStandIn:
         instead: Called in its place.
         owner: Of the method.
         name: Of the method.
+
+    Attributes:
+        over: Whether it has been taken off; beneath another one it stays until that is, too.
     """
 
     def __init__(self, instead: Callable[..., Any], owner: Any, name: str) -> None:
@@ -58,6 +61,7 @@ class HookStandIn:
         self.__wrapped__ = inspect.unwrap(instead)
         self._instead, self._owner, self._name = instead, owner, name
         self._set = vars(owner).get(name)
+        self.over = False
 
     @property
     def __signature__(self) -> inspect.Signature | None:
@@ -67,6 +71,16 @@ class HookStandIn:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what stands in."""
         return self._instead(*args, **kwargs)
+
+    def take_off(self) -> None:
+        """Put the owner's own back, with others on top that are over, or leave that to these."""
+        self.over = True
+        own = vars(self._owner)
+        while isinstance(top := own.get(self._name), HookStandIn) and top.over:
+            if top._set is None:
+                delattr(self._owner, self._name)
+            else:
+                setattr(self._owner, self._name, top._set)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._set is None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from negplug.hosts.injection import Injection
 from negplug.hosts.nested import tensors_of_batch
@@ -49,7 +49,7 @@ class WhoseRows:
         made = [each.shared for each in others if each is not None]
         self.shared: several.SharedRecorder = several.shared_recorder(trainer, made)
         self._trainer = trainer
-        self._kept: RowsKept | None = None
+        self._rows: RowsKept | None = None
         self._numbering, self._unplaced, self._of = Numbering(), Unplaced(), list[Any]()
         self._compared, self._apart = -1, ""
         self._epoch, self._step, self._told = -1, 0, False
@@ -59,16 +59,14 @@ class WhoseRows:
         """The recorder of what was drawn."""
         return self.shared.recorder
 
-    def watch(self, model: nn.Module, injection: Injection, follow: bool) -> None:
+    def watch(self, injection: Injection, rows: RowsKept | None) -> None:
         """Watch a fit, before its loaders are made.
 
         Args:
-            model: What it fits.
             injection: Its treated losses.
-            follow: Whether rows can be followed through ``training_step``.
+            rows: Follows rows through ``training_step``; None if they cannot be followed.
         """
-        if follow:
-            self._kept = RowsKept(self._trainer, model, injection.losses.values())
+        self._rows = rows
         own = [site.own_indexes for site in injection.sites if site.own_indexes is not None]
         self.recorder.own = next(iter(own), None)
 
@@ -94,9 +92,9 @@ class WhoseRows:
             if needed:
                 raise
             indexes, reason = None, ""
-        if self._kept is not None:
+        if self._rows is not None:
             # A host's own indexes may be of fewer rows than were drawn.
-            self._kept.size = len(indexes) if needed and indexes is not None else None
+            self._rows.size = len(indexes) if needed and indexes is not None else None
         wrong = self._wrong(batch, apart)
         for site in injection.sites:
             if site.own_indexes is not None:
@@ -109,28 +107,13 @@ class WhoseRows:
             )
         if apart:
             return None, apart
-        if self._kept is not None and self._kept.reason:
-            return None, self._kept.reason
+        if self._rows is not None and self._rows.unindexed:
+            return None, self._rows.unindexed
         return indexes, reason
-
-    def end_step(self) -> None:
-        """Watch one step less."""
-        if self._kept is not None:
-            self._kept.end_step()
-
-    def stop_watching(self) -> None:
-        """Put the recipe's own hooks back."""
-        if self._kept is not None:
-            self._kept.stop()
-            self._kept = None
 
     def stop(self) -> None:
         """Put everything back, for all callbacks."""
-        self.stop_watching()
         self.shared.remove()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _nothing, ()  # a copy or a pickle of the callback is of no fit that goes on
 
     def _wrong(self, batch: Any, apart: str) -> str:
         """Return why the host's own indexes of a batch are not right, as a clause, or nothing."""
@@ -181,10 +164,6 @@ class WhoseRows:
         if not self._told:
             self._told = True
             warnings.warn(message, stacklevel=2)
-
-
-def _nothing() -> None:
-    return None
 
 
 def _counts(indexes: Tensor | None, loader: Any) -> bool:

@@ -28,12 +28,12 @@ from negplug.hosts.injection import Injection, NoLossFoundError
 from negplug.hosts.lookout import Lookout
 from negplug.hosts.trainer import several
 from negplug.hosts.trainer.accumulated_step import inject_accumulated
-from negplug.hosts.trainer.batch_metadata import BatchMetadata
 from negplug.hosts.trainer.call_counts import CallCounts, insist
 from negplug.hosts.trainer.checkpoint import CheckpointMixin
 from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.encoder import RecipeEncoder
 from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
+from negplug.hosts.trainer.indexes.batch_metadata import BatchMetadata
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.strategies import refusal
 from negplug.hosts.treatment import Samplers, Treatment

@@ -1,9 +1,9 @@
 """``BatchMetadata``: what a Trainer's callback tells its losses of the samples of a batch.
 
-Indexes are those that the loader's sampler drew (:mod:`.indexes.whose_rows`), labels those that an
+Indexes are those that the loader's sampler drew (:mod:`.whose_rows`), labels those that an
 adapter reads off the batch. Either is of the rows that a loss gets only if the recipe has left
 rows in their order on the way, which is followed for parts that use them
-(:mod:`.indexes.rows_kept`).
+(:mod:`.rows_kept`).
 """
 
 from __future__ import annotations

@@ -24,11 +24,10 @@ from negplug.objectives.infonce import InfoNCE
 
 _UNKNOWN_INDEXES = (
     "the data set indexes of the batch are unknown (a plain loop has to call provide(indexes=…) "
-    "before each step; a tuner's steps run without the NegativeControl callback, which knows them)"
+    "before each step)"
 )
 _NO_ENCODER = (
-    "nothing can embed samples outside the batch (a plain loop has to call provide(encode=…); a "
-    "tuner's steps run without the NegativeControl callback, which runs the recipe again)"
+    "nothing can embed samples outside the batch (a plain loop has to call provide(encode=…))"
 )
 _LABELS_INSTEAD = (
     "hand the right ones over in training_step, by provide(labels=…) of the callback's injection"

@@ -36,13 +36,14 @@ from negplug.hosts.trainer.evaluation import EvaluationMixin, say_untreated
 from negplug.hosts.trainer.indexes.batch_metadata import BatchMetadata
 from negplug.hosts.trainer.ownership import KeptState
 from negplug.hosts.trainer.strategies import refusal
+from negplug.hosts.trainer.tuning import TuningMixin, stand_back
 from negplug.hosts.treatment import Samplers, Treatment
 from negplug.plugins.build import as_composer
 
 logger = logging.getLogger("negplug")
 
 
-class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
+class NegativeControlMixin(EvaluationMixin, CheckpointMixin, TuningMixin):
     """The callback's behaviour, on either Lightning.
 
     Args:
@@ -103,7 +104,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         self._encoder: RecipeEncoder | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Treat the losses that exist already, so that a tuner sees the treated recipe.
+        """Treat the losses that exist already.
 
         Raises:
             ValueError: If another callback of the Trainer treats the same loss, or if this one is
@@ -117,6 +118,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
             say_untreated(trainer, stage)
             return
         several.check_once(self, trainer.callbacks)
+        self._stand_ahead(trainer)
         others = self._others(trainer)
         several.check_targets(self.target, [other.target for other in others])
         several.check_accumulate(self.accumulate, [other.accumulate for other in others])
@@ -131,7 +133,6 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
         # Now, before any loader is iterated.
         beside = [each._metadata for each in others]
         self._metadata = BatchMetadata(trainer, self.treatment, self.composition, beside)
-        # A tuner sets up too, and trains without this callback's other hooks.
         trained = self.injection if self._counts is not None else None
         self._kept.take_over(trained, pl_module)
         self.injection = self._counts = None
@@ -142,7 +143,6 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Treat every loss, those made since setup too, and restore the samplers' state."""
         if self.injection is not None:
-            # Anew: what a tuner did in between is no part of the run.
             self.injection.remove()
             self.injection = None
         try:
@@ -228,11 +228,12 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the model back as it was; the samplers' state stays for checkpoints."""
+        stand_back(trainer)
         self._give_back(pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give the model back as it was."""
-        self._give_back(pl_module)
+        self.teardown(trainer, pl_module, "fit")
 
     def _others(self, trainer: Any) -> list[NegativeControlMixin]:
         """Return the other callbacks of this kind in a Trainer."""

@@ -1,4 +1,4 @@
-"""Lightly's criteria under either Lightning, and under its tuner."""
+"""Lightly's criteria under either Lightning, and two of them under its tuner."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib
 import hosts
 import pytest
 import torch
-from queue_contents import rows_in
 from torch import nn
 
 lightly_loss = pytest.importorskip("lightly.loss")
@@ -51,52 +50,36 @@ def test_either_lightning_is_treated_and_so_are_both_at_once():
     assert control.injection.losses["criterion"].calls == 3
 
 
-def _tuned(sampler):
-    """Look for a learning rate; return the callback, the losses of the steps and the model."""
-    tuner = importlib.import_module(f"{hosts.framework()}.tuner")
-    module, losses = hosts.recipe(), []
-    module.lr = 0.01
-    step = module.training_step
+class TwoLosses(hosts.lightning().LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 8)
+        self.near, self.far = NTXentLoss(), NTXentLoss(temperature=0.2)
+        self.losses = []
 
-    def training_step(batch, batch_idx):
-        loss = step(batch, batch_idx)
-        losses.append(float(loss))
+    def training_step(self, batch, batch_idx):
+        views = [self.layer(view.mean((1, 2))) for view in batch[0]]
+        loss = self.near(*views) + self.far(*views)
+        self.losses.append(float(loss))
         return loss
 
-    module.training_step = training_step
-    control = hosts.negative_control()(sampler)
-    trainer = hosts.trainer(callbacks=[control], max_epochs=10)
-    # No early stop: the loss of an empty queue is 0, and no later one is as low.
-    search = {"num_training": 6, "early_stop_threshold": None}
-    tuner.Tuner(trainer).lr_find(module, hosts.loader(), **search)
-    return control, losses, module
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_tuners_steps_are_steps(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the tuner keeps the weights in a file
-    control, losses, _ = _tuned("queue(size=1000)")
-    state = control.injection.losses["criterion"].loss.state_dict()
-    assert state["_extra_state"]["further"] == 0
-    assert len(losses) >= 6
-    assert losses[0] == 0  # of an empty queue
-    assert min(losses[1:]) > 0
-    assert len(rows_in(state)) == 16 * len(losses)
+def test_all_callbacks_of_a_trainer_are_tuned_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the finder keeps the weights in a file
+    callbacks = importlib.import_module(f"{hosts.framework()}.callbacks")
+    search = {"num_training_steps": 3, "early_stop_threshold": None, "update_attr": False}
 
+    def losses(*more):
+        torch.manual_seed(0)
+        control, model = hosts.negative_control(), TwoLosses()
+        given = control("memory_bank()", target="near"), control("gumbel_max()", target="far")
+        hosts.trainer(callbacks=[*more, *given]).fit(model, hosts.loader())
+        return model.losses
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_tuner_cannot_say_which_samples_it_trains_on(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match="a tuner's steps run without the NegativeControl callback"
-    ):
-        _tuned("memory_bank()")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_fit_after_a_tuner_begins_afresh(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    control, _, module = _tuned("queue(size=1000)")
-    trainer = hosts.trainer(callbacks=[control], limit_train_batches=2)
-    trainer.fit(module, hosts.loader())
-    assert len(rows_in(control.injection.losses["criterion"].loss.state_dict())) == 32
+    plain = losses()
+    tuned = losses(callbacks.LearningRateFinder(0.1, 0.1, **search))
+    assert tuned[:3] == tuned[-3:] == plain

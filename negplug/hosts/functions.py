@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from negplug.hosts import roots
 from negplug.hosts.graph_axes import operation_of
-from negplug.hosts.loss_form import hidden_in, parameters_below, parameters_of, weigher_of_data
+from negplug.hosts.graph_parameters import parameters_below, parameters_of
+from negplug.hosts.loss_form import hidden_in, weigher_of_data
 from negplug.hosts.place import place
 from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import has_compiled, outside_graphs

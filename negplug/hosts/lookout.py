@@ -15,7 +15,8 @@ from negplug.contract.declarations import full_name
 from negplug.hosts import environment
 from negplug.hosts.cover import contrast_of
 from negplug.hosts.functions import FunctionWatch
-from negplug.hosts.loss_form import losses_in, parameters_of
+from negplug.hosts.graph_parameters import parameters_of
+from negplug.hosts.loss_form import losses_in
 from negplug.hosts.place import place
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.hosts.untreated import Judge, UntreatedLossError, mend_of

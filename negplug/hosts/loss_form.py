@@ -15,7 +15,7 @@ recognised by the positives: beside the product with it, each embedding is multi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ from negplug.hosts.graph_axes import (
     operation_of,
     spread_over,
 )
+from negplug.hosts.graph_parameters import below
+from negplug.hosts.kernel_means import differences_of_kernels
 from negplug.hosts.nested import tensors_in
 from negplug.hosts.tuple_form import of_tuples
 from negplug.kernels.distributed import world_size
@@ -124,42 +126,12 @@ def hidden_in(output: Tensor) -> Node | None:
             continue
         seen.add(node)
         if _is_fused(node) and not node.name().startswith("CheckpointFunction"):
-            edges = [(below, number) for below, number in node.next_functions if below is not None]
+            edges = [(given, number) for given, number in node.next_functions if given is not None]
             rows = [edge[0] for edge in edges if len(output_shape(*edge)) == 2]
-            if sum(any(map(_takes_in_data, _below(row))) for row in rows) > 1:
+            if sum(any(map(_takes_in_data, below(row))) for row in rows) > 1:
                 return node
         todo += [following for following, _ in node.next_functions]
     return None
-
-
-def parameters_of(output: Tensor) -> set[Tensor]:
-    """Return the parameters that a tensor depends on."""
-    return parameters_below(output.grad_fn)
-
-
-def nearest_parameter(tensors: Iterable[Tensor]) -> nn.Parameter | None:
-    """Return the parameter that is the fewest operations away from some tensors, if any is."""
-    tensors = list(tensors)
-    for tensor in tensors:
-        if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
-            return tensor
-    nodes = {node: None for tensor in tensors if (node := tensor.grad_fn) is not None}
-    seen = dict(nodes)
-    while nodes and len(seen) < MOST_NODES:
-        for node in nodes:
-            leaf = getattr(node, "variable", None)
-            if isinstance(leaf, nn.Parameter):
-                return leaf
-        below = [following for node in nodes for following, _ in node.next_functions]
-        nodes = {node: None for node in below if node is not None and node not in seen}
-        seen |= nodes
-    return None
-
-
-def parameters_below(start: Node | None) -> set[Tensor]:
-    """Return the parameters that an operation depends on."""
-    leaves = (getattr(node, "variable", None) for node in _below(start))
-    return {leaf for leaf in leaves if isinstance(leaf, nn.Parameter)}
 
 
 def _weigher(
@@ -176,7 +148,28 @@ def _weigher(
         is_end: Whether nothing below a node is looked at.
         keys: Whether as many constants as there are embeddings are their keys.
     """
-    todo: list[tuple[Node | None, Node | None]] = [(output.grad_fn, None)]
+    known = is_source, is_end, keys
+    weigher = _weigher_below(output.grad_fn, *known)
+    if weigher is None:
+        return None
+    means = differences_of_kernels(
+        output.grad_fn, is_end, lambda node: _weigher_below(node, *known) is not None
+    )
+    if not means:
+        return weigher
+    return _weigher_below(
+        output.grad_fn, is_source, lambda node: node in means or is_end(node), keys
+    )
+
+
+def _weigher_below(
+    start: Node | None,
+    is_source: Callable[[Node], bool],
+    is_end: Callable[[Node], bool],
+    keys: bool,
+) -> Node | None:
+    """Return the first operation below a node that weighs products of embeddings, or None."""
+    todo: list[tuple[Node | None, Node | None]] = [(start, None)]
     seen: set[tuple[Node, bool]] = set()
     with_constants, with_own = None, False
     while todo and len(seen) < MOST_NODES:
@@ -251,7 +244,7 @@ def _multiplies_rows(node: Node, operation: str, is_source: Callable[[Node], boo
     elif operation != "Bmm" or output_shape(node)[-2:] != (1, 1):
         return False
     edges = () if product is None else product.next_functions
-    reached = [any(map(is_source, _below(function))) for function, _ in edges]
+    reached = [any(map(is_source, below(function))) for function, _ in edges]
     constant = [function is None for function, _ in edges]
     return any(reached) and all(r or c for r, c in zip(reached, constant, strict=True))
 
@@ -267,11 +260,11 @@ def _takes_in_data(node: Node) -> bool:
 
 def _of_weights(node: Node) -> bool:
     """Return whether a tensor is made of parameters alone."""
-    for below in _below(node):
-        if (leaf := getattr(below, "variable", None)) is not None:
+    for found in below(node):
+        if (leaf := getattr(found, "variable", None)) is not None:
             if not isinstance(leaf, nn.Parameter):
                 return False
-        elif operation_of(below) not in _OF_WEIGHTS or _takes_a_constant(below):
+        elif operation_of(found) not in _OF_WEIGHTS or _takes_a_constant(found):
             return False
     return True
 
@@ -285,13 +278,3 @@ def _spreads(node: Node) -> bool:
     """Return whether a node returns another shape than one of its inputs has."""
     edges = [(function, output) for function, output in node.next_functions if function is not None]
     return any(output_shape(*edge) != output_shape(node) for edge in edges)
-
-
-def _below(start: Node | None) -> Iterator[Node]:
-    todo, seen = [start], set[Node]()
-    while todo and len(seen) < MOST_NODES:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            todo += [following for following, _ in node.next_functions]

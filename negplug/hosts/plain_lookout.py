@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from negplug.hosts.graph_parameters import parameters_of
 from negplug.hosts.lookout import STEPS, Lookout
-from negplug.hosts.loss_form import parameters_of
 from negplug.hosts.treated_loss import TreatedLoss
 from negplug.kernels.torch_private import outside_graphs
 from negplug.loss import optimizers

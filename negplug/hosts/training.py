@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from negplug.hosts.loss_form import nearest_parameter, parameters_of
+from negplug.hosts.graph_parameters import nearest_parameter, parameters_of
 from negplug.kernels.torch_private import backward_runs
 from negplug.loss import optimizers
 

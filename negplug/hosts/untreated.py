@@ -22,7 +22,8 @@ from negplug.contract.declarations import full_name
 from negplug.contract.provenance import blaming
 from negplug.contract.variables import FORMS
 from negplug.hosts import environment
-from negplug.hosts.loss_form import contrasts, parameters_of
+from negplug.hosts.graph_parameters import parameters_of
+from negplug.hosts.loss_form import contrasts
 from negplug.loss.contrastive import ContrastiveLoss
 from negplug.plugins.manager import Provided, plugins
 

@@ -30,8 +30,9 @@ from negplug.hosts.first_call import FirstCall, free_name
 from negplug.hosts.first_pass import may_be_checkpointed
 from negplug.hosts.functions import bypassed_at, modules_around
 from negplug.hosts.functions_beside import FunctionsBeside
+from negplug.hosts.graph_parameters import parameters_of
 from negplug.hosts.injection import Injection
-from negplug.hosts.loss_form import losses_in, parameters_of
+from negplug.hosts.loss_form import losses_in
 from negplug.hosts.nested import tensors_in
 from negplug.hosts.place import place
 from negplug.hosts.treatment import Treatment

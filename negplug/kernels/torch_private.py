@@ -180,6 +180,20 @@ def saved_numbers(node: Node, name: str) -> tuple[int, ...]:
     return tuple(int(each) - (1 << 64) * (each >= 1 << 63) for each in numbers if each is not None)
 
 
+def saved_values(node: Node, name: str) -> Tensor | None:
+    """Return what a node of autograd's graph has saved of an argument, None if it has nothing.
+
+    Args:
+        node: The node.
+        name: As torch's table of derivatives has it, ``other`` say.
+    """
+    try:
+        kept = getattr(node, f"_saved_{name}", None)
+    except RuntimeError:  # freed, or written to since
+        return None
+    return None if kept is None else torch.as_tensor(kept).detach()
+
+
 def backward_runs() -> bool:
     """Return whether this thread is inside of a backward pass."""
     task = getattr(torch._C, "_current_graph_task_id", None)

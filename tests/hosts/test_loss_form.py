@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from negplug.hosts.loss_form import contrasts, parameters_of, weigher_of_data
+from negplug.hosts.graph_parameters import parameters_of
+from negplug.hosts.loss_form import contrasts, weigher_of_data
 
 ROWS = 6
 OWN = torch.arange(ROWS)

@@ -284,6 +284,11 @@ def test_a_call_runs_the_instances_own_forward():
 
 def test_what_nodes_of_autograd_say():
     x = torch.ones(2, 3, requires_grad=True)
+    values = [(x * -2, "other"), (-2 * x, "other"), (x / -2, "other"), (x.sum() ** -2, "exponent")]
+    for tensor, name in values:
+        found = torch_private.saved_values(tensor.grad_fn, name)
+        said = f"{tensor.grad_fn.name()} does not save its {name} any more"
+        require(found is not None and float(found) == -2, said, "saved_values")
     for tensor in (x * 2, x.unbind(1)[1]):
         shape = torch_private.output_shape(tensor.grad_fn, tensor.output_nr)
         require(shape == tensor.shape, "_input_metadata says another shape", "output_shape")

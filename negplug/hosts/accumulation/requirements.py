@@ -18,7 +18,7 @@ from negplug.hosts.accumulation.model_state import ModelState, dependent
 from negplug.hosts.accumulation.outputs import loss_of
 from negplug.hosts.accumulation.rerouting import Loss, rerouted
 from negplug.hosts.accumulation.splitting import MicroBatch, split
-from negplug.hosts.loss_form import parameters_of
+from negplug.hosts.graph_parameters import parameters_of
 from negplug.kernels.distributed import rank
 from negplug.kernels.precision import autocast_is_on
 from negplug.kernels.rng_states import RngStates

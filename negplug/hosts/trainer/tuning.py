@@ -3,8 +3,8 @@
 ``LearningRateFinder`` and ``BatchSizeFinder``, and with them ``Tuner``, train for some steps and
 then put the weights back. For these steps they take all callbacks away from the Trainer, so that
 nobody would say whose samples a batch holds. ``NegativeControl`` therefore stands ahead of them,
-to treat the recipe first; it takes part in their steps; and the samplers' state is afterwards what
-it was before, as the weights are.
+to treat the recipe first, and takes part in their steps. Afterwards the samplers' state is what it
+was before, as the weights are.
 """
 
 from __future__ import annotations
@@ -38,17 +38,15 @@ class TuningMixin:
     _encoder: RecipeEncoder | None
 
     def _stand_ahead(self, trainer: Any) -> None:
-        """Go ahead of the Trainer's tuners, in ``setup``, to take part in what they run."""
-        callbacks = list(trainer.callbacks)
-        tuners = [each for each in callbacks if _method_of(each)]
-        if tuners and callbacks.index(tuners[0]) < callbacks.index(self):
-            callbacks.remove(self)
-            callbacks.insert(callbacks.index(tuners[0]), self)
-            # Another list: Lightning is in the middle of the old one.
-            trainer.callbacks = callbacks
-        for tuner in tuners:
-            if _hook_of(tuner) is None:  # of another NegativeControl of the Trainer
-                name = _method_of(tuner)
+        """Put the Trainer's tuners behind, in ``setup``, and take part in what they run."""
+        place = trainer.callbacks.index(self) + 1
+        ahead, behind = trainer.callbacks[:place], trainer.callbacks[place:]
+        tuners = [each for each in ahead if _method_of(each)]
+        # Another list: Lightning is in the middle of the old one.
+        trainer.callbacks = [each for each in ahead if each not in tuners] + tuners + behind
+        for tuner in trainer.callbacks:
+            name = _method_of(tuner)
+            if name and _hook_of(tuner) is None:  # that of another NegativeControl does
                 tuned = functools.partial(_tuned, tuner, getattr(tuner, name))
                 setattr(tuner, name, HookStandIn(tuned, tuner, name))
 

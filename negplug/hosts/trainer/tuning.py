@@ -39,6 +39,8 @@ class TuningMixin:
 
     def _stand_ahead(self, trainer: Any) -> None:
         """Put the Trainer's tuners behind, in ``setup``, and take part in what they run."""
+        if self not in trainer.callbacks:  # of an inspection, which leaves no tuner there either
+            return
         place = trainer.callbacks.index(self) + 1
         ahead, behind = trainer.callbacks[:place], trainer.callbacks[place:]
         tuners = [each for each in ahead if _method_of(each)]

@@ -76,9 +76,7 @@ def test_one_of_the_recipes_own_is_refused(watch):
         inject(nn.ModuleDict({"criterion": criterion}), "in_batch()")
     watch("in_batch()")
     # The first where nothing was compiled yet in this process, whose code calls what it likes.
-    said = (
-        r"NTXentLoss is called by its method forward\(\)|has a forward of its own, set on"
-    )
+    said = r"NTXentLoss is called by its method forward\(\)|has a forward of its own, set on"
     with pytest.raises((UntreatedLossError, ValueError), match=said):
         criterion(*naive.embeddings(2, 8))
 

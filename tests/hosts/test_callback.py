@@ -139,3 +139,4 @@ def test_explicit_objective_and_temperature_replace_the_hosts():
     batch = ContrastiveBatch.from_views(tuple(views))
     value = treated(batch, objective=make_objective("infonce()"), temperature=0.2)
     assert torch.equal(value, loss_fn(*views))
+    control.remove()

@@ -9,6 +9,8 @@ from torch import nn
 
 from negplug.hosts.loss_form import contrasts, weigher_of_data
 
+pytestmark = pytest.mark.usefixtures("unmarked")
+
 ROWS = 6
 OFF = 1 - torch.eye(ROWS)
 SIGNS = 2 * torch.block_diag(torch.ones(ROWS, ROWS), torch.ones(ROWS, ROWS)) - 1

@@ -10,6 +10,8 @@ from torch import nn
 from negplug.hosts.graph_parameters import parameters_of
 from negplug.hosts.loss_form import contrasts, weigher_of_data
 
+pytestmark = pytest.mark.usefixtures("unmarked")
+
 ROWS = 6
 OWN = torch.arange(ROWS)
 CLASSES = nn.Parameter(torch.randn(5, 4))

@@ -10,6 +10,8 @@ from torch.nn.utils import parametrizations
 
 from negplug.hosts.loss_form import contrasts, weigher_of_data
 
+pytestmark = pytest.mark.usefixtures("unmarked")
+
 ROWS, WIDTH, CLASSES = 6, 4, 5
 TARGETS = torch.arange(ROWS) % CLASSES
 OWN = torch.arange(ROWS)

@@ -12,6 +12,8 @@ from torch import nn
 from negplug.hosts.loss_form import contrasts, weigher_of_data
 from negplug.hosts.untreated import Judge
 
+pytestmark = pytest.mark.usefixtures("unmarked")
+
 ROWS, WIDTH = 6, 8
 
 

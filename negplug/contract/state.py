@@ -29,6 +29,7 @@ FORMAT = 2
 
 _LONGEST = 200  # characters of a value in a message
 _RANKS = "world_size"
+_MOST_RANKS = 2**24
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ODD = 0x1E3779B97F4A7C15
@@ -192,7 +193,7 @@ def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
         )
     for name, value in saved.items():
         if name == _RANKS:
-            if type(value) is not int or value < 1:
+            if type(value) is not int or not 0 < value < _MOST_RANKS:
                 raise ValueError(
                     f"{whose}: was saved with {name}={short(value)}; the file is damaged"
                 )

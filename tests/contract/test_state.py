@@ -197,6 +197,7 @@ def test_values_that_are_missing_or_too_many_are_refused_whole(values):
         ({"world_size": 1}, r"is another sampler's, with \['world_size'\]"),
         ({"size": 5, "world_size": 1}, r"was saved with size=5, this run has size=3; resume with"),
         ({"size": 3, "world_size": 0}, r"was saved with world_size=0; the file is damaged"),
+        ({"size": 3, "world_size": 10**12}, r"was saved with world_size=10+; the file is damaged"),
         ({"size": 3, "world_size": True}, r"was saved with world_size=True; the file is damaged"),
         ({"size": 3, "world_size": "2"}, r"was saved with world_size='2'; the file is damaged"),
     ],

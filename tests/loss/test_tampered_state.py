@@ -140,6 +140,7 @@ def with_other(state, path, value):
 
 
 @pytest.mark.filterwarnings("ignore:.*all of them are used")
+@pytest.mark.filterwarnings("ignore:.*was saved (with|by rank)")
 @pytest.mark.parametrize(("sampler", "objective"), COMBINATIONS)
 def test_each_field_tampered_with_is_refused_whole_or_trains(sampler, objective):
     def fresh():

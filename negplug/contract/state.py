@@ -13,7 +13,6 @@ follow the module between devices, and are saved in tensors and built-in types a
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from negplug.contract.declared_state import Declared
+from negplug.kernels.digest import digest
 from negplug.kernels.distributed import rank, world_size
 from negplug.kernels.precision import not_inference
 
@@ -30,10 +30,7 @@ FORMAT = 2
 _LONGEST = 200  # characters of a value in a message
 _RANKS = "world_size"
 _MOST_RANKS = 2**24
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_ODD = 0x1E3779B97F4A7C15
-_AT_ONCE = 2**20  # entries, so that a large bank needs little memory beside itself
+_SHOWN = 12  # characters of a digest, in a message too
 
 Ranks = Literal["same", "own"]
 
@@ -207,27 +204,10 @@ def _check_settings(whose: str, own: dict[str, Any], saved: Any) -> None:
 
 
 def digest_of(stateful: Stateful) -> str:
-    """Return what tells a state from others, by its bits; it waits for their device.
-
-    The sum of the entries' bits, each times an odd number of its place, modulo 2⁶⁴: the same in
-    whatever order it is taken.
-    """
+    """Return what tells a state from others, by its bits; it waits for their device."""
     values = [getattr(stateful, name) for name in stateful._declared]
-    found = [_summed(value) if isinstance(value, Tensor) else value for value in values]
-    return f"{zlib.crc32(str(found).encode()):08x}"
-
-
-def _summed(value: Tensor) -> list[int]:
-    sizes = list(value.shape)
-    if value.is_meta:
-        return sizes
-    bits = value.detach().reshape(-1).view(_BITS[value.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=value.device)
-    for start in range(0, len(bits), _AT_ONCE):
-        part = bits[start : start + _AT_ONCE].long()
-        place = torch.arange(start, start + len(part), device=value.device)
-        total += (part * place.mul_(2 * _ODD).add_(_ODD)).sum()
-    return [*sizes, int(total)]
+    tensors = (v if isinstance(v, Tensor) else torch.tensor(v, device="cpu") for v in values)
+    return digest(*tensors)[:_SHOWN]
 
 
 def short(value: object) -> str:

@@ -154,7 +154,7 @@ class Agreement:
         terms |= {} if self._agreed else remembered(parts)
         first = self._number is None and can_exchange(self._device)
         local = any(isinstance(part, Stateful) and part.per_rank for part in sampler.parts_inside())
-        samples = same_samples.digest(rows, local) if first else ""
+        samples = same_samples.digest_of_samples(rows, local) if first else ""
         said = json.dumps({"seed": seed, "terms": terms, "samples": samples})
         everyones = [json.loads(text) for text in exchanged(said, self._device)]
         compare([found["terms"] for found in everyones])

@@ -9,14 +9,14 @@ again.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 
 from negplug.contract.rows import Rows
+from negplug.kernels.digest import digest
 
 
-def digest(rows: Rows, local: bool) -> str:
+def digest_of_samples(rows: Rows, local: bool) -> str:
     """Return what two ranks have in common if they have the same samples; "" if that is unknown.
 
     Reads the device: the indexes, where all are known, or the embeddings to the last bit.
@@ -30,7 +30,7 @@ def digest(rows: Rows, local: bool) -> str:
         told = rows.indexes.sort().values
     elif len(rows) < 2 or bool((told == told[0]).all()):
         return ""  # a model that maps all samples to one row says nothing of them
-    return hashlib.sha1(told.cpu().numpy().tobytes(), usedforsecurity=False).hexdigest()
+    return digest(told)
 
 
 def warn_of_same(digests: Sequence[str], rank: int) -> None:

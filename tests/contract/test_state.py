@@ -4,48 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-import warnings
 
 import pytest
 import torch
 from resumable import same_state
+from stated import Memory, Model, filled, held
 from torch import nn
 
 from negplug import ContrastiveLoss
-from negplug.contract.state import Stateful, digest_of
-
-
-class Memory(Stateful):
-    """A state of each kind."""
-
-    def __init__(self, size=3):
-        super().__init__()
-        self.size = size
-        self.add_state("rows", 0.0, (size, None))
-        self.add_state("score", -torch.inf, (None,))
-        self.add_state("names", -1, (None,))
-        self.add_state("known", False, (None, None))
-        self.add_state("next", 0)
-
-    def settings(self):
-        return {"size": self.size}
-
-    def __str__(self):
-        return "memory()"
-
-
-def filled():
-    memory = Memory()
-    memory.rows = torch.arange(12, dtype=torch.float64).view(3, 4)
-    memory.score = torch.tensor([-torch.inf, 0.5])
-    memory.names = torch.tensor([4, -1])
-    memory.known = torch.tensor([[True, False]])
-    memory.next = 2
-    return memory
-
-
-def held(memory):
-    return memory.get_extra_state()
 
 
 def test_what_is_declared_has_its_default_shape_and_type():
@@ -210,37 +176,6 @@ def test_other_settings_are_refused_whole(settings, message):
     assert same_state(held(memory), before)
 
 
-@pytest.mark.parametrize("strict", [True, False])
-def test_a_model_that_was_trained_on_more_ranks_loads_and_says_so(strict):
-    state = Model().state_dict()
-    state["memory._extra_state"]["settings"]["world_size"] = 8
-    model = Model()
-    model.memory = Memory()
-    with pytest.warns(UserWarning, match=r"memory\(\): was saved with 8 ranks, this run has 1; "):
-        model.load_state_dict(state, strict=strict)
-    assert same_state(held(model.memory), held(filled()))
-
-
-def test_a_state_of_each_rank_says_of_which_one_it_was():
-    memory = Memory()
-    memory.per_rank = True
-    state = held(memory)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        memory.set_extra_state(state)
-    for rank, world, text in [(1, 2, "rank 1 of 2"), (0, 4, "rank 0 of 4")]:
-        state["rank"], state["settings"]["world_size"] = rank, world
-        with pytest.warns(UserWarning, match=f"by {text}, this is rank 0 of 1, and each has"):
-            memory.set_extra_state(state)
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-        self.memory = filled()
-
-
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.double, nn.Module.bfloat16])
 def test_a_cast_of_the_model_leaves_the_memory_its_types_and_values(cast):
     model = Model()
@@ -267,37 +202,3 @@ def test_what_is_loaded_goes_to_the_modules_device():
     assert memory.rows.device.type == memory.names.device.type == "meta"
     assert memory.rows.dtype == torch.float64
     assert memory.next == 2
-
-
-def test_a_digest_tells_every_entry_and_its_place_from_others():
-    memory, seen = filled(), set()
-    seen.add(digest_of(memory))
-    for name in ("rows", "score", "names", "known"):
-        value = getattr(memory, name)
-        for other in (value.flip(-1), torch.where(value == value.max(), value.min(), value)):
-            setattr(memory, name, other)
-            seen.add(digest_of(memory))
-        setattr(memory, name, value)
-    memory.next = 3
-    seen.add(digest_of(memory))
-    assert len(seen) == 10
-    assert digest_of(filled()) in seen
-
-
-def test_a_digest_is_the_same_with_any_number_of_threads_and_takes_a_single_value():
-    class Bank(Stateful):
-        def __init__(self, values):
-            super().__init__()
-            self.add_state("rows", 0.0, (None,))
-            self.add_state("mean", 0.0, ())
-            self.rows, self.mean = values, values[0]
-
-    values = torch.randn(3 * 2**20, generator=torch.Generator().manual_seed(0))
-    before, found = torch.get_num_threads(), []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        found.append(digest_of(Bank(values)))
-    torch.set_num_threads(before)
-    assert found[0] == found[1]
-    values[2**21] += 1e-3
-    assert digest_of(Bank(values)) != found[0]

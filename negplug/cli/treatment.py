@@ -10,7 +10,7 @@ import typer
 
 from negplug.cli.terminal import plain, shortened
 from negplug.contract.provenance import PluginError, described
-from negplug.contract.variables import declared_classes
+from negplug.contract.variables import OF_A_TREATMENT, declared_classes
 from negplug.hosts.trainer.autoload import DIAGNOSTICS
 
 #: The "sampler" that leaves the host as it is.
@@ -79,7 +79,7 @@ def name_overruled(options: Mapping[str, object]) -> None:
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    for name in ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE", "DIAGNOSTICS"):
+    for name in (*OF_A_TREATMENT, "DIAGNOSTICS"):
         text = os.environ.get(f"NEGPLUG_{name}")
         if text and not options.get(name):
             typer.echo(

@@ -41,8 +41,10 @@ TREAT_VARIABLE = "NEGPLUG_TREAT"
 FORMS = ("ntxent", "dcl", "infonce", "clip")
 """Forms of loss that a class can be declared to be."""
 
+OF_A_TREATMENT = ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE")
+"""Variables, without their prefix, that are parts of a treatment beside its sampler."""
+
 _PREFIX = "NEGPLUG_"
-_OF_A_TREATMENT = ("OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE")
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
 
@@ -66,9 +68,14 @@ def flag(name: str, environ: Mapping[str, str]) -> bool:
     return value in _YES
 
 
+def listed(text: str) -> list[str]:
+    """Return the names in a text, which commas separate."""
+    return [*filter(None, map(str.strip, text.split(",")))]
+
+
 def treats(environ: Mapping[str, str]) -> bool:
     """Return whether there is a treatment, or a part of one, which is an error by itself."""
-    return any(environ.get(f"{_PREFIX}{name}") for name in ("SAMPLER", *_OF_A_TREATMENT))
+    return any(environ.get(f"{_PREFIX}{name}") for name in ("SAMPLER", *OF_A_TREATMENT))
 
 
 def check_effect(environ: Mapping[str, str]) -> None:
@@ -84,7 +91,7 @@ def check_effect(environ: Mapping[str, str]) -> None:
     name_unknown(environ)
     if environ.get("NEGPLUG_SAMPLER"):
         return
-    for name in _OF_A_TREATMENT:
+    for name in OF_A_TREATMENT:
         name = f"{_PREFIX}{name}"
         if environ.get(name):
             raise ValueError(
@@ -125,7 +132,7 @@ def declared_classes(name: str, text: str) -> dict[str, str]:
         ValueError: If one is malformed, or names no form.
     """
     declared = {}
-    for part in filter(None, map(str.strip, text.split(","))):
+    for part in listed(text):
         kind, _, form = map(str.strip, part.partition("="))
         if not (form and all(kind.partition(":"))):
             raise ValueError(f"{name}: {part[:200]!r} must be of the form pkg.module:Class=ntxent")

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from negplug.contract.variables import check_effect
+from negplug.contract.variables import check_effect, listed
 
 
 class Asked(NamedTuple):
@@ -122,8 +122,7 @@ def refuse_of_trainers(loss: str) -> None:
 
 def ignored() -> frozenset[str]:
     """Return the losses that the environment leaves alone: names of sites, or of classes."""
-    given = os.environ.get("NEGPLUG_IGNORE", "").split(",")
-    return frozenset(name.strip() for name in given if name.strip())
+    return frozenset(listed(os.environ.get("NEGPLUG_IGNORE", "")))
 
 
 def _check_word(sampler: str) -> str:

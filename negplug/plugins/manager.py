@@ -76,8 +76,8 @@ class Plugins:
         self._provided: dict[Kind, list[Provided]] = {kind: [] for kind, _ in HOOKS.values()}
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        asked = environ.get("NEGPLUG_DISABLED_PLUGINS", "").split(",")
-        self._disabled = {_normal(name): name.strip() for name in asked if name.strip()}
+        asked = variables.listed(environ.get("NEGPLUG_DISABLED_PLUGINS", ""))
+        self._disabled = {_normal(name): name for name in asked}
         for module in (*builtin_samplers, *builtin_objectives, *builtin_composers):
             info = self._own(module.__name__.rpartition(".")[2])
             if not self._is_disabled(info):

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negplug.cli.treatment import check_treatment, fail
+from negplug.contract.variables import OF_A_TREATMENT
 
 if TYPE_CHECKING:
     from negplug.diagnostics.saved.states import SavedTreatment
 
 # What a treated run asks for by the environment; here the checkpoint says it.
-_SAID = (
-    *("SAMPLER", "OBJECTIVE", "TEMPERATURE", "ACCUMULATE", "COMPOSE"),
-    *("DIAGNOSTICS", "METRICS", "PROGRESS"),
-)
+_SAID = ("SAMPLER", *OF_A_TREATMENT, "DIAGNOSTICS", "METRICS", "PROGRESS")
 
 
 def inspect(

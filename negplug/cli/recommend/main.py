@@ -21,7 +21,7 @@ from negplug.cli.sweep.ready import (
     check_installed,
     end_runs_on_signals,
     name_of,
-    told_of_another,
+    tell_of_another_script,
 )
 from negplug.cli.sweep.study import SweepStudy
 from negplug.cli.terminal import plain
@@ -155,8 +155,7 @@ def recommend(
                 shared = SweepStudy(storage or out / "study.db", name, settings, minimize)
             except ValueError as error:
                 fail(f"{given}: {error}.")
-            if changed := shared.of_another_script():
-                typer.echo(plain(told_of_another(changed, script)), err=True)
+            tell_of_another_script(shared, script)
             bench = Bench(shared, settings, str(script), out, timeout)
             try:
                 verdict = _verdict(bench, batch_size, selection_seeds, seeds, command, own)
@@ -220,4 +219,4 @@ def _again(
     command += ["--temperature-option", option] if option is not None else []
     command += ["--seeds", str(seeds), "--selection-seeds", str(selection_seeds)]
     command += ["--out", str(out)]
-    return as_typed([*command, "--", *settings.args] if settings.args else command, settings)
+    return as_typed(command, settings)

@@ -13,7 +13,7 @@ from pathlib import Path
 from negplug.cli.sweep.grid import OWN_BATCHES, filled
 from negplug.cli.sweep.trials import Run, Settings
 from negplug.cli.treatment import BASELINE
-from negplug.contract.variables import TREAT_VARIABLE
+from negplug.contract.variables import TREAT_VARIABLE, listed
 
 _WHICH_LOSSES = (TREAT_VARIABLE, "NEGPLUG_IGNORE")
 
@@ -53,21 +53,19 @@ def sweep_command(
     for name, values in grid.items():
         command += ["--grid", f"{name}={','.join(values)}"]
     command += ["--seeds", str(1 + max(run.seed for run in runs)), *options]
-    return as_typed([*command, "--", *settings.args] if settings.args else command, settings)
+    return as_typed(command, settings)
 
 
 def as_typed(command: Sequence[str], settings: Settings) -> str:
-    """Return a command as it is typed, behind the variables that it needs."""
+    """Return a command as it is typed, with the script's arguments and the variables it needs."""
     pairs = (variable.split("=", 1) for variable in settings.environment)
-    return " ".join(
-        [*(f"{name}={shlex.quote(value)}" for name, value in pairs), shlex.join(command)]
-    )
+    whole = [*command, "--", *settings.args] if settings.args else command
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in pairs), shlex.join(whole)])
 
 
 def environment_of_runs() -> tuple[str, ...]:
     """Return the variables, as ``NAME=value``, that say which losses of a run are treated."""
-    named = {name: os.environ.get(name, "").split(",") for name in _WHICH_LOSSES}
-    values = {name: sorted({*map(str.strip, each)} - {""}) for name, each in named.items()}
+    values = {name: sorted({*listed(os.environ.get(name, ""))}) for name in _WHICH_LOSSES}
     return tuple(f"{name}={','.join(value)}" for name, value in values.items() if value)
 
 

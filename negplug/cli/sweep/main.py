@@ -24,7 +24,7 @@ from negplug.cli.sweep.ready import (
     check_installed,
     end_runs_on_signals,
     name_of,
-    told_of_another,
+    tell_of_another_script,
 )
 from negplug.cli.sweep.report import print_table, write_report
 from negplug.cli.sweep.results import write_csv
@@ -175,8 +175,7 @@ def sweep(
                 shared = SweepStudy(storage or out / "study.db", name, settings)
             except ValueError as error:
                 fail(f"{given}: {error}.")
-            if changed := shared.of_another_script():
-                typer.echo(plain(told_of_another(changed, script)), err=True)
+            tell_of_another_script(shared, script)
             shared.enqueue(runs)
 
             def summarize() -> Summary:

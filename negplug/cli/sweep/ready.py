@@ -8,8 +8,15 @@ import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import typer
+
+from negplug.cli.terminal import plain
 from negplug.cli.treatment import fail
+
+if TYPE_CHECKING:
+    from negplug.cli.sweep.study import SweepStudy
 
 
 def check_installed(command: str, packages: Iterable[str]) -> None:
@@ -37,18 +44,20 @@ def check_given(
         fail(f"--timeout {timeout:g} is not a positive number of seconds; give one, such as 3600.")
 
 
-def told_of_another(runs: int, script: Path) -> str:
-    """Return a sentence on runs that were finished before the script was changed.
+def tell_of_another_script(study: SweepStudy, script: Path) -> None:
+    """Say how many runs were finished before the script was changed, if any were.
 
     Args:
-        runs: How many.
+        study: The study.
         script: The script, as it was given.
     """
-    noun = "run was" if runs == 1 else "runs were"
-    return (
-        f"negplug: {runs} {noun} finished before {script} was changed, and stand beside those of "
-        "the script as it is now; start another study to compare like with like"
-    )
+    if runs := study.of_another_script():
+        noun = "run was" if runs == 1 else "runs were"
+        sentence = (
+            f"negplug: {runs} {noun} finished before {script} was changed, and stand beside those "
+            "of the script as it is now; start another study to compare like with like"
+        )
+        typer.echo(plain(sentence), err=True)
 
 
 def name_of(out: Path) -> str:

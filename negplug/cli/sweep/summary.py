@@ -174,7 +174,7 @@ class Summary:
             for _, runs in points
             if len(runs) > 1
         ]
-        return bool(self.columns and logged) and all(len(each) == 1 for each in logged)
+        return bool(self.metrics and logged) and all(len(each) == 1 for each in logged)
 
     @cached_property
     def _counted(self) -> bool:

@@ -21,6 +21,7 @@ import os
 import sys
 from typing import Any
 
+from negplug.contract.variables import listed
 from negplug.hosts import environment
 
 DIAGNOSTICS_VARIABLE = "NEGPLUG_DIAGNOSTICS"
@@ -56,8 +57,7 @@ def asked_diagnostics() -> list[str]:
     Raises:
         ValueError: If there is no such diagnostic.
     """
-    given = os.environ.get(DIAGNOSTICS_VARIABLE, "").split(",")
-    names = list(dict.fromkeys(name.strip() for name in given if name.strip()))
+    names = list(dict.fromkeys(listed(os.environ.get(DIAGNOSTICS_VARIABLE, ""))))
     for name in names:
         if name not in DIAGNOSTICS:
             raise ValueError(

@@ -19,7 +19,7 @@ from negplug.contract.hookspecs import AdapterSpec, hookimpl
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
 from negplug.contract.variables import FORMS
-from negplug.hosts.cover import is_covered, is_replaced, put_on, take_off
+from negplug.hosts.cover import insist_on_own, is_covered, put_on, take_off
 from negplug_lightly import criteria, private
 from negplug_lightly.declared import TERMS, TreatedDeclared, declared_form, two_views
 from negplug_lightly.treated import Criterion, TreatedForwardOfZ
@@ -90,14 +90,8 @@ class CriterionSite(LossSite):
 
     def treat(self, contrast: Contrast) -> None:
         """Shadow the criterion's ``forward``."""
-        if is_covered(self._criterion, "forward"):
-            raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
-        if is_replaced(self._criterion, "forward"):
-            raise ValueError(
-                f"{self.host}: {self.name!r} has a forward of its own, set on the object, so its "
-                f"loss is not known; make a class of it and declare its form (treat=, "
-                f"NEGPLUG_TREAT), or leave it alone with NEGPLUG_IGNORE={self.name}"
-            )
+        mend = "make a class of it and declare its form (treat=, NEGPLUG_TREAT)"
+        insist_on_own(self._criterion, "forward", (self.host, self.name), mend)
         if self._is_declared:
             self._treat_as_declared(contrast)
             return

@@ -101,7 +101,29 @@ def is_covered(owner: Any, method: str) -> bool:
     return any(True for _ in _covers_of(owner, method))
 
 
-def is_replaced(owner: Any, method: str) -> bool:
+def insist_on_own(owner: Any, method: str, named: tuple[str, str], mend: str) -> None:
+    """Insist that a method of a loss is that of its class, which nobody has covered yet.
+
+    Args:
+        owner: The loss.
+        method: Its method.
+        named: The host, and the name of the loss.
+        mend: What to do if the loss has another one, set on the object.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    host, name = named
+    if is_covered(owner, method):
+        raise ValueError(f"{host}: {name!r} is treated already; remove() that first")
+    if _is_replaced(owner, method):
+        raise ValueError(
+            f"{host}: {name!r} has a {method} of its own, set on the object, so its loss is not "
+            f"known; {mend}, or leave it alone with NEGPLUG_IGNORE={name}"
+        )
+
+
+def _is_replaced(owner: Any, method: str) -> bool:
     """Return whether a method of an object is not that of its class, in whatever precision.
 
     ``accelerator.prepare`` puts a wrapper in its place. A pickled cover becomes an attribute that

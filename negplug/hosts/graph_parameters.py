@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -40,12 +40,19 @@ def parameters_below(start: Node | None) -> set[Tensor]:
     return {leaf for leaf in leaves if isinstance(leaf, nn.Parameter)}
 
 
-def below(start: Node | None) -> Iterator[Node]:
-    """Yield an operation and all that it depends on, each once."""
-    todo, seen = [start], set[Node]()
+def below(
+    *starts: Node | None, is_end: Callable[[Node], bool] = lambda node: False
+) -> Iterator[Node]:
+    """Yield operations and all that they depend on, each once.
+
+    Args:
+        starts: The operations.
+        is_end: Whether an operation is left out, with what it alone depends on.
+    """
+    todo, seen = list(starts), set[Node]()
     while todo and len(seen) < MOST_NODES:
         node = todo.pop()
-        if node is not None and node not in seen:
+        if node is not None and node not in seen and not is_end(node):
             seen.add(node)
             yield node
             todo += [following for following, _ in node.next_functions]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from torch.autograd.graph import Node
 
 from negplug.hosts.graph_axes import LAYERS, MOST_NODES, VIEWS, operation_of, spread_over
+from negplug.hosts.graph_parameters import below
 from negplug.kernels.torch_private import output_shape, saved_values
 
 _EXPONENTIALS = frozenset(("Exp", "Exp2", "Expm1"))
@@ -113,7 +114,7 @@ def _below(
     node: Node, slope: int, sign: Callable[[Node, int], int]
 ) -> Iterator[tuple[Node | None, int]]:
     """Yield what an average was given, and the slope of the loss in it."""
-    operation, edges = operation_of(node), [below for below, _ in node.next_functions]
+    operation, edges = operation_of(node), [given for given, _ in node.next_functions]
     slopes = [slope] * len(edges)
     if operation == "Neg" or (operation == "Rsub" and len(edges) == 1):
         slopes = [-slope]
@@ -146,11 +147,4 @@ def _compares_with_data(node: Node) -> bool:
 
 def _inside(nodes: Iterable[Node], is_end: Callable[[Node], bool]) -> set[Node]:
     """Return some operations and those below, as far as the next layers of a network."""
-    todo, seen = list[Node | None](nodes), set[Node]()
-    while todo and len(seen) < MOST_NODES:
-        node = todo.pop()
-        if node is None or node in seen or is_end(node) or operation_of(node) in LAYERS:
-            continue
-        seen.add(node)
-        todo += [below for below, _ in node.next_functions]
-    return seen
+    return set(below(*nodes, is_end=lambda node: is_end(node) or operation_of(node) in LAYERS))

@@ -119,18 +119,14 @@ def hidden_in(output: Tensor) -> Node | None:
     is not to be seen. Losses that are marked as known are passed over, and so are reentrant
     checkpoints: a criterion that is called inside one is seen.
     """
-    todo, seen = [output.grad_fn], set[Node]()
-    while todo and len(seen) < MOST_NODES:
-        node = todo.pop()
-        if node is None or node in seen or is_marked(node) or operation_of(node) in LAYERS:
-            continue
-        seen.add(node)
+    for node in below(
+        output.grad_fn, is_end=lambda node: is_marked(node) or operation_of(node) in LAYERS
+    ):
         if _is_fused(node) and not node.name().startswith("CheckpointFunction"):
             edges = [(given, number) for given, number in node.next_functions if given is not None]
             rows = [edge[0] for edge in edges if len(output_shape(*edge)) == 2]
             if sum(any(map(_takes_in_data, below(row))) for row in rows) > 1:
                 return node
-        todo += [following for following, _ in node.next_functions]
     return None
 
 

@@ -26,7 +26,7 @@ from negplug.contract.adapter import Contrast, LossSite, MethodReport
 from negplug.contract.hookspecs import AdapterSpec
 from negplug.contract.labels import FIELDS, Targets
 from negplug.contract.provenance import installed_version
-from negplug.hosts.cover import is_covered, is_replaced, put_on, take_off
+from negplug.hosts.cover import insist_on_own, is_covered, put_on, take_off
 from negplug.hosts.functions import modules_around
 from negplug.hosts.treated_method import LossCall, TreatedMethod
 
@@ -208,14 +208,8 @@ class LossModuleSite(LossSite):
         """Cover the loss's method."""
         loss, kind = self._found.loss, self._found.kind
         method = self._host.method_of(kind)
-        if is_covered(loss, method):
-            raise ValueError(f"{self.host}: {self.name!r} is treated already; remove() that first")
-        if is_replaced(loss, method):
-            raise ValueError(
-                f"{self.host}: {self.name!r} has a {method} of its own, set on the object, so its "
-                f"loss is not known; put a negplug.ContrastiveLoss in its place, or leave it "
-                f"alone with NEGPLUG_IGNORE={self.name}"
-            )
+        mend = "put a negplug.ContrastiveLoss in its place"
+        insist_on_own(loss, method, (self.host, self.name), mend)
         if kind in self._host.refused:
             raise ValueError(
                 f"{self.host}: {self.name!r} cannot be treated: {self._host.refused[kind]}; leave "

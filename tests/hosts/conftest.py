@@ -3,6 +3,8 @@
 import gc
 
 import pytest
+import torch
+from torch import nn
 
 from negplug.hosts import watch as at_work
 
@@ -25,3 +27,10 @@ def watch():
 def unmarked():
     """No treated loss of a test before looks at functions, and marks those that it knows."""
     gc.collect()
+
+
+@pytest.fixture
+def views():
+    """Two views of six samples, ``[6, 4]``, as a network embeds them."""
+    net, x = nn.Linear(3, 4), torch.randn(6, 3)
+    return net(x), net(x + 0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from negplug.hosts.loss_form import contrasts, weigher_of_data
 
@@ -125,12 +124,6 @@ CONTRASTIVE = {
         ((a @ b.T - 1).exp() * OFF).mean() - (a * b).sum(1).mean()
     ),
 }
-
-
-@pytest.fixture
-def views():
-    net, x = nn.Linear(3, 4), torch.randn(ROWS, 3)
-    return net(x), net(x + 0.1)
 
 
 @pytest.mark.parametrize("name", AVERAGED)

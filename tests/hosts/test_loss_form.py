@@ -51,12 +51,6 @@ OTHER = {
 }
 
 
-@pytest.fixture
-def views():
-    net, x = nn.Linear(3, 4), torch.randn(ROWS, 3)
-    return net(x), net(x + 0.1)
-
-
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_contrastive(name, views):
     assert contrasts(CONTRASTIVE[name](*views), views)

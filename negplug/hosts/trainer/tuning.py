@@ -93,8 +93,8 @@ def _tuned(tuner: Any, tune: Callable[[Any, Any], None], trainer: Any, pl_module
         for control in controls:
             if control.injection is not None:
                 inside.enter_context(control._as_before(pl_module))
-        loop.run = HookStandIn(functools.wraps(run)(run_with_controls), loop, "run")
-        inside.callback(delattr, loop, "run")
+        loop.run = hook = HookStandIn(functools.wraps(run)(run_with_controls), loop, "run")
+        inside.callback(hook.take_off)
         try:
             tune(trainer, pl_module)
         except BaseException as error:
@@ -122,5 +122,5 @@ def _hook_of(tuner: Any) -> HookStandIn | None:
 
 
 def _uncover(tuner: Any) -> None:
-    if _hook_of(tuner) is not None:
-        delattr(tuner, _method_of(tuner))
+    if (hook := _hook_of(tuner)) is not None:
+        hook.take_off()

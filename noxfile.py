@@ -23,6 +23,7 @@ nox -s workflows    .github/, linted (of actionlint's a program is downloaded)
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -40,6 +41,9 @@ SOLO_MAIN = (
 # Tests and sweeps start many processes, and each imports torch: let them find bytecode. Sources are
 # read and written as UTF-8, on Windows too.
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONUTF8": "1"}
+
+# Where torch keeps what it compiles, for the sessions of this checkout; they share it.
+COMPILED = Path(__file__).resolve().parent / ".nox" / "compiled"
 
 # Tests in as many processes as there are cores. A process that is done takes over what waits.
 TOGETHER = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
@@ -67,17 +71,27 @@ def interpreter(version: str) -> str:
     return found[0] if found else version
 
 
+def tested(session: nox.Session, *command: str, **variables: str) -> None:
+    """Run a command that tests; what this leaves in the temporary folder is gone afterwards.
+
+    Torch leaves files of its own there when a rank fails or is killed, and some tests are of that.
+    The folder's name is short, for the paths of sockets must be.
+    """
+    variables = {**ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": str(COMPILED), **variables}
+    with tempfile.TemporaryDirectory(prefix="np-", ignore_cleanup_errors=True) as folder:
+        session.run(*command, *session.posargs, env={**variables, "TMPDIR": folder})
+
+
 def measured(session: nox.Session, *arguments: str) -> None:
     """Run pytest; with ``NEGPLUG_COVERAGE`` set, keep which lines ran for ``coverage``."""
-    arguments = (*TOGETHER, *arguments)
+    command = ("pytest", *TOGETHER, *arguments)
     if not os.environ.get("NEGPLUG_COVERAGE"):
-        session.run("pytest", *arguments, *session.posargs, env=ENVIRONMENT)
+        tested(session, *command)
         return
     folder = MEASURED / session.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = ("coverage", "run", "-m", "pytest", *arguments, *session.posargs)
-    session.run(*command, env={**ENVIRONMENT, "COVERAGE_FILE": str(folder / "data")})
+    tested(session, "coverage", "run", "-m", *command, COVERAGE_FILE=str(folder / "data"))
 
 
 @nox.session
@@ -119,7 +133,7 @@ def tests_old_lightly(session: nox.Session, version: str) -> None:
     session.install(".[dev]", f"lightly=={version}", "numpy<2")
     tests = ("lightly/test_old_versions", "test_plain_untreated", "test_injected_lookout")
     files = (f"tests/hosts/{name}.py" for name in (*tests, "test_functions"))
-    session.run("pytest", *files, *session.posargs, env=ENVIRONMENT)
+    tested(session, "pytest", *files)
 
 
 @nox.session(python="3.11")
@@ -132,7 +146,7 @@ def tests_clients(session: nox.Session) -> None:
     names = "pytorch_metric_learning sentence_transformers stable_pretraining".split()
     names += "lightly_train torchgeo".split()
     folders = (f"tests/hosts/{name}" for name in names)
-    session.run("pytest", *folders, *session.posargs, env=ENVIRONMENT)
+    tested(session, "pytest", *folders)
 
 
 @nox.session(python="3.11")
@@ -171,14 +185,14 @@ def tests_lowest(session: nox.Session) -> None:
     extras = ".[dev,fast,diagnostics,sweep,lightly]"
     # The Triton of torch 2.6 imports setuptools, and does not say so.
     session.install("--resolution", "lowest-direct", extras, "setuptools>=80,<81")
-    session.run("pytest", *TOGETHER, *ROOMS, *session.posargs, env=ENVIRONMENT)
+    tested(session, "pytest", *TOGETHER, *ROOMS)
 
 
 @nox.session(python=interpreter("3.13"))
 def tests_newest(session: nox.Session) -> None:
     """The same with the newest Python and the newest versions."""
     session.install("--upgrade", ".[dev,fast,diagnostics,sweep,lightly]")
-    session.run("pytest", *TOGETHER, *ROOMS, *session.posargs, env=ENVIRONMENT)
+    tested(session, "pytest", *TOGETHER, *ROOMS)
 
 
 @nox.session
@@ -190,9 +204,8 @@ def tests_gpu(session: nox.Session) -> None:
     if "True" not in str(session.run("python", "-c", probe, silent=True)):
         session.skip("torch finds no CUDA device here")
     rooms = "kernels contract samplers objectives loss diagnostics testing hosts".split()
-    environment = {**ENVIRONMENT, "NEGPLUG_TEST_DEVICE": device}
     tests = (f"tests/{room}" for room in rooms)
-    session.run("pytest", *TOGETHER, *tests, *session.posargs, env=environment)
+    tested(session, "pytest", *TOGETHER, *tests, NEGPLUG_TEST_DEVICE=device)
 
 
 @nox.session
@@ -219,12 +232,12 @@ def upstream(session: nox.Session, host: str) -> None:
     # Lightly as its scripts expect it, and what its benchmarks log with; solo-learn as its users
     # have it: on the path.
     needed = SOLO_MAIN if host == "solo" else (source, "tensorboard", "psutil", "pytest-mock")
-    environment = {**ENVIRONMENT, variable: source}
+    variables = {variable: source}
     if host == "solo":
-        environment["PYTHONPATH"] = source
+        variables["PYTHONPATH"] = source
     session.install(".[dev,diagnostics]", *needed)
     tests = ("tests/upstream", "tests/standins", "tests/house/test_methods_table.py")
-    session.run("pytest", *tests, *session.posargs, env=environment)
+    tested(session, "pytest", *tests, **variables)
 
 
 @nox.session

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import zipfile
 from configparser import ConfigParser
 from email.parser import HeaderParser
@@ -79,7 +80,7 @@ def test_the_wheels_metadata(wheel):
     assert (metadata["Name"], metadata["Version"]) == ("negplug", negplug.__version__)
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.split(r"[^\w-]", line)[0] for line in required}
-    assert names == {"torch", "pluggy", "typer"}
+    assert names == {"torch", "numpy", "pluggy", "typer"}
     assert metadata["License-Expression"] == "Apache-2.0"
     assert dist_info(wheel, "licenses/LICENSE")
 
@@ -246,6 +247,20 @@ def files(*folders: str) -> list[Path]:
 @pytest.mark.parametrize("path", files("negplug"), ids=lambda p: p.relative_to(CHECKOUT).as_posix())
 def test_the_core_imports_neither_host_nor_adapter(path):
     assert not top_level(imported(path.read_text())) & {*HOSTS, *ADAPTERS}
+
+
+def test_what_the_core_imports_is_installed_with_it():
+    """Or with one of its extras; torch's wheels, for one, do not bring numpy along."""
+    project = (CHECKOUT / "pyproject.toml").read_text().partition("[dependency-groups]")[0]
+    names = re.findall(r'^ +"([\w-]+)>=', project, re.MULTILINE)
+    listed = {name.replace("-", "_") for name in names}
+    assert {"torch", "optuna"} < listed
+    # typer brings rich, optuna sqlalchemy, torch triton where there is one.
+    listed |= {"rich", "sqlalchemy", "triton"}
+    others = {"scikit_learn": "sklearn", "markdown_it_py": "markdown_it"}
+    there = {others.get(name, name) for name in listed} | set(sys.stdlib_module_names)
+    found = {name for path in files("negplug") for name in top_level(imported(path.read_text()))}
+    assert found - there - {"negplug"} == set()
 
 
 @pytest.mark.parametrize("adapter", sorted(ADAPTERS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from negplug.cli.child import die_with_parent
 from negplug.cli.leaving import checked_leaving
 from negplug.cli.live import display_of_run
-from negplug.cli.script import execute, script_exists
+from negplug.cli.script import execute, look_first_in, script_exists
 from negplug.cli.treatment import (
     BASELINE,
     check_diagnostics,
@@ -115,7 +114,7 @@ def run(
     if not treated and given:
         fail(f"{given[0]} has no effect with --sampler {BASELINE}; remove it or name a sampler.")
     if module:
-        sys.path[0] = os.getcwd()  # as python -m does
+        look_first_in(os.getcwd())  # as python -m does
     if not script_exists(script, module):
         fail(f"SCRIPT {script!r} is no {'module' if module else 'file'}; check its name.")
     check_treatment([sampler], objective, temperature, treat or (), compose)

@@ -90,6 +90,8 @@ def test_the_end_of_a_script_is_what_its_parent_sees(
     for name in ("argv", "path", "excepthook"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
     monkeypatch.setattr(sys, "path", sys.path.copy())
+    for name in ("__main__", "__mp_main__"):  # which become the script
+        monkeypatch.setitem(sys.modules, name, sys.modules["__main__"])
     (tmp_path / "script.py").write_text(f"raise SystemExit({leaving})")
     with nullcontext() if good else pytest.raises(SystemExit):
         execute(str(tmp_path / "script.py"), [], module=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from negplug.cli.leaving import checked_leaving
-from negplug.cli.script import execute, script_exists
+from negplug.cli.script import execute, look_first_in, script_exists
 from negplug.cli.treatment import fail
 from negplug.contract.variables import TREAT_VARIABLE
 
@@ -70,7 +69,7 @@ def draw(saved: Saved, script: Script, pages: Pages) -> None:
     if find_spec("matplotlib") is None:
         fail("contact sheets need matplotlib; install negplug[diagnostics].", code=1)
     if script.module:
-        sys.path[0] = os.getcwd()  # as python -m does
+        look_first_in(os.getcwd())  # as python -m does
     if not script_exists(script.name, script.module):
         kind = "module" if script.module else "file"
         fail(f"SCRIPT {script.name!r} is no {kind}; check its name.")

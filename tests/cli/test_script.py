@@ -64,7 +64,7 @@ def test_a_script_finds_what_it_finds_under_python(
     module, script = FORMS[form]
     beside = tmp_path / "folder" if form == "file" else tmp_path
     # What is first on the path is not to be overwritten where Python puts no folder before it.
-    sites = (beside,) if safe else ()
+    sites = (tmp_path / "first", beside) if safe else ()
     plain = python(*safe, *filter(None, [module]), script, "x", sites=sites, cwd=tmp_path)
     done = python(*safe, "-c", EXECUTE, module, script, "x", sites=sites, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (plain.returncode, plain.stderr) == (0, "")

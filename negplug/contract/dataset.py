@@ -13,7 +13,7 @@ Encoder = Callable[[Tensor], tuple[Tensor, ...]]
 
 Column = Callable[[str], Tensor]
 """Maps the name of a column to the classes ``[n]`` int64 of the samples, -1 where unknown; to the
-very same tensor as long as it is the same data set."""
+very same tensor as long as these are the same."""
 
 
 @dataclass(frozen=True, eq=False)

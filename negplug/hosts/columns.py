@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from negplug.hosts.column_classes import as_classes
@@ -13,7 +14,7 @@ from negplug.hosts.subsets import chosen, reference_to
 
 
 class Columns:
-    """Reads columns of a data set, each once.
+    """Reads columns of a data set, each once until it is to read them again.
 
     It holds the data set weakly, so that whoever holds it can be pickled and copied.
     """
@@ -21,12 +22,20 @@ class Columns:
     def __init__(self) -> None:
         self._chain: list[Callable[[], Any]] = []
         self._read: dict[str, Tensor] = {}
+        self._due: set[str] = set()
+
+    def read_again(self) -> None:
+        """Read each column anew when it is asked for next: a recipe may have given it new values.
+
+        Pseudo-labels, say, which follow from the embeddings of the epoch before.
+        """
+        self._due.update(self._read)
 
     def of(self, dataset: Any, name: str) -> Tensor:
         """Return the classes of the samples ``[n]`` int64; see :func:`.as_classes`.
 
         The very tensor that was returned before, as long as the data set and the choice of its
-        subsets are the same objects.
+        subsets are the same objects, and the values that are read again are the same.
 
         Args:
             dataset: A data set that knows its length.
@@ -41,9 +50,13 @@ class Columns:
             known() is not part for known, part in zip(self._chain, chain, strict=True)
         ):
             self._chain, self._read = [reference_to(part) for part in chain], {}
-        if name not in self._read:
-            self._read[name] = as_classes(name, column_of(dataset, name))
+        known = self._read.get(name)
+        if known is None or name in self._due:
+            found = as_classes(name, column_of(dataset, name))
+            self._due.discard(name)
+            if known is None or not torch.equal(found, known):
+                self._read[name] = found
         return self._read[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_chain": [], "_read": {}}
+        return {"_chain": [], "_read": {}, "_due": set()}

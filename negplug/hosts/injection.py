@@ -95,12 +95,14 @@ class Injection:
             encode: Maps data set indexes ``[n]`` to V views ``[n, d]`` of those samples, embedded
                 with the current parameters. It is kept until another one is given.
             dataset: The data set that the indexes count. Samplers look up its columns by name. It
-                is kept until another one is given.
+                is kept until another one is given; its columns are read anew if it is given again.
 
         Raises:
             ValueError, TypeError: If ``labels`` are none; says what was found.
         """
         labels = None if labels is None else as_labels("labels", labels)
+        if dataset is not None:
+            self._columns.read_again()
         for treated in self.losses.values():
             if encode is not None:
                 treated.dataset = replace(treated.dataset, encode=encode)

@@ -21,26 +21,43 @@ class Parents:
     def __init__(self) -> None:
         self._lists: list[Any] = []
         self._found: ParentSamples | None = None
+        self._read = False
+
+    def read_again(self) -> None:
+        """Read the lists anew when they are asked for next: they may be changed in place."""
+        self._read = False
 
     def of(self, dataset: Any) -> ParentSamples | None:
-        """Return where the samples are in the parent, of all Subsets; None if it is no Subset."""
+        """Return where the samples are in the parent, of all Subsets; None if it is no Subset.
+
+        The very object that was returned before, as long as that is the same.
+        """
         lists = []
         while isinstance(dataset, Subset):
             lists.append(dataset.indices)
             dataset = dataset.dataset
-        known = len(lists) == len(self._lists)
+        known = self._read and len(lists) == len(self._lists)
         if not (known and all(a is b for a, b in zip(lists, self._lists, strict=True))):
-            self._lists, self._found = lists, _composed(lists, dataset)
+            found = _composed(lists, dataset)
+            if not _same(found, self._found):
+                self._found = found
+            self._lists, self._read = lists, True
         return self._found
 
 
 def _composed(lists: list[Any], parent: Any) -> ParentSamples | None:
     if not lists:
         return None
-    places = torch.as_tensor(lists[0])
+    places = torch.as_tensor(lists[0]).clone()  # an array may be changed in place
     for outer in lists[1:]:
         places = torch.as_tensor(outer)[places]
     return ParentSamples(places, length(parent))
+
+
+def _same(one: ParentSamples | None, other: ParentSamples | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.size == other.size and torch.equal(one.indexes, other.indexes)
 
 
 def length(dataset: Any) -> int | None:

@@ -78,6 +78,67 @@ def test_a_composer_counts_the_samples_of_a_subset_and_so_do_columns():
     assert torch.equal(table[:, None] == table, who[:, None] == who)
 
 
+def changed(hook, change, dataset, expression, epochs=3):
+    """Fit on a data set that a callback changes; return the table of groups at each epoch's end."""
+    hosts.lightning().seed_everything(0)
+    control, seen = hosts.negative_control()(expression), []
+
+    class Changes(hosts.lightning().Callback):
+        def on_train_batch_end(self, *_):
+            sampler = control.injection.losses[hosts.site_name()].loss.sampler
+            seen.append(sampler.file._groups.table)
+
+    changes = Changes()
+    setattr(changes, hook, lambda trainer, module: change(dataset, trainer.current_epoch))
+    options = {"max_epochs": epochs, "reload_dataloaders_every_n_epochs": 1}
+    loader = DataLoader(dataset, batch_size=8, shuffle=True, drop_last=True)
+    hosts.trainer(callbacks=[control, changes], **options).fit(hosts.recipe(), loader)
+    return seen
+
+
+def groups(values):
+    values = torch.tensor(values)
+    return values[:, None] == values
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_epoch_end"])
+def test_pseudo_labels_that_are_made_anew_in_each_epoch(hook):
+    labels = [[index // number % 5 for index in range(24)] for number in (1, 2, 3, 4)]
+
+    def cluster(dataset, epoch):
+        dataset.cluster = labels[epoch + (hook == "on_train_epoch_end")]
+
+    dataset = patients()
+    dataset.cluster = labels[0]
+    tables = changed(hook, cluster, dataset, "filtered(by='cluster')")
+    assert len(tables) == 9
+    for step, table in enumerate(tables):
+        assert torch.equal(groups(table.tolist()), groups(labels[step // 3]))
+
+
+@pytest.mark.skipif(SOLO, reason="its batches number the parent's samples themselves")
+@pytest.mark.parametrize(
+    "expression", ["filtered(by='patient_id')", "filtered(by='groups', file={table}, parent=True)"]
+)
+def test_a_subset_that_grows_in_place(expression, tmp_path):
+    import numpy as np
+
+    path = str(tmp_path / "patients.npy")
+    np.save(path, np.arange(40) % 5)
+    places = [39, 3, 20, 7, 11, 26, 5, 16]
+    grown = [[*places, *range(28, 28 + 8 * epoch)] for epoch in range(2)]
+
+    def grow(dataset, epoch):
+        if not epoch:
+            dataset.indices[:] = [*reversed(grown[1])]
+
+    subset = Subset(patients(40), list(grown[0]))
+    tables = changed("on_train_epoch_end", grow, subset, expression.format(table=repr(path)), 2)
+    for epoch, table in [(0, tables[0]), (1, tables[-1])]:
+        who = [place % 5 for place in [grown[0], grown[1][::-1]][epoch]]
+        assert torch.equal(groups(table.tolist()), groups(who))
+
+
 def test_a_column_that_is_not_there():
     message = r"filtered: by='patient': Pairs of 24 has no column 'patient' .* it has patient_id"
     with pytest.raises(ValueError, match=message):

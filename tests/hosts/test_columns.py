@@ -164,6 +164,18 @@ def test_read_once_until_the_data_set_changes():
     assert columns.of(KEPT["a list"], "patient_id").tolist() == CODES
 
 
+def test_read_again_where_values_may_have_changed():
+    columns, dataset = Columns(), Samples(patient_id=[*WHO])
+    found = columns.of(dataset, "patient_id")
+    dataset.patient_id[0] = "eve"
+    assert columns.of(dataset, "patient_id") is found
+    columns.read_again()
+    again = columns.of(dataset, "patient_id")
+    assert again.tolist() == [0, 1, 2, -1, 0]
+    columns.read_again()
+    assert columns.of(dataset, "patient_id") is again
+
+
 @pytest.mark.parametrize(
     ("dataset", "error", "message"),
     [

@@ -73,3 +73,15 @@ def test_parents_are_looked_for_once():
     assert parents.of(Subset(subset, np.array([2, 0]))).indexes.tolist() == [4, 7]
     assert parents.of(Subset(whole, range(1, 3))).indexes.tolist() == [1, 2]
     assert parents.of(whole) is None
+
+
+@pytest.mark.parametrize("places", [[7, 2, 4], np.array([7, 2, 4]), torch.tensor([7, 2, 4])])
+def test_places_that_are_changed_are_read_again(places):
+    parents, subset = Parents(), Subset(hosts.Pairs(10), places)
+    found = parents.of(subset)
+    parents.read_again()
+    assert parents.of(subset) is found
+    places[1] = 9
+    assert parents.of(subset).indexes.tolist() == [7, 2, 4]
+    parents.read_again()
+    assert parents.of(subset).indexes.tolist() == [7, 9, 4]

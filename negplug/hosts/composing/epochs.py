@@ -58,6 +58,8 @@ class ComposedEpochs:
                 f"{self.composer} has embeddings of {self.bank.size} samples, but the training "
                 f"data set has {shares.samples}; train on one data set"
             )
+        self._parents.read_again()
+        self._columns.read_again()
         about = DatasetAccess(
             size=shares.samples,
             parent=self._parents.of(dataset),

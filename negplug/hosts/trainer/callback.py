@@ -178,6 +178,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin, TuningMixin):
         if self.injection is not None and self._counts is not None:
             self._counts.begin()
             self.injection.look_again()
+            assert self._encoder is not None
+            self._encoder.begin_epoch()
             when = f"from epoch {trainer.current_epoch} on"
             self._kept.check(trainer, self.injection, when, self.composition)
 

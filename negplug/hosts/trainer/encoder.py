@@ -68,6 +68,11 @@ class RecipeEncoder:
         self._parents = Parents()
         self._columns = Columns()
 
+    def begin_epoch(self) -> None:
+        """Look the data set over anew: a recipe may change it between epochs, in place."""
+        self._parents.read_again()
+        self._columns.read_again()
+
     def offer(self) -> None:
         """Give the losses access to the data set that the step to come is trained on."""
         for treated in self._losses:

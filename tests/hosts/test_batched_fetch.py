@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, StackDataset, Subset, TensorDataset
 
 from negplug.hosts.trainer.indexes.batched_fetch import FAULTS, GOOD, UNKNOWN, class_of, verdict_on
 
@@ -70,6 +70,20 @@ class Columns(Fetched):
 def test_one_that_does(kind, alone):
     assert verdict_on(kind(list, alone=alone), own=False) == GOOD
     assert "in another order" in FAULTS[verdict_on(kind(sorted, alone=alone), own=False)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_stack_of_data_sets_is_as_its_parts(named):
+    def stacked(how):
+        labels = TensorDataset(torch.arange(20))
+        parts = {"views": Fetched(how), "label": labels} if named else (labels, Fetched(how))
+        return StackDataset(**parts) if named else StackDataset(*parts)
+
+    for each in (stacked(sorted), Subset(stacked(sorted), range(2, 19, 2))):
+        assert class_of(each) == "Fetched"
+        assert "in another order" in FAULTS[verdict_on(each, own=False)]
+    assert verdict_on(stacked(list), own=False) == GOOD
+    assert class_of(StackDataset(TensorDataset(torch.ones(3)))) == ""
 
 
 def test_samples_with_indexes_of_their_own_may_come_in_any_order():

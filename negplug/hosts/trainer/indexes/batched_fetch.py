@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import StackDataset, Subset
 
 from negplug.hosts.subsets import length
 from negplug.hosts.trainer.indexes.entries import OBJECT, entries
@@ -37,14 +37,27 @@ _SEEDS = 2
 def class_of(dataset: Any) -> str:
     """Return the class with the ``__getitems__`` that fetches for a loader; empty if none does.
 
-    Those of torch and of Hugging Face's ``datasets`` give what they are asked for.
+    Those of torch and of Hugging Face's ``datasets`` give what they are asked for. A stack of data
+    sets has each of them fetch the batch.
     """
-    while isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
-        dataset = dataset.dataset
+    dataset = _chosen_from(dataset)
+    if type(dataset) is StackDataset:
+        return " or ".join(filter(None, map(class_of, _parts(dataset))))
     if not callable(getattr(dataset, "__getitems__", None)):
         return ""
     home = type(dataset).__module__.partition(".")[0]
     return "" if home in _KNOWN else type(dataset).__name__
+
+
+def _chosen_from(dataset: Any) -> Any:
+    while isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
+        dataset = dataset.dataset
+    return dataset
+
+
+def _parts(stack: StackDataset[Any]) -> list[Any]:
+    several = stack.datasets
+    return list(several.values() if isinstance(several, dict) else several)
 
 
 def verdict_on(dataset: Any, own: bool) -> int:
@@ -54,6 +67,10 @@ def verdict_on(dataset: Any, own: bool) -> int:
         dataset: Of a loader, in the process that fetches.
         own: Whether its samples have indexes of their own, so that they may come in any order.
     """
+    stack = _chosen_from(dataset)
+    if type(stack) is StackDataset:
+        # One that is in order says nothing of another; the worst is what a batch is.
+        return max(verdict_on(part, own=False) for part in _parts(stack))
     if not class_of(dataset):
         return GOOD
     size = length(dataset)

@@ -58,6 +58,21 @@ def begins_anew(site: LossSite, treated: TreatedLoss) -> None:
         )
 
 
+def was_untreated(treatment: Treatment) -> None:
+    """Warn that a run which is treated goes on with one that was not; on one rank.
+
+    Args:
+        treatment: What the run has from here on.
+    """
+    if rank() == 0:
+        logger.warning(
+            "negplug: the checkpoint is of a run that was not treated, so its weights "
+            "were trained with other negatives, and %s begins there; to compare the two, train "
+            "from the start and keep checkpoints of each run in a folder of its own",
+            treatment.describe(),
+        )
+
+
 def succeeds(named: str, treated: TreatedLoss) -> None:
     """Warn that a loss takes the place of one that is gone, if that makes a difference.
 

@@ -117,6 +117,38 @@ def test_a_model_that_is_given_other_weights_is_another(by, tmp_path):
     assert control.injection.losses[hosts.site_name()].loss.get_extra_state()["step"] == 3
 
 
+@pytest.mark.parametrize("sampler", [None, "uniform(num_negatives=2)"])
+def test_a_run_that_goes_on_with_an_untreated_one_says_so(sampler, tmp_path, caplog):
+    path, treated = tmp_path / "before.ckpt", hosts.negative_control()
+    before = None if sampler is None else treated(sampler)
+    fit(before, hosts.recipe(), hosts.Pairs()).save_checkpoint(path)
+    for control in (treated("uniform(num_negatives=2)"), None):
+        fit(control, hosts.recipe(), hosts.Pairs(), ckpt_path=path, max_epochs=2)
+    said = "the checkpoint is of a run that was not treated"
+    assert caplog.text.count(said) == (sampler is None)
+
+
+class Regression(hosts.lightning().LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, _):
+        return self.layer(batch[1].float().reshape(-1, 1)[:4]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def test_a_model_that_is_left_alone_goes_on_unsaid(tmp_path, caplog):
+    path = tmp_path / "before.ckpt"
+    fit(None, Regression(), hosts.Pairs()).save_checkpoint(path)
+    control = hosts.negative_control()("uniform(num_negatives=2)", from_environment=True)
+    fit(control, Regression(), hosts.Pairs(), ckpt_path=path, max_epochs=2)
+    assert "leaves Regression alone" in caplog.text
+    assert "not treated" not in caplog.text
+
+
 class Broken(hosts.Pairs):
     def __len__(self):
         raise RuntimeError("no such folder")

@@ -98,6 +98,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin, TuningMixin):
         self._from_environment = from_environment
         self._kept = KeptState()
         self._stage: str | None = None
+        self._untreated_before = False
         self._checked = False
         self._counts: CallCounts | None = None
         self._metadata: BatchMetadata | None = None
@@ -136,7 +137,7 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin, TuningMixin):
         trained = self.injection if self._counts is not None else None
         self._kept.take_over(trained, pl_module)
         self.injection = self._counts = None
-        self._checked = False
+        self._checked = self._untreated_before = False
         with contextlib.suppress(NoLossFoundError):  # another try is at on_fit_start
             self.injection = self._inject(trainer, pl_module)
 
@@ -172,6 +173,8 @@ class NegativeControlMixin(EvaluationMixin, CheckpointMixin, TuningMixin):
             self._counts = CallCounts(self.injection)
             self._kept.check(trainer, self.injection, composition=self.composition)
             notices.untrained(self.injection.losses, trainer.optimizers)
+            if self._untreated_before:
+                notices.was_untreated(self.treatment)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count the epoch's calls; insist on the same data set."""

@@ -33,6 +33,7 @@ class CheckpointMixin:
     composition: Composition | None
     _kept: KeptState
     _stage: str | None
+    _untreated_before: bool  # whether the run goes on with one that was not treated
 
     @property
     def state_key(self) -> str:
@@ -61,7 +62,7 @@ class CheckpointMixin:
         return known | {"dataset": dataset, "losses": losses or {}}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Find the state where a callback with another target has saved it.
+        """Find the state where a callback with another target has saved it; note if there is none.
 
         Raises:
             ValueError: If the checkpoint holds the state of other losses alone.
@@ -71,6 +72,8 @@ class CheckpointMixin:
             state = several.saved_elsewhere(states, self.target)
             if state is not None:
                 self.load_state_dict(state)
+            elif self._stage == "fit":
+                self._untreated_before = True
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep the state until the model is treated; a stage outside ``fit`` has no use for it.

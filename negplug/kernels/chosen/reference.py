@@ -37,11 +37,11 @@ def gathered_logsumexp(
 def weighted_logsumexp(
     similarities: Tensor, temperature: float, log_weight: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """Return log Σ_m w_im exp(s_im/τ) of similarities that let no gradient through a mask."""
+    """Return log Σ_m w_im exp(s_im/τ), -inf with zero gradient for a row of which all is masked."""
     logits = similarities / temperature
     if log_weight is not None:
         logits = logits + log_weight
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
-    # Where only the mask hides a row, the similarities stop its gradient, which is NaN.
-    return torch.logsumexp(logits, dim=1) if log_weight is None else row_logsumexp(logits)
+    whole = log_weight is None and mask is None
+    return torch.logsumexp(logits, dim=1) if whole else row_logsumexp(logits)

@@ -118,9 +118,7 @@ def _rows_logsumexp(anchors: Rows, part: Negatives, temperature: float) -> Tenso
         return over_blocks(anchors, part, lambda b: (_rows_logsumexp(*b[:2], temperature),))[0]
     rows, choice, weight = part.rows, part.choice, part.log_weight
     if isinstance(choice, Mixtures):
-        logits = chosen_logits(anchors.embeddings, part, temperature)
-        # Where only the mask hides a row, chosen_similarities stops its gradient.
-        return torch.logsumexp(logits, dim=1) if weight is None else row_logsumexp(logits)
+        return row_logsumexp(chosen_logits(anchors.embeddings, part, temperature))
     if isinstance(choice, Columns):
         return chosen_logsumexp(
             anchors.embeddings, rows.embeddings, choice.columns, temperature, weight, choice.mask

@@ -75,10 +75,12 @@ def tested(session: nox.Session, *command: str, **variables: str) -> None:
     """Run a command that tests; what this leaves in the temporary folder is gone afterwards.
 
     Torch leaves files of its own there when a rank fails or is killed, and some tests are of that.
-    The folder's name is short, for the paths of sockets must be.
+    The folder's name is short, for the paths of sockets must be. Others may pass through it, for a
+    PostgreSQL server does not run as root.
     """
     variables = {**ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": str(COMPILED), **variables}
     with tempfile.TemporaryDirectory(prefix="np-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
         session.run(*command, *session.posargs, env={**variables, "TMPDIR": folder})
 
 

@@ -134,7 +134,7 @@ class Regression(hosts.lightning().LightningModule):
         self.layer = torch.nn.Linear(1, 1)
 
     def training_step(self, batch, _):
-        return self.layer(batch[1].float().reshape(-1, 1)[:4]).square().mean()
+        return self.layer(torch.ones(4, 1)).square().mean()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)

@@ -47,6 +47,10 @@ class BatchFingerprint(NamedTuple):
         one, two = torch.cat(self.rows), torch.cat(other.rows)
         return (one - two.to(one)).square().sum(1).mean()
 
+    def is_same(self, other: BatchFingerprint) -> Tensor:
+        """Return whether a fingerprint of the same shapes is of the same rows, bool ``[]``."""
+        return self.distance(other) <= _SAME
+
     def nearest(self, calls: Iterable[_Call]) -> list[_Call]:
         """Return the calls of the same shapes that are the least apart, in their order."""
         alike = [call for call in calls if call.fingerprint.shapes == self.shapes]

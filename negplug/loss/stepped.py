@@ -18,7 +18,7 @@ from negplug.kernels.torch_private import backward_runs, inside_function
 from negplug.loss.calls import CallState
 from negplug.loss.refusals import mixed_up
 from negplug.loss.saved import SavingLoss
-from negplug.loss.steps import Call
+from negplug.loss.training_call import Call
 from negplug.loss.uninterrupted import uninterrupted
 
 
@@ -75,7 +75,7 @@ class SteppedLoss(SavingLoss):
             return None
         if backward_runs():
             return self._steps.same(batch)
-        if self._steps.over():
+        if self._steps.over(batch):
             self.end_step(told=False)
         if self.graphs.lead(self._steps):
             self._steps.when_reached = self.graphs.advance

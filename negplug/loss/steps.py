@@ -8,7 +8,8 @@ calls of that step draw alike, whatever their numbers.
 A step is over when a backward pass that frees its graph has reached one of its calls, or when an
 optimizer has stepped since; the next call begins another. A pass that keeps its graph ends nothing.
 One whose gradients train nothing (:mod:`negplug.loss.discarded`) counts as none. A call that
-checkpointing makes inside of a backward pass, or an optimizer's closure again, is no new one.
+checkpointing makes inside of a backward pass, or an optimizer's closure again, is no new one. Nor
+is one for a further chunk of its batch (:mod:`negplug.loss.chunks`).
 
 A Trainer, which knows where its steps end, holds them open in between.
 """
@@ -21,84 +22,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from negplug.contract.batch import ContrastiveBatch
 from negplug.kernels import late
-from negplug.kernels.graph_marks import mark
 from negplug.kernels.torch_private import backward_runs, graph_is_kept
 from negplug.loss import optimizers
 from negplug.loss.discarded import Passes
 from negplug.loss.fingerprint import BatchFingerprint
 from negplug.loss.forgotten import Forgotten
-from negplug.loss.places import Place, Places, states_of
-from negplug.loss.refusals import closed_call, no_second_derivative, unknown_call
+from negplug.loss.places import Places, states_of
+from negplug.loss.refusals import closed_call, unknown_call
+from negplug.loss.training_call import Call
 
 _UNGRAPHED = 16  # calls without a graph that are remembered: more than a step has
 _ALIKE = 1e-2  # squared distance of embeddings of length one that are computed twice
-_serial = itertools.count()
-
-
-class Call:
-    """A training call. The graph of its loss holds it, by a hook.
-
-    Attributes:
-        step: Number of its step.
-        number: Its number in the step.
-        drawn: The number by which it draws, see the module.
-        shared: Whether it uses the first call's state, whatever its number.
-        held: What its step takes in once it is over: the place of a part among those of the
-            call's state that update, and what it was given to hold. None until it was computed
-            with a graph.
-        graph: Whether it had one when it was computed first.
-        times: How often it was computed.
-        closed: Whether its step is over and has changed a memory.
-        discarded: Whether the backward pass that has reached it trained nothing.
-        place: Where it was made; empty where that tells nothing.
-        placed: Whether its number is that of its place.
-    """
-
-    def __init__(
-        self, steps: Steps, number: int, shared: bool, graph: bool, batch: ContrastiveBatch
-    ) -> None:
-        self._steps = steps
-        self.serial, self.step, self.number = next(_serial), steps.number, number
-        self.drawn = 0 if steps.most is None and not steps.number else number
-        self.shared = shared
-        self.graph = graph
-        self.held: list[tuple[int, Any]] | None = None
-        self.fingerprint = BatchFingerprint.of(batch)
-        self.times = 1
-        self.closed = self.discarded = self.placed = False
-        self.place: Place = ()
-        self._hook: weakref.ref[Any] | None = None
-
-    def computed(self, loss: Tensor, held: list[tuple[int, Any]]) -> None:
-        """Take the loss, whose backward pass will tell of this call, and what its parts hold.
-
-        A call that is computed again holds what it held at first.
-        """
-        self.held = held if self.held is None else self.held
-        if not (self.graph and backward_runs()):  # where nothing comes to the loss itself
-            self._steps.passes.look_at(loss)
-            hook = self._reach
-            self._hook = weakref.ref(hook)
-            mark(loss)
-            loss.register_hook(hook)  # type: ignore[no-untyped-call]
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether a backward pass may still reach it."""
-        return self._hook is not None and self._hook() is not None
-
-    def _reach(self, _: Tensor) -> None:
-        if torch.is_grad_enabled():  # in a backward pass that makes a graph of its own
-            raise no_second_derivative()
-        self._steps.reach(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_hook": None, "place": ()}
 
 
 class Steps:
@@ -152,14 +88,19 @@ class Steps:
         """Let nothing but :meth:`close` end the step."""
         self._held_open = True
 
-    def over(self) -> bool:
-        """Return whether a training call made now begins another step."""
+    def over(self, batch: ContrastiveBatch | None = None) -> bool:
+        """Return whether a training call made now begins another step.
+
+        Args:
+            batch: Of that call, if it is known; it may have a further chunk of the step's.
+        """
         return (
             bool(self._reached)
             and not self._held_open
             and not backward_runs()
-            and (self._pass_over() or self._complete())
+            and (self._pass_over() or (self._again is None and self._complete()))
             and not optimizers.place().again(self._place)
+            and not (batch is not None and self._goes_on(batch))
         )
 
     def next(self, batch: ContrastiveBatch, shared: bool, graph: bool) -> Call:
@@ -173,8 +114,9 @@ class Steps:
         self.passes.settle()
         place = optimizers.place()
         if self._pass_over():
-            # A closure's calls again, or further ones of a step that is held open.
-            self._again = self._first if place.again(self._place) else None
+            # Calls again, of a closure or for a chunk, or further ones of a step held open.
+            again = place.again(self._place) or self._goes_on(batch)
+            self._again = self._first if again else None
             if self._again is None and self.passes.dropped and not self.passes.aside.found:
                 # Its gradients are gone, as those of SAM's first pass: the step begins again.
                 self._forgotten.lose(self._left())
@@ -186,7 +128,7 @@ class Steps:
             known = [call for call in self._reached if call.number == self._again]
             self._again = self._again + 1 if known else None
             if known:
-                known[0].fingerprint = BatchFingerprint.of(batch)
+                known[0].again(batch)
                 return known[0]
         where = self.places.here(self.most)
         number = self.places.number(where, [call.number for call in self._reached])
@@ -279,6 +221,13 @@ class Steps:
         """Whether the backward pass of the calls so far is over."""
         ended = self._final or self.passes.carried_on
         return bool(self._reached) and (ended or optimizers.finished() > self._finished)
+
+    def _goes_on(self, batch: ContrastiveBatch) -> bool:
+        """Whether a batch is that of the latest pass, for one more of its chunks."""
+        if optimizers.finished() > self._finished:
+            return False
+        first = [call for call in self._reached if call.number == self._first]
+        return bool(first) and first[0].chunks.are_followed(batch, first[0].fingerprint)
 
     def _complete(self) -> bool:
         """Whether no backward pass can follow, or the step has had as many calls as any."""

@@ -130,7 +130,7 @@ class FunctionWatch:
         self.found[where] = Found(name, where, weakref.WeakSet(), parameters, hidden)
 
 
-_watching: set[FunctionWatch] = set()
+_watching: set[FunctionWatch] = set()  # one whose model is garbage leaves at any moment
 _own: dict[str, Callable[..., Any]] = {}
 
 
@@ -169,7 +169,7 @@ def _noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _look(name: str, value: Any) -> None:
     if _watching and isinstance(value, Tensor) and value.requires_grad:
         if name in _OF_TUPLES or weigher_of_data(value) is not None:
-            for watching in _watching:
+            for watching in tuple(_watching):
                 watching.note(name, value)
             mark(value)
 
@@ -180,7 +180,7 @@ def _look_at_root(root: Tensor) -> None:
     hidden = hidden_in(root) if weigher is None else None
     if (node := weigher or hidden) is not None:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation_of(node)).lower()
-        for watching in _watching:
+        for watching in tuple(_watching):
             watching.note_inline(name, parameters_below(node), hidden is not None)
 
 

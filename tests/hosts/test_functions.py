@@ -15,6 +15,7 @@ from device import DEVICE
 from torch import nn
 
 from negplug import inject
+from negplug.hosts.functions import FunctionWatch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -153,3 +154,22 @@ def test_a_compiled_function_stays_one_graph(caplog):
             (criterion(*map(layer, z)) + compiled(*z)).backward()
     # The second is that of the functions as they were before.
     assert len(graphs) == 2
+
+
+class Ending(FunctionWatch):
+    """One that ends as a call is noted, as one whose model is collected just then does."""
+
+    def note(self, *args):
+        self.stop()
+
+    def note_inline(self, *args, **kwargs):
+        self.stop()
+
+
+def test_watches_that_end_while_others_note_a_call():
+    before = F.cross_entropy, torch.autograd.backward
+    z0, z1 = naive.embeddings(2, 8)
+    for loss in (info_nce, lambda a, b: torch.logsumexp(a @ b.T, 1).sum()):
+        assert [Ending() for _ in range(3)]
+        loss(z0.requires_grad_(), z1).backward()
+        assert (F.cross_entropy, torch.autograd.backward) == before

@@ -114,6 +114,7 @@ class Passes:
     def reach(self, call: Reached) -> None:
         """Take note of a pass, which is running."""
         self.settle()
+        self.aside.note(self._theirs())
         if not self._open:
             self.rhythm.reach()
             self.probed = _asks_for_none_of(self._theirs())

@@ -4,6 +4,9 @@ An accumulation by hand looks like a guard that throws gradients away: they are 
 optimizer has stepped. The difference shows when it steps: what it then finds is not what the
 latest backward pass has left there. From the first time that gradients are gone until the next
 step, hooks note what passes leave.
+
+A step that is forgotten because they are not put back is told of. One whose weights have moved
+since its pass, by no optimizer's step, is not: it was SAM's first pass, and its second one counts.
 """
 
 from __future__ import annotations
@@ -38,12 +41,18 @@ class PutAside:
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._left: dict[int, weakref.ref[Tensor]] = {}
         self._hooks: list[Any] = []
+        self._weights = 0
+        self._forgets = False
+
+    def note(self, theirs: Iterable[Optimizer]) -> None:
+        """Take note of the weights of these optimizers, as a pass reaches them."""
+        self._weights = 0 if _told else _moves(theirs)
 
     def look_for(self, theirs: Iterable[Optimizer]) -> None:
         """Look what these optimizers step with next; their gradients are gone just now."""
+        self._forgets |= not _told and _moves(theirs) == self._weights
         if self.found or self._hooks:
             return
-        _tell()
         self._optimizers = weakref.WeakSet(theirs)
         left = self._left = {}
         every = {id(p): p for optimizer in theirs for p in optimizers.parameters(optimizer)}
@@ -67,6 +76,9 @@ class PutAside:
             left = self._left.get(id(parameter))
             if parameter.grad is not None and (left is None or left() is not parameter.grad):
                 self.found = True
+        if self._forgets and not self.found:
+            _tell()
+        self._forgets = False
         _looking.discard(self)
         for hook in self._hooks:
             hook.remove()
@@ -83,6 +95,12 @@ def _tell() -> None:
             "loss after each backward pass"
         )
     _told = True
+
+
+def _moves(theirs: Iterable[Optimizer]) -> int:
+    """Return a number that rises each time that weights of these optimizers are written to."""
+    every = (p for optimizer in theirs for p in optimizers.parameters(optimizer))
+    return sum(p._version for p in every if p.requires_grad and not p.is_inference())
 
 
 def _after_step(optimizer: Any, *_: Any) -> None:

@@ -8,6 +8,7 @@ from device import DEVICE
 from torch import nn
 
 from negplug import ContrastiveLoss
+from negplug.loss import put_aside
 
 SIZE, MICRO = 4, 3
 
@@ -89,6 +90,53 @@ def test_they_count_as_accumulated_ones_do(passed):
     assert flat(found.loss_fn.state_dict()) == flat(wanted.loss_fn.state_dict())
     assert found.drawn[MICRO:] == wanted.drawn[MICRO:] == list(range(MICRO, 3 * MICRO))
     assert not any(p._post_accumulate_grad_hooks for p in found.parameters)
+
+
+def sharp(loop, number):
+    """SAM's two passes by hand."""
+    before = [p.detach().clone() for p in loop.parameters]
+    loop.loss(number).backward()
+    with torch.no_grad():
+        for parameter in loop.parameters:
+            parameter.add_(0.05 * parameter.grad)
+    loop.optimizer.zero_grad()
+    loop.loss(number).backward()
+    for parameter, was in zip(loop.parameters, before, strict=True):
+        parameter.data = was
+    loop.optimizer.step()
+    loop.optimizer.zero_grad()
+
+
+def guarded(loop, number):
+    loop.loss(number).backward()
+    if number % 3 != 1:
+        loop.optimizer.step()
+    loop.optimizer.zero_grad()
+
+
+def added_in_place(loop, number):
+    kept = cloned(loop, number)
+    loop.loss(number).backward()
+    for parameter, grad in zip(loop.parameters, kept, strict=True):
+        parameter.grad += grad
+    loop.optimizer.step()
+    loop.optimizer.zero_grad()
+
+
+def recalled(loop, number):
+    if number % MICRO == 0:
+        train(loop, moved, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("step", "forgotten"), [(sharp, 0), (recalled, 0), (guarded, 1), (added_in_place, 1)]
+)
+def test_it_is_said_once_where_a_step_is_forgotten(step, forgotten, caplog, monkeypatch):
+    monkeypatch.setattr(put_aside, "_told", False)
+    loop = Loop()
+    for number in range(6):
+        step(loop, number)
+    assert sum("were dropped before" in text for text in caplog.messages) == forgotten
 
 
 def in_two_passes(loop, number):

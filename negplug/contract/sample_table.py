@@ -261,9 +261,11 @@ def check_samples(name: str, saved: int, size: int | None) -> None:
         size: Of the data set at hand; None if unknown.
     """
     if saved and size is not None and saved != size:
+        grows = f"for one that grows give {name} the most samples that it will have, as size="
         raise ValueError(
-            f"{name}: what it remembers is of a data set of {saved} samples, but this run has "
-            f"{size}; resume with the same data set"
+            f"{name}: what it remembers is of a data set of {saved} samples, but the data set has "
+            f"{size} now; go on with the data set as it was"
+            + (f", or {grows}, from the start" if size > saved else "")
         )
 
 

@@ -242,7 +242,7 @@ def test_a_data_set_of_another_size_is_refused_after_a_restart():
     loss_fn.contrast(batch.within(dataset=DatasetAccess(size=12))).backward()
     second = ContrastiveLoss(objective="sogclr()")
     second.load_state_dict(loss_fn.state_dict())
-    with pytest.raises(ValueError, match="a data set of 12 samples, but this run has 13"):
+    with pytest.raises(ValueError, match="a data set of 12 samples, but the data set has 13"):
         second.contrast(batch.within(dataset=DatasetAccess(size=13)))
     with pytest.raises(ValueError, match=r"was saved with gamma=0\.9"):
         ContrastiveLoss(objective="sogclr(gamma=0.5)").load_state_dict(loss_fn.state_dict())

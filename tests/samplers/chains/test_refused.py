@@ -144,7 +144,7 @@ def test_a_data_set_that_changed_size_is_refused(expression):
     one_step(before, [0, 1, 2], size=14)
     after.load_state_dict(before.state_dict())
     one_step(after, [3, 4], size=14)
-    with pytest.raises(ValueError, match="is of a data set of 14 samples, but this run has 20"):
+    with pytest.raises(ValueError, match="is of a data set of 14 samples, but the data set has 20"):
         one_step(after, [3, 4], size=20)
 
 

@@ -187,5 +187,13 @@ def _seed(seed: int) -> None:
 
 
 def _is_launched() -> bool:
-    """Whether a launcher (torchrun, srun) started every rank, each with a record of its own."""
-    return any(name in os.environ for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    """Whether a launcher (torchrun, srun, mpirun) started every rank, each with its own record.
+
+    So are those of other nodes, each of which has a ``negplug run`` that is told its number. A
+    batch script of Slurm has ``SLURM_PROCID`` too, and is no rank of several: srun alone says how
+    many tasks its step has, an interactive shell's one.
+    """
+    if not {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"}.isdisjoint(os.environ):
+        return True
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    return any(os.environ.get(name, "1") != "1" for name in counts)

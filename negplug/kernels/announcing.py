@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from negplug.kernels import asked_for
 from negplug.kernels.errors import RanksError
 from negplug.kernels.meeting import SECONDS_OF_SILENCE, meet, seconds_of_patience
 from negplug.kernels.torch_private import backward_runs
@@ -156,9 +157,24 @@ def default_device() -> torch.device:
 
 
 def announce_gradient(device: torch.device) -> None:
-    """Announce what a backward pass exchanges, where no device would have to be waited for."""
-    if device.type == "cpu":
-        announce(Purpose.GRADIENT, device)
+    """Announce what a backward pass exchanges, where no device would have to be waited for.
+
+    Raises:
+        RanksError: If some ranks train and others only ask for a gradient, as a probe does; on
+            every rank. The pass of the rank that trains would end, and the other one wait in its
+            next pass for a rank that waits for it elsewhere: DDP exchanges gradients as well.
+    """
+    if device.type != "cpu":
+        return
+    asked = asked_for.inputs() is not None
+    everyones = announce(Purpose.GRADIENT, device, [asked])
+    asking = [rank for rank, (asks, *_) in enumerate(everyones) if asks]
+    if 0 < len(asking) < len(everyones):
+        raise RanksError(
+            f"rank {', '.join(map(str, asking))} asks for a gradient (torch.autograd.grad, or "
+            f"inputs= of backward) where others are in a whole backward pass; ask for it on "
+            f"every rank or on none"
+        )
 
 
 def can_exchange(device: torch.device) -> bool:

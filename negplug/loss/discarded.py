@@ -3,7 +3,7 @@
 - A ``GradScaler`` skips an optimizer's step where it finds infinite gradients. Torch has no hook
   for that, so ``GradScaler.step`` is wrapped. A fused optimizer skips on its device, and is asked
   once the device has got there.
-- A probe asks for a gradient (:mod:`negplug.loss.asked_for`), and no optimizer steps next. It is
+- A probe asks for a gradient (:mod:`negplug.kernels.asked_for`), and no optimizer steps next. It is
   none if it asks for that of embeddings, and another pass then carries it on to the parameters.
 - A guard throws the gradients away: no optimizer has stepped with them, and none is left. In
   gradient accumulation they are still there, unless the loop has put them aside
@@ -29,9 +29,9 @@ from torch.autograd.graph import Node
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from negplug.kernels import late
+from negplug.kernels import asked_for, late
 from negplug.kernels.torch_private import backward_runs, found_infinite
-from negplug.loss import asked_for, optimizers
+from negplug.loss import optimizers
 from negplug.loss.put_aside import PutAside
 from negplug.loss.rhythm import Rhythm
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from negplug.kernels.distributed import rank
+from negplug.kernels.torch_private import write_count
 from negplug.loss import optimizers
 
 logger = logging.getLogger("negplug")
@@ -100,7 +101,7 @@ def _tell() -> None:
 def _moves(theirs: Iterable[Optimizer]) -> int:
     """Return a number that rises each time that weights of these optimizers are written to."""
     every = (p for optimizer in theirs for p in optimizers.parameters(optimizer))
-    return sum(p._version for p in every if p.requires_grad and not p.is_inference())
+    return sum(write_count(p) for p in every if p.requires_grad and not p.is_inference())
 
 
 def _after_step(optimizer: Any, *_: Any) -> None:

@@ -192,8 +192,46 @@ def test_a_rank_that_waits_in_an_exchange_says_so(heard):
     assert "as many calls of the loss, in validation too" in line
 
 
+def grad(loss, views):
+    torch.autograd.grad(loss, views, retain_graph=True)
+
+
+def backward(loss, views):
+    loss.backward(inputs=views, retain_graph=True)
+
+
+def probes(rank, world):
+    """What a rank says where one of them, or both, ask for a gradient in the middle of a step."""
+    for sampler in ("gather()", "gather(ring=True)"):
+        for probe in (grad, backward):
+            for asking in ([0], [0, 1]):
+                loss_fn, views = ContrastiveLoss(sampler, seed=3), views_of(rank, 1)
+                train(loss_fn, rank, 0)
+                loss = loss_fn(*views)
+
+                def step(asks=rank in asking, loss=loss, views=views, probe=probe):
+                    if asks:
+                        probe(loss, views)
+                    loss.backward()
+
+                yield len(asking), said(step)
+                dist.barrier()
+
+
+def test_a_gradient_that_a_rank_alone_asks_for_is_an_error_on_all(heard):
+    first, second = heard["probes"]
+    assert first == second
+    assert len(first) == 8
+    for asking, told in first:
+        if asking == 2:
+            assert told is None
+        else:
+            assert told[0] == "RanksError"
+            assert told[1].startswith("rank 0 asks for a gradient (torch.autograd.grad, or inputs=")
+
+
 def everything(rank, world):
-    parts = (learned, other_order, other_names, same_samples, evaluates_first)
+    parts = (learned, other_order, other_names, same_samples, probes, evaluates_first)
     return {part.__name__: list(part(rank, world)) for part in parts}
 
 

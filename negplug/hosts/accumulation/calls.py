@@ -16,8 +16,8 @@ from torch import Tensor
 from negplug.hosts.accumulation.functions import linked, replayed
 from negplug.hosts.accumulation.rerouting import Loss
 from negplug.hosts.treated_loss import TreatedLoss
+from negplug.kernels import asked_for
 from negplug.kernels.precision import without_autocast
-from negplug.loss import asked_for
 
 
 class Call:

@@ -17,9 +17,9 @@ from negplug.hosts.accumulation.reports import Reports
 from negplug.hosts.accumulation.requirements import Requirements
 from negplug.hosts.accumulation.rerouting import Loss, Route, rerouted
 from negplug.hosts.accumulation.splitting import MicroBatch
+from negplug.kernels import asked_for
 from negplug.kernels.precision import without_autocast
 from negplug.kernels.rng_states import RngStates
-from negplug.loss import asked_for
 
 Given = list[tuple[Loss, functools.partial[Tensor]]]
 

@@ -1,7 +1,8 @@
 """Whether a script goes on with an earlier run, told by an optimizer whose state it loads.
 
 A plain loop saves the host's objects, and these do not know of a sampler's memory. Weights alone
-may come from anywhere; the state of an optimizer comes from a run.
+may come from anywhere; the state of an optimizer comes from a run. One that is empty does not:
+Accelerator.prepare() loads every new optimizer's own state into it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ _loaded = False
 
 
 def is_resumed() -> bool:
-    """Return whether an optimizer's state was loaded in this process, since this was imported."""
+    """Return whether an optimizer's state was loaded in this process, since this was imported.
+
+    That of SGD without momentum is always empty, so it tells nothing.
+    """
     return _loaded
 
 
@@ -24,8 +28,9 @@ def _noting(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def noting(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         global _loaded
-        _loaded = True
-        return load(self, *args, **kwargs)
+        result = load(self, *args, **kwargs)
+        _loaded = _loaded or bool(self.state)
+        return result
 
     return noting
 

@@ -104,14 +104,19 @@ def test_a_loss_that_is_called_by_its_method_is_refused(watch):
         ("in_batch()", None),
     ],
 )
-@pytest.mark.parametrize("resumes", [True, False])
+@pytest.mark.parametrize("loads", ["a run's state", "its own, as Accelerator.prepare()", None])
 def test_a_script_that_resumes_is_told_once_what_begins_empty(
-    watch, caplog, monkeypatch, sampler, begins, resumes
+    watch, caplog, monkeypatch, sampler, begins, loads
 ):
     monkeypatch.setattr(resumed, "_loaded", False)
     net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    resumes = loads == "a run's state"
     if resumes:
+        net(naive.embeddings(1, 8)[0].detach()).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if loads:
         optimizer.load_state_dict(optimizer.state_dict())
     watch(sampler)
     criteria = NTXentLoss(), NTXentLoss(0.2)

@@ -53,3 +53,4 @@ def test_every_process_is_treated(tmp_path, launcher):
     assert done.returncode == 0, done.stderr
     assert sorted(filter(None, done.stdout.splitlines())) == TOOK_IN[launcher]
     assert done.stderr.count("negplug treats NTXentLoss") == 1
+    assert "goes on with an earlier" not in done.stderr

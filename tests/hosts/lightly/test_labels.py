@@ -62,6 +62,36 @@ def test_labels_reach_the_batch_in_a_run():
     assert torch.equal(torch.stack(seen).cpu(), wanted)
 
 
+class Named(hosts.Pairs):
+    """Samples whose batch is a mapping."""
+
+    def __getitem__(self, index):
+        (view, _), label, _ = super().__getitem__(index)
+        return {"image": view, "label": label}
+
+
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_another_loaders_batch_is_no_batch_of_labels(handed_over):
+    images = torch.utils.data.TensorDataset(*hosts.Pairs(24).noise.unbind(1))
+    loaders = [DataLoader(each, batch_size=8) for each in (images, Named(24))]
+    control = hosts.negative_control()("filtered(by='labels')")
+    module = hosts.recipe()
+    step, own = module.training_step, torch.arange(8) % 2
+
+    def training_step(batch, batch_idx):
+        if handed_over:
+            control.injection.provide(labels=own)
+        return step([batch[0]], batch_idx)
+
+    module.training_step = training_step
+    trainer = hosts.trainer(callbacks=[control], max_steps=2)
+    if handed_over:
+        trainer.fit(module, loaders)
+        return
+    with pytest.raises(ValueError, match=r"collection of loaders.* provide\(labels=…\)"):
+        trainer.fit(module, loaders)
+
+
 class Unlabelled(hosts.Pairs):
     """Images of another data set, without labels."""
 

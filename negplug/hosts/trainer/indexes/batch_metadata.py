@@ -1,9 +1,9 @@
 """``BatchMetadata``: what a Trainer's callback tells its losses of the samples of a batch.
 
 Indexes are those that the loader's sampler drew (:mod:`.whose_rows`), labels those that an
-adapter reads off the batch. Either is of the rows that a loss gets only if the recipe has left
-rows in their order on the way, which is followed for parts that use them
-(:mod:`.rows_kept`).
+adapter reads off the batch; of a collection of loaders it takes none. Either is of the rows that a
+loss gets only if the recipe has left rows in their order on the way, which is followed for parts
+that use them (:mod:`.rows_kept`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from typing import Any
 from torch import nn
 
 from negplug.hosts.injection import Injection
+from negplug.hosts.trainer import private
 from negplug.hosts.trainer.composition import Composition
 from negplug.hosts.trainer.indexes.rows_kept import RowsKept
 from negplug.hosts.trainer.indexes.whose_rows import WhoseRows
 from negplug.hosts.treatment import Treatment
+
+_COLLECTED = (
+    "training takes its batches from a collection of loaders, and of which of them the loss gets "
+    "rows is not known"
+)
 
 
 class BatchMetadata:
@@ -80,6 +86,8 @@ class BatchMetadata:
         if self._whose is not None:
             asked = injection, self._collects, apart
             indexes, reason = self._whose.look(callback, batch, *asked)
+        # What looks like the labels of a batch may be the batch of another loader.
+        collected = isinstance(private.training_loader(self._trainer), (dict, list, tuple))
         # A bank is of the loader's own indexes, whatever a host calls its samples.
         for site in injection.sites:
             if self._collects or not site.reads_metadata:
@@ -87,6 +95,8 @@ class BatchMetadata:
                     known = site.metadata(batch)
                 if self._rows is not None and self._rows.unlabeled and known.labels is not None:
                     known = replace(known, labels=None, unlabeled=self._rows.unlabeled)
+                if collected:
+                    known = replace(known, labels=None, unlabeled=_COLLECTED)
                 known = replace(known, indexes=indexes, unindexed=reason)
                 injection.losses[site.name].provide(known)
 

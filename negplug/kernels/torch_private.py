@@ -64,6 +64,16 @@ def has_compiled() -> bool:
     return bool(dynamo.counters.get("frames"))
 
 
+def is_compiled(function: Any) -> bool:
+    """Return whether calls of a function run what ``torch.compile`` makes of it.
+
+    Torch puts the function itself into an attribute of what stands in for it, also of one that is
+    not to be compiled.
+    """
+    stands_in = hasattr(function, "_torchdynamo_orig_callable")
+    return stands_in and not getattr(function, "_torchdynamo_disable", False)
+
+
 def break_graph(reason: str) -> None:
     """Break the graph that ``torch.compile`` traces; where it must not, that is the error.
 

@@ -11,6 +11,7 @@ since its pass, by no optimizer's step, is not: it was SAM's first pass, and its
 
 from __future__ import annotations
 
+import itertools
 import logging
 import weakref
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ logger = logging.getLogger("negplug")
 
 _looking: weakref.WeakSet[PutAside] = weakref.WeakSet()
 _told = False
+_FEW = 8  # weights, of which SAM moves all; each pass asks for them
 
 
 class PutAside:
@@ -101,7 +103,8 @@ def _tell() -> None:
 def _moves(theirs: Iterable[Optimizer]) -> int:
     """Return a number that rises each time that weights of these optimizers are written to."""
     every = (p for optimizer in theirs for p in optimizers.parameters(optimizer))
-    return sum(write_count(p) for p in every if p.requires_grad and not p.is_inference())
+    learning = (p for p in every if p.requires_grad and not p.is_inference())
+    return sum(map(write_count, itertools.islice(learning, _FEW)))
 
 
 def _after_step(optimizer: Any, *_: Any) -> None:

@@ -34,6 +34,26 @@ def test_rows_that_a_hook_moves(hook, sampler):
     fit(KEEPS["noise"], hook, sampler)
 
 
+def test_a_recipe_that_is_compiled_as_a_whole_is_not_compiled_anew():
+    if hosts.solo_generation() == "1.0.2":
+        pytest.skip("torch cannot compile solo-learn 1.0.2's step as a whole, treated or not")
+    made = {"in_batch()": 0, "memory_bank()": 0, BY_LABELS: 0}
+    for sampler in made:
+        torch.compiler.reset()
+
+        def count(graph, _, sampler=sampler):
+            made[sampler] += 1
+            return graph.forward
+
+        control = hosts.negative_control()(sampler)
+        loader = torch.utils.data.DataLoader(hosts.Pairs(32), batch_size=8)
+        trainer = hosts.trainer(callbacks=[control])
+        trainer.fit(torch.compile(hosts.recipe(), backend=count), loader)
+        assert trainer.global_step == 4
+    torch.compiler.reset()
+    assert len(set(made.values())) == 1, made
+
+
 class Watching(negplug.NegativeSampler):
     """Keeps the labels of each step's anchors; their other views follow."""
 

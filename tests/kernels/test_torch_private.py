@@ -45,6 +45,15 @@ print(found.tolist(), inside, len(graphs))
 """
 
 
+def test_is_compiled():
+    def function(x):
+        return x + 1
+
+    assert torch_private.is_compiled(torch.compile(function, backend="eager"))
+    assert not torch_private.is_compiled(function)
+    assert not torch_private.is_compiled(torch.compiler.disable(function))
+
+
 def test_outside_graphs():
     # In a process of its own: after the compiler, the first backward pass of a process starts
     # threads, and ranks can be forked no more.

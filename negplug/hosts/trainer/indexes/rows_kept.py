@@ -23,6 +23,7 @@ from negplug.hosts.trainer.indexes.row_marks import MIXED, RowMarks
 from negplug.hosts.trainer.indexes.watched_collate import INSTEAD
 from negplug.hosts.trainer.stand_in import HookStandIn
 from negplug.hosts.treated_loss import TreatedLoss
+from negplug.kernels.torch_private import is_compiled
 
 _STEPS = 2
 _TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -60,7 +61,9 @@ class RowsKept:
         self._moved: list[str] = []
         self._hooks: list[HookStandIn] = []
         self._model = model
-        if any(_is_compiled(module) for module in model.modules()):
+        # One that is compiled as a whole has a compiled step, and no compiled module.
+        step = getattr(model, "training_step", None)
+        if is_compiled(step) or any(_is_compiled(module) for module in model.modules()):
             self._left = 0  # it would be compiled anew
         else:
             self._start()

@@ -71,6 +71,7 @@ class Steps:
         self._place = optimizers.place()
         self._first = 0
         self._again: int | None = None
+        self._chunk = False
         self.when_reached: Callable[[], object] | None = None
 
     @property
@@ -113,10 +114,11 @@ class Steps:
         """
         self.passes.settle()
         place = optimizers.place()
-        if self._pass_over():
+        closure = place.again(self._place)
+        chunk = not closure and self._goes_on(batch)
+        if chunk or self._pass_over():
             # Calls again, of a closure or for a chunk, or further ones of a step held open.
-            again = place.again(self._place) or self._goes_on(batch)
-            self._again = self._first if again else None
+            self._again, self._chunk = self._first if closure or chunk else None, chunk
             if self._again is None and self.passes.dropped and not self.passes.aside.found:
                 # Its gradients are gone, as those of SAM's first pass: the step begins again.
                 self._forgotten.lose(self._left())
@@ -218,16 +220,21 @@ class Steps:
         return list(zip(states_of(numbers, placed, self._begun), reached, strict=True))
 
     def _pass_over(self) -> bool:
-        """Whether the backward pass of the calls so far is over."""
-        ended = self._final or self.passes.carried_on
+        """Whether the backward pass of the calls so far is over, or was left out for a chunk."""
+        left_out = self._chunk and all(call.number != self._again for call in self._reached)
+        ended = self._final or self.passes.carried_on or left_out
         return bool(self._reached) and (ended or optimizers.finished() > self._finished)
 
     def _goes_on(self, batch: ContrastiveBatch) -> bool:
-        """Whether a batch is that of the latest pass, for one more of its chunks."""
-        if optimizers.finished() > self._finished:
+        """Whether a batch is that of the latest pass, for one more of its chunks.
+
+        A loop that computes chunks drops no gradients between them.
+        """
+        self.passes.settle()
+        first = next((call for call in self._reached if call.number == self._first), None)
+        if first is None or first.discarded or optimizers.finished() > self._finished:
             return False
-        first = [call for call in self._reached if call.number == self._first]
-        return bool(first) and first[0].chunks.are_followed(batch, first[0].fingerprint)
+        return first.chunks.are_followed(batch, first.fingerprint)
 
     def _complete(self) -> bool:
         """Whether no backward pass can follow, or the step has had as many calls as any."""

@@ -36,24 +36,7 @@ def stacked(constants, k, live):
     return torch.stack([*constants[:k], live, *constants[k + 1 :]]).flatten(0, 1)
 
 
-def written(constants, k, live):
-    rows = torch.cat(constants)
-    rows[k * len(live) : (k + 1) * len(live)] = live
-    return rows
-
-
-def put(constants, k, live):
-    places = torch.arange(len(live), device=live.device) + k * len(live)
-    return torch.cat(constants).index_copy(0, places, live)
-
-
-def chosen(constants, k, live):
-    rows = torch.cat(constants)
-    here = (torch.arange(len(rows), device=rows.device) // len(live) == k)[:, None]
-    return torch.where(here, live.repeat(len(constants), 1), rows)
-
-
-JOINS = [concatenated, normalised, stacked, written, put, chosen]
+JOINS = [concatenated, normalised, stacked]
 
 
 class Training:
@@ -77,7 +60,7 @@ class Training:
         rows = [head(x) for head, x in zip(self.heads, self.inputs[step], strict=True)]
         self.compute(*rows, indexes=self.indexes[step].to(DEVICE)).backward()
 
-    def by_chunks(self, step, join):
+    def by_chunks(self, step, join, keep=False, without=()):
         views = [x.chunk(K) for x in self.inputs[step]]
         with torch.no_grad():
             constants = [[h(x) for x in v] for h, v in zip(self.heads, views, strict=True)]
@@ -86,7 +69,9 @@ class Training:
                 self.dropout(head(view[k])) for head, view in zip(self.heads, views, strict=True)
             ]
             rows = [join(c, k, new) for c, new in zip(constants, live, strict=True)]
-            self.compute(*rows, indexes=self.indexes[step].to(DEVICE)).backward()
+            loss = self.compute(*rows, indexes=self.indexes[step].to(DEVICE))
+            if (step, k) not in without:
+                loss.backward(retain_graph=keep)
 
     def run(self, join=None):
         """Train; return the gradients and the final state."""
@@ -153,18 +138,73 @@ def test_chunks_of_a_step_whose_bounds_are_told():
         assert_same(told(Training(sampler)), wanted)
 
 
-def test_constants_that_stay_where_they_are_make_no_chunks():
-    """Other ranks' rows, gathered without gradient, in micro-batches that are added up."""
-    loss_fn = ContrastiveLoss("queue(size=400)")
-    head = nn.Linear(7, WIDTH).to(DEVICE)
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("without", [[], [(1, 1)], [(1, 2), (2, 1), (2, 2)]])
+def test_chunks_whose_graphs_are_kept_or_whose_backward_passes_are_left_out(keep, without):
+    training = Training("queue(size=200)")
+    for step in range(STEPS):
+        training.by_chunks(step, concatenated, keep, without)
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+    state = training.loss_fn.state_dict()
+    assert state["_extra_state"]["step"] == STEPS
+    assert state["sampler._extra_state"]["values"]["count"] == STEPS * 2 * SIZE
+
+
+def others_constant(head, x, step):
+    """Other ranks' rows, gathered without gradient."""
+    return torch.cat([head(x), torch.randn(x.shape[0], WIDTH, device=x.device)])
+
+
+def parts_by_turns(head, x, step):
+    """One part of each batch is trained, another one in each."""
+    return torch.cat([p if step % 3 == n else p.detach() for n, p in enumerate(head(x).chunk(3))])
+
+
+def features_by_turns(head, x, step):
+    """One modality is dropped, another one in each batch."""
+    parts = [p if step % 2 == n else torch.zeros_like(p) for n, p in enumerate(head(x).chunk(2, 1))]
+    return torch.cat(parts, 1)
+
+
+def below_the_network(head, x, step):
+    """The same, of what a network joins for itself."""
+    mixing = torch.eye(WIDTH, device=x.device).flip(1).requires_grad_()
+    return features_by_turns(head, x, step).T.contiguous().T @ mixing
+
+
+@pytest.mark.parametrize(
+    "rows", [others_constant, parts_by_turns, features_by_turns, below_the_network]
+)
+def test_constants_in_micro_batches_that_are_added_up_make_no_chunks(rows):
+    torch.manual_seed(0)
+    loss_fn, head = ContrastiveLoss("queue(size=400)"), nn.Linear(7, WIDTH).to(DEVICE)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
-    generator = torch.Generator().manual_seed(1)
     for step in range(6):
-        x = torch.randn(2, SIZE, 7, generator=generator).to(DEVICE)
-        others = torch.randn(2, SIZE, WIDTH, generator=generator).to(DEVICE)
-        loss_fn(*(torch.cat([head(v), o]) for v, o in zip(x, others, strict=True))).backward()
+        loss_fn(
+            *(rows(head, torch.randn(SIZE, 7, device=DEVICE), step) for _ in range(2))
+        ).backward()
         if step % 3 == 2:
             optimizer.step()
             optimizer.zero_grad()
-    state = loss_fn.state_dict()
-    assert state["_extra_state"]["step"] == 6
+    assert loss_fn.state_dict()["_extra_state"]["step"] == 6
+
+
+def test_views_that_are_trained_in_turns_make_no_chunks():
+    torch.manual_seed(0)
+    loss_fn, head = ContrastiveLoss("queue(size=400)"), nn.Linear(7, WIDTH).to(DEVICE)
+    for step in range(6):
+        views = head(torch.randn(2, SIZE, 7, device=DEVICE))
+        joined = torch.stack([v if step % 2 == n else v.detach() for n, v in enumerate(views)])
+        loss_fn(*joined).backward()
+    assert loss_fn.state_dict()["_extra_state"]["step"] == 6
+
+
+def test_the_same_batch_again_is_another_step():
+    """As where a recipe is tried on one batch, and gradients of two steps are added up."""
+    found = []
+    for join in (concatenated, None):
+        training = Training("queue(size=200)", per_update=2)
+        training.inputs[:] = training.inputs[:1].clone()
+        found.append(training.run(join))
+    assert_same(*found)

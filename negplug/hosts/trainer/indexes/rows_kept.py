@@ -61,9 +61,7 @@ class RowsKept:
         self._moved: list[str] = []
         self._hooks: list[HookStandIn] = []
         self._model = model
-        # One that is compiled as a whole has a compiled step, and no compiled module.
-        step = getattr(model, "training_step", None)
-        if is_compiled(step) or any(_is_compiled(module) for module in model.modules()):
+        if any(_is_compiled(module) for module in model.modules()):
             self._left = 0  # it would be compiled anew
         else:
             self._start()
@@ -248,5 +246,8 @@ def _is_own(owner: Any, name: str) -> bool:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    compiled = getattr(module, "_compiled_call_impl", None) is not None
-    return compiled or type(module).__name__ == "OptimizedModule"
+    """Whether a module is compiled; a Trainer compiles ``forward`` and the steps of a recipe."""
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    methods = (getattr(module, name, None) for name in ("forward", "training_step"))
+    return type(module).__name__ == "OptimizedModule" or any(map(is_compiled, methods))

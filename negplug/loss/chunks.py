@@ -74,8 +74,8 @@ class Chunks:
         form = [len(join) for join in now]
         if any([len(join) for join in joins] != form for joins in self._joins):
             return False
-        every = [(join, [joins[n] for joins in self._joins]) for n, join in enumerate(now)]
-        turns = [(join, before) for join, before in every if any(b != join for b in before)]
+        every = zip(now, *self._joins, strict=True)
+        turns = [(join, before) for join, *before in every if any(b != join for b in before)]
         return bool(turns) and not any(_overlap(join, b) for join, before in turns for b in before)
 
 

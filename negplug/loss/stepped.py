@@ -75,11 +75,12 @@ class SteppedLoss(SavingLoss):
             return None
         if backward_runs():
             return self._steps.same(batch)
-        if self._steps.over(batch):
+        chunk = self._steps.goes_on(batch)
+        if not chunk and self._steps.over():
             self.end_step(told=False)
         if self.graphs.lead(self._steps):
             self._steps.when_reached = self.graphs.advance
-        return self._steps.next(batch, shared, graph=batch.training)
+        return self._steps.next(batch, shared, graph=batch.training, chunk=chunk)
 
     def _state(self, number: int) -> CallState:
         """Return the state of the call of this number in its step."""

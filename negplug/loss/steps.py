@@ -89,36 +89,43 @@ class Steps:
         """Let nothing but :meth:`close` end the step."""
         self._held_open = True
 
-    def over(self, batch: ContrastiveBatch | None = None) -> bool:
-        """Return whether a training call made now begins another step.
-
-        Args:
-            batch: Of that call, if it is known; it may have a further chunk of the step's.
-        """
+    def over(self) -> bool:
+        """Return whether a training call made now begins another step, if it is of no chunk."""
         return (
             bool(self._reached)
             and not self._held_open
             and not backward_runs()
             and (self._pass_over() or (self._again is None and self._complete()))
             and not optimizers.place().again(self._place)
-            and not (batch is not None and self._goes_on(batch))
         )
 
-    def next(self, batch: ContrastiveBatch, shared: bool, graph: bool) -> Call:
+    def goes_on(self, batch: ContrastiveBatch) -> bool:
+        """Return whether a call made now is of the latest pass, for one more chunk of its batch.
+
+        A loop that computes chunks drops no gradients between them.
+        """
+        self.passes.settle()
+        first = next((call for call in self._reached if call.number == self._first), None)
+        if first is None or first.discarded or optimizers.finished() > self._finished:
+            return False
+        if optimizers.place().again(self._place):
+            return False
+        return first.chunks.are_followed(batch, first.fingerprint)
+
+    def next(self, batch: ContrastiveBatch, shared: bool, graph: bool, chunk: bool) -> Call:
         """Return the call that is made now; the step before is closed if it is over.
 
         Args:
             batch: Of the call.
             shared: Whether the call uses the first one's state.
             graph: Whether it has a graph now, and not only when it is computed again.
+            chunk: Whether it :meth:`goes_on`.
         """
-        self.passes.settle()
         place = optimizers.place()
-        closure = place.again(self._place)
-        chunk = not closure and self._goes_on(batch)
         if chunk or self._pass_over():
             # Calls again, of a closure or for a chunk, or further ones of a step held open.
-            self._again, self._chunk = self._first if closure or chunk else None, chunk
+            again = chunk or place.again(self._place)
+            self._again, self._chunk = self._first if again else None, chunk
             if self._again is None and self.passes.dropped and not self.passes.aside.found:
                 # Its gradients are gone, as those of SAM's first pass: the step begins again.
                 self._forgotten.lose(self._left())
@@ -224,17 +231,6 @@ class Steps:
         left_out = self._chunk and all(call.number != self._again for call in self._reached)
         ended = self._final or self.passes.carried_on or left_out
         return bool(self._reached) and (ended or optimizers.finished() > self._finished)
-
-    def _goes_on(self, batch: ContrastiveBatch) -> bool:
-        """Whether a batch is that of the latest pass, for one more of its chunks.
-
-        A loop that computes chunks drops no gradients between them.
-        """
-        self.passes.settle()
-        first = next((call for call in self._reached if call.number == self._first), None)
-        if first is None or first.discarded or optimizers.finished() > self._finished:
-            return False
-        return first.chunks.are_followed(batch, first.fingerprint)
 
     def _complete(self) -> bool:
         """Whether no backward pass can follow, or the step has had as many calls as any."""

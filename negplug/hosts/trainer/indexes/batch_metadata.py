@@ -18,14 +18,10 @@ from torch import nn
 from negplug.hosts.injection import Injection
 from negplug.hosts.trainer import private
 from negplug.hosts.trainer.composition import Composition
+from negplug.hosts.trainer.indexes.recorder import several
 from negplug.hosts.trainer.indexes.rows_kept import RowsKept
 from negplug.hosts.trainer.indexes.whose_rows import WhoseRows
 from negplug.hosts.treatment import Treatment
-
-_COLLECTED = (
-    "training takes its batches from a collection of loaders, and of which of them the loss gets "
-    "rows is not known"
-)
 
 
 class BatchMetadata:
@@ -87,7 +83,7 @@ class BatchMetadata:
             asked = injection, self._collects, apart
             indexes, reason = self._whose.look(callback, batch, *asked)
         # What looks like the labels of a batch may be the batch of another loader.
-        collected = isinstance(private.training_loader(self._trainer), (dict, list, tuple))
+        collected = several(private.training_loader(self._trainer))
         # A bank is of the loader's own indexes, whatever a host calls its samples.
         for site in injection.sites:
             if self._collects or not site.reads_metadata:
@@ -96,7 +92,7 @@ class BatchMetadata:
                 if self._rows is not None and self._rows.unlabeled and known.labels is not None:
                     known = replace(known, labels=None, unlabeled=self._rows.unlabeled)
                 if collected:
-                    known = replace(known, labels=None, unlabeled=_COLLECTED)
+                    known = replace(known, labels=None, unlabeled=collected)
                 known = replace(known, indexes=indexes, unindexed=reason)
                 injection.losses[site.name].provide(known)
 

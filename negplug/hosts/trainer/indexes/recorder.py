@@ -220,10 +220,17 @@ def _as_indexes(batch: Any) -> Tensor | None:
     return None if bool((indexes < 0).any()) else indexes  # as are those beyond int64
 
 
-def unknowable(loader: Any) -> str:
-    """Return why a loader's indexes cannot be known, or the empty string."""
+def several(loader: Any) -> str:
+    """Return that training has several loaders, as a clause, or the empty string."""
     if isinstance(loader, (dict, list, tuple)):
         return "training takes its batches from a collection of loaders instead of one DataLoader"
+    return ""
+
+
+def unknowable(loader: Any) -> str:
+    """Return why a loader's indexes cannot be known, or the empty string."""
+    if reason := several(loader):
+        return reason
     name = type(loader).__name__
     if not isinstance(loader, DataLoader):
         return f"the training loader {name} is no torch DataLoader"
